@@ -1,0 +1,139 @@
+package miosa
+
+import "time"
+
+// DeploymentState is what the customer sees of a deployment as a whole.
+type DeploymentState string
+
+const (
+	DeploymentPending  DeploymentState = "pending"  // nothing published
+	DeploymentBuilding DeploymentState = "building" // first publish going on
+	DeploymentRunning  DeploymentState = "running"  // an active version serves
+	DeploymentStopped  DeploymentState = "stopped"  // scaled to nothing
+	DeploymentFailed   DeploymentState = "failed"   // the first publish failed
+)
+
+// Deployment is one app of a tenant.
+type Deployment struct {
+	ID         string
+	TenantID   string
+	Name       string // 1–100 characters
+	Slug       string // DNS label made from the name, unique per tenant
+	SourceType string // "upload"
+	ProjectID  string
+	RunCommand string // default for its publishes
+	OwnerID    string // the key that created it
+	Attribution
+	Metadata  map[string]any
+	State     DeploymentState // written by control
+	CreatedAt time.Time
+	UpdatedAt time.Time
+	DeletedAt time.Time // set once deletion was asked for; the API then answers 404
+	Revision  int64
+}
+
+// The environments every deployment has from the start.
+const (
+	Production = "production"
+	Staging    = "staging"
+)
+
+// Environment is one place a deployment runs in: it has its own variables,
+// domains and active version.
+type Environment struct {
+	ID                string
+	TenantID          string
+	DeploymentID      string
+	Name              string
+	ActiveVersionID   string    // what is live; written by control
+	PreviousVersionID string    // what was live before it: an empty rollback's target
+	ActiveSince       time.Time // when the rollout that made it active began
+	VarsRevision      int64     // counts changes of its variables
+	CreatedAt         time.Time
+	UpdatedAt         time.Time
+	Revision          int64
+}
+
+// Vars are the environment variables of one Environment. Values are sealed
+// under the tenant's data key.
+type Vars struct {
+	TenantID      string
+	DeploymentID  string
+	EnvironmentID string
+	Vars          []Var // sorted by key
+	Revision      int64
+}
+
+// Var is one variable; Preview never reveals the value.
+type Var struct {
+	Key       string
+	Sealed    []byte
+	Preview   string
+	Secret    bool
+	UpdatedAt time.Time
+}
+
+// ServiceType says whether requests are routed to a service.
+type ServiceType string
+
+const (
+	ServiceWeb       ServiceType = "web"
+	ServiceAPI       ServiceType = "api"
+	ServiceWorker    ServiceType = "worker" // no port: healthy while its process runs
+	ServiceStaticWeb ServiceType = "static_web"
+)
+
+// Service is one process type of a deployment in one environment. It holds
+// only what may change without a new version.
+type Service struct {
+	ID              string
+	TenantID        string
+	DeploymentID    string
+	EnvironmentID   string
+	Name            string
+	Type            ServiceType
+	DesiredReplicas int
+	Regions         []string // empty: any
+	Sticky          Sticky
+	Restart         RestartPolicy
+	DrainSeconds    int // how long requests in flight may go on; 0: DefaultDrain
+	Metadata        map[string]any
+	CreatedAt       time.Time
+	UpdatedAt       time.Time
+	Revision        int64
+}
+
+// StickyMode says what ties a client to a backend.
+type StickyMode string
+
+const (
+	StickyNone     StickyMode = "none"
+	StickyCookie   StickyMode = "cookie"
+	StickyClientIP StickyMode = "client_ip"
+	StickyHeader   StickyMode = "header"
+)
+
+// Sticky ties requests of one client to one backend.
+type Sticky struct {
+	Mode StickyMode
+	Name string // of the cookie or header
+}
+
+// RestartMode says after which exits an instance is booted again.
+type RestartMode string
+
+const (
+	RestartAlways    RestartMode = "always"
+	RestartOnFailure RestartMode = "on_failure"
+	RestartNever     RestartMode = "never"
+)
+
+// RestartPolicy is a service's answer to exits, and its configured restart.
+type RestartPolicy struct {
+	Mode   RestartMode
+	MaxAge time.Duration // replaced, make before break, when older; 0: never
+}
+
+// DefaultDrain is how long requests in flight may go on at an instance that
+// left the route table, before it is stopped.
+const DefaultDrain = 30 * time.Second

@@ -1,0 +1,3 @@
+module github.com/miosa/miosa
+
+go 1.26

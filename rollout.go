@@ -1,0 +1,58 @@
+package miosa
+
+import "time"
+
+// RolloutKind is why a version is being made live.
+type RolloutKind string
+
+const (
+	RolloutPublish  RolloutKind = "publish"
+	RolloutPromote  RolloutKind = "promote"
+	RolloutRollback RolloutKind = "rollback"
+	RolloutRestart  RolloutKind = "restart" // same release, new version: changed spec, variables, or a rolling restart
+)
+
+// RolloutStep only moves forward: starting → flipping → draining → done, and
+// starting → failed|cancelled. From flipping on there is no way back but
+// another rollout.
+type RolloutStep string
+
+const (
+	StepStarting  RolloutStep = "starting"  // new instances beside the old, waiting for health
+	StepFlipping  RolloutStep = "flipping"  // route table names the new ones; routers acknowledge
+	StepDraining  RolloutStep = "draining"  // active version flipped; old instances leave
+	StepDone      RolloutStep = "done"      //
+	StepFailed    RolloutStep = "failed"    // old version stays live
+	StepCancelled RolloutStep = "cancelled" // by a rollback, or the deployment's deletion
+)
+
+// Terminal reports whether the step is an end.
+func (s RolloutStep) Terminal() bool {
+	return s == StepDone || s == StepFailed || s == StepCancelled
+}
+
+// Rollout is one change of an environment's active version. At most one per
+// environment is live (not terminal).
+type Rollout struct {
+	ID            string
+	TenantID      string
+	DeploymentID  string
+	EnvironmentID string
+	Kind          RolloutKind
+	TargetID      string // version to make live
+	FromID        string // version live when it began; "" for the first
+	Promote       bool   // false: only prove that it becomes healthy
+	Step          RolloutStep
+	StepSince     time.Time
+	Deadline      time.Time // of the present step
+	Requester     string    // key ID
+	Reason        string    // why it ended as it did, or what it waits for
+	CancelledBy   string    // rollout that asks for it to end
+	CreatedAt     time.Time
+	UpdatedAt     time.Time
+	FinishedAt    time.Time
+	Revision      int64
+}
+
+// Live reports whether the rollout still goes on.
+func (r Rollout) Live() bool { return r.ID != "" && !r.Step.Terminal() }

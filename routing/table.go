@@ -1,0 +1,42 @@
+// Package routing is the pure part of the router: the immutable route table,
+// how it is built from the records, how a backend is picked.
+package routing
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/miosa/miosa"
+)
+
+// Table is one generation of all routes. It is never changed once made.
+type Table struct {
+	Generation int64           // grows; a router never applies an older one
+	Routes     map[string]Pool // by host name: lower case, no port
+}
+
+// Pool is what one host name is served by. It is comparable field by field
+// through Equal.
+type Pool struct {
+	TenantID     string
+	DeploymentID string
+	ServiceID    string
+	VersionID    string // being served; "" when nothing was ever published
+	Sticky       miosa.Sticky
+	Drain        time.Duration // how long connections of a leaving backend may go on
+	Backends     []Backend     // sorted by instance ID; may be empty: 503
+}
+
+// Backend is one instance in a pool.
+type Backend struct {
+	InstanceID string
+	Address    netip.AddrPort
+}
+
+// Report is what a router tells control about itself.
+type Report struct {
+	RouterID   string
+	Generation int64          // applied: no new request goes to a backend that is not in it
+	InFlight   map[string]int // by instance ID: requests and upgraded connections, also of backends that have left
+	At         time.Time
+}

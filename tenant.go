@@ -1,0 +1,70 @@
+package miosa
+
+import "time"
+
+// Tenant is one customer organisation; everything it owns carries its ID.
+type Tenant struct {
+	ID        string
+	Name      string
+	Slug      string // a DNS label, unique in the cell; part of every public URL
+	Plan      string // name of its Plan
+	CreatedAt time.Time
+	UpdatedAt time.Time
+	Revision  int64 // of the record; set by the store
+}
+
+// Plan says what its tenants may use. A zero limit means none.
+type Plan struct {
+	Name           string
+	GPU            bool
+	LogDays        int // how long log lines are kept
+	MaxReplicas    int // per service
+	MaxInstances   int // per tenant, old and new sides of a publish together
+	MaxVCPUs       int // per instance
+	MaxMemoryMB    int // per instance
+	MaxDiskMB      int // per instance
+	MaxDeployments int
+	CreatedAt      time.Time
+	UpdatedAt      time.Time
+	Revision       int64
+}
+
+// DefaultPlan is what a tenant has when nothing else is said.
+func DefaultPlan() Plan {
+	return Plan{
+		Name: "default", LogDays: 7, MaxReplicas: 50, MaxInstances: 200,
+		MaxVCPUs: 8, MaxMemoryMB: 16384, MaxDiskMB: 102400, MaxDeployments: 1000,
+	}
+}
+
+// Role is what an API key may do.
+type Role string
+
+const (
+	RoleUser     Role = "user"     // msk_u_: one tenant's resources
+	RolePlatform Role = "platform" // msk_p_: one tenant, tenant-wide automation
+	RoleAdmin    Role = "admin"    // msk_a_: the operator
+)
+
+// APIKey is a credential; only the hash of the secret is ever stored.
+type APIKey struct {
+	ID          string
+	Hash        string // hex SHA-256 of the whole key
+	Hint        string // the first characters, to recognise it by
+	Name        string
+	Role        Role
+	TenantID    string // "" for an admin key
+	WorkspaceID string // restricts the key to one external_workspace_id
+	Ephemeral   bool   // minted by `miosa up` for its context file; ended at the next start
+	CreatedAt   time.Time
+	RevokedAt   time.Time
+	Revision    int64
+}
+
+// Attribution is how a white-label customer names its own customers; it is
+// stored, returned, and filters every list.
+type Attribution struct {
+	WorkspaceID string
+	UserID      string
+	ProjectID   string
+}

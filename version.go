@@ -1,0 +1,166 @@
+package miosa
+
+import "time"
+
+// VersionState moves one way: created → building → ready|failed, ready → archived.
+type VersionState string
+
+const (
+	VersionCreated  VersionState = "created"
+	VersionBuilding VersionState = "building" // its first rollout goes on
+	VersionReady    VersionState = "ready"    // was healthy; may be promoted
+	VersionFailed   VersionState = "failed"   // never became healthy; never promotable
+	VersionArchived VersionState = "archived" // collected by retention
+)
+
+// Kind says what a version or release is made of.
+type Kind string
+
+const (
+	KindRootFS Kind = "rootfs" // a tar of a Linux root file system
+	KindOCI    Kind = "oci"    // an OCI image
+	KindStatic Kind = "static" // a directory of files, served by the edge
+)
+
+// Version is frozen: what runs, exactly, in one environment.
+type Version struct {
+	ID            string
+	TenantID      string
+	DeploymentID  string
+	EnvironmentID string // it was made for
+	Number        int    // counts up per deployment
+	Kind          Kind
+	State         VersionState
+	Services      []ServiceSpec
+	Vars          []Var // the environment's variables as they were
+	Attribution
+	Metadata     map[string]any
+	CreatedBy    string // key ID
+	ErrorMessage string // why it failed, in the customer's words
+	LastLines    []string
+	PromotedAt   time.Time
+	ArchivedAt   time.Time
+	CreatedAt    time.Time
+	UpdatedAt    time.Time
+	Revision     int64
+}
+
+// Service finds a spec by service ID.
+func (v Version) Service(serviceID string) (ServiceSpec, bool) {
+	for _, s := range v.Services {
+		if s.ServiceID == serviceID {
+			return s, true
+		}
+	}
+	return ServiceSpec{}, false
+}
+
+// ServiceSpec is the frozen part of one service in one version.
+type ServiceSpec struct {
+	ServiceID string
+	Name      string
+	Type      ServiceType
+	ReleaseID string
+	SHA256    string // of the release's artefact, hex
+	Kind      Kind
+	Command   string // run_command; empty: the image's own entry point
+	Port      int    // 1–65535; 0 for a worker
+	Health    HealthCheck
+	Resources Resources
+}
+
+// HealthCheck is how an instance is judged.
+type HealthCheck struct {
+	Path      string
+	Interval  time.Duration
+	Timeout   time.Duration
+	Grace     time.Duration // from boot; failures within are tolerated
+	Threshold int           // consecutive failures that make it unhealthy
+}
+
+// DefaultHealthCheck is the mission's: / every 5 s, 2 s timeout, 60 s grace, 3 failures.
+func DefaultHealthCheck() HealthCheck {
+	return HealthCheck{
+		Path: "/", Interval: 5 * time.Second, Timeout: 2 * time.Second,
+		Grace: 60 * time.Second, Threshold: 3,
+	}
+}
+
+// Resources is the size of one instance.
+type Resources struct {
+	VCPUs      int
+	MemoryMB   int
+	DiskMB     int // ephemeral disk
+	GPU        int // how many
+	EgressMbps int // outbound limit; 0: none
+}
+
+// DefaultResources is 1 vCPU, 512 MB, 1 GB of ephemeral disk, no GPU.
+func DefaultResources() Resources {
+	return Resources{VCPUs: 1, MemoryMB: 512, DiskMB: 1024}
+}
+
+// Size is a named Resources.
+type Size struct {
+	Slug      string
+	Name      string
+	Resources Resources
+}
+
+// Sizes are what `resize` and the sizes list offer, smallest first.
+func Sizes() []Size {
+	return []Size{
+		{"micro", "Micro", Resources{VCPUs: 1, MemoryMB: 256, DiskMB: 1024}},
+		{"small", "Small", Resources{VCPUs: 1, MemoryMB: 512, DiskMB: 1024}},
+		{"medium", "Medium", Resources{VCPUs: 2, MemoryMB: 2048, DiskMB: 4096}},
+		{"large", "Large", Resources{VCPUs: 4, MemoryMB: 4096, DiskMB: 8192}},
+		{"xlarge", "Extra large", Resources{VCPUs: 8, MemoryMB: 8192, DiskMB: 16384}},
+	}
+}
+
+// ReleaseState moves one way.
+type ReleaseState string
+
+const (
+	ReleaseReady    ReleaseState = "ready"
+	ReleaseArchived ReleaseState = "archived" // its bytes were collected
+)
+
+// Release is an uploaded artefact as one deployment knows it. The bytes are
+// content-addressed and shared; the same bytes twice are one release.
+type Release struct {
+	ID           string
+	TenantID     string
+	DeploymentID string
+	Kind         Kind
+	State        ReleaseState
+	SHA256       string // hex, of the bytes as uploaded
+	SizeBytes    int64
+	MediaType    string
+	Manifest     ArtifactManifest
+	Config       ImageConfig // an OCI image's own defaults
+	Attribution
+	Metadata   map[string]any
+	CreatedAt  time.Time
+	ReadyAt    time.Time
+	ArchivedAt time.Time
+	Revision   int64
+}
+
+// ArtifactManifest is what verification counted.
+type ArtifactManifest struct {
+	Files      int
+	TotalBytes int64 // unpacked
+	Entrypoint string
+}
+
+// ImageConfig are the defaults that an OCI image carries.
+type ImageConfig struct {
+	Entrypoint   []string
+	Cmd          []string
+	Env          []string // KEY=value
+	WorkingDir   string
+	User         string
+	ExposedPorts []int
+	Architecture string // Go's name; "" when unknown
+}

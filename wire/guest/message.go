@@ -1,0 +1,177 @@
+// Package guest is the control protocol between an agent and PID 1 of an
+// instance: length-prefixed JSON frames over one byte stream (virtio-serial
+// on QEMU, vsock on Firecracker). It imports the standard library only: it
+// ships inside every VM.
+//
+// The guest speaks first: Hello. The host answers with Boot, the whole boot
+// configuration; so no secret is on a kernel command line or a disk. From
+// then on the guest sends Phase, Lines, Stats and at the end Exit; the host
+// sends Ack, Ping and Stop. After the host was away (an agent restart) it
+// sends Attach with the last line number it holds and the guest replays from
+// there; numbers lost from its ring are told by a Gap in Lines.
+package guest
+
+import "time"
+
+// The protocol versions this package speaks. Hello offers a range, Boot and
+// Attach pick one within it.
+const (
+	MinVersion = 1
+	MaxVersion = 1
+)
+
+// MaxFrame bounds one frame's body in bytes, in both directions.
+const MaxFrame = 1 << 20
+
+// MaxLine bounds one log line in bytes; a longer one is split and marked.
+const MaxLine = 64 << 10
+
+// Message is a frame's body: exactly one field is set.
+type Message struct {
+	// guest → host
+	Hello *Hello `json:"hello,omitempty"`
+	Phase *Phase `json:"phase,omitempty"`
+	Lines *Lines `json:"lines,omitempty"`
+	Stats *Stats `json:"stats,omitempty"`
+	Exit  *Exit  `json:"exit,omitempty"`
+	Pong  *Ping  `json:"pong,omitempty"`
+	// host → guest
+	Boot   *Boot   `json:"boot,omitempty"`
+	Attach *Attach `json:"attach,omitempty"`
+	Ack    *Ack    `json:"ack,omitempty"`
+	Ping   *Ping   `json:"ping,omitempty"`
+	Stop   *Stop   `json:"stop,omitempty"`
+}
+
+// Hello is the guest's first word after every (re)connection.
+type Hello struct {
+	Min        int    `json:"min"`
+	Max        int    `json:"max"`
+	InstanceID string `json:"instance_id,omitempty"` // once booted
+	Boot       int    `json:"boot,omitempty"`        // as Boot told it
+	State      string `json:"state"`                 // "waiting" (for Boot) | "running" | "exited"
+	UptimeMS   int64  `json:"uptime_ms"`             // since PID 1's first instruction
+	KernelMS   int64  `json:"kernel_ms"`             // from kernel start to PID 1
+	Exit       *Exit  `json:"exit,omitempty"`        // once exited, until acknowledged
+}
+
+// Boot is everything the guest needs, once per boot.
+type Boot struct {
+	Version     int      `json:"version"`
+	InstanceID  string   `json:"instance_id"`
+	Boot        int      `json:"boot"`
+	Command     string   `json:"command,omitempty"` // split into argv, or run by /bin/sh -c where it has shell syntax
+	Argv        []string `json:"argv,omitempty"`    // wins over Command; an image's entry point
+	Env         []string `json:"env"`               // KEY=value; secrets are here and nowhere else
+	User        string   `json:"user,omitempty"`    // name or uid[:gid]; "" is root
+	WorkDir     string   `json:"work_dir,omitempty"`
+	Hostname    string   `json:"hostname"`
+	Network     *Network `json:"network,omitempty"`
+	Nameservers []string `json:"nameservers,omitempty"`
+	MaxFiles    int      `json:"max_files,omitempty"` // RLIMIT_NOFILE; 0: 65536
+	MaxProcs    int      `json:"max_procs,omitempty"` // RLIMIT_NPROC; 0: unlimited
+	UnixNano    int64    `json:"unix_nano"`           // host's clock, set in the guest
+	Port        int      `json:"port,omitempty"`      // the guest reports "listening" when something accepts on it
+	StatsMS     int      `json:"stats_ms,omitempty"`  // interval of Stats; 0: 15000
+	Entropy     []byte   `json:"entropy,omitempty"`   // host randomness credited to the guest's pool
+	DiskBytes   int64    `json:"disk_bytes,omitempty"`
+}
+
+// Network is the guest's one interface.
+type Network struct {
+	MAC     string `json:"mac"`
+	Address string `json:"address"` // CIDR
+	Gateway string `json:"gateway"` // "" : none
+	DHCP    bool   `json:"dhcp,omitempty"`
+}
+
+// Phase reports a named moment of the boot: "mount", "modules", "channel",
+// "configure", "network", "root", "switch_root", "prepare", "start_command",
+// "app_started", "listening".
+type Phase struct {
+	Name     string `json:"name"`
+	UptimeMS int64  `json:"uptime_ms"`
+	// AddrHint, with "listening": "any", "loopback" or "ipv6", so that an app
+	// that only hears 127.0.0.1 can be told so in words.
+	AddrHint string `json:"addr_hint,omitempty"`
+}
+
+// Stream names where a line came from.
+type Stream string
+
+const (
+	Stdout Stream = "stdout"
+	Stderr Stream = "stderr"
+	System Stream = "system" // PID 1's own words
+)
+
+// Line is one log line, without its newline.
+type Line struct {
+	N       uint64 `json:"n"` // counts from 1 per boot, over all streams
+	Stream  Stream `json:"s"`
+	T       int64  `json:"t"`           // guest's clock, Unix nanoseconds
+	Text    []byte `json:"b"`           // raw bytes (base64 in JSON): may be any binary
+	Partial bool   `json:"p,omitempty"` // a piece of a line longer than MaxLine, not its last
+}
+
+// Lines is a batch of consecutive lines.
+type Lines struct {
+	Gap   uint64 `json:"gap,omitempty"` // lines lost just before the first one
+	Lines []Line `json:"lines"`
+}
+
+// Ack frees the guest's ring up to and including line N.
+type Ack struct {
+	N uint64 `json:"n"`
+}
+
+// Attach resumes a running guest after the host was away.
+type Attach struct {
+	Version int    `json:"version"`
+	After   uint64 `json:"after"` // last line number the host holds
+}
+
+// Stats are the guest's own figures.
+type Stats struct {
+	MemTotal  uint64  `json:"mem_total"` // bytes
+	MemUsed   uint64  `json:"mem_used"`  // total − available
+	CPUMS     uint64  `json:"cpu_ms"`    // busy time since boot, all CPUs
+	Load1     float64 `json:"load1"`
+	DiskTotal uint64  `json:"disk_total"`
+	DiskUsed  uint64  `json:"disk_used"`
+	OOMKills  uint64  `json:"oom_kills"` // since boot
+}
+
+// Exit reasons that are not the command's own doing.
+const (
+	ExitNotFound      = "not_found"
+	ExitNotExecutable = "not_executable"
+	ExitWrongArch     = "wrong_arch"
+	ExitSetup         = "setup" // PID 1 could not prepare the boot
+)
+
+// Exit is the guest's last word: how the run command ended. The guest sends
+// it, waits a moment for the host to acknowledge all lines (Ack) and reboots,
+// which ends the VMM.
+type Exit struct {
+	Code      int    `json:"code"`             // exit code, −1 when killed by a signal
+	Signal    string `json:"signal,omitempty"` // "SIGKILL"
+	OOM       bool   `json:"oom,omitempty"`    // the kernel's OOM killer took it
+	Reason    string `json:"reason,omitempty"` // one of the Exit constants, when it never ran
+	Message   string `json:"message,omitempty"`
+	Stopped   bool   `json:"stopped,omitempty"` // in answer to Stop
+	LastLine  uint64 `json:"last_line"`         // number of the last line of this boot
+	UptimeMS  int64  `json:"uptime_ms"`
+	KilledAll bool   `json:"killed_all,omitempty"` // the deadline passed and SIGKILL was needed
+}
+
+// Ping asks for a Pong with the same Seq.
+type Ping struct {
+	Seq uint64 `json:"seq"`
+}
+
+// Stop asks for SIGTERM to the command's group, SIGKILL after the deadline,
+// sync, and a reboot.
+type Stop struct {
+	Deadline time.Duration `json:"deadline_ns"`
+}
