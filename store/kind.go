@@ -6,10 +6,10 @@ package store
 // T is the domain's noun. Its record shape is a struct of this package with
 // JSON tags; encode and decode convert between the two.
 type Kind[T any] struct {
-	name   string                    // for errors, and the "kind" of the envelope
-	schema int                       // newest record schema this binary writes and reads
-	key    func(v T) string          // full key of v
-	encode func(v T) any             // record struct
+	name   string                      // for errors, and the "kind" of the envelope
+	schema int                         // newest record schema this binary writes and reads
+	key    func(v T) string            // full key of v
+	encode func(v T) any               // record struct
 	decode func(raw []byte) (T, error) // from the record's JSON
 	setRev func(v *T, revision int64)
 	// refs are index keys written and removed together with the record, e.g.
