@@ -32,7 +32,7 @@ func (s RolloutStep) Terminal() bool {
 }
 
 // Rollout is one change of an environment's active version. At most one per
-// environment is live (not terminal).
+// environment is live (starting or flipping).
 type Rollout struct {
 	ID            string
 	TenantID      string
@@ -54,5 +54,8 @@ type Rollout struct {
 	Revision      int64
 }
 
-// Live reports whether the rollout still goes on.
-func (r Rollout) Live() bool { return r.ID != "" && !r.Step.Terminal() }
+// Live reports whether the rollout still decides what the environment runs:
+// from draining on the next one may begin.
+func (r Rollout) Live() bool {
+	return r.ID != "" && (r.Step == StepStarting || r.Step == StepFlipping)
+}

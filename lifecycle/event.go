@@ -1,0 +1,109 @@
+package lifecycle
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/health"
+)
+
+// Event is something that happened to an instance on its host. Events of a
+// boot other than the present one are dropped: they come from the past.
+type Event interface{ boot() int }
+
+type (
+	// Assigned: control changed the assignment. Older generations are refused.
+	Assigned struct{ Instance miosa.Instance }
+	// Reached: the boot came to a named phase ("image_ready", "vmm_started",
+	// "hello", "app_started", "listening" …). Hint goes with "listening": what
+	// the app listens on ("any", "loopback", "ipv6").
+	Reached struct {
+		Boot int
+		Name string
+		At   time.Time
+		Hint string
+	}
+	// Started: the VMM process runs.
+	Started struct {
+		Boot int
+		VMID string
+		Addr netip.AddrPort
+		At   time.Time
+	}
+	// NotStarted: the host could not get the boot under way.
+	NotStarted struct {
+		Boot    int
+		Failure miosa.Failure
+	}
+	// Probed: a health probe came back.
+	Probed struct {
+		Boot   int
+		Result health.Result
+	}
+	// Exited: the guest's own word on how the run command ended.
+	Exited struct {
+		Boot    int
+		Failure miosa.Failure // Kind exit, signal, oom, not_found …
+		Stopped bool          // in answer to StopGuest
+	}
+	// Vanished: the VM's process ended. Without Exited before it, it is a crash.
+	Vanished struct {
+		Boot      int
+		Message   string
+		LastLines []string
+	}
+	// Silent: the guest stopped answering on its control channel.
+	Silent struct {
+		Boot      int
+		LastLines []string
+	}
+	// Tick: nothing but time has passed.
+	Tick struct{}
+)
+
+const anyBoot = -1
+
+func (Assigned) boot() int     { return anyBoot }
+func (Tick) boot() int         { return anyBoot }
+func (e Reached) boot() int    { return e.Boot }
+func (e Started) boot() int    { return e.Boot }
+func (e NotStarted) boot() int { return e.Boot }
+func (e Probed) boot() int     { return e.Boot }
+func (e Exited) boot() int     { return e.Boot }
+func (e Vanished) boot() int   { return e.Boot }
+func (e Silent) boot() int     { return e.Boot }
+
+// Effect is something the agent is to carry out, in the order given.
+type Effect interface{ effect() }
+
+type (
+	// Boot makes image, disk and network ready and starts the VM. Answered by
+	// Reached, Started or NotStarted.
+	Boot struct{ Boot int }
+	// Probe asks the app for its health once. Answered by Probed.
+	Probe struct {
+		Boot    int
+		Path    string
+		Timeout time.Duration
+	}
+	// StopGuest asks PID 1 to stop the app. Answered by Exited, then Vanished.
+	StopGuest struct {
+		Boot     int
+		Deadline time.Duration
+	}
+	// Kill ends the VM of a boot (or its preparation) and its disk. After it
+	// nothing of that boot is heard any more.
+	Kill struct{ Boot int }
+	// Release gives back everything the instance holds on this host.
+	Release struct{}
+	// Report tells control (and the state on disk) the present observation.
+	Report struct{ Observation miosa.Observation }
+)
+
+func (Boot) effect()      {}
+func (Probe) effect()     {}
+func (StopGuest) effect() {}
+func (Kill) effect()      {}
+func (Release) effect()   {}
+func (Report) effect()    {}

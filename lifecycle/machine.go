@@ -1,0 +1,463 @@
+// Package lifecycle is one instance on its host, as a step machine: boots,
+// crashes, in-place restarts, health, stops. It decides; the agent carries
+// out. Every state that is not terminal has a deadline and an outcome:
+//
+//	pending    waits for NextRestartAt, then boots
+//	starting   BootDeadline for the VM, then the health check's grace
+//	healthy    probed for ever; a worker is watched through its channel
+//	unhealthy  probed for ever; control replaces it
+//	stopping   StopDeadline for the app, KillAfter more for the VM
+package lifecycle
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/health"
+)
+
+const (
+	// BootDeadline is how long a boot may take from its beginning (image,
+	// disk, VM, kernel, PID 1) to the start of the run command. Generous:
+	// emulated machines boot in seconds when quiet, and queue when not.
+	BootDeadline = 5 * time.Minute
+	// StopDeadline is what an app has between SIGTERM and SIGKILL.
+	StopDeadline = 10 * time.Second
+	// KillAfter is how much longer the VM has to go after StopDeadline.
+	KillAfter = 5 * time.Second
+	// WorkerSettles is how long a worker's process must run to be called
+	// healthy, so that one which dies at once never is.
+	WorkerSettles = time.Second
+	// MaxLastLines bounds the log lines kept with a failure.
+	MaxLastLines = 50
+)
+
+// Machine is one instance's state. It is a plain value owned by one goroutine.
+type Machine struct {
+	in    miosa.Instance // the newest assignment
+	obs   miosa.Observation
+	vm    vmState
+	check health.Tracker
+	// began is when the present boot began (deadline of the boot), running
+	// when its run command started.
+	began, running time.Time
+	hint           string
+	probing        bool
+	stopAt         time.Time // when StopGuest was sent; its deadline follows
+	restarting     bool      // stopping only to boot again (RestartNonce)
+	nonce          int
+}
+
+type vmState int
+
+const (
+	vmNone    vmState = iota // nothing runs
+	vmBooting                // Boot was asked for; the run command has not started
+	vmRunning                // the run command runs
+)
+
+// New is an instance that this host has not seen before. If its observation
+// shows boots (this host lost its state), the next boot goes on counting.
+func New(in miosa.Instance) *Machine {
+	obs := in.Observed
+	obs.InstanceID, obs.TenantID, obs.DeploymentID, obs.HostID = in.ID, in.TenantID, in.DeploymentID, in.HostID
+	obs.Failures = max(obs.Failures, in.PriorFailures)
+	return &Machine{in: in, obs: obs, nonce: in.RestartNonce}
+}
+
+// Resume is an instance whose state this host kept. alive tells whether its VM
+// of the present boot was found and adopted; otherwise a Vanished is to follow.
+func Resume(in miosa.Instance, obs miosa.Observation, now time.Time) *Machine {
+	m := New(in)
+	m.obs = obs
+	m.hint = ""
+	switch obs.State {
+	case miosa.Starting:
+		m.vm = vmBooting
+		m.began = obs.StartedAt
+		if m.began.IsZero() {
+			m.began = now
+		}
+		if at, ok := phaseAt(obs, "app_started"); ok {
+			m.vm, m.running = vmRunning, at
+			m.check = health.Resume(in.Spec.Health, at, false, false, now)
+		}
+	case miosa.Healthy, miosa.Unhealthy:
+		m.vm = vmRunning
+		m.began = obs.StartedAt
+		at, ok := phaseAt(obs, "app_started")
+		if !ok {
+			at = obs.StartedAt
+		}
+		m.running = at
+		m.check = health.Resume(in.Spec.Health, at, obs.State == miosa.Healthy, true, now)
+	case miosa.Stopping:
+		m.vm, m.began, m.stopAt = vmRunning, obs.StartedAt, now
+	}
+	return m
+}
+
+func phaseAt(obs miosa.Observation, name string) (time.Time, bool) {
+	for _, p := range obs.Phases {
+		if p.Name == name {
+			return p.At, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// Observation is the present one.
+func (m *Machine) Observation() miosa.Observation { return m.obs }
+
+// Instance is the newest assignment taken.
+func (m *Machine) Instance() miosa.Instance { return m.in }
+
+// Handle takes one event and returns what is to be done, in order.
+func (m *Machine) Handle(now time.Time, ev Event) []Effect {
+	if m.obs.State.Terminal() {
+		return nil
+	}
+	if b := ev.boot(); b != anyBoot && (b != m.obs.Boot || m.vm == vmNone) {
+		return nil
+	}
+	before := m.key()
+	var out []Effect
+	switch e := ev.(type) {
+	case Assigned:
+		out = m.assigned(now, e.Instance)
+	case Reached:
+		out = m.reached(now, e)
+	case Started:
+		m.obs.VMID, m.obs.Addr = e.VMID, e.Addr
+		m.phase("vmm_started", e.At)
+	case NotStarted:
+		out = m.crashed(now, e.Failure)
+	case Probed:
+		m.probed(now, e.Result)
+	case Exited:
+		out = m.exited(now, e)
+	case Vanished:
+		out = m.vanished(now, e)
+	case Silent:
+		out = m.crashed(now, miosa.Failure{
+			Kind: miosa.FailureVM, At: now, LastLines: e.LastLines,
+			Message: "the virtual machine stopped answering",
+		})
+	}
+	out = append(out, m.due(now)...)
+	if m.key() != before {
+		out = append(out, m.report(now))
+	}
+	return out
+}
+
+// key is what a report is due for when it changes.
+func (m *Machine) key() string {
+	return fmt.Sprint(m.obs.State, m.obs.Boot, m.obs.VMID, m.obs.Generation, len(m.obs.Phases), m.obs.Failure.At)
+}
+
+func (m *Machine) report(now time.Time) Effect {
+	m.obs.Seq++
+	m.obs.ReportedAt = now
+	return Report{m.obs}
+}
+
+func (m *Machine) become(next miosa.InstanceState) {
+	if m.obs.State == next {
+		return
+	}
+	if m.obs.State != "" && !m.obs.State.CanBecome(next) {
+		// A bug in this file, not an input's fault: the property test looks for it.
+		panic(fmt.Sprintf("lifecycle: %s cannot become %s", m.obs.State, next))
+	}
+	m.obs.State = next
+}
+
+func (m *Machine) assigned(now time.Time, in miosa.Instance) []Effect {
+	if in.Generation < m.in.Generation {
+		return nil
+	}
+	first := m.obs.State == ""
+	in.Observed = miosa.Observation{}
+	m.in = in
+	m.obs.Generation = in.Generation
+	switch {
+	case in.Goal == miosa.GoalStop:
+		return m.stop(now)
+	case first:
+		m.become(miosa.Pending)
+		m.obs.NextRestartAt = now
+	case in.RestartNonce != m.nonce && m.vm != vmNone && m.stopAt.IsZero():
+		m.nonce = in.RestartNonce
+		m.restarting = true
+		return m.stopGuest(now)
+	}
+	m.nonce = in.RestartNonce
+	return nil
+}
+
+// stop is the one way out for every cause.
+func (m *Machine) stop(now time.Time) []Effect {
+	m.restarting = false
+	if m.vm == vmNone {
+		return m.ended(now, miosa.Stopped)
+	}
+	if m.obs.State == miosa.Stopping {
+		return nil
+	}
+	m.become(miosa.Stopping)
+	if m.vm == vmBooting {
+		// Nothing of the app runs yet: there is nobody to ask.
+		return append([]Effect{Kill{m.obs.Boot}}, m.ended(now, miosa.Stopped)...)
+	}
+	if !m.stopAt.IsZero() {
+		return nil // already asked, on the way to a restart
+	}
+	return m.stopGuest(now)
+}
+
+func (m *Machine) stopGuest(now time.Time) []Effect {
+	m.stopAt = now
+	return []Effect{StopGuest{m.obs.Boot, StopDeadline}}
+}
+
+// ended is terminal: everything is given back.
+func (m *Machine) ended(now time.Time, state miosa.InstanceState) []Effect {
+	m.vm = vmNone
+	m.become(state)
+	m.obs.StoppedAt = now
+	m.obs.NextRestartAt = time.Time{}
+	return []Effect{Release{}}
+}
+
+func (m *Machine) reached(now time.Time, e Reached) []Effect {
+	m.phase(e.Name, e.At)
+	switch e.Name {
+	case "app_started":
+		m.vm = vmRunning
+		m.running = now
+		m.check = health.Begin(m.in.Spec.Health, now)
+	case "listening":
+		m.hint = e.Hint
+		if m.vm == vmRunning {
+			m.check.Hurry(now)
+		}
+	}
+	return nil
+}
+
+// maxPhases bounds what a lying guest can make us keep.
+const maxPhases = 32
+
+func (m *Machine) phase(name string, at time.Time) {
+	if _, ok := phaseAt(m.obs, name); ok || len(m.obs.Phases) >= maxPhases {
+		return
+	}
+	// A new slice: reports already made share the old one.
+	m.obs.Phases = append(append([]miosa.Phase(nil), m.obs.Phases...), miosa.Phase{Name: name, At: at})
+}
+
+func (m *Machine) worker() bool { return m.in.Spec.Port == 0 }
+
+func (m *Machine) probed(now time.Time, r health.Result) {
+	m.probing = false
+	if m.vm != vmRunning || !m.stopAt.IsZero() {
+		return
+	}
+	m.obs.LastProbeAt, m.obs.LastProbe = r.At, r.Detail
+	switch m.check.Observe(now, r) {
+	case health.BecameHealthy:
+		m.healthy(now)
+	case health.BecameUnhealthy:
+		m.become(miosa.Unhealthy)
+		m.obs.Failure = miosa.Failure{
+			Kind: miosa.FailureProbe, At: now,
+			Message: fmt.Sprintf("%d health checks in a row failed; the last one: %s", m.check.Failures, r.Detail),
+		}
+	}
+}
+
+func (m *Machine) healthy(now time.Time) {
+	m.become(miosa.Healthy)
+	m.obs.HealthyAt = now
+	m.phase("healthy", now)
+}
+
+func (m *Machine) exited(now time.Time, e Exited) []Effect {
+	if m.obs.State == miosa.Stopping || m.restarting || e.Stopped {
+		m.obs.Failure = e.Failure
+		return nil // Vanished follows and ends it
+	}
+	f := e.Failure
+	if f.Kind == miosa.FailureExit && f.ExitCode == 0 && m.in.Restart.Mode != miosa.RestartAlways && m.in.Restart.Mode != "" {
+		f.Kind = miosa.FailureCompleted
+		m.obs.Failure = f
+		return append([]Effect{Kill{m.obs.Boot}}, m.ended(now, miosa.Stopped)...)
+	}
+	return m.crashed(now, f)
+}
+
+func (m *Machine) vanished(now time.Time, e Vanished) []Effect {
+	switch {
+	case m.obs.State == miosa.Stopping:
+		return append([]Effect{Kill{m.obs.Boot}}, m.ended(now, miosa.Stopped)...)
+	case m.restarting:
+		return m.restart(now)
+	}
+	msg := e.Message
+	if msg == "" {
+		msg = "the virtual machine ended without the app's exit being seen"
+	}
+	return m.crashed(now, miosa.Failure{Kind: miosa.FailureVM, At: now, Message: msg, LastLines: e.LastLines})
+}
+
+// restart boots again at once, without a step on the ladder: control asked.
+func (m *Machine) restart(now time.Time) []Effect {
+	kill := Kill{m.obs.Boot}
+	m.vm, m.restarting, m.stopAt, m.probing = vmNone, false, time.Time{}, false
+	m.become(miosa.Pending)
+	m.obs.NextRestartAt = now
+	return []Effect{kill}
+}
+
+// crashed is the one path for every failure: exit, VM crash, probes, host.
+func (m *Machine) crashed(now time.Time, f miosa.Failure) []Effect {
+	f.At = now
+	f.LastLines = lastLines(f.LastLines)
+	m.obs.Failure = f
+	kill := []Effect{Kill{m.obs.Boot}}
+	m.probing, m.stopAt = false, time.Time{}
+	if m.restarting {
+		m.restarting = false
+	}
+	if m.in.Goal != miosa.GoalRun || m.obs.State == miosa.Stopping {
+		return append(kill, m.ended(now, miosa.Stopped)...)
+	}
+	if m.in.Restart.Mode == miosa.RestartNever {
+		return append(kill, m.ended(now, miosa.Failed)...)
+	}
+	var healthyAt time.Time
+	if !m.obs.HealthyAt.Before(m.obs.StartedAt) {
+		healthyAt = m.obs.HealthyAt
+	}
+	next := health.Climb(health.Setback{
+		Kind: f.Kind, At: now, HealthyAt: healthyAt,
+		Boot: m.obs.Boot, Failures: m.obs.Failures, Proven: m.in.Proven,
+	})
+	m.obs.Failures = next.Failures
+	if next.GiveUp {
+		return append(kill, m.ended(now, miosa.Failed)...)
+	}
+	m.vm = vmNone
+	m.become(miosa.Pending)
+	m.obs.NextRestartAt = now.Add(next.Delay)
+	return kill
+}
+
+func lastLines(lines []string) []string {
+	if len(lines) > MaxLastLines {
+		lines = lines[len(lines)-MaxLastLines:]
+	}
+	return lines
+}
+
+// due does what time alone asks for.
+func (m *Machine) due(now time.Time) []Effect {
+	switch {
+	case m.obs.State.Terminal():
+		return nil
+	case m.obs.State == miosa.Pending:
+		if m.in.Goal == miosa.GoalRun && !m.obs.NextRestartAt.IsZero() && !now.Before(m.obs.NextRestartAt) {
+			return m.boot(now)
+		}
+		if m.in.Goal == miosa.GoalDrain {
+			return m.ended(now, miosa.Stopped)
+		}
+	case !m.stopAt.IsZero():
+		if !now.Before(m.stopAt.Add(StopDeadline + KillAfter)) {
+			if m.restarting {
+				return m.restart(now)
+			}
+			return append([]Effect{Kill{m.obs.Boot}}, m.ended(now, miosa.Stopped)...)
+		}
+	case m.vm == vmBooting:
+		if !now.Before(m.began.Add(BootDeadline)) {
+			return m.crashed(now, miosa.Failure{
+				Kind:    miosa.FailureBoot,
+				Message: fmt.Sprintf("the virtual machine did not start the run command within %s", BootDeadline),
+			})
+		}
+	case m.vm == vmRunning && m.worker():
+		if m.obs.State == miosa.Starting && !now.Before(m.running.Add(WorkerSettles)) {
+			m.healthy(now)
+		}
+	case m.vm == vmRunning:
+		if m.check.Expired(now) {
+			return m.crashed(now, miosa.Failure{Kind: miosa.FailureProbe, Message: m.graceWords()})
+		}
+		if !m.probing && !now.Before(m.check.Next) {
+			m.probing = true
+			return []Effect{Probe{m.obs.Boot, m.check.Check.Path, m.check.Check.Timeout}}
+		}
+	}
+	return nil
+}
+
+func (m *Machine) boot(now time.Time) []Effect {
+	if m.obs.Boot > 0 {
+		m.obs.RestartCount++
+	}
+	m.obs.Boot++
+	m.become(miosa.Starting)
+	m.obs.StartedAt, m.obs.NextRestartAt = now, time.Time{}
+	m.obs.Phases, m.obs.VMID = nil, ""
+	m.obs.LastProbe, m.obs.LastProbeAt = "", time.Time{}
+	m.phase("boot_decided", now)
+	m.vm, m.began, m.hint, m.probing, m.stopAt = vmBooting, now, "", false, time.Time{}
+	m.running = time.Time{}
+	return []Effect{Boot{m.obs.Boot}}
+}
+
+// graceWords says why an app was never healthy, as its developer needs it.
+func (m *Machine) graceWords() string {
+	port := m.in.Spec.Port
+	_, listening := phaseAt(m.obs, "listening")
+	switch {
+	case !listening:
+		return fmt.Sprintf("nothing listened on port %d within %s: the app must listen on the port in $PORT (%d) on all addresses", port, m.check.Check.Grace, port)
+	case m.hint == "loopback":
+		return fmt.Sprintf("the app listens on port %d on 127.0.0.1 (localhost) only, where nothing outside its machine can reach it: let it listen on 0.0.0.0", port)
+	case m.hint == "ipv6":
+		return fmt.Sprintf("the app listens on port %d on IPv6 only: let it listen on 0.0.0.0, or on [::] with IPv4 allowed", port)
+	}
+	return m.check.Words(strings.TrimSpace(m.obs.LastProbe))
+}
+
+// Wake is when the machine wants a Tick; the zero time: not before an event.
+func (m *Machine) Wake() time.Time {
+	switch {
+	case m.obs.State.Terminal():
+		return time.Time{}
+	case m.obs.State == miosa.Pending:
+		return m.obs.NextRestartAt
+	case !m.stopAt.IsZero():
+		return m.stopAt.Add(StopDeadline + KillAfter)
+	case m.vm == vmBooting:
+		return m.began.Add(BootDeadline)
+	case m.vm == vmRunning && m.worker():
+		if m.obs.State == miosa.Starting {
+			return m.running.Add(WorkerSettles)
+		}
+	case m.vm == vmRunning:
+		if m.probing {
+			if m.check.Ever {
+				return time.Time{} // Probed always comes
+			}
+			return m.check.GraceEnds()
+		}
+		return m.check.Wake()
+	}
+	return time.Time{}
+}

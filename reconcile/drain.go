@@ -1,0 +1,45 @@
+package reconcile
+
+import (
+	"time"
+
+	"github.com/miosa/miosa"
+)
+
+// Routed is what control knows of an instance's traffic.
+type Routed struct {
+	// Held: a live router may still send it new requests.
+	Held bool
+	// InFlight counts requests and upgraded connections over all live routers.
+	InFlight int
+}
+
+// RouterPatience is how much longer than the drain limit an instance waits
+// for a router that does not let go: past it, the router is broken.
+const RouterPatience = 30 * time.Second
+
+// Drained says whether an instance with goal drain may be told to stop, why,
+// and otherwise when to look again. This is the only way from serving to
+// stopping, whatever the cause.
+func Drained(now time.Time, i miosa.Instance, r Routed) (bool, string, time.Time) {
+	limit := time.Duration(i.DrainSeconds) * time.Second
+	if limit <= 0 {
+		limit = miosa.DefaultDrain
+	}
+	end := i.GoalSince.Add(limit)
+	switch {
+	case i.State().Terminal():
+		return true, "it has ended by itself", time.Time{}
+	case i.HostID == "":
+		return true, "it never had a host", time.Time{}
+	case !r.Held && r.InFlight == 0:
+		return true, "no router holds it and nothing is in flight", time.Time{}
+	case !r.Held && !now.Before(end):
+		return true, "its drain limit passed with requests in flight", time.Time{}
+	case r.Held && !now.Before(end.Add(RouterPatience)):
+		return true, "a router did not let go of it in time", time.Time{}
+	case r.Held:
+		return false, "", end.Add(RouterPatience)
+	}
+	return false, "", end
+}

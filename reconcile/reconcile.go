@@ -1,0 +1,283 @@
+// Package reconcile compares what an environment should run with what it
+// runs, slot by slot, and says what to do about the difference. It is pure and
+// level-based: it looks at states, never at how they came about, so that a
+// missed or repeated event changes nothing.
+package reconcile
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/health"
+)
+
+// PlaceBefore is how long a replacement may wait for a host before its
+// unhealthy instance is restarted in place instead: where there is room for
+// one only, make-before-break is not to be had.
+const PlaceBefore = 10 * time.Second
+
+// Input is everything a decision rests on.
+type Input struct {
+	Now      time.Time
+	Services []miosa.Service
+	// Sides are the versions that should run: the active one, and during a
+	// rollout its target beside it.
+	Sides     []Side
+	Instances []miosa.Instance // of the environment, terminal ones included
+	// Hosts by ID tells which hosts are not what they should be.
+	Hosts map[string]miosa.Host
+}
+
+// Side is one version that should run.
+type Side struct {
+	Version miosa.Version
+	// Since: failures of instances made earlier do not count against it.
+	Since  time.Time
+	Proven bool
+}
+
+// Op is what an action does.
+type Op string
+
+const (
+	Create  Op = "create"  // a new instance in a slot
+	Drain   Op = "drain"   // leave the route table, then stop
+	Restart Op = "restart" // boot again in place, at once
+)
+
+// Action is one step towards what should be.
+type Action struct {
+	Op       Op
+	Instance miosa.Instance // Drain, Restart: which one
+	// Create:
+	Service  miosa.Service
+	Spec     miosa.ServiceSpec
+	Version  string
+	Proven   bool
+	Slot     int
+	Replaces string // instance to be taken over from
+	Avoid    string // host not to use
+	Failures int    // where the slot stands on the ladder
+	Reason   string // in words, for the record, the log and the golden files
+}
+
+// Result is the decision.
+type Result struct {
+	Actions []Action
+	Wake    time.Time // look again then; zero: at the next event
+}
+
+func (r *Result) wake(at time.Time) {
+	if r.Wake.IsZero() || at.Before(r.Wake) {
+		r.Wake = at
+	}
+}
+
+// slot is one place of one service in one version, and who holds it.
+type slot struct {
+	in      *Input
+	side    Side
+	service miosa.Service
+	spec    miosa.ServiceSpec
+	number  int
+	live    []miosa.Instance // goal run, not terminal; oldest first
+	last    miosa.Instance   // newest terminal one since the side began; ID "" if none
+}
+
+// rule is one line of the table below: the first whose condition holds for a
+// slot decides it.
+type rule struct {
+	name string
+	when func(s *slot) bool
+	then func(s *slot, r *Result)
+}
+
+// rules, in order. Add a rule by adding an entry, and a transcript that shows it.
+var rules = []rule{
+	{"a slot whose occupant used up its budget rests until the next rollout",
+		func(s *slot) bool { return len(s.live) == 0 && s.last.State() == miosa.Failed }, rest},
+	{"a slot whose occupant completed its work rests until the next rollout",
+		func(s *slot) bool {
+			return len(s.live) == 0 && s.last.Observed.Failure.Kind == miosa.FailureCompleted
+		}, rest},
+	{"an empty slot is filled",
+		func(s *slot) bool { return len(s.live) == 0 },
+		func(s *slot, r *Result) { r.create(s, "", "", 0, "slot "+itoa(s.number)+" is empty") }},
+	{"a healthy replacement takes over",
+		func(s *slot) bool { return len(s.live) > 1 && newest(s).State() == miosa.Healthy }, takeOver},
+	{"a replacement is called off when the old one is well again",
+		func(s *slot) bool { return len(s.live) > 1 && well(s, s.live[0]) },
+		func(s *slot, r *Result) {
+			for _, in := range s.live[1:] {
+				r.drain(in, "called off: "+s.live[0].ID+" is healthy again")
+			}
+		}},
+	{"more than one replacement is one too many",
+		func(s *slot) bool { return len(s.live) > 2 },
+		func(s *slot, r *Result) {
+			for _, in := range s.live[2:] {
+				r.drain(in, "called off: "+s.live[1].ID+" already replaces "+s.live[0].ID)
+			}
+		}},
+	{"where there is no room for a replacement, an unhealthy instance is restarted in place",
+		func(s *slot) bool {
+			return len(s.live) == 2 && s.live[0].State() == miosa.Unhealthy && s.live[1].HostID == ""
+		}, restartInPlace},
+	{"a replacement under way is waited for",
+		func(s *slot) bool { return len(s.live) > 1 }, rest},
+	{"an occupant that should go is replaced, make before break",
+		func(s *slot) bool { return leaveReason(s, s.live[0]) != "" && !failedReplacement(s) }, replace},
+	{"all is as it should be", func(*slot) bool { return true }, age},
+}
+
+// Decide says what to do now. The same input gives the same result, whatever
+// the order of its slices.
+func Decide(in Input) Result {
+	var r Result
+	byID := func(a, b miosa.Instance) int { return cmp.Compare(a.ID, b.ID) }
+	instances := slices.SortedFunc(slices.Values(in.Instances), byID)
+	services := slices.SortedFunc(slices.Values(in.Services), func(a, b miosa.Service) int { return cmp.Compare(a.ID, b.ID) })
+	wanted := map[string]bool{} // instance IDs that hold a wanted slot
+	for _, side := range in.Sides {
+		for _, svc := range services {
+			spec, ok := side.Version.Service(svc.ID)
+			if !ok || side.Version.Kind == miosa.KindStatic {
+				continue
+			}
+			for n := range svc.DesiredReplicas {
+				s := slot{in: &in, side: side, service: svc, spec: spec, number: n}
+				for _, i := range instances {
+					if i.VersionID != side.Version.ID || i.ServiceID != svc.ID || i.Slot != n {
+						continue
+					}
+					switch {
+					case i.State().Terminal():
+						if !i.CreatedAt.Before(side.Since) {
+							s.last = i
+						}
+					case i.Goal == miosa.GoalRun:
+						s.live = append(s.live, i)
+						wanted[i.ID] = true
+					}
+				}
+				s.decide(&r)
+			}
+		}
+	}
+	for _, i := range instances {
+		if i.Goal == miosa.GoalRun && !i.State().Terminal() && !wanted[i.ID] {
+			r.drain(i, unwanted(&in, i))
+		}
+	}
+	return r
+}
+
+func (s *slot) decide(r *Result) {
+	for _, rule := range rules {
+		if rule.when(s) {
+			rule.then(s, r)
+			return
+		}
+	}
+}
+
+func unwanted(in *Input, i miosa.Instance) string {
+	for _, side := range in.Sides {
+		if side.Version.ID == i.VersionID {
+			return "scaled down"
+		}
+	}
+	return "its version is no longer wanted"
+}
+
+func newest(s *slot) miosa.Instance { return s.live[len(s.live)-1] }
+
+func rest(*slot, *Result) {}
+
+func takeOver(s *slot, r *Result) {
+	heir := newest(s)
+	for _, in := range s.live[:len(s.live)-1] {
+		r.drain(in, "replaced by "+heir.ID+", which is healthy")
+	}
+}
+
+// well: nothing speaks against the instance any more.
+func well(s *slot, i miosa.Instance) bool {
+	return i.State() == miosa.Healthy && leaveReason(s, i) == ""
+}
+
+// leaveReason is why an occupant should be replaced, "" if it should not.
+func leaveReason(s *slot, i miosa.Instance) string {
+	if i.HostID == "" {
+		return ""
+	}
+	h, known := s.in.Hosts[i.HostID]
+	maxAge := s.service.Restart.MaxAge
+	switch {
+	case !known:
+		return "its host left the fleet"
+	case h.Liveness != miosa.Alive:
+		return "its host is " + string(h.Liveness)
+	case i.State() == miosa.Unhealthy:
+		return "unhealthy: " + i.Observed.Failure.Message
+	case i.ReplaceAsked:
+		return "a restart was asked for"
+	case maxAge > 0 && s.in.Now.Sub(i.CreatedAt) >= maxAge && i.State() == miosa.Healthy:
+		return "older than its max_age of " + maxAge.String()
+	case i.State() == miosa.Pending && i.Observed.Failures-i.PriorFailures >= health.FailuresOnOneHost && len(s.in.Hosts) > 1:
+		return fmt.Sprintf("failed %d times in a row on one host", i.Observed.Failures-i.PriorFailures)
+	}
+	return ""
+}
+
+// failedReplacement: the last attempt to replace the occupant failed for
+// good; another would fail the same way.
+func failedReplacement(s *slot) bool {
+	return s.last.ID != "" && s.last.Replaces == s.live[0].ID && s.last.State() == miosa.Failed
+}
+
+func replace(s *slot, r *Result) {
+	old := s.live[0]
+	avoid := ""
+	if old.State() == miosa.Pending || s.in.Hosts[old.HostID].Liveness != miosa.Alive {
+		avoid = old.HostID
+	}
+	failures := 0
+	if old.State() == miosa.Pending {
+		failures = old.Observed.Failures
+	}
+	r.create(s, old.ID, avoid, failures, "replaces "+old.ID+": "+leaveReason(s, old))
+}
+
+func restartInPlace(s *slot, r *Result) {
+	old, heir := s.live[0], s.live[1]
+	if due := heir.CreatedAt.Add(PlaceBefore); s.in.Now.Before(due) {
+		r.wake(due)
+		return
+	}
+	r.drain(heir, "called off: no host has room for it beside "+old.ID)
+	r.Actions = append(r.Actions, Action{Op: Restart, Instance: old, Reason: "unhealthy, and no host has room for a replacement beside it"})
+}
+
+// age waits for the configured restart.
+func age(s *slot, r *Result) {
+	if maxAge := s.service.Restart.MaxAge; maxAge > 0 && s.live[0].State() == miosa.Healthy {
+		r.wake(s.live[0].CreatedAt.Add(maxAge))
+	}
+}
+
+func (r *Result) create(s *slot, replaces, avoid string, failures int, reason string) {
+	r.Actions = append(r.Actions, Action{
+		Op: Create, Service: s.service, Spec: s.spec, Version: s.side.Version.ID, Proven: s.side.Proven,
+		Slot: s.number, Replaces: replaces, Avoid: avoid, Failures: failures, Reason: reason,
+	})
+}
+
+func (r *Result) drain(i miosa.Instance, reason string) {
+	r.Actions = append(r.Actions, Action{Op: Drain, Instance: i, Reason: reason})
+}
+
+func itoa(n int) string { return fmt.Sprint(n) }

@@ -1,0 +1,219 @@
+// Package rollout is one publish, promote, rollback or restart, step by step.
+// It is pure: given the record and the state of the world it says which step
+// comes next. A crash of the control plane at any point resumes at the step
+// on the record.
+package rollout
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/miosa/miosa"
+)
+
+const (
+	// StartDeadline is how long the new instances have to become healthy.
+	StartDeadline = 10 * time.Minute
+	// FlipDeadline is how long live routers have to acknowledge the routes; one
+	// that does not is broken, and the flip goes on without it.
+	FlipDeadline = 30 * time.Second
+	// DrainSlack is added to the drain limit before the old instances' leaving
+	// is no longer waited for (they are still stopped, by reconcile).
+	DrainSlack = 60 * time.Second
+)
+
+// Input is what a decision rests on.
+type Input struct {
+	Now       time.Time
+	Rollout   miosa.Rollout
+	Target    miosa.Version
+	Services  []miosa.Service  // of the environment
+	Instances []miosa.Instance // of the environment, terminal ones included
+	// Deleted: the deployment is going away.
+	Deleted bool
+	// Acknowledged: every live router has applied a table that names the
+	// target's instances. Meaningful from flipping on.
+	Acknowledged bool
+}
+
+// Decision is the next step. Step equal to the record's means: wait.
+type Decision struct {
+	Step     miosa.RolloutStep
+	Deadline time.Time // of the new step
+	Reason   string    // in words: what it waits for, or why it ended
+	// Ready: the target has proven itself. Activate: make it the active
+	// version. Failed: the target never became healthy.
+	Ready    bool
+	Activate bool
+	Failed   bool
+	Lines    []string // last log lines, with Failed
+	Wake     time.Time
+}
+
+// Decide says what comes next.
+func Decide(in Input) Decision {
+	switch in.Rollout.Step {
+	case miosa.StepStarting:
+		return starting(in)
+	case miosa.StepFlipping:
+		return flipping(in)
+	case miosa.StepDraining:
+		return draining(in)
+	}
+	return Decision{Step: in.Rollout.Step, Reason: in.Rollout.Reason}
+}
+
+func starting(in Input) Decision {
+	switch {
+	case in.Deleted:
+		return Decision{Step: miosa.StepCancelled, Reason: "the deployment was deleted"}
+	case in.Rollout.CancelledBy != "":
+		return Decision{Step: miosa.StepCancelled, Reason: "cancelled by " + in.Rollout.CancelledBy}
+	}
+	p := survey(in)
+	if p.failed.ID != "" {
+		return failed(p.failed)
+	}
+	if p.healthy == p.want {
+		if !in.Rollout.Promote {
+			return Decision{Step: miosa.StepDone, Reason: "healthy; not promoted, as asked", Ready: true}
+		}
+		return Decision{
+			Step: miosa.StepFlipping, Ready: true, Deadline: in.Now.Add(FlipDeadline),
+			Reason: fmt.Sprintf("%s; waiting for the routers", p.words()),
+		}
+	}
+	if !in.Now.Before(in.Rollout.Deadline) {
+		d := Decision{
+			Step: miosa.StepFailed, Failed: true,
+			Reason: fmt.Sprintf("not healthy within %s: %s", in.Rollout.Deadline.Sub(in.Rollout.CreatedAt).Round(time.Second), p.stuck()),
+		}
+		if len(p.waiting) > 0 {
+			d.Lines = p.waiting[0].Observed.Failure.LastLines
+		}
+		return d
+	}
+	return Decision{Step: miosa.StepStarting, Reason: p.words(), Deadline: in.Rollout.Deadline, Wake: in.Rollout.Deadline}
+}
+
+func failed(i miosa.Instance) Decision {
+	f := i.Observed.Failure
+	reason := f.Message
+	if reason == "" {
+		reason = "an instance failed"
+	}
+	return Decision{Step: miosa.StepFailed, Failed: true, Reason: i.Spec.Name + ": " + reason, Lines: f.LastLines}
+}
+
+// progress is how far the target's slots have come.
+type progress struct {
+	want, healthy int
+	waiting       []miosa.Instance // slots not healthy yet
+	failed        miosa.Instance   // a slot that failed for good; ID "" if none
+}
+
+func survey(in Input) progress {
+	var p progress
+	for _, svc := range in.Services {
+		if _, ok := in.Target.Service(svc.ID); !ok || in.Target.Kind == miosa.KindStatic {
+			continue
+		}
+		for n := range svc.DesiredReplicas {
+			p.want++
+			p.slot(in, svc.ID, n)
+		}
+	}
+	slices.SortFunc(p.waiting, func(a, b miosa.Instance) int { return cmp.Compare(a.ID, b.ID) })
+	return p
+}
+
+func (p *progress) slot(in Input, service string, n int) {
+	var best miosa.Instance
+	for _, i := range in.Instances {
+		if i.VersionID != in.Target.ID || i.ServiceID != service || i.Slot != n || i.CreatedAt.Before(in.Rollout.CreatedAt) && i.State().Terminal() {
+			continue
+		}
+		switch {
+		case i.State() == miosa.Healthy:
+			p.healthy++
+			return
+		case i.State() == miosa.Failed:
+			if p.failed.ID == "" || i.ID < p.failed.ID {
+				p.failed = i
+			}
+			return
+		case i.Observed.Failure.Kind == miosa.FailureCompleted && i.State() == miosa.Stopped:
+			if i.Spec.Port == 0 {
+				p.healthy++ // a job that did its work
+				return
+			}
+			p.failed = i
+			return
+		case !i.State().Terminal() && (best.ID == "" || i.ID > best.ID):
+			best = i
+		}
+	}
+	if best.ID != "" {
+		p.waiting = append(p.waiting, best)
+	}
+}
+
+func (p *progress) words() string { return fmt.Sprintf("%d of %d instances healthy", p.healthy, p.want) }
+
+// stuck says what the first slot that is not healthy waits for.
+func (p *progress) stuck() string {
+	if len(p.waiting) == 0 {
+		return p.words()
+	}
+	i := p.waiting[0]
+	switch {
+	case i.HostID == "" && len(i.Reasons) > 0:
+		return p.words() + "; no host for the next: " + strings.Join(i.Reasons, "; ")
+	case i.Observed.Failure.Message != "":
+		return p.words() + "; " + i.Observed.Failure.Message
+	}
+	return fmt.Sprintf("%s; %s is %s", p.words(), i.ID, i.State())
+}
+
+func flipping(in Input) Decision {
+	end := drainEnd(in)
+	switch {
+	case in.Deleted:
+		return Decision{Step: miosa.StepCancelled, Reason: "the deployment was deleted"}
+	case in.Acknowledged:
+		return Decision{Step: miosa.StepDraining, Activate: true, Deadline: end, Reason: "every router sends requests to the new instances"}
+	case !in.Now.Before(in.Rollout.Deadline):
+		return Decision{Step: miosa.StepDraining, Activate: true, Deadline: end, Reason: "a router did not acknowledge in time; the others send requests to the new instances"}
+	}
+	return Decision{Step: miosa.StepFlipping, Reason: "waiting for the routers", Deadline: in.Rollout.Deadline, Wake: in.Rollout.Deadline}
+}
+
+func drainEnd(in Input) time.Time {
+	limit := miosa.DefaultDrain
+	for _, svc := range in.Services {
+		limit = max(limit, time.Duration(svc.DrainSeconds)*time.Second)
+	}
+	return in.Now.Add(limit + DrainSlack)
+}
+
+func draining(in Input) Decision {
+	left := 0
+	for _, i := range in.Instances {
+		if i.VersionID == in.Rollout.FromID && in.Rollout.FromID != in.Rollout.TargetID && !i.State().Terminal() {
+			left++
+		}
+	}
+	switch {
+	case left == 0:
+		return Decision{Step: miosa.StepDone, Reason: "live"}
+	case !in.Now.Before(in.Rollout.Deadline):
+		return Decision{Step: miosa.StepDone, Reason: fmt.Sprintf("live; %d old instances are still stopping", left)}
+	}
+	return Decision{
+		Step: miosa.StepDraining, Deadline: in.Rollout.Deadline, Wake: in.Rollout.Deadline,
+		Reason: fmt.Sprintf("live; %d old instances drain", left),
+	}
+}
