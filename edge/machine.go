@@ -1,0 +1,337 @@
+package edge
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/routing"
+)
+
+// machine decides what the router does about a new table, about backends that
+// left and about what hangs on them, and when control is told. It has no
+// effects and reads no clock: Router.Run feeds it events and carries out what
+// it answers, in order.
+type machine struct {
+	routerID string
+	table    routing.Table
+	applied  bool // a table has come; generation 0 is a legal first one
+
+	serving map[routing.Backend]time.Duration // in the table, with the longest drain of its pools
+	leaving map[routing.Backend]*departure
+	tunnels map[tunnelID]routing.Backend
+
+	reportAt time.Time
+}
+
+// departure is a backend that left the table while something hung on it.
+type departure struct {
+	deadline time.Time // what is still in flight is cut
+	cut      bool
+	closes   []plannedClose // by time
+}
+
+type plannedClose struct {
+	at     time.Time
+	tunnel tunnelID
+}
+
+// tunnelID names one upgraded connection within this router.
+type tunnelID uint64
+
+// How often control hears from the router: often while it waits for a drain,
+// seldom otherwise, as a sign of life.
+const (
+	reportDraining = time.Second
+	reportQuiet    = 5 * time.Second
+)
+
+// The events.
+type (
+	event interface{ isEvent() }
+
+	// tableArrived: the feed has a new table.
+	tableArrived struct{ table routing.Table }
+	// counted: what was in flight after all effects before the count were done.
+	counted struct{ inFlight map[routing.Backend]int }
+	// backendIdle: nothing is in flight any more at a backend that left.
+	backendIdle struct{ backend routing.Backend }
+	// tunnelOpened: a connection was upgraded.
+	tunnelOpened struct {
+		id      tunnelID
+		backend routing.Backend
+	}
+	// tunnelClosed: it is gone.
+	tunnelClosed struct{ id tunnelID }
+	// woke: the time that wake named has come.
+	woke struct{}
+	// stopping: the router shuts down; every tunnel is asked to go.
+	stopping struct{}
+)
+
+func (tableArrived) isEvent() {}
+func (counted) isEvent()      {}
+func (backendIdle) isEvent()  {}
+func (tunnelOpened) isEvent() {}
+func (tunnelClosed) isEvent() {}
+func (woke) isEvent()         {}
+func (stopping) isEvent()     {}
+
+// The effects.
+type (
+	effect interface{ isEffect() }
+
+	// setPool: the host name is served by this pool from now on.
+	setPool struct {
+		host string
+		pool routing.Pool
+	}
+	// dropHost: the host name is no longer known.
+	dropHost struct{ host string }
+	// admit: a backend that was leaving is in the table again.
+	admit struct{ backend routing.Backend }
+	// retire: no pool holds the backend; its resting connections go, and it
+	// is to be told of when it has nothing in flight.
+	retire struct{ backend routing.Backend }
+	// forget: a retired backend has nothing in flight.
+	forget struct{ backend routing.Backend }
+	// cut: the drain window is over; end what is in flight there.
+	cut struct{ backend routing.Backend }
+	// closeTunnel: ask both ends to close.
+	closeTunnel struct{ id tunnelID }
+	// count: read the in-flight counts and answer with counted.
+	count struct{}
+	// report: tell control.
+	report struct{ routing.Report }
+)
+
+func (setPool) isEffect()     {}
+func (dropHost) isEffect()    {}
+func (admit) isEffect()       {}
+func (retire) isEffect()      {}
+func (forget) isEffect()      {}
+func (cut) isEffect()         {}
+func (closeTunnel) isEffect() {}
+func (count) isEffect()       {}
+func (report) isEffect()      {}
+
+func newMachine(routerID string) *machine {
+	return &machine{
+		routerID: routerID,
+		serving:  map[routing.Backend]time.Duration{},
+		leaving:  map[routing.Backend]*departure{},
+		tunnels:  map[tunnelID]routing.Backend{},
+	}
+}
+
+// handle takes one event and says what to do, in the order to do it.
+func (m *machine) handle(now time.Time, ev event) []effect {
+	switch ev := ev.(type) {
+	case tableArrived:
+		return m.take(now, ev.table)
+	case counted:
+		return m.tell(now, ev.inFlight)
+	case backendIdle:
+		if m.leaving[ev.backend] != nil {
+			return []effect{count{}}
+		}
+	case tunnelOpened:
+		m.tunnels[ev.id] = ev.backend
+		// The upgrade may have been under way while its backend left.
+		if d := m.leaving[ev.backend]; d != nil {
+			d.plan(now, ev.id)
+		}
+	case tunnelClosed:
+		delete(m.tunnels, ev.id)
+	case woke:
+		return m.due(now)
+	case stopping:
+		var out []effect
+		for _, id := range slices.Sorted(maps.Keys(m.tunnels)) {
+			out = append(out, closeTunnel{id})
+		}
+		return out
+	}
+	return nil
+}
+
+// wake is when to send woke next; the zero time for never.
+func (m *machine) wake() time.Time {
+	at := m.reportAt
+	earlier := func(t time.Time) {
+		if at.IsZero() || t.Before(at) {
+			at = t
+		}
+	}
+	for _, d := range m.leaving {
+		if !d.cut {
+			earlier(d.deadline)
+		}
+		if len(d.closes) > 0 {
+			earlier(d.closes[0].at)
+		}
+	}
+	return at
+}
+
+// take goes over to the table: pools first, then the backends that no pool
+// holds any more, and at last the count that the acknowledgement rests on.
+func (m *machine) take(now time.Time, next routing.Table) []effect {
+	if m.applied && next.Generation < m.table.Generation {
+		return nil // overtaken on its way
+	}
+	if m.applied && next.Generation == m.table.Generation {
+		return []effect{count{}} // control asks again: it is new, or lost our report
+	}
+	out := m.flips(next)
+
+	serving := map[routing.Backend]time.Duration{}
+	for _, pool := range next.Routes {
+		for _, b := range pool.Backends {
+			serving[b] = max(serving[b], drainOf(pool))
+		}
+	}
+	for _, b := range sortedBackends(m.leaving) {
+		if _, back := serving[b]; back {
+			delete(m.leaving, b)
+			out = append(out, admit{b})
+		}
+	}
+	var left []routing.Backend
+	for b := range m.serving {
+		if _, stays := serving[b]; !stays {
+			left = append(left, b)
+		}
+	}
+	slices.SortFunc(left, compareBackends)
+	for _, b := range left {
+		m.leaving[b] = &departure{deadline: now.Add(window(m.serving[b]))}
+		out = append(out, retire{b})
+	}
+	if len(left) > 0 {
+		for _, id := range slices.Sorted(maps.Keys(m.tunnels)) {
+			if b := m.tunnels[id]; slices.Contains(left, b) {
+				m.leaving[b].plan(now, id)
+			}
+		}
+	}
+	m.table, m.serving, m.applied = next, serving, true
+	return append(out, count{})
+}
+
+// flips are the host names whose pool changes, in order.
+func (m *machine) flips(next routing.Table) []effect {
+	var changed, dropped []string
+	for host, pool := range next.Routes {
+		if old, known := m.table.Routes[host]; !known || !old.Equal(pool) {
+			changed = append(changed, host)
+		}
+	}
+	for host := range m.table.Routes {
+		if _, stays := next.Routes[host]; !stays {
+			dropped = append(dropped, host)
+		}
+	}
+	slices.Sort(changed)
+	slices.Sort(dropped)
+	out := make([]effect, 0, len(changed)+len(dropped)+1)
+	for _, host := range changed {
+		out = append(out, setPool{host, next.Routes[host]})
+	}
+	for _, host := range dropped {
+		out = append(out, dropHost{host})
+	}
+	return out
+}
+
+// tell makes the report of a count. Every pool of m.table was in place before
+// the count was taken, so the generation may be acknowledged with it.
+func (m *machine) tell(now time.Time, inFlight map[routing.Backend]int) []effect {
+	if !m.applied {
+		return nil
+	}
+	var out []effect
+	for _, b := range sortedBackends(m.leaving) {
+		if inFlight[b] == 0 {
+			delete(m.leaving, b)
+			out = append(out, forget{b})
+		}
+	}
+	byInstance := map[string]int{}
+	for b, n := range inFlight {
+		if n > 0 {
+			byInstance[b.InstanceID] += n
+		}
+	}
+	m.reportAt = now.Add(reportQuiet)
+	if len(m.leaving) > 0 {
+		m.reportAt = now.Add(reportDraining)
+	}
+	return append(out, report{routing.Report{
+		RouterID:   m.routerID,
+		Generation: m.table.Generation,
+		InFlight:   byInstance,
+		At:         now,
+	}})
+}
+
+// due is what the time has come for.
+func (m *machine) due(now time.Time) []effect {
+	var out []effect
+	for _, b := range sortedBackends(m.leaving) {
+		d := m.leaving[b]
+		for len(d.closes) > 0 && !d.closes[0].at.After(now) {
+			// It may have closed by itself since it was planned.
+			if id := d.closes[0].tunnel; m.tunnels[id] == b {
+				delete(m.tunnels, id) // nothing more to decide about it
+				out = append(out, closeTunnel{id})
+			}
+			d.closes = d.closes[1:]
+		}
+		if !d.cut && !d.deadline.After(now) {
+			d.cut = true
+			out = append(out, cut{b})
+		}
+	}
+	if !m.reportAt.IsZero() && !m.reportAt.After(now) {
+		out = append(out, count{})
+	}
+	return out
+}
+
+// plan gives a tunnel its moment within what remains of the window. The
+// moments are spread evenly by the tunnel's ID, so that the clients do not
+// all come back at once; the last tenth is kept for the close handshake.
+func (d *departure) plan(now time.Time, id tunnelID) {
+	left := max(0, d.deadline.Sub(now)*9/10)
+	p := plannedClose{at: now.Add(time.Duration(routing.Spread(uint64(id)) * float64(left))), tunnel: id}
+	i, _ := slices.BinarySearchFunc(d.closes, p, func(a, b plannedClose) int {
+		return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.tunnel, b.tunnel))
+	})
+	d.closes = slices.Insert(d.closes, i, p)
+}
+
+func drainOf(p routing.Pool) time.Duration {
+	if p.Drain <= 0 {
+		return miosa.DefaultDrain
+	}
+	return p.Drain
+}
+
+// window is the part of a drain that the router uses. It begins to count
+// before control does (at the flip, not at its acknowledgement), and is a
+// little shorter still, so that the last stream is ended here before the
+// instance is stopped there.
+func window(drain time.Duration) time.Duration {
+	return drain - min(drain/10, 2*time.Second)
+}
+
+func compareBackends(a, b routing.Backend) int {
+	return cmp.Or(cmp.Compare(a.InstanceID, b.InstanceID), a.Address.Compare(b.Address))
+}
+
+func sortedBackends[V any](m map[routing.Backend]V) []routing.Backend {
+	return slices.SortedFunc(maps.Keys(m), compareBackends)
+}

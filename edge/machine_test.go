@@ -1,0 +1,292 @@
+package edge
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/miosa/miosa/routing"
+)
+
+var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func testBackend(i int) routing.Backend {
+	return routing.Backend{
+		InstanceID: fmt.Sprintf("ri_%02d", i/2), // two addresses each: a reboot elsewhere
+		Address:    netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 80),
+	}
+}
+
+// fleet is what the machine's effects made of the world: the model that the
+// properties are read from.
+type fleet struct {
+	pools   map[string]routing.Pool
+	retired map[routing.Backend]time.Time // since when
+	was     map[routing.Backend]time.Duration
+	flying  map[routing.Backend]int
+	tunnels map[tunnelID]routing.Backend
+	asked   map[tunnelID]bool
+	cut     map[routing.Backend]bool
+	told    []routing.Report
+}
+
+// carry runs the effects as the router does, feeding counts back at once.
+func (f *fleet) carry(t *rapid.T, m *machine, now time.Time, effects []effect) {
+	for _, e := range effects {
+		switch e := e.(type) {
+		case setPool:
+			f.pools[e.host] = e.pool
+		case dropHost:
+			delete(f.pools, e.host)
+		case retire:
+			f.retired[e.backend] = now
+			delete(f.cut, e.backend)
+		case admit:
+			if _, ok := f.retired[e.backend]; !ok {
+				t.Fatalf("%v admitted but was never retired", e.backend)
+			}
+			delete(f.retired, e.backend)
+			delete(f.cut, e.backend)
+		case forget:
+			if f.flying[e.backend] != 0 {
+				t.Fatalf("%v forgotten with %d in flight", e.backend, f.flying[e.backend])
+			}
+			delete(f.retired, e.backend)
+			delete(f.cut, e.backend)
+		case cut:
+			if f.cut[e.backend] {
+				t.Fatalf("%v cut twice", e.backend)
+			}
+			f.cut[e.backend] = true
+		case closeTunnel:
+			if f.asked[e.id] {
+				t.Fatalf("tunnel %d asked twice", e.id)
+			}
+			if _, ok := f.retired[f.tunnels[e.id]]; !ok {
+				t.Fatalf("tunnel %d asked to close though its backend serves", e.id)
+			}
+			f.asked[e.id] = true
+		case count:
+			f.carry(t, m, now, m.handle(now, counted{maps.Clone(f.flying)}))
+		case report:
+			f.told = append(f.told, e.Report)
+		}
+	}
+}
+
+func drawTable(t *rapid.T, generation int64) routing.Table {
+	table := routing.Table{Generation: generation, Routes: map[string]routing.Pool{}}
+	for h := range rapid.IntRange(0, 4).Draw(t, "hosts") {
+		var pool routing.Pool
+		pool.Drain = time.Duration(rapid.IntRange(0, 60).Draw(t, "drain")) * time.Second
+		for _, i := range rapid.SliceOfNDistinct(rapid.IntRange(0, 7), 0, 4, rapid.ID[int]).Draw(t, "backends") {
+			pool.Backends = append(pool.Backends, testBackend(i))
+		}
+		slices.SortFunc(pool.Backends, compareBackends)
+		table.Routes[fmt.Sprintf("h%d.example", h)] = pool
+	}
+	return table
+}
+
+func TestMachineProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := newMachine("router-1")
+		f := &fleet{
+			pools: map[string]routing.Pool{}, retired: map[routing.Backend]time.Time{}, was: map[routing.Backend]time.Duration{},
+			flying: map[routing.Backend]int{}, tunnels: map[tunnelID]routing.Backend{},
+			asked: map[tunnelID]bool{}, cut: map[routing.Backend]bool{},
+		}
+		now, generation, tunnel := epoch, int64(0), tunnelID(0)
+		var current routing.Table
+
+		// advance lets time pass, waking the machine whenever it asks for it.
+		advance := func(by time.Duration) {
+			end := now.Add(by)
+			for {
+				at := m.wake()
+				if at.IsZero() || at.After(end) {
+					break
+				}
+				if at.After(now) {
+					now = at
+				}
+				f.carry(t, m, now, m.handle(now, woke{}))
+				if next := m.wake(); !next.IsZero() && !next.After(now) {
+					t.Fatalf("woken at %v, wants to be woken at %v: it would spin", now, next)
+				}
+			}
+			now = end
+		}
+
+		t.Repeat(map[string]func(*rapid.T){
+			"table": func(t *rapid.T) {
+				generation++
+				next := drawTable(t, generation)
+				f.carry(t, m, now, m.handle(now, tableArrived{next}))
+				current = next
+				if len(f.told) == 0 || f.told[len(f.told)-1].Generation != generation {
+					t.Fatalf("generation %d was not acknowledged", generation)
+				}
+			},
+			"old table": func(t *rapid.T) {
+				if generation > 1 {
+					if got := m.handle(now, tableArrived{drawTable(t, generation-1)}); got != nil {
+						t.Fatalf("an older table was taken: %v", got)
+					}
+				}
+			},
+			"same table": func(t *rapid.T) {
+				if generation > 0 {
+					told := len(f.told)
+					f.carry(t, m, now, m.handle(now, tableArrived{current}))
+					if len(f.told) != told+1 {
+						t.Fatal("the same generation was not acknowledged again")
+					}
+				}
+			},
+			"request": func(t *rapid.T) {
+				for _, host := range slices.Sorted(maps.Keys(f.pools)) {
+					p := f.pools[host]
+					if len(p.Backends) > 0 {
+						f.flying[p.Backends[rapid.IntRange(0, len(p.Backends)-1).Draw(t, "b")]]++
+						return
+					}
+				}
+			},
+			"upgrade": func(t *rapid.T) {
+				// On any backend with something in flight, leaving ones too.
+				for _, b := range sortedBackends(f.flying) {
+					if f.flying[b] > 0 && rapid.Bool().Draw(t, "this") {
+						tunnel++
+						f.flying[b]++
+						f.tunnels[tunnel] = b
+						f.carry(t, m, now, m.handle(now, tunnelOpened{tunnel, b}))
+						return
+					}
+				}
+			},
+			"end": func(t *rapid.T) {
+				for _, id := range slices.Sorted(maps.Keys(f.tunnels)) {
+					if rapid.Bool().Draw(t, "tunnel") {
+						b := f.tunnels[id]
+						delete(f.tunnels, id)
+						f.flying[b]--
+						f.carry(t, m, now, m.handle(now, tunnelClosed{id}))
+						return
+					}
+				}
+				for _, b := range sortedBackends(f.flying) {
+					open := 0
+					for _, at := range f.tunnels {
+						if at == b {
+							open++
+						}
+					}
+					if f.flying[b] > open {
+						if f.flying[b]--; f.flying[b] == 0 {
+							f.carry(t, m, now, m.handle(now, backendIdle{b}))
+							if _, still := f.retired[b]; still {
+								t.Fatalf("%v is idle and not forgotten", b)
+							}
+						}
+						return
+					}
+				}
+			},
+			"time": func(t *rapid.T) {
+				advance(time.Duration(rapid.IntRange(0, 40_000).Draw(t, "ms")) * time.Millisecond)
+			},
+			"": func(t *rapid.T) {
+				advance(0) // the loop looks at wake after every event
+				// What serves is what the table says, no more and no less.
+				if !maps.EqualFunc(f.pools, current.Routes, routing.Pool.Equal) {
+					t.Fatalf("pools %v, table %v", f.pools, current.Routes)
+				}
+				inTable := map[routing.Backend]bool{}
+				for _, p := range f.pools {
+					for _, b := range p.Backends {
+						inTable[b] = true
+					}
+				}
+				for b := range f.retired {
+					if inTable[b] {
+						t.Fatalf("%v is retired and serves", b)
+					}
+				}
+				for b, since := range f.retired {
+					if now.Sub(since) > time.Minute && !f.cut[b] {
+						t.Fatalf("%v left %v ago and was never cut", b, now.Sub(since))
+					}
+				}
+				for id, b := range f.tunnels {
+					if since, leaving := f.retired[b]; leaving && now.Sub(since) > time.Minute && f.flying[b] > 0 && !f.asked[id] {
+						t.Fatalf("tunnel %d was not asked to close %v after its backend left", id, now.Sub(since))
+					}
+				}
+				if n := len(f.told); n > 0 {
+					want := map[string]int{}
+					for b, k := range f.flying {
+						want[b.InstanceID] += k
+					}
+					for id, k := range f.told[n-1].InFlight {
+						if k <= 0 {
+							t.Fatalf("%s reported with %d in flight", id, k)
+						}
+					}
+					if f.told[n-1].At.Equal(now) && f.told[n-1].RouterID != "router-1" {
+						t.Fatal("the report does not name its router")
+					}
+				}
+			},
+		})
+	})
+}
+
+func TestMachineSpreadsClosesOverTheWindow(t *testing.T) {
+	m := newMachine("r")
+	b := testBackend(0)
+	m.handle(epoch, tableArrived{routing.Table{Generation: 1, Routes: map[string]routing.Pool{"h": {Drain: 30 * time.Second, Backends: []routing.Backend{b}}}}})
+	const n = 1000
+	for id := range tunnelID(n) {
+		m.handle(epoch, tunnelOpened{id, b})
+	}
+	m.handle(epoch, tableArrived{routing.Table{Generation: 2}})
+	m.handle(epoch, counted{map[routing.Backend]int{b: n}})
+	closed := map[int]int{} // by quarter of the window
+	for now := epoch; now.Before(epoch.Add(31 * time.Second)); now = now.Add(100 * time.Millisecond) {
+		for _, e := range m.handle(now, woke{}) {
+			if _, ok := e.(closeTunnel); ok {
+				closed[int(now.Sub(epoch)*4/window(30*time.Second))]++
+			}
+		}
+	}
+	if got := closed[0] + closed[1] + closed[2] + closed[3]; got != n {
+		t.Fatalf("%d of %d asked within the window: %v", got, n, closed)
+	}
+	for q := range 3 {
+		if closed[q] < n/5 {
+			t.Errorf("quarter %d closes only %d of %d: %v", q, closed[q], n, closed)
+		}
+	}
+}
+
+func TestMachineReturningBackendKeepsItsTunnels(t *testing.T) {
+	m := newMachine("r")
+	b := testBackend(0)
+	with := map[string]routing.Pool{"h": {Drain: 10 * time.Second, Backends: []routing.Backend{b}}}
+	m.handle(epoch, tableArrived{routing.Table{Generation: 1, Routes: with}})
+	m.handle(epoch, tunnelOpened{7, b})
+	m.handle(epoch, tableArrived{routing.Table{Generation: 2}})
+	m.handle(epoch, tableArrived{routing.Table{Generation: 3, Routes: with}})
+	for _, e := range m.handle(epoch.Add(time.Minute), woke{}) {
+		switch e.(type) {
+		case closeTunnel, cut:
+			t.Errorf("%T after the backend came back", e)
+		}
+	}
+}
