@@ -10,6 +10,8 @@ package store
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"iter"
 	"time"
 )
@@ -23,9 +25,13 @@ type Store interface {
 	// (descending if asked), all from one revision.
 	Scan(ctx context.Context, prefix string, opts ScanOptions) iter.Seq2[Entry, error]
 	// Commit applies all of the transaction or nothing. When a condition
-	// fails the error is ErrConflict. It returns the new revision.
+	// fails the error is ErrConflict. It returns the new revision; the
+	// present one when nothing was changed (a delete of what is not there
+	// changes nothing). A *miosa.Error NoSpace says that the store is full,
+	// Unavailable that it could not answer: then the transaction may have
+	// been applied all the same.
 	Commit(ctx context.Context, txn Txn) (int64, error)
-	// Watch yields every change under prefix after the given revision, in
+	// Watch yields every change under prefix ("": all) after the given revision, in
 	// commit order, each commit's changes together, until ctx ends (then the
 	// sequence just ends). When that revision is compacted away the error is
 	// ErrCompacted: list again and watch from there.
@@ -43,14 +49,15 @@ type Entry struct {
 
 // ScanOptions narrow a scan.
 type ScanOptions struct {
-	After      string // exclusive: start behind this key in scan order
+	After      string // exclusive: start behind this key in scan order; one under the prefix, or ""
 	Limit      int    // 0: all
 	Descending bool
 	KeysOnly   bool
 }
 
 // Txn is a set of conditions and changes. At most MaxOps changes and as many
-// conditions.
+// conditions; each key is changed at most once. Without changes it only
+// verifies its conditions.
 type Txn struct {
 	If     []Condition
 	Put    []Put
@@ -59,6 +66,52 @@ type Txn struct {
 
 // MaxOps bounds the changes, and the conditions, of one transaction (etcd's limit).
 const MaxOps = 128
+
+// Check reports what no store would accept: too many operations, or a key
+// changed twice. Adapters call it first.
+func (t Txn) Check() error {
+	if n := len(t.Put) + len(t.Delete); n > MaxOps || len(t.If) > MaxOps {
+		return fmt.Errorf("transaction of %d conditions and %d changes: at most %d each", len(t.If), n, MaxOps)
+	}
+	seen := make(map[string]struct{}, len(t.Put)+len(t.Delete))
+	changes := func(key string) error {
+		if key == "" {
+			return errors.New("transaction changes the empty key")
+		}
+		if _, twice := seen[key]; twice {
+			return fmt.Errorf("transaction changes %s twice", key)
+		}
+		seen[key] = struct{}{}
+		return nil
+	}
+	for _, p := range t.Put {
+		if err := changes(p.Key); err != nil {
+			return err
+		}
+	}
+	for _, key := range t.Delete {
+		if err := changes(key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CeilSeconds is d in whole seconds, never less: the resolution of a TTL.
+func CeilSeconds(d time.Duration) time.Duration {
+	return (d + time.Second - 1).Truncate(time.Second)
+}
+
+// PrefixEnd is the first key behind all that begin with prefix; "" when there
+// is none.
+func PrefixEnd(prefix string) string {
+	for i := len(prefix) - 1; i >= 0; i-- {
+		if prefix[i] < 0xff {
+			return prefix[:i] + string([]byte{prefix[i] + 1})
+		}
+	}
+	return ""
+}
 
 // Condition holds when the key's present revision is Revision (0: absent).
 type Condition struct {

@@ -1,0 +1,68 @@
+package store
+
+import (
+	"time"
+
+	"github.com/miosa/miosa"
+)
+
+// Hosts are kept by ID.
+var Hosts = shape[miosa.Host, hostRecord]{
+	name: kindHost, schema: 1,
+	key:      func(v miosa.Host) string { return HostKey(v.ID) },
+	record:   hostToRecord,
+	noun:     hostRecord.noun,
+	revision: func(v *miosa.Host) *int64 { return &v.Revision },
+}.kind()
+
+type hostRecord struct {
+	ID          string          `json:"id,omitempty"`
+	Name        string          `json:"name,omitempty"`
+	Region      string          `json:"region,omitempty"`
+	Zone        string          `json:"zone,omitempty"`
+	Driver      string          `json:"driver,omitempty"`
+	PublicKey   []byte          `json:"public_key,omitempty"`
+	Capacity    resourcesRecord `json:"capacity,omitzero"`
+	Overcommit  float64         `json:"overcommit,omitempty"`
+	Schedulable bool            `json:"schedulable,omitempty"`
+	Liveness    miosa.Liveness  `json:"liveness,omitempty"`
+	Version     string          `json:"version,omitempty"`
+	CreatedAt   time.Time       `json:"created_at,omitzero"`
+	UpdatedAt   time.Time       `json:"updated_at,omitzero"`
+}
+
+func hostToRecord(v miosa.Host) hostRecord {
+	return hostRecord{
+		ID:          v.ID,
+		Name:        v.Name,
+		Region:      v.Region,
+		Zone:        v.Zone,
+		Driver:      v.Driver,
+		PublicKey:   v.PublicKey,
+		Capacity:    resourcesToRecord(v.Capacity),
+		Overcommit:  v.Overcommit,
+		Schedulable: v.Schedulable,
+		Liveness:    v.Liveness,
+		Version:     v.Version,
+		CreatedAt:   utc(v.CreatedAt),
+		UpdatedAt:   utc(v.UpdatedAt),
+	}
+}
+
+func (r hostRecord) noun() miosa.Host {
+	return miosa.Host{
+		ID:          r.ID,
+		Name:        r.Name,
+		Region:      r.Region,
+		Zone:        r.Zone,
+		Driver:      r.Driver,
+		PublicKey:   r.PublicKey,
+		Capacity:    r.Capacity.noun(),
+		Overcommit:  r.Overcommit,
+		Schedulable: r.Schedulable,
+		Liveness:    r.Liveness,
+		Version:     r.Version,
+		CreatedAt:   r.CreatedAt,
+		UpdatedAt:   r.UpdatedAt,
+	}
+}

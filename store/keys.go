@@ -1,0 +1,303 @@
+package store
+
+import (
+	"strings"
+
+	"github.com/miosa/miosa"
+)
+
+// Every key of a tenant's things begins /v1/t/{tenant}/, then the short name
+// of the kind, then (where there is one) the deployment: one prefix lists a
+// deployment's or a whole tenant's records of a kind.
+const (
+	root          = "/v1/"
+	tenantsRoot   = root + "t/"
+	idRoot        = root + "id/"
+	tenantRoot    = root + "tenant/"
+	tenantSlugs   = root + "tslug/"
+	planRoot      = root + "plan/"
+	apiKeyRoot    = root + "key/"
+	apiKeyIDRoot  = root + "keyid/"
+	hostRoot      = root + "host/"
+	noOne         = "-" // stands for an absent tenant or deployment in a key
+	segDeployment = "dep"
+	segEnv        = "env"
+	segVars       = "vars"
+	segService    = "svc"
+	segVersion    = "ver"
+	segRelease    = "rel"
+	segRollout    = "rol"
+	segInstance   = "ri"
+	segObserved   = "obs"
+	segEvent      = "evt"
+)
+
+// Prefixes of what does not belong to one tenant. AllTenants covers every
+// tenant's records of every kind: List with a kind picks that kind's.
+const (
+	AllTenants = tenantsRoot
+	AllRecords = root
+)
+
+// TenantKey is where a tenant's record lies; TenantsPrefix lists them.
+func TenantKey(id string) string { return tenantRoot + id }
+
+// TenantsPrefix lists the tenants' own records.
+func TenantsPrefix() string { return tenantRoot }
+
+// TenantSlugKey is the index entry slug → tenant ID.
+func TenantSlugKey(slug string) string { return tenantSlugs + slug }
+
+// PlanKey is where a plan lies.
+func PlanKey(name string) string { return planRoot + name }
+
+// PlansPrefix lists the plans.
+func PlansPrefix() string { return planRoot }
+
+// APIKeyKey is where the API key of that hash lies.
+func APIKeyKey(hash string) string { return apiKeyRoot + hash }
+
+// APIKeysPrefix lists the API keys.
+func APIKeysPrefix() string { return apiKeyRoot }
+
+// APIKeyIDKey is the index entry key ID → hash; Save and Remove keep it.
+func APIKeyIDKey(id string) string { return apiKeyIDRoot + id }
+
+// HostKey is where a host's record lies.
+func HostKey(id string) string { return hostRoot + id }
+
+// HostsPrefix lists the hosts.
+func HostsPrefix() string { return hostRoot }
+
+// IDKey is the index entry of a tenant-owned ID → its place, "tenant/deployment"; Save and
+// Remove keep it.
+func IDKey(id string) string { return idRoot + id }
+
+func tenantScoped(tenant string, parts ...string) string {
+	if tenant == "" {
+		tenant = noOne
+	}
+	return tenantsRoot + tenant + "/" + strings.Join(parts, "/")
+}
+
+// of is the prefix of a kind within one deployment, or within the whole
+// tenant when deployment is "".
+func of(tenant, segment, deployment string) string {
+	if deployment == "" {
+		return tenantScoped(tenant, segment, "")
+	}
+	return tenantScoped(tenant, segment, deployment, "")
+}
+
+// DeploymentKey is where a deployment lies.
+func DeploymentKey(tenant, id string) string { return tenantScoped(tenant, segDeployment, id) }
+
+// DeploymentsOf lists a tenant's deployments.
+func DeploymentsOf(tenant string) string { return of(tenant, segDeployment, "") }
+
+// SlugKey is the index entry slug → deployment ID within a tenant.
+func SlugKey(tenant, slug string) string { return tenantScoped(tenant, "slug", slug) }
+
+// EnvironmentKey is where an environment lies.
+func EnvironmentKey(tenant, deployment, id string) string {
+	return tenantScoped(tenant, segEnv, deployment, id)
+}
+
+// EnvironmentsOf lists a deployment's environments; the tenant's with deployment "".
+func EnvironmentsOf(tenant, deployment string) string { return of(tenant, segEnv, deployment) }
+
+// EnvironmentNameKey is the index entry name → environment ID within a deployment.
+func EnvironmentNameKey(tenant, deployment, name string) string {
+	return tenantScoped(tenant, "envname", deployment, name)
+}
+
+// VarsKey is where an environment's variables lie.
+func VarsKey(tenant, deployment, environment string) string {
+	return tenantScoped(tenant, segVars, deployment, environment)
+}
+
+// VarSetsOf lists the variable sets of a deployment; the tenant's with deployment "".
+func VarSetsOf(tenant, deployment string) string { return of(tenant, segVars, deployment) }
+
+// ServiceKey is where a service lies.
+func ServiceKey(tenant, deployment, id string) string {
+	return tenantScoped(tenant, segService, deployment, id)
+}
+
+// ServicesOf lists a deployment's services; the tenant's with deployment "".
+func ServicesOf(tenant, deployment string) string { return of(tenant, segService, deployment) }
+
+// VersionKey is where a version lies.
+func VersionKey(tenant, deployment, id string) string {
+	return tenantScoped(tenant, segVersion, deployment, id)
+}
+
+// VersionsOf lists a deployment's versions, oldest first; the tenant's with deployment "".
+func VersionsOf(tenant, deployment string) string { return of(tenant, segVersion, deployment) }
+
+// ReleaseKey is where a release lies.
+func ReleaseKey(tenant, deployment, id string) string {
+	return tenantScoped(tenant, segRelease, deployment, id)
+}
+
+// ReleasesOf lists a deployment's releases, oldest first; the tenant's with deployment "".
+func ReleasesOf(tenant, deployment string) string { return of(tenant, segRelease, deployment) }
+
+// ReleaseSHAKey is the index entry digest → release ID within a deployment.
+func ReleaseSHAKey(tenant, deployment, sha string) string {
+	return tenantScoped(tenant, "relsha", deployment, sha)
+}
+
+// RolloutKey is where a rollout lies.
+func RolloutKey(tenant, deployment, id string) string {
+	return tenantScoped(tenant, segRollout, deployment, id)
+}
+
+// RolloutsOf lists a deployment's rollouts, oldest first; the tenant's with deployment "".
+func RolloutsOf(tenant, deployment string) string { return of(tenant, segRollout, deployment) }
+
+// LiveKey is the index entry environment → its one live rollout's ID.
+func LiveKey(tenant, environment string) string { return tenantScoped(tenant, "live", environment) }
+
+// InstanceKey is where an instance's assignment lies.
+func InstanceKey(tenant, deployment, id string) string {
+	return tenantScoped(tenant, segInstance, deployment, id)
+}
+
+// InstancesOf lists a deployment's instances, oldest first; the tenant's with deployment "".
+func InstancesOf(tenant, deployment string) string { return of(tenant, segInstance, deployment) }
+
+// ObservationKey is where the agent's report on an instance lies.
+func ObservationKey(tenant, deployment, instance string) string {
+	return tenantScoped(tenant, segObserved, deployment, instance)
+}
+
+// ObservationsOf lists the reports on a deployment's instances; the tenant's with deployment "".
+func ObservationsOf(tenant, deployment string) string { return of(tenant, segObserved, deployment) }
+
+// EventKey is where an event lies; tenant and deployment may be "".
+func EventKey(tenant, deployment, id string) string {
+	if deployment == "" {
+		deployment = noOne
+	}
+	return tenantScoped(tenant, segEvent, deployment, id)
+}
+
+// EventsOf lists a deployment's events, oldest first; the tenant's, ordered
+// by deployment first, with deployment "".
+func EventsOf(tenant, deployment string) string { return of(tenant, segEvent, deployment) }
+
+// IdempotencyKey is where the first response to an idempotency key is kept;
+// hash is made from route and key.
+func IdempotencyKey(tenant, hash string) string { return tenantScoped(tenant, "idem", hash) }
+
+// DataKeyKey is where a tenant's wrapped data key lies.
+func DataKeyKey(tenant string) string { return tenantScoped(tenant, "datakey") }
+
+// ParseKey says which noun a key holds: its kind's name and its ID (a plan's
+// name, an API key's hash, for variables the environment's ID, for
+// observations the instance's). ok is false for index entries and foreign keys.
+func ParseKey(key string) (kind, id string, ok bool) {
+	rest, found := strings.CutPrefix(key, root)
+	if !found {
+		return "", "", false
+	}
+	seg := strings.Split(rest, "/")
+	for _, s := range seg {
+		if s == "" {
+			return "", "", false
+		}
+	}
+	id = seg[len(seg)-1]
+	switch {
+	case len(seg) == 2:
+		switch seg[0] + "/" {
+		case tenantRoot[len(root):]:
+			return kindTenant, id, true
+		case planRoot[len(root):]:
+			return kindPlan, id, true
+		case apiKeyRoot[len(root):]:
+			return kindAPIKey, id, true
+		case hostRoot[len(root):]:
+			return kindHost, id, true
+		}
+	case len(seg) == 4 && seg[0] == "t" && seg[2] == segDeployment:
+		return kindDeployment, id, true
+	case len(seg) == 5 && seg[0] == "t":
+		if kind := kindOfSegment(seg[2]); kind != "" {
+			return kind, id, true
+		}
+	}
+	return "", "", false
+}
+
+// kindOfSegment names the kinds that live under a deployment.
+func kindOfSegment(segment string) string {
+	switch segment {
+	case segEnv:
+		return kindEnvironment
+	case segVars:
+		return kindVars
+	case segService:
+		return kindService
+	case segVersion:
+		return kindVersion
+	case segRelease:
+		return kindRelease
+	case segRollout:
+		return kindRollout
+	case segInstance:
+		return kindInstance
+	case segObserved:
+		return kindObservation
+	case segEvent:
+		return kindEvent
+	}
+	return ""
+}
+
+// kindOfPrefix is the one kind a prefix can hold, "" when it may hold several.
+func kindOfPrefix(prefix string) string {
+	// What follows a complete kind segment can only narrow it further.
+	rest, found := strings.CutPrefix(prefix, tenantsRoot)
+	if !found {
+		kind, _, _ := ParseKey(prefix + "x")
+		return kind
+	}
+	seg := strings.Split(rest, "/")
+	switch {
+	case len(seg) < 3:
+		return ""
+	case seg[1] == segDeployment:
+		return kindDeployment
+	}
+	return kindOfSegment(seg[1])
+}
+
+// Location is where a tenant-owned thing lives, found by its ID alone.
+type Location struct {
+	TenantID     string
+	DeploymentID string // a deployment's own ID for itself; "" for tenants, API keys and hosts
+	Key          string // of its record
+}
+
+// locationKey is the record key of an ID at a place.
+func locationKey(id, tenant, deployment string) string {
+	switch miosa.IDPrefix(id) {
+	case miosa.PrefixDeployment:
+		return DeploymentKey(tenant, id)
+	case miosa.PrefixEnvironment:
+		return EnvironmentKey(tenant, deployment, id)
+	case miosa.PrefixService:
+		return ServiceKey(tenant, deployment, id)
+	case miosa.PrefixVersion:
+		return VersionKey(tenant, deployment, id)
+	case miosa.PrefixRelease:
+		return ReleaseKey(tenant, deployment, id)
+	case miosa.PrefixRollout:
+		return RolloutKey(tenant, deployment, id)
+	case miosa.PrefixInstance:
+		return InstanceKey(tenant, deployment, id)
+	}
+	return ""
+}

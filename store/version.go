@@ -1,0 +1,307 @@
+package store
+
+import (
+	"time"
+
+	"github.com/miosa/miosa"
+)
+
+// Versions are kept by deployment.
+var Versions = shape[miosa.Version, versionRecord]{
+	name: kindVersion, schema: 1,
+	key:      func(v miosa.Version) string { return VersionKey(v.TenantID, v.DeploymentID, v.ID) },
+	record:   versionToRecord,
+	noun:     versionRecord.noun,
+	revision: func(v *miosa.Version) *int64 { return &v.Revision },
+	refs:     func(v miosa.Version) []ref { return idRef(v.ID, v.TenantID, v.DeploymentID) },
+}.kind()
+
+type versionRecord struct {
+	ID            string              `json:"id,omitempty"`
+	TenantID      string              `json:"tenant_id,omitempty"`
+	DeploymentID  string              `json:"deployment_id,omitempty"`
+	EnvironmentID string              `json:"environment_id,omitempty"`
+	Number        int                 `json:"number,omitempty"`
+	Kind          miosa.Kind          `json:"kind,omitempty"`
+	State         miosa.VersionState  `json:"state,omitempty"`
+	Services      []serviceSpecRecord `json:"services,omitempty"`
+	Vars          []varRecord         `json:"vars,omitempty"`
+	Attribution   attributionRecord   `json:"attribution,omitzero"`
+	Metadata      map[string]any      `json:"metadata,omitempty"`
+	CreatedBy     string              `json:"created_by,omitempty"`
+	ErrorMessage  string              `json:"error_message,omitempty"`
+	LastLines     []string            `json:"last_lines,omitempty"`
+	PromotedAt    time.Time           `json:"promoted_at,omitzero"`
+	ArchivedAt    time.Time           `json:"archived_at,omitzero"`
+	CreatedAt     time.Time           `json:"created_at,omitzero"`
+	UpdatedAt     time.Time           `json:"updated_at,omitzero"`
+}
+
+func versionToRecord(v miosa.Version) versionRecord {
+	return versionRecord{
+		ID:            v.ID,
+		TenantID:      v.TenantID,
+		DeploymentID:  v.DeploymentID,
+		EnvironmentID: v.EnvironmentID,
+		Number:        v.Number,
+		Kind:          v.Kind,
+		State:         v.State,
+		Services:      each(v.Services, serviceSpecToRecord),
+		Vars:          each(v.Vars, varToRecord),
+		Attribution:   attributionToRecord(v.Attribution),
+		Metadata:      v.Metadata,
+		CreatedBy:     v.CreatedBy,
+		ErrorMessage:  v.ErrorMessage,
+		LastLines:     v.LastLines,
+		PromotedAt:    utc(v.PromotedAt),
+		ArchivedAt:    utc(v.ArchivedAt),
+		CreatedAt:     utc(v.CreatedAt),
+		UpdatedAt:     utc(v.UpdatedAt),
+	}
+}
+
+func (r versionRecord) noun() miosa.Version {
+	return miosa.Version{
+		ID:            r.ID,
+		TenantID:      r.TenantID,
+		DeploymentID:  r.DeploymentID,
+		EnvironmentID: r.EnvironmentID,
+		Number:        r.Number,
+		Kind:          r.Kind,
+		State:         r.State,
+		Services:      each(r.Services, serviceSpecRecord.noun),
+		Vars:          each(r.Vars, varRecord.noun),
+		Attribution:   r.Attribution.noun(),
+		Metadata:      r.Metadata,
+		CreatedBy:     r.CreatedBy,
+		ErrorMessage:  r.ErrorMessage,
+		LastLines:     r.LastLines,
+		PromotedAt:    r.PromotedAt,
+		ArchivedAt:    r.ArchivedAt,
+		CreatedAt:     r.CreatedAt,
+		UpdatedAt:     r.UpdatedAt,
+	}
+}
+
+// Releases are kept by deployment.
+var Releases = shape[miosa.Release, releaseRecord]{
+	name: kindRelease, schema: 1,
+	key:      func(v miosa.Release) string { return ReleaseKey(v.TenantID, v.DeploymentID, v.ID) },
+	record:   releaseToRecord,
+	noun:     releaseRecord.noun,
+	revision: func(v *miosa.Release) *int64 { return &v.Revision },
+	refs:     func(v miosa.Release) []ref { return idRef(v.ID, v.TenantID, v.DeploymentID) },
+}.kind()
+
+type releaseRecord struct {
+	ID           string             `json:"id,omitempty"`
+	TenantID     string             `json:"tenant_id,omitempty"`
+	DeploymentID string             `json:"deployment_id,omitempty"`
+	Kind         miosa.Kind         `json:"kind,omitempty"`
+	State        miosa.ReleaseState `json:"state,omitempty"`
+	SHA256       string             `json:"sha256,omitempty"`
+	SizeBytes    int64              `json:"size_bytes,omitempty"`
+	MediaType    string             `json:"media_type,omitempty"`
+	Manifest     manifestRecord     `json:"manifest,omitzero"`
+	Config       imageConfigRecord  `json:"config,omitzero"`
+	Attribution  attributionRecord  `json:"attribution,omitzero"`
+	Metadata     map[string]any     `json:"metadata,omitempty"`
+	CreatedAt    time.Time          `json:"created_at,omitzero"`
+	ReadyAt      time.Time          `json:"ready_at,omitzero"`
+	ArchivedAt   time.Time          `json:"archived_at,omitzero"`
+}
+
+func releaseToRecord(v miosa.Release) releaseRecord {
+	return releaseRecord{
+		ID:           v.ID,
+		TenantID:     v.TenantID,
+		DeploymentID: v.DeploymentID,
+		Kind:         v.Kind,
+		State:        v.State,
+		SHA256:       v.SHA256,
+		SizeBytes:    v.SizeBytes,
+		MediaType:    v.MediaType,
+		Manifest:     manifestToRecord(v.Manifest),
+		Config:       imageConfigToRecord(v.Config),
+		Attribution:  attributionToRecord(v.Attribution),
+		Metadata:     v.Metadata,
+		CreatedAt:    utc(v.CreatedAt),
+		ReadyAt:      utc(v.ReadyAt),
+		ArchivedAt:   utc(v.ArchivedAt),
+	}
+}
+
+func (r releaseRecord) noun() miosa.Release {
+	return miosa.Release{
+		ID:           r.ID,
+		TenantID:     r.TenantID,
+		DeploymentID: r.DeploymentID,
+		Kind:         r.Kind,
+		State:        r.State,
+		SHA256:       r.SHA256,
+		SizeBytes:    r.SizeBytes,
+		MediaType:    r.MediaType,
+		Manifest:     r.Manifest.noun(),
+		Config:       r.Config.noun(),
+		Attribution:  r.Attribution.noun(),
+		Metadata:     r.Metadata,
+		CreatedAt:    r.CreatedAt,
+		ReadyAt:      r.ReadyAt,
+		ArchivedAt:   r.ArchivedAt,
+	}
+}
+
+type serviceSpecRecord struct {
+	ServiceID string            `json:"service_id,omitempty" store:"identity"`
+	Name      string            `json:"name,omitempty"`
+	Type      miosa.ServiceType `json:"type,omitempty"`
+	ReleaseID string            `json:"release_id,omitempty"`
+	SHA256    string            `json:"sha256,omitempty"`
+	Kind      miosa.Kind        `json:"kind,omitempty"`
+	Command   string            `json:"command,omitempty"`
+	Port      int               `json:"port,omitempty"`
+	Health    healthCheckRecord `json:"health,omitzero"`
+	Resources resourcesRecord   `json:"resources,omitzero"`
+}
+
+func serviceSpecToRecord(v miosa.ServiceSpec) serviceSpecRecord {
+	return serviceSpecRecord{
+		ServiceID: v.ServiceID,
+		Name:      v.Name,
+		Type:      v.Type,
+		ReleaseID: v.ReleaseID,
+		SHA256:    v.SHA256,
+		Kind:      v.Kind,
+		Command:   v.Command,
+		Port:      v.Port,
+		Health:    healthCheckToRecord(v.Health),
+		Resources: resourcesToRecord(v.Resources),
+	}
+}
+
+func (r serviceSpecRecord) noun() miosa.ServiceSpec {
+	return miosa.ServiceSpec{
+		ServiceID: r.ServiceID,
+		Name:      r.Name,
+		Type:      r.Type,
+		ReleaseID: r.ReleaseID,
+		SHA256:    r.SHA256,
+		Kind:      r.Kind,
+		Command:   r.Command,
+		Port:      r.Port,
+		Health:    r.Health.noun(),
+		Resources: r.Resources.noun(),
+	}
+}
+
+type healthCheckRecord struct {
+	Path      string        `json:"path,omitempty"`
+	Interval  time.Duration `json:"interval_ns,omitempty"`
+	Timeout   time.Duration `json:"timeout_ns,omitempty"`
+	Grace     time.Duration `json:"grace_ns,omitempty"`
+	Threshold int           `json:"threshold,omitempty"`
+}
+
+func healthCheckToRecord(v miosa.HealthCheck) healthCheckRecord {
+	return healthCheckRecord{
+		Path:      v.Path,
+		Interval:  v.Interval,
+		Timeout:   v.Timeout,
+		Grace:     v.Grace,
+		Threshold: v.Threshold,
+	}
+}
+
+func (r healthCheckRecord) noun() miosa.HealthCheck {
+	return miosa.HealthCheck{
+		Path:      r.Path,
+		Interval:  r.Interval,
+		Timeout:   r.Timeout,
+		Grace:     r.Grace,
+		Threshold: r.Threshold,
+	}
+}
+
+type resourcesRecord struct {
+	VCPUs      int `json:"vcpus,omitempty"`
+	MemoryMB   int `json:"memory_mb,omitempty"`
+	DiskMB     int `json:"disk_mb,omitempty"`
+	GPU        int `json:"gpu,omitempty"`
+	EgressMbps int `json:"egress_mbps,omitempty"`
+}
+
+func resourcesToRecord(v miosa.Resources) resourcesRecord {
+	return resourcesRecord{
+		VCPUs:      v.VCPUs,
+		MemoryMB:   v.MemoryMB,
+		DiskMB:     v.DiskMB,
+		GPU:        v.GPU,
+		EgressMbps: v.EgressMbps,
+	}
+}
+
+func (r resourcesRecord) noun() miosa.Resources {
+	return miosa.Resources{
+		VCPUs:      r.VCPUs,
+		MemoryMB:   r.MemoryMB,
+		DiskMB:     r.DiskMB,
+		GPU:        r.GPU,
+		EgressMbps: r.EgressMbps,
+	}
+}
+
+type manifestRecord struct {
+	Files      int    `json:"files,omitempty"`
+	TotalBytes int64  `json:"total_bytes,omitempty"`
+	Entrypoint string `json:"entrypoint,omitempty"`
+}
+
+func manifestToRecord(v miosa.ArtifactManifest) manifestRecord {
+	return manifestRecord{
+		Files:      v.Files,
+		TotalBytes: v.TotalBytes,
+		Entrypoint: v.Entrypoint,
+	}
+}
+
+func (r manifestRecord) noun() miosa.ArtifactManifest {
+	return miosa.ArtifactManifest{
+		Files:      r.Files,
+		TotalBytes: r.TotalBytes,
+		Entrypoint: r.Entrypoint,
+	}
+}
+
+type imageConfigRecord struct {
+	Entrypoint   []string `json:"entrypoint,omitempty"`
+	Cmd          []string `json:"cmd,omitempty"`
+	Env          []string `json:"env,omitempty"`
+	WorkingDir   string   `json:"working_dir,omitempty"`
+	User         string   `json:"user,omitempty"`
+	ExposedPorts []int    `json:"exposed_ports,omitempty"`
+	Architecture string   `json:"architecture,omitempty"`
+}
+
+func imageConfigToRecord(v miosa.ImageConfig) imageConfigRecord {
+	return imageConfigRecord{
+		Entrypoint:   v.Entrypoint,
+		Cmd:          v.Cmd,
+		Env:          v.Env,
+		WorkingDir:   v.WorkingDir,
+		User:         v.User,
+		ExposedPorts: v.ExposedPorts,
+		Architecture: v.Architecture,
+	}
+}
+
+func (r imageConfigRecord) noun() miosa.ImageConfig {
+	return miosa.ImageConfig{
+		Entrypoint:   r.Entrypoint,
+		Cmd:          r.Cmd,
+		Env:          r.Env,
+		WorkingDir:   r.WorkingDir,
+		User:         r.User,
+		ExposedPorts: r.ExposedPorts,
+		Architecture: r.Architecture,
+	}
+}
