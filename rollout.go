@@ -12,9 +12,9 @@ const (
 	RolloutRestart  RolloutKind = "restart" // same release, new version: changed spec, variables, or a rolling restart
 )
 
-// RolloutStep only moves forward: starting → flipping → draining → done, and
-// starting → failed|cancelled. From flipping on there is no way back but
-// another rollout.
+// RolloutStep only moves forward: starting → flipping → draining → done;
+// starting → failed; starting and flipping → cancelled. From draining on there
+// is no way back but another rollout.
 type RolloutStep string
 
 const (

@@ -155,7 +155,7 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 
 // key is what a report is due for when it changes.
 func (m *Machine) key() string {
-	return fmt.Sprint(m.obs.State, m.obs.Boot, m.obs.VMID, m.obs.Generation, len(m.obs.Phases), m.obs.Failure.At)
+	return fmt.Sprint(m.obs.State, m.obs.Boot, m.obs.VMID, m.obs.Generation, m.vm, m.obs.Failure.At)
 }
 
 func (m *Machine) report(now time.Time) Effect {

@@ -161,7 +161,9 @@ func (p *progress) slot(in Input, service string, n int) {
 	}
 }
 
-func (p *progress) words() string { return fmt.Sprintf("%d of %d instances healthy", p.healthy, p.want) }
+func (p *progress) words() string {
+	return fmt.Sprintf("%d of %d instances healthy", p.healthy, p.want)
+}
 
 // stuck says what the first slot that is not healthy waits for.
 func (p *progress) stuck() string {
@@ -183,6 +185,9 @@ func flipping(in Input) Decision {
 	switch {
 	case in.Deleted:
 		return Decision{Step: miosa.StepCancelled, Reason: "the deployment was deleted"}
+	case in.Rollout.CancelledBy != "":
+		// The old version is still the active one: routes simply go back to it.
+		return Decision{Step: miosa.StepCancelled, Reason: "cancelled by " + in.Rollout.CancelledBy}
 	case in.Acknowledged:
 		return Decision{Step: miosa.StepDraining, Activate: true, Deadline: end, Reason: "every router sends requests to the new instances"}
 	case !in.Now.Before(in.Rollout.Deadline):

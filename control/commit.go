@@ -1,0 +1,177 @@
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/store"
+)
+
+// EventTTL is how long events are kept.
+const EventTTL = 30 * 24 * time.Hour
+
+// commit carries out a Commit: one transaction, or nothing.
+func (c *Control) commit(ctx context.Context, e Commit) Committed {
+	now := time.Now().UTC()
+	for n := range e.Create {
+		id, err := miosa.NewID(miosa.PrefixInstance, now, rand.Reader)
+		if err != nil {
+			return Committed{Environment: e.Environment, Err: err}
+		}
+		e.Create[n].ID = id
+	}
+	instances := e.Create
+	for _, put := range e.Put {
+		if i, ok := put.(miosa.Instance); ok {
+			instances = append(instances[:len(instances):len(instances)], i)
+		}
+	}
+	sealed := map[string][]byte{}
+	for _, i := range instances {
+		if i.HostID == "" || len(i.BootSpec) > 0 || i.Goal != miosa.GoalRun {
+			continue
+		}
+		spec, err := c.bootSpec(ctx, i)
+		if err != nil {
+			return Committed{Environment: e.Environment, Err: err}
+		}
+		sealed[i.ID] = spec
+	}
+	revision, err := store.Try(ctx, c.store, func(tx *store.Tx) error { return write(tx, e, sealed, now) })
+	switch {
+	case errors.Is(err, store.ErrConflict), miosa.CodeOf(err) == miosa.Precondition:
+		return Committed{Environment: e.Environment, Conflict: true}
+	case err != nil:
+		return Committed{Environment: e.Environment, Err: fmt.Errorf("commit to %s: %w", e.Environment, err)}
+	}
+	return Committed{Environment: e.Environment, Revision: revision}
+}
+
+func write(tx *store.Tx, e Commit, sealed map[string][]byte, now time.Time) error {
+	for _, put := range e.Put {
+		if err := save(tx, put, sealed); err != nil {
+			return err
+		}
+	}
+	for _, i := range e.Create {
+		if err := save(tx, i, sealed); err != nil {
+			return err
+		}
+		ev := miosa.Event{
+			TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, InstanceID: i.ID,
+			VersionID: i.VersionID, HostID: i.HostID, Type: "instance.created", Message: i.CreatedReason, Actor: "control", At: now,
+		}
+		e.Events = append(e.Events[:len(e.Events):len(e.Events)], ev)
+	}
+	for _, l := range e.Release {
+		key := store.LiveKey(l.Tenant, l.Environment)
+		holder, err := tx.Index(key)
+		if err != nil {
+			return err
+		}
+		if holder == l.Rollout {
+			tx.DropIndex(key)
+		}
+	}
+	for _, ev := range e.Events {
+		if err := saveEvent(tx, ev, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func saveEvent(tx *store.Tx, ev miosa.Event, now time.Time) error {
+	id, err := miosa.NewID(miosa.PrefixEvent, now, rand.Reader)
+	if err != nil {
+		return err
+	}
+	ev.ID = id
+	return store.SaveFor(tx, store.Events, ev, EventTTL)
+}
+
+func save(tx *store.Tx, noun any, sealed map[string][]byte) error {
+	switch v := noun.(type) {
+	case miosa.Deployment:
+		return store.Save(tx, store.Deployments, v)
+	case miosa.Environment:
+		return store.Save(tx, store.Environments, v)
+	case miosa.Version:
+		return store.Save(tx, store.Versions, v)
+	case miosa.Rollout:
+		return store.Save(tx, store.Rollouts, v)
+	case miosa.Instance:
+		if spec := sealed[v.ID]; spec != nil {
+			v.BootSpec = spec
+		}
+		return store.Save(tx, store.Instances, v)
+	case miosa.Observation:
+		return store.Save(tx, store.Observations, v)
+	}
+	return miosa.Errorf(miosa.Internal, "commit of an unexpected noun %T", noun)
+}
+
+// purge deletes every record of a deployment, the deployment last, so that a
+// purge cut short is begun again. Its events stay until their time is over.
+func (c *Control) purge(ctx context.Context, e Purge) error {
+	steps := []func() error{
+		func() error {
+			return removeAll(ctx, c.store, store.Instances, store.InstancesOf(e.Tenant, e.Deployment))
+		},
+		func() error {
+			return removeAll(ctx, c.store, store.Observations, store.ObservationsOf(e.Tenant, e.Deployment))
+		},
+		func() error { return removeAll(ctx, c.store, store.Rollouts, store.RolloutsOf(e.Tenant, e.Deployment)) },
+		func() error { return removeAll(ctx, c.store, store.Versions, store.VersionsOf(e.Tenant, e.Deployment)) },
+		func() error { return removeAll(ctx, c.store, store.Releases, store.ReleasesOf(e.Tenant, e.Deployment)) },
+		func() error { return removeAll(ctx, c.store, store.Services, store.ServicesOf(e.Tenant, e.Deployment)) },
+		func() error { return removeAll(ctx, c.store, store.VarSets, store.VarSetsOf(e.Tenant, e.Deployment)) },
+		func() error {
+			return removeAll(ctx, c.store, store.Environments, store.EnvironmentsOf(e.Tenant, e.Deployment))
+		},
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return fmt.Errorf("purge %s: %w", e.Deployment, err)
+		}
+	}
+	_, err := store.Update(ctx, c.store, func(tx *store.Tx) error {
+		dep, err := store.Load(tx, store.Deployments, store.DeploymentKey(e.Tenant, e.Deployment))
+		if err != nil {
+			return err
+		}
+		return store.Remove(tx, store.Deployments, dep)
+	})
+	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+		return fmt.Errorf("purge %s: %w", e.Deployment, err)
+	}
+	return nil
+}
+
+// removeAll deletes the nouns under a prefix, a few at a time.
+func removeAll[T any](ctx context.Context, s store.Store, k store.Kind[T], prefix string) error {
+	const batch = 20
+	all, err := store.Collect(store.List(ctx, s, k, prefix, store.ScanOptions{}))
+	if err != nil {
+		return err
+	}
+	for len(all) > 0 {
+		n := min(batch, len(all))
+		if _, err := store.Update(ctx, s, func(tx *store.Tx) error {
+			for _, v := range all[:n] {
+				if err := store.Remove(tx, k, v); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		all = all[n:]
+	}
+	return nil
+}

@@ -1,0 +1,200 @@
+// Package control is the control plane's loop: it feeds the machine with what
+// the store, the routers and the clock say, and carries out what the machine
+// asks for. The machine decides (machine.go, environment.go); commit.go,
+// bootspec.go, link.go and feed.go have the effects.
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/store"
+)
+
+// Options are what the loop needs beyond the machine's Config.
+type Options struct {
+	Config
+	PublicURL func(miosa.Tenant, miosa.Deployment, miosa.Environment) string
+	Bindings  []Binding
+}
+
+// Control is the control plane. Make it with New, then Run it; Link and Feed
+// methods may be called from any goroutine meanwhile.
+type Control struct {
+	cfg     Options
+	store   store.Store
+	vault   Vault
+	sealTo  SealTo
+	log     *slog.Logger
+	events  chan Event
+	hosts   *hub[map[string]miosa.Instance]
+	routes  *feed
+	running sync.WaitGroup
+}
+
+// New checks its arguments and starts nothing.
+func New(cfg Options, s store.Store, vault Vault, sealTo SealTo, log *slog.Logger) (*Control, error) {
+	if cfg.Hosts == nil || cfg.PublicURL == nil || s == nil || vault == nil || sealTo == nil {
+		return nil, miosa.Errorf(miosa.Internal, "control needs host names, public URLs, a store, a vault and a sealer")
+	}
+	return &Control{
+		cfg: cfg, store: s, vault: vault, sealTo: sealTo, log: log,
+		events: make(chan Event, 1024), hosts: newHub[map[string]miosa.Instance](), routes: newFeed(),
+	}, nil
+}
+
+// commitsAtOnce bounds the transactions under way.
+const commitsAtOnce = 32
+
+// Run blocks until ctx ends, or the store fails for good.
+func (c *Control) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer c.running.Wait()
+	defer cancel()
+	watchErr := make(chan error, 1)
+	c.running.Go(func() { watchErr <- c.follow(ctx) })
+
+	machine := NewMachine(c.cfg.Config)
+	slots := make(chan struct{}, commitsAtOnce)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		var ev Event
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-watchErr:
+			return err
+		case ev = <-c.events:
+		case <-timer.C:
+			ev = Tick{}
+		}
+		for _, effect := range machine.Handle(time.Now().UTC(), ev) {
+			c.carryOut(ctx, effect, slots)
+		}
+		wait := time.Hour
+		if at := machine.Wake(); !at.IsZero() {
+			wait = max(time.Until(at), time.Millisecond)
+		}
+		timer.Reset(wait)
+	}
+}
+
+func (c *Control) carryOut(ctx context.Context, effect Effect, slots chan struct{}) {
+	switch e := effect.(type) {
+	case Publish:
+		c.log.Info("routes changed", "generation", e.Table.Generation, "hosts", len(e.Table.Routes))
+		c.routes.publish(e.Table)
+	case Assign:
+		c.assign(e.Instances)
+	case Commit:
+		c.running.Go(func() {
+			slots <- struct{}{}
+			done := c.commit(ctx, e)
+			<-slots
+			if done.Err != nil && ctx.Err() == nil {
+				c.log.Error("commit failed", "environment", e.Environment, "err", done.Err)
+			}
+			c.post(ctx, done)
+		})
+	case Purge:
+		c.running.Go(func() {
+			err := c.purge(ctx, e)
+			if err != nil && ctx.Err() == nil {
+				c.log.Error("purge failed", "deployment", e.Deployment, "err", err)
+			}
+			c.post(ctx, Purged{Deployment: e.Deployment, Err: err})
+		})
+	}
+}
+
+func (c *Control) post(ctx context.Context, ev Event) {
+	select {
+	case c.events <- ev:
+	case <-ctx.Done():
+	}
+}
+
+// follow loads all records and then every change, again from the start when
+// the watch fell too far behind.
+func (c *Control) follow(ctx context.Context) error {
+	for ctx.Err() == nil {
+		revision, err := c.load(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		if err := c.watch(ctx, revision); err != nil && !errors.Is(err, store.ErrCompacted) && ctx.Err() == nil {
+			return fmt.Errorf("watch the records: %w", err)
+		}
+	}
+	return nil
+}
+
+const recordsPrefix = "/v1/"
+
+func (c *Control) load(ctx context.Context) (int64, error) {
+	revision, err := c.store.Revision(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("load the records: %w", err)
+	}
+	loaded := Loaded{Revision: revision}
+	for entry, err := range c.store.Scan(ctx, recordsPrefix, store.ScanOptions{}) {
+		if err != nil {
+			return 0, fmt.Errorf("load the records: %w", err)
+		}
+		if noun, ok, err := decode(entry); err != nil {
+			return 0, err
+		} else if ok {
+			loaded.Nouns = append(loaded.Nouns, noun)
+		}
+	}
+	c.post(ctx, loaded)
+	return revision, nil
+}
+
+func (c *Control) watch(ctx context.Context, after int64) error {
+	for batch, err := range c.store.Watch(ctx, recordsPrefix, after) {
+		if err != nil {
+			return err
+		}
+		changed := Changed{Revision: batch.Revision}
+		for _, ch := range batch.Changes {
+			if ch.Deleted {
+				if kind, id, ok := store.ParseKey(ch.Key); ok {
+					changed.Gone = append(changed.Gone, Gone{kind, id})
+				}
+				continue
+			}
+			noun, ok, err := decode(ch.Entry)
+			if err != nil {
+				return err
+			}
+			if ok {
+				changed.Put = append(changed.Put, noun)
+			}
+		}
+		c.post(ctx, changed)
+	}
+	return nil
+}
+
+// decode leaves out what the machine has no use for.
+func decode(e store.Entry) (any, bool, error) {
+	kind, _, ok := store.ParseKey(e.Key)
+	if !ok || kind == "event" || kind == "api_key" || kind == "vars" || kind == "plan" {
+		return nil, false, nil
+	}
+	noun, err := store.Decode(e)
+	if err != nil {
+		return nil, false, fmt.Errorf("read %s: %w", e.Key, err)
+	}
+	return noun, noun != nil, nil
+}

@@ -1,0 +1,480 @@
+package control
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/reconcile"
+	"github.com/miosa/miosa/rollout"
+	"github.com/miosa/miosa/schedule"
+)
+
+// maxChanges bounds the nouns of one commit, with room for their index
+// entries and events below the store's limit; what is left over follows in
+// the next pass.
+const maxChanges = 20
+
+// decideAll decides the environments in order of ID and collects what is to
+// be committed.
+func (m *Machine) decideAll(now time.Time, envs map[string]bool) []Effect {
+	var out []Effect
+	fleet := m.w.fleet()
+	for _, b := range m.busy {
+		for _, i := range b.placed {
+			promise(fleet, i)
+		}
+	}
+	ids := make([]string, 0, len(envs))
+	for id := range envs {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	for _, id := range ids {
+		if b := m.busy[id]; b != nil {
+			if b.revision == 0 || b.revision > m.w.revision {
+				continue
+			}
+			delete(m.busy, id)
+		}
+		delete(m.wakes, id)
+		env, ok := m.w.environments[id]
+		if !ok {
+			continue
+		}
+		p := pass{m: m, now: now, env: env, fleet: fleet, commit: Commit{Environment: id}}
+		p.decide()
+		if !p.wake.IsZero() {
+			m.wakes[id] = p.wake
+		}
+		if !p.empty() {
+			m.busy[id] = &commitUnderWay{placed: p.placed}
+			out = append(out, p.commit)
+		} else if e, ok := m.purge(env); ok {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// purge ends a deleted deployment once nothing of it runs.
+func (m *Machine) purge(env miosa.Environment) (Effect, bool) {
+	dep, ok := m.w.deployments[env.DeploymentID]
+	if !ok || dep.DeletedAt.IsZero() || m.purging[dep.ID] {
+		return nil, false
+	}
+	for id := range m.w.ofDeployment[dep.ID] {
+		for _, i := range m.instancesOf(id) {
+			if !i.State().Terminal() {
+				return nil, false
+			}
+		}
+	}
+	m.purging[dep.ID] = true
+	return Purge{Tenant: dep.TenantID, Deployment: dep.ID}, true
+}
+
+func promise(fleet []schedule.Host, i miosa.Instance) {
+	for n := range fleet {
+		if fleet[n].ID == i.HostID {
+			fleet[n].Used = schedule.Add(fleet[n].Used, i.Spec.Resources)
+		}
+	}
+}
+
+// pass is one decision about one environment.
+type pass struct {
+	m      *Machine
+	now    time.Time
+	env    miosa.Environment
+	dep    miosa.Deployment
+	fleet  []schedule.Host
+	commit Commit
+	placed []miosa.Instance
+	wake   time.Time
+
+	envChanged, depChanged bool
+	versions               map[string]miosa.Version // changed in this pass
+}
+
+func (p *pass) empty() bool {
+	return len(p.commit.Put) == 0 && len(p.commit.Create) == 0 && len(p.commit.Release) == 0
+}
+
+func (p *pass) full() bool { return len(p.commit.Put)+len(p.commit.Create) >= maxChanges }
+
+func (p *pass) wakeAt(at time.Time) {
+	if !at.IsZero() && (p.wake.IsZero() || at.Before(p.wake)) {
+		p.wake = at
+	}
+}
+
+// decide looks at the rollouts first, then at the slots, then at who drains.
+func (p *pass) decide() {
+	p.dep = p.m.w.deployments[p.env.DeploymentID]
+	p.versions = map[string]miosa.Version{}
+	p.rollouts()
+	p.slots()
+	p.existing()
+	p.deploymentState()
+	if p.envChanged {
+		p.env.UpdatedAt = p.now
+		p.commit.Put = append(p.commit.Put, p.env)
+	}
+	if p.depChanged {
+		p.commit.Put = append(p.commit.Put, p.dep)
+	}
+	for _, id := range sortedKeys(p.versions) {
+		p.commit.Put = append(p.commit.Put, p.versions[id])
+	}
+	if p.full() {
+		p.wakeAt(p.now)
+	}
+}
+
+func sortedKeys[T any](m map[string]T) []string {
+	ids := make([]string, 0, len(m))
+	for id := range m {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func (p *pass) version(id string) (miosa.Version, bool) {
+	if v, ok := p.versions[id]; ok {
+		return v, true
+	}
+	v, ok := p.m.w.versions[id]
+	return v, ok
+}
+
+func (p *pass) deleted() bool { return p.dep.ID == "" || !p.dep.DeletedAt.IsZero() }
+
+func (p *pass) rollouts() {
+	instances, services := p.m.instancesOf(p.env.ID), p.m.servicesOf(p.env.ID)
+	for _, r := range sorted(p.m.w.members(p.env.ID).rollouts, p.m.w.rollouts) {
+		if r.Step.Terminal() {
+			continue
+		}
+		target, ok := p.version(r.TargetID)
+		if !ok {
+			continue // its version is written in the same transaction: on its way
+		}
+		d := rollout.Decide(rollout.Input{
+			Now: p.now, Rollout: r, Target: target, Services: services, Instances: instances,
+			Deleted: p.deleted(), Acknowledged: p.m.acknowledged(p.now, r.ID),
+		})
+		p.wakeAt(d.Wake)
+		p.step(r, target, d)
+	}
+}
+
+// step writes down what a rollout decided.
+func (p *pass) step(r miosa.Rollout, target miosa.Version, d rollout.Decision) {
+	if target.State == miosa.VersionCreated {
+		target.State, target.UpdatedAt = miosa.VersionBuilding, p.now
+		p.versions[target.ID] = target
+		p.event("rollout.started", fmt.Sprintf("%s of version %d began", r.Kind, target.Number), r)
+	}
+	moved := d.Step != r.Step
+	if !moved && d.Reason == r.Reason {
+		return
+	}
+	was := r
+	r.Step, r.Reason, r.UpdatedAt = d.Step, d.Reason, p.now
+	if moved {
+		r.StepSince, r.Deadline = p.now, d.Deadline
+	}
+	if d.Step.Terminal() {
+		r.FinishedAt = p.now
+	}
+	if was.Live() && !r.Live() {
+		p.commit.Release = append(p.commit.Release, Live{r.TenantID, r.EnvironmentID, r.ID})
+	}
+	proven := target.State == miosa.VersionReady
+	switch {
+	case d.Ready && !proven:
+		target.State, target.UpdatedAt, target.ErrorMessage = miosa.VersionReady, p.now, ""
+		p.versions[target.ID] = target
+	case (d.Failed || d.Step == miosa.StepCancelled) && !proven:
+		target.State, target.UpdatedAt = miosa.VersionFailed, p.now
+		target.ErrorMessage, target.LastLines = d.Reason, d.Lines
+		p.versions[target.ID] = target
+	}
+	if d.Activate {
+		p.activate(r, target)
+	}
+	p.commit.Put = append(p.commit.Put, r)
+	if moved {
+		p.event("rollout."+stepWord(d.Step), fmt.Sprintf("%s of version %d: %s", r.Kind, target.Number, d.Reason), r)
+	} else {
+		p.event("rollout.progressed", fmt.Sprintf("%s of version %d: %s", r.Kind, target.Number, d.Reason), r)
+	}
+}
+
+// stepWord is the past-tense word for a step in event types.
+func stepWord(s miosa.RolloutStep) string {
+	switch s {
+	case miosa.StepFlipping:
+		return "became_healthy"
+	case miosa.StepDraining:
+		return "flipped"
+	case miosa.StepDone:
+		return "completed"
+	}
+	return string(s)
+}
+
+// activate makes the target the live version.
+func (p *pass) activate(r miosa.Rollout, target miosa.Version) {
+	if p.env.ActiveVersionID != target.ID {
+		p.env.PreviousVersionID = p.env.ActiveVersionID
+	}
+	p.env.ActiveVersionID = target.ID
+	p.env.ActiveSince = r.CreatedAt
+	p.envChanged = true
+	target.PromotedAt = p.now
+	target.State = miosa.VersionReady
+	p.versions[target.ID] = target
+}
+
+// sides are the versions that should run once this pass is committed.
+func (p *pass) sides() []reconcile.Side {
+	if p.deleted() {
+		return nil
+	}
+	var out []reconcile.Side
+	if v, ok := p.version(p.env.ActiveVersionID); ok {
+		out = append(out, reconcile.Side{Version: v, Since: p.env.ActiveSince, Proven: true})
+	}
+	for _, r := range sorted(p.m.w.members(p.env.ID).rollouts, p.m.w.rollouts) {
+		for _, put := range p.commit.Put {
+			if changed, ok := put.(miosa.Rollout); ok && changed.ID == r.ID {
+				r = changed
+			}
+		}
+		if !r.Live() || r.CancelledBy != "" || r.TargetID == p.env.ActiveVersionID {
+			continue
+		}
+		if v, ok := p.version(r.TargetID); ok {
+			out = append(out, reconcile.Side{Version: v, Since: r.CreatedAt, Proven: v.State == miosa.VersionReady})
+		}
+	}
+	return out
+}
+
+func (p *pass) slots() {
+	sides := p.sides()
+	r := reconcile.Decide(reconcile.Input{
+		Now: p.now, Services: p.m.servicesOf(p.env.ID), Sides: sides,
+		Instances: p.m.instancesOf(p.env.ID), Hosts: p.m.w.hosts,
+	})
+	p.wakeAt(r.Wake)
+	for _, a := range r.Actions {
+		if p.full() {
+			return
+		}
+		switch a.Op {
+		case reconcile.Create:
+			p.create(a)
+		case reconcile.Drain:
+			p.drain(a.Instance, a.Reason)
+		case reconcile.Restart:
+			i := a.Instance
+			i.RestartNonce++
+			p.assign(i)
+			p.instanceEvent("instance.restarted", a.Reason, i)
+		}
+	}
+}
+
+func (p *pass) create(a reconcile.Action) {
+	i := miosa.Instance{
+		TenantID: p.env.TenantID, DeploymentID: p.env.DeploymentID, EnvironmentID: p.env.ID,
+		ServiceID: a.Service.ID, VersionID: a.Version, Slot: a.Slot, Replaces: a.Replaces,
+		Spec: a.Spec, Restart: a.Service.Restart, Proven: a.Proven, PriorFailures: a.Failures,
+		Goal: miosa.GoalRun, GoalSince: p.now, DrainSeconds: a.Service.DrainSeconds,
+		CreatedAt: p.now, UpdatedAt: p.now, CreatedReason: a.Reason,
+	}
+	if v, ok := p.version(a.Version); ok {
+		i.Attribution = v.Attribution
+	}
+	var avoid []string
+	if a.Avoid != "" {
+		avoid = []string{a.Avoid}
+	}
+	p.place(&i, a.Service, avoid)
+	p.commit.Create = append(p.commit.Create, i)
+}
+
+// place looks for a host, and otherwise says why there is none.
+func (p *pass) place(i *miosa.Instance, svc miosa.Service, avoid []string) bool {
+	peers := map[string]int{}
+	for _, o := range p.m.instancesOf(p.env.ID) {
+		if o.ServiceID == i.ServiceID && o.VersionID == i.VersionID && !o.State().Terminal() {
+			peers[o.HostID]++
+		}
+	}
+	for _, o := range p.placed {
+		if o.ServiceID == i.ServiceID && o.VersionID == i.VersionID {
+			peers[o.HostID]++
+		}
+	}
+	answer := schedule.Place(schedule.Request{Resources: i.Spec.Resources, Regions: svc.Regions, Avoid: avoid, Peers: peers}, p.fleet)
+	if answer.HostID == "" {
+		changed := !slices.Equal(i.Reasons, answer.Reasons)
+		i.Reasons = answer.Reasons
+		return changed
+	}
+	i.HostID, i.Region, i.Zone = answer.HostID, answer.Region, answer.Zone
+	i.Reasons, i.ScheduledAt = nil, p.now
+	i.Generation++
+	p.placed = append(p.placed, *i)
+	promise(p.fleet, *i)
+	return true
+}
+
+// drain takes an instance out of the table, or stops it at once when no
+// router ever held it.
+func (p *pass) drain(i miosa.Instance, reason string) {
+	i.Goal, i.GoalReason, i.GoalSince = miosa.GoalDrain, reason, p.now
+	if svc, ok := p.m.w.services[i.ServiceID]; ok {
+		i.DrainSeconds = svc.DrainSeconds
+	}
+	if routed := p.m.routedState(p.now, i.ID); !i.Serving() && !routed.Held && routed.InFlight == 0 || i.HostID == "" {
+		i.Goal = miosa.GoalStop
+	}
+	p.instanceEvent("instance.drained", reason, i)
+	p.assign(i)
+	if i.HostID == "" {
+		p.finish(i, reason)
+	}
+}
+
+func (p *pass) assign(i miosa.Instance) {
+	i.Generation++
+	i.UpdatedAt = p.now
+	p.commit.Put = append(p.commit.Put, i)
+}
+
+// finish ends an instance that no host will ever report on.
+func (p *pass) finish(i miosa.Instance, reason string) {
+	o := i.Observed
+	o.InstanceID, o.TenantID, o.DeploymentID = i.ID, i.TenantID, i.DeploymentID
+	o.State, o.StoppedAt, o.ReportedAt = miosa.Stopped, p.now, p.now
+	o.Seq++
+	if o.Failure.Kind == "" {
+		o.Failure = miosa.Failure{Message: reason, At: p.now}
+	}
+	p.commit.Put = append(p.commit.Put, o)
+}
+
+// existing looks at each instance by itself: drains that are over, hosts for
+// those that wait, versions that have proven themselves since.
+func (p *pass) existing() {
+	done := map[string]bool{}
+	for _, put := range p.commit.Put {
+		if i, ok := put.(miosa.Instance); ok {
+			done[i.ID] = true
+		}
+	}
+	for _, i := range p.m.instancesOf(p.env.ID) {
+		if done[i.ID] || i.State().Terminal() {
+			continue
+		}
+		if p.full() {
+			return
+		}
+		switch {
+		case i.Goal == miosa.GoalStop:
+			if _, ok := p.m.w.hosts[i.HostID]; !ok {
+				p.finish(i, "its host left the fleet")
+			}
+		case i.Goal == miosa.GoalDrain:
+			stop, reason, wake := reconcile.Drained(p.now, i, p.m.routedState(p.now, i.ID))
+			p.wakeAt(wake)
+			if stop {
+				i.Goal = miosa.GoalStop
+				p.assign(i)
+				p.instanceEvent("instance.released", reason, i)
+				if i.HostID == "" {
+					p.finish(i, reason)
+				}
+			}
+		case i.HostID == "":
+			if p.place(&i, p.m.w.services[i.ServiceID], nil) {
+				p.assign(i)
+			}
+		case !i.Proven && p.proven(i.VersionID):
+			i.Proven = true
+			p.assign(i)
+		}
+	}
+}
+
+func (p *pass) proven(version string) bool {
+	v, ok := p.version(version)
+	return ok && v.State == miosa.VersionReady
+}
+
+// deploymentState sums the deployment up for its owner.
+func (p *pass) deploymentState() {
+	if p.deleted() {
+		return
+	}
+	next := p.summary()
+	if next != p.dep.State {
+		p.dep.State, p.dep.UpdatedAt = next, p.now
+		p.depChanged = true
+	}
+}
+
+func (p *pass) summary() miosa.DeploymentState {
+	active, replicas, live, failed := false, 0, false, false
+	for id := range p.m.w.ofDeployment[p.dep.ID] {
+		env := p.m.w.environments[id]
+		if id == p.env.ID {
+			env = p.env
+		}
+		active = active || env.ActiveVersionID != ""
+		for _, s := range p.m.servicesOf(id) {
+			replicas += s.DesiredReplicas
+		}
+		for _, r := range sorted(p.m.w.members(id).rollouts, p.m.w.rollouts) {
+			for _, put := range p.commit.Put {
+				if changed, ok := put.(miosa.Rollout); ok && changed.ID == r.ID {
+					r = changed
+				}
+			}
+			live = live || r.Live()
+			failed = failed || r.Step == miosa.StepFailed
+		}
+	}
+	switch {
+	case active && replicas == 0:
+		return miosa.DeploymentStopped
+	case active:
+		return miosa.DeploymentRunning
+	case live:
+		return miosa.DeploymentBuilding
+	case failed:
+		return miosa.DeploymentFailed
+	}
+	return miosa.DeploymentPending
+}
+
+func (p *pass) event(kind, message string, r miosa.Rollout) {
+	p.commit.Events = append(p.commit.Events, miosa.Event{
+		TenantID: p.env.TenantID, DeploymentID: p.env.DeploymentID, VersionID: r.TargetID, RolloutID: r.ID,
+		Type: kind, Message: message, Actor: "control", At: p.now,
+	})
+}
+
+func (p *pass) instanceEvent(kind, message string, i miosa.Instance) {
+	p.commit.Events = append(p.commit.Events, miosa.Event{
+		TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, InstanceID: i.ID,
+		VersionID: i.VersionID, HostID: i.HostID, Type: kind, Message: message, Actor: "control", At: p.now,
+	})
+}

@@ -1,0 +1,93 @@
+package control
+
+import (
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/routing"
+)
+
+// Event is what the machine is fed with.
+type Event interface{ event() }
+
+type (
+	// Loaded: Nouns are all records as of Revision. The first event, and again
+	// after a watch that could not be resumed.
+	Loaded struct {
+		Revision int64
+		Nouns    []any
+	}
+	// Changed: one commit's changes.
+	Changed struct {
+		Revision int64
+		Put      []any
+		Gone     []Gone
+	}
+	// Committed answers a Commit. On a conflict the changes that caused it are
+	// on their way as Changed.
+	Committed struct {
+		Environment string
+		Revision    int64
+		Conflict    bool
+		Err         error
+	}
+	// Purged answers a Purge.
+	Purged struct {
+		Deployment string
+		Err        error
+	}
+	// Reported: a router told which routes it has applied.
+	Reported struct{ routing.Report }
+	// RouterLeft: a router's feed ended.
+	RouterLeft struct{ RouterID string }
+	// Tick: nothing but time has passed.
+	Tick struct{}
+)
+
+// Gone names a record that was deleted.
+type Gone struct{ Kind, ID string }
+
+func (Loaded) event()     {}
+func (Changed) event()    {}
+func (Committed) event()  {}
+func (Purged) event()     {}
+func (Reported) event()   {}
+func (RouterLeft) event() {}
+func (Tick) event()       {}
+
+// Effect is what the machine asks for.
+type Effect interface{ effect() }
+
+type (
+	// Commit writes the changes in one transaction, or none of them. Every
+	// noun with a Revision must still have it. New instances have no ID: the
+	// executor mints one, and seals the boot spec of those that have a host.
+	Commit struct {
+		Environment string
+		Put         []any // Deployment, Environment, Version, Rollout, Instance, Observation
+		Create      []miosa.Instance
+		Release     []Live        // index entries of rollouts that are live no more
+		Events      []miosa.Event // without ID
+	}
+	// Publish gives a table to every router.
+	Publish struct{ Table routing.Table }
+	// Assign tells hosts about changed assignments.
+	Assign struct{ Instances []miosa.Instance }
+	// Purge deletes every record of a deployment.
+	Purge struct{ Tenant, Deployment string }
+)
+
+// Live names the index entry that makes a rollout the one live one.
+type Live struct{ Tenant, Environment, Rollout string }
+
+func (Commit) effect()  {}
+func (Publish) effect() {}
+func (Assign) effect()  {}
+func (Purge) effect()   {}
+
+// router is what is known of one router.
+type router struct {
+	generation int64
+	inFlight   map[string]int
+	heard      time.Time
+}

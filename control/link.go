@@ -1,0 +1,181 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/store"
+)
+
+// Link is control as the agents see it.
+type Link struct{ c *Control }
+
+// Link is the agents' side of control.
+func (c *Control) Link() Link { return Link{c} }
+
+// Register makes the host known, or newly so. What only control decides about
+// a host it already knows is kept.
+func (l Link) Register(ctx context.Context, h miosa.Host) error {
+	now := time.Now().UTC()
+	_, err := store.Update(ctx, l.c.store, func(tx *store.Tx) error {
+		known, err := store.Load(tx, store.Hosts, store.HostKey(h.ID))
+		switch {
+		case miosa.CodeOf(err) == miosa.NotFound:
+			h.CreatedAt, h.Schedulable, h.Revision = now, true, 0
+		case err != nil:
+			return err
+		default:
+			h.CreatedAt, h.Schedulable, h.Revision = known.CreatedAt, known.Schedulable, known.Revision
+		}
+		h.Liveness, h.UpdatedAt = miosa.Alive, now
+		return store.Save(tx, store.Hosts, h)
+	})
+	if err != nil {
+		return fmt.Errorf("register host %s: %w", h.ID, err)
+	}
+	return nil
+}
+
+// Assignments yields what the host should run: first everything that is not
+// over, then each change, until ctx ends. A slow host finds changes of one
+// instance merged into the last.
+func (l Link) Assignments(ctx context.Context, hostID string) iter.Seq2[[]miosa.Instance, error] {
+	return func(yield func([]miosa.Instance, error) bool) {
+		sub, cancel := l.c.hosts.subscribe(hostID)
+		defer cancel()
+		first, err := l.present(ctx, hostID)
+		if !yield(first, err) || err != nil {
+			return
+		}
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-sub.wake:
+			}
+			waiting, ok := l.c.hosts.take(sub)
+			if !ok {
+				continue
+			}
+			if !yield(slices.SortedFunc(maps.Values(waiting), func(a, b miosa.Instance) int { return cmp.Compare(a.ID, b.ID) }), nil) {
+				return
+			}
+		}
+	}
+}
+
+// present reads the host's instances from the store: what was committed
+// before the subscription began.
+func (l Link) present(ctx context.Context, hostID string) ([]miosa.Instance, error) {
+	observed := map[string]miosa.Observation{}
+	var out []miosa.Instance
+	for e, err := range l.c.store.Scan(ctx, recordsPrefix+"t/", store.ScanOptions{}) {
+		if err != nil {
+			return nil, fmt.Errorf("list the instances of host %s: %w", hostID, err)
+		}
+		kind, _, ok := store.ParseKey(e.Key)
+		if !ok || kind != "instance" && kind != "observation" {
+			continue
+		}
+		noun, err := store.Decode(e)
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", e.Key, err)
+		}
+		switch v := noun.(type) {
+		case miosa.Instance:
+			if v.HostID == hostID {
+				out = append(out, v)
+			}
+		case miosa.Observation:
+			observed[v.InstanceID] = v
+		}
+	}
+	live := out[:0]
+	for _, i := range out {
+		if i.Observed = observed[i.ID]; !i.State().Terminal() {
+			live = append(live, i)
+		}
+	}
+	return live, nil
+}
+
+func (c *Control) assign(instances []miosa.Instance) {
+	for _, i := range instances {
+		if i.HostID == "" {
+			continue
+		}
+		c.hosts.send(i.HostID, func(waiting map[string]miosa.Instance, full bool) map[string]miosa.Instance {
+			if !full {
+				waiting = map[string]miosa.Instance{}
+			}
+			waiting[i.ID] = i
+			return waiting
+		})
+	}
+}
+
+// Observe takes an agent's report on one of its host's instances. Reports
+// that are older than what is known are dropped; reports on another host's
+// instance are refused with Forbidden, on an unknown one with NotFound (the
+// host is to forget it).
+func (l Link) Observe(ctx context.Context, hostID string, o miosa.Observation) error {
+	now := time.Now().UTC()
+	_, err := store.Update(ctx, l.c.store, func(tx *store.Tx) error {
+		i, err := store.Load(tx, store.Instances, store.InstanceKey(o.TenantID, o.DeploymentID, o.InstanceID))
+		if err != nil {
+			return err
+		}
+		if i.HostID != hostID {
+			return miosa.Errorf(miosa.Forbidden, "instance %s is not this host's", o.InstanceID)
+		}
+		known, err := store.Load(tx, store.Observations, store.ObservationKey(o.TenantID, o.DeploymentID, o.InstanceID))
+		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+			return err
+		}
+		if o.Seq <= known.Seq || known.State.Terminal() {
+			return nil
+		}
+		o.HostID, o.Revision = hostID, known.Revision
+		if err := store.Save(tx, store.Observations, o); err != nil {
+			return err
+		}
+		if kind, message, ok := transition(known, o); ok {
+			return saveEvent(tx, miosa.Event{
+				TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, InstanceID: i.ID,
+				VersionID: i.VersionID, HostID: hostID, Type: kind, Message: message, Actor: "agent", At: o.ReportedAt,
+			}, now)
+		}
+		return nil
+	})
+	return err
+}
+
+// transition puts a change of state into words for the timeline.
+func transition(was, is miosa.Observation) (kind, message string, ok bool) {
+	crashed := is.Failure.At.After(was.Failure.At) && is.State != miosa.Unhealthy
+	switch {
+	case is.State == miosa.Failed && was.State != miosa.Failed:
+		return "instance.failed", is.Failure.Message + "; it is not tried again", true
+	case is.State == miosa.Stopped && was.State != miosa.Stopped:
+		return "instance.stopped", "stopped", true
+	case crashed && is.State == miosa.Pending:
+		return "instance.crashed", fmt.Sprintf("%s; the next boot comes at %s", is.Failure.Message, is.NextRestartAt.Format(time.TimeOnly)), true
+	case is.State == miosa.Unhealthy && was.State != miosa.Unhealthy:
+		return "instance.became_unhealthy", is.Failure.Message + "; it gets no more requests", true
+	case is.State == miosa.Healthy && was.State != miosa.Healthy:
+		return "instance.became_healthy", fmt.Sprintf("healthy after %s", is.HealthyAt.Sub(is.StartedAt).Round(10*time.Millisecond)), true
+	case is.State == miosa.Starting && is.Boot > was.Boot:
+		return "instance.started", fmt.Sprintf("boot %d began", is.Boot), true
+	case is.State == miosa.Starting && is.VMID != "" && was.VMID == "":
+		return "instance.booted", "its virtual machine runs", true
+	case is.State == miosa.Starting && len(is.Phases) > len(was.Phases) && is.Phases[len(is.Phases)-1].Name == "app_started":
+		return "instance.launched", "its run command was started", true
+	}
+	return "", "", false
+}

@@ -1,0 +1,380 @@
+package control
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/reconcile"
+	"github.com/miosa/miosa/routing"
+)
+
+const (
+	// RouterTimeout is the silence after which a router is no longer waited for.
+	RouterTimeout = 10 * time.Second
+	// RouterWindow is how long after its start a control plane assumes that
+	// routers it has not heard of yet still hold every instance.
+	RouterWindow = 3 * time.Second
+	// retryAfter spaces attempts after a commit that failed for passing reasons.
+	retryAfter = 200 * time.Millisecond
+)
+
+// Config is what the machine must know beyond the records.
+type Config struct {
+	// Hosts names an environment's public host names.
+	Hosts func(miosa.Tenant, miosa.Deployment, miosa.Environment) []string
+}
+
+// Machine is the control plane's mind: it takes events and returns effects,
+// and touches nothing else. One goroutine owns it; sim drives the same code.
+type Machine struct {
+	cfg     Config
+	w       *world
+	loaded  time.Time
+	routers map[string]*router
+	table   routing.Table
+	held    map[string]bool  // instance IDs in the table
+	first   int64            // first generation of this process
+	left    map[string]int64 // by instance ID: first generation without it
+	flipped map[string]int64 // by rollout ID: first generation that serves its target
+	busy    map[string]*commitUnderWay
+	wakes   map[string]time.Time // by environment ID
+	purging map[string]bool
+	routed  bool // the table was built once
+	stale   bool // the table may have to be built anew
+}
+
+// commitUnderWay keeps an environment from being decided again on a picture
+// that lacks our own last change.
+type commitUnderWay struct {
+	revision int64 // 0: not answered yet
+	placed   []miosa.Instance
+}
+
+// NewMachine makes a machine that knows nothing yet: feed it Loaded first.
+func NewMachine(cfg Config) *Machine {
+	return &Machine{
+		cfg: cfg, w: newWorld(), routers: map[string]*router{}, left: map[string]int64{}, flipped: map[string]int64{},
+		busy: map[string]*commitUnderWay{}, wakes: map[string]time.Time{}, purging: map[string]bool{},
+	}
+}
+
+// Handle takes one event in and says what to do about it.
+func (m *Machine) Handle(now time.Time, ev Event) []Effect {
+	t := touched{environments: map[string]bool{}}
+	var out []Effect
+	switch e := ev.(type) {
+	case Loaded:
+		m.load(now, e, &t)
+		out = append(out, Assign{sorted(all(m.w.instances), m.w.instances)})
+	case Changed:
+		out = m.change(e, &t)
+	case Committed:
+		m.committed(now, e, &t)
+	case Purged:
+		delete(m.purging, e.Deployment)
+		if e.Err != nil {
+			for env := range m.w.ofDeployment[e.Deployment] {
+				m.wakes[env] = now.Add(retryAfter)
+			}
+		}
+	case Reported:
+		m.reported(now, e.Report, &t)
+	case RouterLeft:
+		delete(m.routers, e.RouterID)
+		m.waiting(&t)
+	}
+	if m.loaded.IsZero() {
+		return nil
+	}
+	m.expireRouters(now, &t)
+	for env, at := range m.wakes {
+		if !now.Before(at) {
+			t.env(env)
+		}
+	}
+	if t.capacity {
+		for env := range m.w.unplaced {
+			t.env(env)
+		}
+	}
+	m.stale = m.stale || t.routes
+	out = append(out, m.route()...)
+	return append(out, m.decideAll(now, t.environments)...)
+}
+
+func all[T any](values map[string]T) map[string]bool {
+	set := make(map[string]bool, len(values))
+	for id := range values {
+		set[id] = true
+	}
+	return set
+}
+
+func (m *Machine) load(now time.Time, e Loaded, t *touched) {
+	m.w = newWorld()
+	for _, n := range e.Nouns {
+		m.w.put(n, t)
+	}
+	m.w.revision = e.Revision
+	if m.loaded.IsZero() {
+		m.loaded = now
+	}
+	clear(m.busy)
+	for env := range m.w.environments {
+		t.env(env)
+	}
+	m.stale = true
+}
+
+func (m *Machine) change(e Changed, t *touched) []Effect {
+	if e.Revision <= m.w.revision {
+		return nil
+	}
+	m.w.revision = e.Revision
+	var assigned []miosa.Instance
+	for _, n := range e.Put {
+		m.w.put(n, t)
+		if i, ok := n.(miosa.Instance); ok && i.HostID != "" {
+			assigned = append(assigned, m.w.instances[i.ID])
+		}
+	}
+	for _, g := range e.Gone {
+		if g.Kind == "instance" {
+			if i, ok := m.w.instances[g.ID]; ok && i.HostID != "" {
+				i.Goal = miosa.GoalStop // a host must not go on with it
+				i.Generation++
+				assigned = append(assigned, i)
+			}
+		}
+		m.w.remove(g.Kind, g.ID, t)
+	}
+	if len(assigned) == 0 {
+		return nil
+	}
+	return []Effect{Assign{assigned}}
+}
+
+func (m *Machine) committed(now time.Time, e Committed, t *touched) {
+	switch {
+	case e.Err != nil, e.Conflict:
+		delete(m.busy, e.Environment)
+		m.wakes[e.Environment] = now.Add(retryAfter)
+		if e.Conflict {
+			// What conflicted is on its way; look again when it is here.
+			m.wakes[e.Environment] = now.Add(retryAfter / 10)
+		}
+	default:
+		if b := m.busy[e.Environment]; b != nil {
+			b.revision = e.Revision
+		}
+		t.env(e.Environment)
+	}
+}
+
+func (m *Machine) reported(now time.Time, r routing.Report, t *touched) {
+	known := m.routers[r.RouterID]
+	if known == nil {
+		known = &router{}
+		m.routers[r.RouterID] = known
+	}
+	known.heard = now
+	known.generation = max(known.generation, r.Generation)
+	known.inFlight = r.InFlight
+	m.waiting(t)
+}
+
+// waiting marks every environment that waits for routers.
+func (m *Machine) waiting(t *touched) {
+	for _, r := range m.w.rollouts {
+		if r.Step == miosa.StepFlipping {
+			t.env(r.EnvironmentID)
+		}
+	}
+	for _, i := range m.w.instances {
+		if i.Goal == miosa.GoalDrain && !i.State().Terminal() {
+			t.env(i.EnvironmentID)
+		}
+	}
+}
+
+func (m *Machine) expireRouters(now time.Time, t *touched) {
+	for id, r := range m.routers {
+		if now.Sub(r.heard) >= RouterTimeout {
+			delete(m.routers, id)
+			m.waiting(t)
+		}
+	}
+}
+
+// route builds the table anew when something bore on it, and publishes it
+// when it differs.
+func (m *Machine) route() []Effect {
+	if !m.stale && m.routed {
+		return nil
+	}
+	m.stale = false
+	next := routing.Build(max(m.w.revision, m.table.Generation+1), m.sites())
+	var out []Effect
+	if !m.routed || !routing.SameRoutes(m.table, next) {
+		if !m.routed {
+			m.first = next.Generation
+		}
+		m.markLeft(next)
+		m.table, m.routed = next, true
+		out = []Effect{Publish{next}}
+	}
+	for id, r := range m.w.rollouts {
+		if _, seen := m.flipped[id]; r.Step == miosa.StepFlipping && !seen {
+			m.flipped[id] = m.table.Generation
+		} else if r.Step.Terminal() {
+			delete(m.flipped, id)
+		}
+	}
+	return out
+}
+
+func (m *Machine) markLeft(next routing.Table) {
+	now := backendsOf(next)
+	for id := range m.held {
+		if !now[id] {
+			m.left[id] = next.Generation
+		}
+	}
+	for id := range now {
+		delete(m.left, id)
+	}
+	m.held = now
+	for id := range m.left {
+		if i, ok := m.w.instances[id]; !ok || i.State().Terminal() {
+			delete(m.left, id)
+		}
+	}
+}
+
+func backendsOf(t routing.Table) map[string]bool {
+	set := map[string]bool{}
+	for _, p := range t.Routes {
+		for _, b := range p.Backends {
+			set[b.InstanceID] = true
+		}
+	}
+	return set
+}
+
+func (m *Machine) sites() []routing.Site {
+	var out []routing.Site
+	for _, env := range sorted(all(m.w.environments), m.w.environments) {
+		dep, ok := m.w.deployments[env.DeploymentID]
+		if !ok || !dep.DeletedAt.IsZero() {
+			continue
+		}
+		site := routing.Site{
+			Hosts:  m.cfg.Hosts(m.w.tenants[env.TenantID], dep, env),
+			Tenant: env.TenantID, Instances: m.instancesOf(env.ID),
+		}
+		site.Service = m.routedService(env.ID)
+		site.Service.DeploymentID = dep.ID
+		if r, ok := m.liveRollout(env.ID); ok && r.Step == miosa.StepFlipping {
+			site.Versions = append(site.Versions, r.TargetID)
+		}
+		if env.ActiveVersionID != "" {
+			site.Versions = append(site.Versions, env.ActiveVersionID)
+		}
+		out = append(out, site)
+	}
+	return out
+}
+
+// routedService is the one the public host names lead to: the service named
+// "web", else the first web service, else the first API service.
+func (m *Machine) routedService(env string) miosa.Service {
+	rank := func(s miosa.Service) int {
+		switch {
+		case s.Type == miosa.ServiceWorker:
+			return 3
+		case s.Name == "web":
+			return 0
+		case s.Type == miosa.ServiceWeb:
+			return 1
+		}
+		return 2
+	}
+	services := m.servicesOf(env)
+	if len(services) == 0 {
+		return miosa.Service{}
+	}
+	return slices.MinFunc(services, func(a, b miosa.Service) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.ID, b.ID))
+	})
+}
+
+func (m *Machine) servicesOf(env string) []miosa.Service {
+	return sorted(m.w.members(env).services, m.w.services)
+}
+
+func (m *Machine) instancesOf(env string) []miosa.Instance {
+	return sorted(m.w.members(env).instances, m.w.instances)
+}
+
+// liveRollout is the newest one that still decides what the environment runs.
+func (m *Machine) liveRollout(env string) (miosa.Rollout, bool) {
+	rollouts := sorted(m.w.members(env).rollouts, m.w.rollouts)
+	for _, r := range slices.Backward(rollouts) {
+		if r.Live() && r.CancelledBy == "" {
+			return r, true
+		}
+	}
+	return miosa.Rollout{}, false
+}
+
+// routedState is what the routers make of an instance.
+func (m *Machine) routedState(now time.Time, id string) reconcile.Routed {
+	if now.Sub(m.loaded) < RouterWindow && len(m.routers) == 0 {
+		return reconcile.Routed{Held: true}
+	}
+	left, gone := m.left[id]
+	if !gone {
+		left = m.first
+	}
+	r := reconcile.Routed{}
+	for _, rt := range m.routers {
+		if m.held[id] || rt.generation < left {
+			r.Held = true
+		}
+		r.InFlight += rt.inFlight[id]
+	}
+	return r
+}
+
+// acknowledged reports whether every live router serves the rollout's target.
+func (m *Machine) acknowledged(now time.Time, rolloutID string) bool {
+	generation, ok := m.flipped[rolloutID]
+	if !ok || now.Sub(m.loaded) < RouterWindow && len(m.routers) == 0 {
+		return false
+	}
+	for _, rt := range m.routers {
+		if rt.generation < generation {
+			return false
+		}
+	}
+	return true
+}
+
+// Wake is when the machine wants a Tick; the zero time: not before an event.
+func (m *Machine) Wake() time.Time {
+	var at time.Time
+	earlier := func(t time.Time) {
+		if !t.IsZero() && (at.IsZero() || t.Before(at)) {
+			at = t
+		}
+	}
+	for _, t := range m.wakes {
+		earlier(t)
+	}
+	for _, r := range m.routers {
+		earlier(r.heard.Add(RouterTimeout))
+	}
+	return at
+}
