@@ -21,15 +21,37 @@ type Network interface {
 	Detach(ctx context.Context, instance string) error
 	// Reclaim removes every attachment of this platform that keep does not hold.
 	Reclaim(ctx context.Context, keep func(instance string) bool) error
-	// Close removes what all attachments share (tables, chains). Taps of
-	// running instances stay unless they were detached.
+	// Close removes what all attachments share (tables, chains), unless an
+	// instance is still attached: its VM may outlive us, and must not outlive
+	// its isolation.
 	Close(ctx context.Context) error
 }
 
 // Attachment is one instance's place in the network.
 type Attachment struct {
-	Index       int // unique on this host; also picks the uid of the VM
+	Index       int // unique on this host
+	UID         int // what the VM's process runs as, unique on this host; 0: the driver's default
 	NIC         vmm.NIC
 	Address     netip.AddrPort // where the host reaches the app
 	Nameservers []string       // for the guest's resolv.conf
+}
+
+// Meter is a Network that counts. Not every one can.
+type Meter interface {
+	// Traffic are the instance's bytes and packets since it was attached;
+	// unknown instances have none.
+	Traffic(instance string) (Traffic, error)
+}
+
+// Traffic is counted from the instance's point of view.
+type Traffic struct {
+	SentBytes, SentPackets         uint64
+	ReceivedBytes, ReceivedPackets uint64
+}
+
+// Severer is a Network that can close the host's connections to an instance
+// at once, so that requests in flight to a dead VM fail now rather than after
+// minutes of retransmission.
+type Severer interface {
+	Sever(ctx context.Context, instance string) error
 }

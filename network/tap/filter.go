@@ -1,0 +1,446 @@
+package tap
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// The rules, in words:
+//
+//   - guard (before connection tracking): a packet from a tap must carry that
+//     tap's MAC and IPv4 address; anything else, IPv6 too, is dropped. Then
+//     the tap's egress limit, if it has one.
+//   - to host: only replies, and what Allow and Nameservers name.
+//   - forwarded from a guest: never to another instance, of whichever
+//     platform; not to internal ranges, but for Allow and Nameservers;
+//     otherwise out, up to Connections at once.
+//   - forwarded to a guest: only replies.
+//   - what leaves by an uplink is masqueraded.
+//   - a link whose forwarding we switched on forwards for instances only.
+
+// internal are the ranges that guests do not reach: private, shared,
+// loopback, link-local (cloud metadata lives there), benchmarking, multicast,
+// reserved.
+var internal = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("10.0.0.0/8"),
+	netip.MustParsePrefix("100.64.0.0/10"),
+	netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("172.16.0.0/12"),
+	netip.MustParsePrefix("192.0.0.0/24"),
+	netip.MustParsePrefix("192.168.0.0/16"),
+	netip.MustParsePrefix("198.18.0.0/15"),
+	netip.MustParsePrefix("224.0.0.0/3"),
+}
+
+// register32 is where a concatenated key's second part begins: names of
+// links fill the first 16 bytes.
+const (
+	registerName = unix.NFT_REG_1
+	registerMAC  = unix.NFT_REG32_04
+	registerIP   = unix.NFT_REG32_06
+)
+
+// rules are the table's parts, by name; all of it belongs to one cell.
+type rules struct {
+	table       *nftables.Table
+	guests      *nftables.Set // link . MAC . address
+	limits      *nftables.Set // link → chain of its egress limit
+	uplinks     *nftables.Set // links whose forwarding we switched on
+	connections *nftables.Set // open connections by guest address
+}
+
+func (n *Network) rules() rules {
+	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: n.plan.table()}
+	return rules{
+		table: t,
+		guests: &nftables.Set{
+			Table: t, Name: "guests", Concatenation: true,
+			KeyType: nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIPAddr),
+		},
+		limits: &nftables.Set{
+			Table: t, Name: "limits", IsMap: true, KeyType: nftables.TypeIFName, DataType: nftables.TypeVerdict,
+		},
+		uplinks:     &nftables.Set{Table: t, Name: "uplinks", KeyType: nftables.TypeIFName},
+		connections: &nftables.Set{Table: t, Name: "connections", KeyType: nftables.TypeIPAddr, Dynamic: true, Size: maxIndex},
+	}
+}
+
+// buildRules replaces the cell's table in one transaction: there is no moment
+// without rules, and connections go on.
+func (n *Network) buildRules() error {
+	marked, err := n.markedUplinks()
+	if err != nil {
+		return err
+	}
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	r := n.rules()
+	c.AddTable(r.table)
+	c.DelTable(r.table)
+	c.AddTable(r.table)
+
+	var guests, uplinks []nftables.SetElement
+	for index := range n.byIndex {
+		guests = append(guests, n.guestElement(index))
+	}
+	for _, name := range marked {
+		uplinks = append(uplinks, nftables.SetElement{Key: linkName(name)})
+	}
+	for _, s := range []struct {
+		set      *nftables.Set
+		elements []nftables.SetElement
+	}{{r.guests, guests}, {r.limits, nil}, {r.uplinks, uplinks}, {r.connections, nil}} {
+		if err := c.AddSet(s.set, s.elements); err != nil {
+			return fmt.Errorf("add set %s: %w", s.set.Name, err)
+		}
+	}
+
+	// The jumped-to chains stand first: a rule may name only what exists.
+	limited := n.chain(c, r, "limited")
+	c.AddRule(rule(limited, limitLookup(r)))
+	guard := n.chain(c, r, "guard")
+	c.AddRule(rule(guard, guestLookup(r), one(&expr.Verdict{Kind: expr.VerdictGoto, Chain: "limited"})))
+	c.AddRule(rule(guard, drop()))
+
+	toHost := n.chain(c, r, "to-host")
+	c.AddRule(rule(toHost, established(), accept()))
+	n.addAllowed(c, toHost)
+	c.AddRule(rule(toHost, drop()))
+
+	fromGuest := n.chain(c, r, "from-guest")
+	c.AddRule(rule(fromGuest, outgoing(expr.CmpOpEq, commonPrefix), drop()))
+	c.AddRule(rule(fromGuest, established(), accept()))
+	n.addAllowed(c, fromGuest)
+	for _, p := range internal {
+		c.AddRule(rule(fromGuest, destination(p), drop()))
+	}
+	c.AddRule(rule(fromGuest, tooManyConnections(r, n.config.Connections), drop()))
+	c.AddRule(rule(fromGuest, accept()))
+
+	toGuest := n.chain(c, r, "to-guest")
+	c.AddRule(rule(toGuest, established(), accept()))
+	c.AddRule(rule(toGuest, drop()))
+
+	ours := n.plan.prefix()
+	pre := n.hook(c, r, "prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
+	c.AddRule(rule(pre, incoming(ours), jump("guard")))
+	input := n.hook(c, r, "input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
+	c.AddRule(rule(input, incoming(ours), jump("to-host")))
+	forward := n.hook(c, r, "forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
+	c.AddRule(rule(forward, incoming(ours), jump("from-guest")))
+	c.AddRule(rule(forward, outgoing(expr.CmpOpEq, ours), jump("to-guest")))
+	c.AddRule(rule(forward, uplinkLookup(r), outgoing(expr.CmpOpNeq, commonPrefix), drop()))
+	nat := n.hook(c, r, "postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+	c.AddRule(rule(nat, source(n.plan.block), outgoing(expr.CmpOpNeq, commonPrefix), one(&expr.Masq{})))
+
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("install rules: %w", err)
+	}
+	clear(n.limited) // comes back with the next Attach
+	return nil
+}
+
+func (n *Network) dropRules() error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	r := n.rules()
+	c.AddTable(r.table) // deleting what is not there is an error
+	c.DelTable(r.table)
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("remove rules: %w", err)
+	}
+	return nil
+}
+
+// admit lets an index's packets in, under its egress limit. A former limit is
+// replaced.
+func (n *Network) admit(index, egressMbps int) error {
+	if err := n.unlimit(index); err != nil {
+		return err
+	}
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	r := n.rules()
+	if err := c.SetAddElements(r.guests, []nftables.SetElement{n.guestElement(index)}); err != nil {
+		return err
+	}
+	if egressMbps > 0 {
+		chain := n.chain(c, r, limitChain(index))
+		// Policing, not shaping: it needs nothing but nftables, and TCP finds
+		// the rate by itself. The kernel's bucket holds one second's worth.
+		c.AddRule(rule(chain, one(&expr.Limit{
+			Type: expr.LimitTypePktBytes, Rate: uint64(egressMbps) * 1_000_000 / 8, Unit: expr.LimitTimeSecond, Over: true,
+		}), drop()))
+		err := c.SetAddElements(r.limits, []nftables.SetElement{{
+			Key:         linkName(n.plan.link(index)),
+			VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: limitChain(index)},
+		}})
+		if err != nil {
+			return err
+		}
+	}
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("add rules: %w", err)
+	}
+	if egressMbps > 0 {
+		n.limited[index] = true
+	}
+	return nil
+}
+
+// expel takes back what admit did. The tap is gone by now, so nothing
+// depends on it: what fails here is swept away at the next start.
+func (n *Network) expel(index int) {
+	err := n.unlimit(index)
+	if err == nil {
+		var c *nftables.Conn
+		if c, err = nftables.New(); err == nil {
+			if err = c.SetDeleteElements(n.rules().guests, []nftables.SetElement{n.guestElement(index)}); err == nil {
+				err = c.Flush()
+			}
+		}
+	}
+	if err != nil {
+		n.log.Warn("rules of a removed tap stay until the next start", "tap", n.plan.link(index), "err", err)
+	}
+}
+
+func (n *Network) unlimit(index int) error {
+	if !n.limited[index] {
+		return nil
+	}
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	r := n.rules()
+	key := []nftables.SetElement{{Key: linkName(n.plan.link(index))}}
+	if err := c.SetDeleteElements(r.limits, key); err != nil {
+		return err
+	}
+	chain := &nftables.Chain{Name: limitChain(index), Table: r.table}
+	c.FlushChain(chain)
+	c.DelChain(chain)
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("remove egress limit: %w", err)
+	}
+	delete(n.limited, index)
+	return nil
+}
+
+func limitChain(index int) string { return fmt.Sprintf("egress-%d", index) }
+
+// markUplink notes that we switch a link's forwarding on.
+func (n *Network) markUplink(name string) error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	if err := c.SetAddElements(n.rules().uplinks, []nftables.SetElement{{Key: linkName(name)}}); err != nil {
+		return err
+	}
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("mark uplink %s: %w", name, err)
+	}
+	return nil
+}
+
+// markedUplinks reads the marks back; a fresh host has none.
+func (n *Network) markedUplinks() ([]string, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	r := n.rules()
+	tables, err := c.ListTablesOfFamily(r.table.Family)
+	if err != nil {
+		return nil, fmt.Errorf("list tables: %w", err)
+	}
+	if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == r.table.Name }) {
+		return nil, nil
+	}
+	elements, err := c.GetSetElements(r.uplinks)
+	if err != nil {
+		return nil, fmt.Errorf("read uplinks: %w", err)
+	}
+	var names []string
+	for _, e := range elements {
+		names = append(names, strings.TrimRight(string(e.Key), "\x00"))
+	}
+	return names, nil
+}
+
+func (n *Network) guestElement(index int) nftables.SetElement {
+	key := linkName(n.plan.link(index))
+	key = append(key, n.plan.mac(index)...)
+	key = append(key, 0, 0) // each part fills whole registers
+	guest := n.plan.guest(index).As4()
+	return nftables.SetElement{Key: append(key, guest[:]...)}
+}
+
+// addAllowed opens the configured exceptions and the nameservers' port.
+func (n *Network) addAllowed(c *nftables.Conn, chain *nftables.Chain) {
+	allowed := n.config.Allow
+	for _, ns := range n.config.Nameservers {
+		if ns.Is4() {
+			allowed = append(allowed[:len(allowed):len(allowed)], Allow{To: netip.PrefixFrom(ns, 32), Port: 53})
+		}
+	}
+	for _, a := range allowed {
+		if a.Port == 0 {
+			c.AddRule(rule(chain, destination(a.To), accept()))
+			continue
+		}
+		for _, protocol := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+			c.AddRule(rule(chain, destination(a.To), destinationPort(protocol, a.Port), accept()))
+		}
+	}
+}
+
+func (n *Network) chain(c *nftables.Conn, r rules, name string) *nftables.Chain {
+	return c.AddChain(&nftables.Chain{Name: name, Table: r.table})
+}
+
+func (n *Network) hook(c *nftables.Conn, r rules, name string, kind nftables.ChainType, hook *nftables.ChainHook, priority *nftables.ChainPriority) *nftables.Chain {
+	return c.AddChain(&nftables.Chain{
+		Name: name, Table: r.table, Type: kind, Hooknum: hook, Priority: priority, Policy: new(nftables.ChainPolicyAccept),
+	})
+}
+
+func rule(chain *nftables.Chain, parts ...[]expr.Any) *nftables.Rule {
+	r := &nftables.Rule{Table: chain.Table, Chain: chain}
+	for _, p := range parts {
+		r.Exprs = append(r.Exprs, p...)
+	}
+	return r
+}
+
+func one(e expr.Any) []expr.Any { return []expr.Any{e} }
+
+func accept() []expr.Any { return one(&expr.Verdict{Kind: expr.VerdictAccept}) }
+
+func jump(chain string) []expr.Any {
+	return one(&expr.Verdict{Kind: expr.VerdictJump, Chain: chain})
+}
+
+func drop() []expr.Any {
+	return []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}}
+}
+
+// linkName is a link's name as the kernel compares it: 16 bytes, zero-padded.
+func linkName(name string) []byte {
+	b := make([]byte, unix.IFNAMSIZ, unix.IFNAMSIZ+12)
+	copy(b, name)
+	return b
+}
+
+// incoming and outgoing match links whose names begin with the prefix.
+func incoming(prefix string) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: registerName},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: registerName, Data: []byte(prefix)},
+	}
+}
+
+func outgoing(op expr.CmpOp, prefix string) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: registerName},
+		&expr.Cmp{Op: op, Register: registerName, Data: []byte(prefix)},
+	}
+}
+
+func ipv4() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: unix.NFT_REG_1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: []byte{unix.NFPROTO_IPV4}},
+	}
+}
+
+func address(offset uint32, p netip.Prefix) []expr.Any {
+	masked := p.Masked().Addr().As4()
+	mask := binary.BigEndian.AppendUint32(nil, uint32(uint64(0xffffffff)<<(32-p.Bits())))
+	return append(ipv4(),
+		&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
+		&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: masked[:]})
+}
+
+func source(p netip.Prefix) []expr.Any      { return address(12, p) }
+func destination(p netip.Prefix) []expr.Any { return address(16, p) }
+
+func destinationPort(protocol byte, port uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG_1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: []byte{protocol}},
+		&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: binaryutil.BigEndian.PutUint16(port)},
+	}
+}
+
+// state matches a connection's state against a mask.
+func state(mask uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Register: unix.NFT_REG_1, Key: expr.CtKeySTATE},
+		&expr.Bitwise{
+			SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(mask), Xor: make([]byte, 4),
+		},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG_1, Data: make([]byte, 4)},
+	}
+}
+
+func established() []expr.Any {
+	return state(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
+}
+
+func guestLookup(r rules) []expr.Any {
+	return append(ipv4(),
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: registerName},
+		&expr.Payload{DestRegister: registerMAC, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6},
+		&expr.Payload{DestRegister: registerIP, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
+		&expr.Lookup{SourceRegister: registerName, SetName: r.guests.Name, SetID: r.guests.ID})
+}
+
+// limitLookup jumps to the chain of the tap's egress limit, if there is one.
+func limitLookup(r rules) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: registerName},
+		&expr.Lookup{
+			SourceRegister: registerName, SetName: r.limits.Name, SetID: r.limits.ID,
+			DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true,
+		},
+	}
+}
+
+func uplinkLookup(r rules) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: registerName},
+		&expr.Lookup{SourceRegister: registerName, SetName: r.uplinks.Name, SetID: r.uplinks.ID},
+	}
+}
+
+func tooManyConnections(r rules, limit int) []expr.Any {
+	return append(append(ipv4(), state(expr.CtStateBitNEW)...),
+		&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
+		&expr.Dynset{
+			SrcRegKey: unix.NFT_REG_1, SetName: r.connections.Name, SetID: r.connections.ID,
+			Operation: uint32(unix.NFT_DYNSET_OP_ADD),
+			Exprs:     []expr.Any{&expr.Connlimit{Count: uint32(limit), Flags: expr.NFT_CONNLIMIT_F_INV}},
+		})
+}

@@ -1,0 +1,225 @@
+// Package user is the network adapter for hosts where we are not root: QEMU
+// itself plays the guest's network, and a port of the loopback leads to the
+// app. It has half the throughput of package tap and no isolation: a guest
+// reaches whatever this user's processes reach, the host's loopback included,
+// and everybody on this host reaches the guest's port. The sim driver uses it
+// too.
+package user
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/network"
+	"github.com/miosa/miosa/vmm"
+)
+
+// What QEMU's user networking shows every guest.
+var (
+	guestAddress = netip.MustParsePrefix("10.0.2.15/24")
+	gateway      = netip.MustParseAddr("10.0.2.2")
+)
+
+const nameserver = "10.0.2.3"
+
+// Config says which ports are given out.
+type Config struct {
+	// File keeps the ports over restarts; its directory exists.
+	File string
+	// FirstPort and LastPort bound what is given out; 0: 20000 and 29999,
+	// which the kernel gives to nobody else by itself.
+	FirstPort, LastPort int
+}
+
+// Network is the adapter. Make it with New.
+type Network struct {
+	config Config
+
+	// mu guards what follows and the file.
+	mu     sync.Mutex
+	loaded bool
+	ports  map[string]place
+}
+
+// place is what the file keeps of an instance.
+type place struct {
+	Index int `json:"index"`
+	Port  int `json:"port"`
+}
+
+// New checks the configuration; nothing is touched before the first call.
+func New(config Config, log *slog.Logger) (*Network, error) {
+	if !filepath.IsAbs(config.File) {
+		return nil, fmt.Errorf("port file %q is not an absolute path", config.File)
+	}
+	config.FirstPort, config.LastPort = cmp.Or(config.FirstPort, 20000), cmp.Or(config.LastPort, 29999)
+	if config.FirstPort < 1 || config.LastPort > 65535 || config.FirstPort > config.LastPort {
+		return nil, fmt.Errorf("ports %d to %d are no range", config.FirstPort, config.LastPort)
+	}
+	log.Warn("user networking: instances are not isolated from this host's network")
+	return &Network{config: config}, nil
+}
+
+// Attach picks a free loopback port for the instance, or finds its port
+// again. An egress limit is not kept: there is nothing here to keep it with.
+func (n *Network) Attach(_ context.Context, instance string, port, _ int) (network.Attachment, error) {
+	switch {
+	case instance == "":
+		return network.Attachment{}, miosa.Errorf(miosa.Invalid, "an instance without a name cannot be attached")
+	case port < 0 || port > 65535:
+		return network.Attachment{}, miosa.Errorf(miosa.Invalid, "port %d is out of range", port)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.load(); err != nil {
+		return network.Attachment{}, err
+	}
+	at, known := n.ports[instance]
+	if !known {
+		var err error
+		if at, err = n.free(instance); err != nil {
+			return network.Attachment{}, err
+		}
+		n.ports[instance] = at
+		if err := n.save(); err != nil {
+			delete(n.ports, instance)
+			return network.Attachment{}, err
+		}
+	}
+	forward := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(at.Port))
+	return network.Attachment{
+		Index: at.Index,
+		NIC: vmm.NIC{
+			MAC:       fmt.Sprintf("02:00:00:00:%02x:%02x", at.Index>>8, at.Index&255),
+			Guest:     guestAddress,
+			Gateway:   gateway,
+			Forward:   forward,
+			GuestPort: port,
+		},
+		Address:     forward,
+		Nameservers: []string{nameserver},
+	}, nil
+}
+
+// free looks for a port that nobody listens on, from a place that the
+// instance's name picks, and for the lowest free index.
+func (n *Network) free(instance string) (place, error) {
+	usedPort, usedIndex := make(map[int]bool), make(map[int]bool)
+	for _, at := range n.ports {
+		usedPort[at.Port], usedIndex[at.Index] = true, true
+	}
+	at := place{}
+	for usedIndex[at.Index] {
+		at.Index++
+	}
+	hash := fnv.New32a()
+	hash.Write([]byte(instance))
+	count := n.config.LastPort - n.config.FirstPort + 1
+	for i := range count {
+		at.Port = n.config.FirstPort + (int(hash.Sum32()%uint32(count))+i)%count
+		if usedPort[at.Port] {
+			continue
+		}
+		l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: at.Port})
+		if err != nil {
+			continue
+		}
+		return at, l.Close()
+	}
+	return place{}, miosa.Errorf(miosa.Unavailable, "no loopback port from %d to %d is free", n.config.FirstPort, n.config.LastPort)
+}
+
+// Detach gives the instance's port back.
+func (n *Network) Detach(_ context.Context, instance string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.load(); err != nil {
+		return err
+	}
+	at, known := n.ports[instance]
+	if !known {
+		return nil
+	}
+	delete(n.ports, instance)
+	if err := n.save(); err != nil {
+		n.ports[instance] = at
+		return err
+	}
+	return nil
+}
+
+// Reclaim gives back the ports of every instance that keep does not hold.
+func (n *Network) Reclaim(_ context.Context, keep func(instance string) bool) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.load(); err != nil {
+		return err
+	}
+	before := len(n.ports)
+	for instance := range n.ports {
+		if !keep(instance) {
+			delete(n.ports, instance)
+		}
+	}
+	if len(n.ports) == before {
+		return nil
+	}
+	return n.save()
+}
+
+// Close has nothing to take away.
+func (n *Network) Close(context.Context) error { return nil }
+
+func (n *Network) load() error {
+	if n.loaded {
+		return nil
+	}
+	b, err := os.ReadFile(n.config.File)
+	ports := make(map[string]place)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return fmt.Errorf("read ports: %w", err)
+	default:
+		if err := json.Unmarshal(b, &ports); err != nil {
+			return fmt.Errorf("read ports: %s: %w", n.config.File, err)
+		}
+	}
+	n.ports, n.loaded = ports, true
+	return nil
+}
+
+// save replaces the file: a crash leaves the old or the new one.
+func (n *Network) save() error {
+	b, err := json.MarshalIndent(n.ports, "", "\t")
+	if err != nil {
+		return fmt.Errorf("keep ports: %w", err)
+	}
+	next, err := os.CreateTemp(filepath.Dir(n.config.File), ".ports-*")
+	if err != nil {
+		return fmt.Errorf("keep ports: %w", err)
+	}
+	_, err = next.Write(b)
+	if err == nil {
+		err = next.Sync()
+	}
+	if err = errors.Join(err, next.Close()); err == nil {
+		err = os.Rename(next.Name(), n.config.File)
+	}
+	if err != nil {
+		return fmt.Errorf("keep ports: %w", errors.Join(err, os.Remove(next.Name())))
+	}
+	return nil
+}
