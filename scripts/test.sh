@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Every test of the repository, with one summary at the end that lists what
+# was skipped and why. Arguments are packages (default: all).
+#
+# Two passes: packages without VMs run under the race detector; those that
+# boot VMs run without it and one package after the other, because under
+# emulation a VM wants a core to itself.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+module=$(go list -m)
+# The qemu driver, whatever drives it in a test, and the programs whose tests
+# run the whole platform.
+boots_vms() {
+	go list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' "$@" |
+		awk -v m="$module" '
+			function whole(p) { return p ~ "^" m "/(cmd/miosa|vmm/qemu|bench|e2e)(/|$)" && p !~ "/bench/load" }
+			{
+				vm = whole($1)
+				for (i = 2; i <= NF; i++) if ($i == m "/vmm/qemu") vm = 1
+				if (vm) print $1
+			}'
+}
+
+# Called by gotestsum: prints both passes as test events.
+if [[ ${1-} == --events ]]; then
+	shift
+	mapfile -t all < <(go list "$@")
+	mapfile -t vms < <(boots_vms "$@")
+	mapfile -t plain < <(printf '%s\n' "${all[@]}" | grep -vxF -f <(printf '%s\n' "${vms[@]:-none}"))
+	status=0
+	race=(-race)
+	if [[ $(go env CGO_ENABLED) != 1 ]] || ! command -v "$(go env CC)" >/dev/null; then
+		printf 'no C compiler: the race detector is off\n' >&2
+		race=()
+	fi
+	if ((${#plain[@]})); then
+		go test -json -count=1 -timeout 15m "${race[@]}" "${plain[@]}" || status=1
+	fi
+	if ((${#vms[@]})); then
+		go test -json -count=1 -timeout 20m -p 1 "${vms[@]}" || status=1
+	fi
+	exit $status
+fi
+
+. scripts/tools.sh
+runner=$(gotestsum)
+(($#)) || set -- ./...
+# So that tests find the guest that was built just now.
+export PATH=$PATH:/usr/sbin:/sbin
+exec "$runner" --format pkgname-and-test-fails --format-hide-empty-pkg --raw-command -- scripts/test.sh --events "$@"

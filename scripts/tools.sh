@@ -1,0 +1,21 @@
+# Pinned tools of the build; sourced, not run. A tool is compiled on first use
+# and kept in the user's cache, under its version.
+
+# tool NAME VERSION PACKAGE: prints the path of the program.
+tool() {
+	local dir=${XDG_CACHE_HOME:-$HOME/.cache}/miosa/tools/$1-$2
+	if [[ ! -x $dir/$1 ]]; then
+		printf 'compiling %s %s\n' "$1" "$2" >&2
+		# Compiled aside and moved: an interrupted build leaves no half tool.
+		local fresh
+		mkdir -p "$dir"
+		fresh=$(mktemp -d "$dir/.new.XXXXXX")
+		GOBIN=$fresh GOFLAGS= go install "$3@$2"
+		mv "$fresh/$1" "$dir/$1"
+		rmdir "$fresh"
+	fi
+	printf '%s/%s\n' "$dir" "$1"
+}
+
+golangci_lint() { tool golangci-lint v2.15.0 github.com/golangci/golangci-lint/v2/cmd/golangci-lint; }
+gotestsum() { tool gotestsum v1.13.0 gotest.tools/gotestsum; }
