@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"time"
 
 	"github.com/miosa/miosa"
@@ -17,31 +19,55 @@ const EventTTL = 30 * 24 * time.Hour
 // commit carries out a Commit: one transaction, or nothing.
 func (c *Control) commit(ctx context.Context, e Commit) Committed {
 	now := time.Now().UTC()
-	for n := range e.Create {
-		id, err := miosa.NewID(miosa.PrefixInstance, now, rand.Reader)
-		if err != nil {
-			return Committed{Environment: e.Environment, Err: err}
-		}
-		e.Create[n].ID = id
-	}
-	instances := e.Create
-	for _, put := range e.Put {
-		if i, ok := put.(miosa.Instance); ok {
-			instances = append(instances[:len(instances):len(instances)], i)
-		}
+	if err := e.Mint(now, rand.Reader); err != nil {
+		return Committed{Environment: e.Environment, Err: err}
 	}
 	sealed := map[string][]byte{}
-	for _, i := range instances {
-		if i.HostID == "" || len(i.BootSpec) > 0 || i.Goal != miosa.GoalRun {
-			continue
-		}
+	for _, i := range e.Bootable() {
 		spec, err := c.bootSpec(ctx, i)
 		if err != nil {
 			return Committed{Environment: e.Environment, Err: err}
 		}
 		sealed[i.ID] = spec
 	}
-	revision, err := store.Try(ctx, c.store, func(tx *store.Tx) error { return write(tx, e, sealed, now) })
+	revision, err := store.Try(ctx, c.store, func(tx *store.Tx) error { return e.Write(tx, sealed, now, rand.Reader) })
+	return e.Answer(revision, err)
+}
+
+// Mint gives the new instances their IDs.
+func (e *Commit) Mint(now time.Time, random io.Reader) error {
+	for n := range e.Create {
+		id, err := miosa.NewID(miosa.PrefixInstance, now, random)
+		if err != nil {
+			return err
+		}
+		e.Create[n].ID = id
+	}
+	return nil
+}
+
+// Bootable are the instances that this commit gives a host and that need
+// their boot spec sealed to it.
+func (e *Commit) Bootable() []miosa.Instance {
+	var out []miosa.Instance
+	need := func(i miosa.Instance) {
+		if i.HostID != "" && len(i.BootSpec) == 0 && i.Goal == miosa.GoalRun {
+			out = append(out, i)
+		}
+	}
+	for _, i := range e.Create {
+		need(i)
+	}
+	for _, put := range e.Put {
+		if i, ok := put.(miosa.Instance); ok {
+			need(i)
+		}
+	}
+	return out
+}
+
+// Answer is what the machine is told of how the commit went.
+func (e *Commit) Answer(revision int64, err error) Committed {
 	switch {
 	case errors.Is(err, store.ErrConflict), miosa.CodeOf(err) == miosa.Precondition:
 		return Committed{Environment: e.Environment, Conflict: true}
@@ -51,21 +77,23 @@ func (c *Control) commit(ctx context.Context, e Commit) Committed {
 	return Committed{Environment: e.Environment, Revision: revision}
 }
 
-func write(tx *store.Tx, e Commit, sealed map[string][]byte, now time.Time) error {
+// Write puts all changes into a transaction. sealed holds the boot specs of
+// Bootable by instance ID.
+func (e *Commit) Write(tx *store.Tx, sealed map[string][]byte, now time.Time, random io.Reader) error {
 	for _, put := range e.Put {
 		if err := save(tx, put, sealed); err != nil {
 			return err
 		}
 	}
+	events := slices.Clone(e.Events)
 	for _, i := range e.Create {
 		if err := save(tx, i, sealed); err != nil {
 			return err
 		}
-		ev := miosa.Event{
+		events = append(events, miosa.Event{
 			TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, InstanceID: i.ID,
 			VersionID: i.VersionID, HostID: i.HostID, Type: "instance.created", Message: i.CreatedReason, Actor: "control", At: now,
-		}
-		e.Events = append(e.Events[:len(e.Events):len(e.Events)], ev)
+		})
 	}
 	for _, l := range e.Release {
 		key := store.LiveKey(l.Tenant, l.Environment)
@@ -77,16 +105,16 @@ func write(tx *store.Tx, e Commit, sealed map[string][]byte, now time.Time) erro
 			tx.DropIndex(key)
 		}
 	}
-	for _, ev := range e.Events {
-		if err := saveEvent(tx, ev, now); err != nil {
+	for _, ev := range events {
+		if err := saveEvent(tx, ev, now, random); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func saveEvent(tx *store.Tx, ev miosa.Event, now time.Time) error {
-	id, err := miosa.NewID(miosa.PrefixEvent, now, rand.Reader)
+func saveEvent(tx *store.Tx, ev miosa.Event, now time.Time, random io.Reader) error {
+	id, err := miosa.NewID(miosa.PrefixEvent, now, random)
 	if err != nil {
 		return err
 	}

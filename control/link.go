@@ -3,7 +3,9 @@ package control
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"fmt"
+	"io"
 	"iter"
 	"maps"
 	"slices"
@@ -120,40 +122,44 @@ func (c *Control) assign(instances []miosa.Instance) {
 	}
 }
 
-// Observe takes an agent's report on one of its host's instances. Reports
-// that are older than what is known are dropped; reports on another host's
-// instance are refused with Forbidden, on an unknown one with NotFound (the
-// host is to forget it).
+// Observe takes an agent's report on one of its host's instances: see Record.
 func (l Link) Observe(ctx context.Context, hostID string, o miosa.Observation) error {
 	now := time.Now().UTC()
-	_, err := store.Update(ctx, l.c.store, func(tx *store.Tx) error {
-		i, err := store.Load(tx, store.Instances, store.InstanceKey(o.TenantID, o.DeploymentID, o.InstanceID))
-		if err != nil {
-			return err
-		}
-		if i.HostID != hostID {
-			return miosa.Errorf(miosa.Forbidden, "instance %s is not this host's", o.InstanceID)
-		}
-		known, err := store.Load(tx, store.Observations, store.ObservationKey(o.TenantID, o.DeploymentID, o.InstanceID))
-		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
-			return err
-		}
-		if o.Seq <= known.Seq || known.State.Terminal() {
-			return nil
-		}
-		o.HostID, o.Revision = hostID, known.Revision
-		if err := store.Save(tx, store.Observations, o); err != nil {
-			return err
-		}
-		if kind, message, ok := transition(known, o); ok {
-			return saveEvent(tx, miosa.Event{
-				TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, InstanceID: i.ID,
-				VersionID: i.VersionID, HostID: hostID, Type: kind, Message: message, Actor: "agent", At: o.ReportedAt,
-			}, now)
-		}
-		return nil
-	})
+	_, err := store.Update(ctx, l.c.store, func(tx *store.Tx) error { return Record(tx, hostID, o, now, rand.Reader) })
 	return err
+}
+
+// Record writes an observation down, with an event when it tells of a change
+// of state. Reports that are older than what is known are dropped; reports on
+// another host's instance are refused with Forbidden, on an unknown one with
+// NotFound (the host is to forget it).
+func Record(tx *store.Tx, hostID string, o miosa.Observation, now time.Time, random io.Reader) error {
+	i, err := store.Load(tx, store.Instances, store.InstanceKey(o.TenantID, o.DeploymentID, o.InstanceID))
+	if err != nil {
+		return err
+	}
+	if i.HostID != hostID {
+		return miosa.Errorf(miosa.Forbidden, "instance %s is not this host's", o.InstanceID)
+	}
+	known, err := store.Load(tx, store.Observations, store.ObservationKey(o.TenantID, o.DeploymentID, o.InstanceID))
+	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+		return err
+	}
+	if o.Seq <= known.Seq || known.State.Terminal() {
+		return nil
+	}
+	o.HostID, o.Revision = hostID, known.Revision
+	if err := store.Save(tx, store.Observations, o); err != nil {
+		return err
+	}
+	kind, message, ok := transition(known, o)
+	if !ok {
+		return nil
+	}
+	return saveEvent(tx, miosa.Event{
+		TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, InstanceID: i.ID,
+		VersionID: i.VersionID, HostID: hostID, Type: kind, Message: message, Actor: "agent", At: o.ReportedAt,
+	}, now, random)
 }
 
 // transition puts a change of state into words for the timeline.

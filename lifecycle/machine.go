@@ -141,6 +141,9 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 	case Vanished:
 		out = m.vanished(now, e)
 	case Silent:
+		if !m.worker() && m.obs.State == miosa.Healthy {
+			break // it answers its health checks: that counts for more
+		}
 		out = m.crashed(now, miosa.Failure{
 			Kind: miosa.FailureVM, At: now, LastLines: e.LastLines,
 			Message: "the virtual machine stopped answering",

@@ -1,0 +1,157 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/lifecycle"
+	"github.com/miosa/miosa/vmm"
+)
+
+// actor is one instance: it owns the machine, and carries out its effects one
+// after the other. Everything slow runs beside it and answers by post.
+type actor struct {
+	a       *Agent
+	id      string
+	machine *lifecycle.Machine
+	inbox   chan lifecycle.Event
+	done    chan struct{} // closed when the actor has ended
+	orphan  miosa.Instance
+	boot    *boot // the present one; nil between boots
+	tail    *tail // the last log lines, over all boots
+	sealed  []byte
+}
+
+const inboxSize = 64
+
+func (a *Agent) newActor(id string, m *lifecycle.Machine) *actor {
+	return &actor{
+		a: a, id: id, machine: m, inbox: make(chan lifecycle.Event, inboxSize), done: make(chan struct{}),
+		orphan: orphaned(m.Instance()), tail: newTail(),
+	}
+}
+
+// post never blocks for ever: an actor that has ended takes nothing more.
+func (x *actor) post(ev lifecycle.Event) {
+	select {
+	case x.inbox <- ev:
+	case <-x.done:
+	}
+}
+
+func (x *actor) run(ctx context.Context) {
+	defer close(x.done)
+	defer func() {
+		if x.boot != nil {
+			x.boot.leave()
+		}
+	}()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		var ev lifecycle.Event
+		select {
+		case <-ctx.Done():
+			return
+		case ev = <-x.inbox:
+		case <-timer.C:
+			ev = lifecycle.Tick{}
+		}
+		if assigned, ok := ev.(lifecycle.Assigned); ok {
+			x.assigned(assigned.Instance)
+		}
+		for _, effect := range x.machine.Handle(time.Now().UTC(), ev) {
+			x.carryOut(ctx, effect)
+		}
+		if x.machine.Observation().State.Terminal() {
+			return
+		}
+		wait := time.Hour
+		if at := x.machine.Wake(); !at.IsZero() {
+			wait = max(time.Until(at), 0)
+		}
+		timer.Reset(wait)
+	}
+}
+
+// assigned keeps what the next start of ours needs: the boot spec, as sealed
+// as it came.
+func (x *actor) assigned(in miosa.Instance) {
+	if len(in.BootSpec) == 0 || string(in.BootSpec) == string(x.sealed) || in.Generation < x.machine.Instance().Generation {
+		return
+	}
+	x.sealed = in.BootSpec
+	if err := x.a.disks.writeSpec(x.id, in.BootSpec); err != nil {
+		x.a.log.Error("write boot spec", "instance", x.id, "err", err)
+	}
+}
+
+func (x *actor) carryOut(ctx context.Context, effect lifecycle.Effect) {
+	switch e := effect.(type) {
+	case lifecycle.Boot:
+		x.boot = newBoot(ctx, x, e.Boot)
+		x.a.wg.Go(x.boot.run)
+	case lifecycle.Probe:
+		x.probe(e)
+	case lifecycle.StopGuest:
+		if b := x.boot; b != nil {
+			b.stopGuest(e.Deadline)
+		}
+	case lifecycle.Kill:
+		if b := x.boot; b != nil {
+			x.boot = nil
+			b.kill()
+		}
+	case lifecycle.Release:
+		if err := x.a.cfg.Network.Detach(context.WithoutCancel(ctx), x.id); err != nil {
+			x.a.log.Error("detach network", "instance", x.id, "err", err)
+		}
+	case lifecycle.Report:
+		x.save(e.Observation)
+		x.a.report.add(e.Observation)
+	}
+}
+
+// save writes the state down, before anybody is told of it.
+func (x *actor) save(o miosa.Observation) {
+	if o.State.Terminal() {
+		if err := x.a.disks.remove(x.id); err != nil {
+			x.a.log.Error("remove state", "instance", x.id, "err", err)
+		}
+		return
+	}
+	var handle vmm.Handle
+	if x.boot != nil {
+		handle = x.boot.handle()
+	}
+	if err := x.a.disks.writeState(state{Instance: x.machine.Instance(), Observation: o, VM: handle}); err != nil {
+		x.a.log.Error("write state", "instance", x.id, "err", err)
+	}
+}
+
+// resume takes up a state that an earlier process of ours wrote.
+func (x *actor) resume(ctx context.Context, s state, vm vmm.VM) {
+	x.tail.load(s.Tail)
+	sealed, err := x.a.disks.readSpec(x.id)
+	if err != nil && !errors.Is(err, errNoSpec) {
+		x.a.log.Error("read boot spec", "instance", x.id, "err", err)
+	}
+	x.sealed = sealed
+	x.a.report.add(s.Observation)
+	switch s.Observation.State {
+	case miosa.Starting, miosa.Healthy, miosa.Unhealthy, miosa.Stopping:
+	default:
+		return
+	}
+	x.boot = newBoot(ctx, x, s.Observation.Boot)
+	if vm == nil {
+		x.boot.cancel()
+		close(x.boot.over)
+		x.inbox <- lifecycle.Vanished{Boot: s.Observation.Boot, Message: "the virtual machine ended while the platform was away", LastLines: x.tail.last()}
+		return
+	}
+	x.boot.vm = vm
+	x.a.wg.Go(x.boot.adopted)
+}

@@ -1,0 +1,201 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/lifecycle"
+	"github.com/miosa/miosa/network"
+	"github.com/miosa/miosa/vmm"
+)
+
+// vmUIDBase is the first of the user IDs that VM processes run as, one each.
+const vmUIDBase = 200000
+
+// boot is one boot of an instance, from its image to the end of its VM. run
+// (or adopted) is its one goroutine; the actor calls the other methods.
+type boot struct {
+	x      *actor
+	number int
+	in     miosa.Instance // the assignment as it was when the boot began
+	sealed []byte         // its boot spec
+	ctx    context.Context
+	cancel context.CancelFunc // ends the preparation and the session, not the VM
+	over   chan struct{}      // closed when the goroutine has ended
+
+	mu      sync.Mutex // guards vm, killed and stop
+	vm      vmm.VM
+	killed  bool
+	stop    chan time.Duration // asks the session to stop the guest
+	slot    func()             // gives the boot slot back
+	address network.Attachment
+}
+
+func newBoot(ctx context.Context, x *actor, number int) *boot {
+	ctx, cancel := context.WithCancel(ctx)
+	return &boot{x: x, number: number, in: x.machine.Instance(), sealed: x.sealed, ctx: ctx, cancel: cancel, over: make(chan struct{}), stop: make(chan time.Duration, 1), slot: func() {}}
+}
+
+func (b *boot) id() string { return fmt.Sprintf("%s-%d", b.x.id, b.number) }
+
+func (b *boot) handle() vmm.Handle {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.vm == nil {
+		return vmm.Handle{}
+	}
+	return b.vm.Handle()
+}
+
+// reached tells the machine of a phase that ends now.
+func (b *boot) reached(name string) { b.reachedAt(name, time.Now().UTC(), "") }
+
+func (b *boot) reachedAt(name string, at time.Time, hint string) {
+	b.x.post(lifecycle.Reached{Boot: b.number, Name: name, At: at, Hint: hint})
+}
+
+// run prepares and starts the VM and then talks to its guest until it ends.
+func (b *boot) run() {
+	defer close(b.over)
+	vm, err := b.start()
+	if err != nil {
+		b.slot()
+		if b.ctx.Err() == nil {
+			b.x.post(lifecycle.NotStarted{Boot: b.number, Failure: failureOf(err)})
+		}
+		return
+	}
+	b.talk(vm)
+}
+
+// adopted goes on with a VM that an earlier process of ours started.
+func (b *boot) adopted() {
+	defer close(b.over)
+	b.talk(b.vm)
+}
+
+// start makes image, disk and network ready and starts the VM.
+func (b *boot) start() (vmm.VM, error) {
+	x, in := b.x, b.in
+	base, err := x.a.cfg.Images.Ensure(b.ctx, in.Spec.SHA256, in.Spec.Kind)
+	if err != nil {
+		return nil, imageError{err}
+	}
+	b.reached("image_ready")
+	select {
+	case x.a.boots <- struct{}{}:
+		b.slot = sync.OnceFunc(func() { <-x.a.boots })
+	case <-b.ctx.Done():
+		return nil, b.ctx.Err()
+	}
+	b.reached("slot_free")
+	b.address, err = x.a.cfg.Network.Attach(b.ctx, x.id, in.Spec.Port, in.Spec.Resources.EgressMbps)
+	if err != nil {
+		return nil, fmt.Errorf("attach the network: %w", err)
+	}
+	uid := vmUIDBase + b.address.Index
+	disk, err := x.a.disks.create(x.id, in.Spec.Resources.DiskMB, uid)
+	if err != nil {
+		return nil, fmt.Errorf("make the ephemeral disk: %w", err)
+	}
+	vm, err := x.a.cfg.Driver.Start(b.ctx, vmm.Spec{
+		ID: b.id(), VCPUs: in.Spec.Resources.VCPUs, MemoryMB: in.Spec.Resources.MemoryMB,
+		BaseDisk: base, DataDisk: disk, NIC: b.address.NIC, UID: uid,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start the virtual machine: %w", err)
+	}
+	b.mu.Lock()
+	b.vm = vm
+	killed := b.killed
+	b.mu.Unlock()
+	if killed {
+		return nil, errors.Join(context.Canceled, vm.Kill(context.WithoutCancel(b.ctx)))
+	}
+	x.post(lifecycle.Started{Boot: b.number, VMID: b.id(), Addr: b.address.Address, At: time.Now().UTC()})
+	return vm, nil
+}
+
+// imageError marks that the release itself is at fault.
+type imageError struct{ error }
+
+func (e imageError) Unwrap() error { return e.error }
+
+// failureOf puts a boot that did not start into a customer's words. What is
+// the host's own fault is not spelled out to them: the log has it.
+func failureOf(err error) miosa.Failure {
+	f := miosa.Failure{Kind: miosa.FailureHost, At: time.Now().UTC()}
+	var img imageError
+	switch {
+	case errors.Is(err, syscall.ENOSPC) || miosa.CodeOf(err) == miosa.NoSpace:
+		f.Message = "the host's disk is full"
+	case errors.As(err, &img) && miosa.CodeOf(err) == miosa.Invalid:
+		f.Kind, f.Message = miosa.FailureImage, "the release cannot be made into a root file system: "+err.Error()
+	case errors.As(err, &img) && miosa.CodeOf(err) == miosa.NotFound:
+		f.Kind, f.Message = miosa.FailureImage, "the release's artefact is gone"
+	default:
+		f.Message = "the host could not start the virtual machine"
+	}
+	return f
+}
+
+// stopGuest asks the session to stop the app. Without a session that could,
+// the machine's deadline kills.
+func (b *boot) stopGuest(deadline time.Duration) {
+	select {
+	case b.stop <- deadline:
+	default:
+	}
+}
+
+// kill ends everything of this boot and waits for it.
+func (b *boot) kill() {
+	b.mu.Lock()
+	b.killed = true
+	vm := b.vm
+	b.mu.Unlock()
+	b.cancel()
+	if vm != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(b.ctx), 30*time.Second)
+		defer cancel()
+		if err := vm.Kill(ctx); err != nil {
+			b.x.a.log.Error("end virtual machine", "instance", b.x.id, "vm", b.id(), "err", err)
+		}
+	}
+	b.drainInbox()
+	b.slot()
+	if err := b.x.a.disks.removeDisk(b.x.id); err != nil {
+		b.x.a.log.Error("remove ephemeral disk", "instance", b.x.id, "err", err)
+	}
+}
+
+// drainInbox waits for the boot's goroutine, which may be blocked on posting
+// to the very actor that waits here: events of a dead boot are dropped.
+func (b *boot) drainInbox() {
+	var keep []lifecycle.Event
+	for {
+		select {
+		case <-b.over:
+			for _, ev := range keep {
+				select {
+				case b.x.inbox <- ev:
+				default:
+					go b.x.post(ev)
+				}
+			}
+			return
+		case ev := <-b.x.inbox:
+			if _, ok := ev.(lifecycle.Assigned); ok {
+				keep = append(keep, ev)
+			}
+		}
+	}
+}
+
+// leave ends our part and lets the VM run: the platform goes down.
+func (b *boot) leave() { b.cancel() }

@@ -1,0 +1,268 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/vmm"
+)
+
+// disks is the agent's directory: one folder an instance, with its state, its
+// sealed boot spec, its log tail and its ephemeral disk; and the templates
+// that ephemeral disks are copied from.
+type disks struct {
+	dir string
+	mu  sync.Mutex // guards the making of templates
+}
+
+// state is what must survive us to take an instance up again. It holds no
+// secret: the boot spec stays sealed in a file of its own.
+type state struct {
+	Schema      int               `json:"schema"`
+	Instance    miosa.Instance    `json:"instance"` // without its boot spec
+	Observation miosa.Observation `json:"observation"`
+	VM          vmm.Handle        `json:"vm"`
+	Tail        tailDump          `json:"-"`
+}
+
+const stateSchema = 1
+
+var errNoSpec = errors.New("no boot spec is stored")
+
+const (
+	stateFile    = "state.json"
+	specFile     = "spec.sealed"
+	tailFile     = "tail.json"
+	diskFile     = "ephemeral.ext4"
+	templatesDir = "templates"
+)
+
+func (d *disks) prepare() error {
+	// Others may pass through, not list: VM processes have uids of their own.
+	if err := os.MkdirAll(filepath.Join(d.dir, templatesDir), 0o711); err != nil {
+		return fmt.Errorf("prepare the agent's directory: %w", err)
+	}
+	return nil
+}
+
+func (d *disks) path(id, name string) string { return filepath.Join(d.dir, id, name) }
+
+// write replaces a small file by rename: a reader sees the old or the new
+// one. sync makes it last through a power cut; without, it lasts through the
+// death of our process, which is all that matters for what dies with the
+// machine.
+func (d *disks) write(id, name string, data []byte, sync bool) error {
+	dir := filepath.Join(d.dir, id)
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, "."+name+"-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil && sync {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), filepath.Join(dir, name))
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+func (d *disks) writeState(s state) error {
+	s.Schema = stateSchema
+	s.Instance.BootSpec = nil
+	s.Instance.Observed = miosa.Observation{}
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	return d.write(s.Instance.ID, stateFile, b, false)
+}
+
+func (d *disks) writeSpec(id string, sealed []byte) error { return d.write(id, specFile, sealed, true) }
+
+func (d *disks) readSpec(id string) ([]byte, error) {
+	b, err := os.ReadFile(d.path(id, specFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, errNoSpec
+	}
+	return b, err
+}
+
+func (d *disks) writeTail(id string, t tailDump) error {
+	b, err := json.Marshal(t)
+	if err != nil {
+		return err
+	}
+	return d.write(id, tailFile, b, false)
+}
+
+// states reads every instance's state. A file that cannot be read is left
+// out and said: control assigns the instance anew.
+func (d *disks) states(log *slog.Logger) ([]state, error) {
+	entries, err := os.ReadDir(d.dir)
+	if err != nil {
+		return nil, fmt.Errorf("read the agent's directory: %w", err)
+	}
+	var out []state
+	for _, e := range entries {
+		if miosa.IDPrefix(e.Name()) != miosa.PrefixInstance {
+			continue
+		}
+		b, err := os.ReadFile(d.path(e.Name(), stateFile))
+		var s state
+		if err == nil {
+			err = json.Unmarshal(b, &s)
+		}
+		if err != nil || s.Instance.ID != e.Name() || s.Schema > stateSchema {
+			log.Warn("state of an instance cannot be read; it is begun anew", "instance", e.Name(), "err", err)
+			if err := d.remove(e.Name()); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if b, err := os.ReadFile(d.path(e.Name(), tailFile)); err == nil {
+			_ = json.Unmarshal(b, &s.Tail) // a broken tail is an empty one
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// paused writes down that the platform stopped the VM: the next start boots
+// the instance at once and counts no failure.
+func (d *disks) paused(s state) error {
+	s.VM = vmm.Handle{}
+	s.Observation.State = miosa.Pending
+	s.Observation.Seq++
+	s.Observation.NextRestartAt = s.Observation.ReportedAt
+	if err := d.removeDisk(s.Instance.ID); err != nil {
+		return err
+	}
+	return d.writeState(s)
+}
+
+func (d *disks) remove(id string) error { return os.RemoveAll(filepath.Join(d.dir, id)) }
+
+func (d *disks) removeDisk(id string) error {
+	err := os.Remove(d.path(id, diskFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// create makes a fresh, empty ephemeral disk of the size for one boot: a
+// sparse copy of a template made once per size, owned by the VM's uid.
+func (d *disks) create(id string, megabytes, uid int) (string, error) {
+	template, err := d.template(megabytes)
+	if err != nil {
+		return "", err
+	}
+	path := d.path(id, diskFile)
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return "", err
+	}
+	if err := d.removeDisk(id); err != nil {
+		return "", err
+	}
+	if err := copySparse(path, template); err != nil {
+		return "", errors.Join(err, d.removeDisk(id))
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(path, uid, uid); err != nil {
+			return "", err
+		}
+	}
+	return path, nil
+}
+
+func (d *disks) template(megabytes int) (string, error) {
+	path := filepath.Join(d.dir, templatesDir, strconv.Itoa(megabytes)+"mb.ext4")
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return "", err
+	}
+	if err := errors.Join(f.Truncate(int64(megabytes)<<20), f.Close()); err != nil {
+		return "", err
+	}
+	// No journal: the disk lives no longer than its VM.
+	out, err := exec.Command("mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard", "-m", "0", tmp).CombinedOutput()
+	if err != nil {
+		return "", errors.Join(fmt.Errorf("mkfs.ext4: %w: %s", err, strings.TrimSpace(string(out))), os.Remove(tmp))
+	}
+	return path, os.Rename(tmp, path)
+}
+
+// copySparse copies a file's data and leaves its holes.
+func copySparse(to, from string) (err error) {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	info, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dst.Close()) }()
+	if err := dst.Truncate(info.Size()); err != nil {
+		return err
+	}
+	for off := int64(0); off < info.Size(); {
+		start, err := unix.Seek(int(src.Fd()), off, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return nil // only a hole is left
+		}
+		if err != nil {
+			return err
+		}
+		end, err := unix.Seek(int(src.Fd()), start, unix.SEEK_HOLE)
+		if err != nil {
+			return err
+		}
+		if _, err := dst.Seek(start, io.SeekStart); err != nil {
+			return err
+		}
+		if _, err := io.Copy(dst, io.NewSectionReader(src, start, end-start)); err != nil {
+			return err
+		}
+		off = end
+	}
+	return nil
+}
+
+// panicked tells a kernel panic from the console's last words.
+func panicked(console []byte) bool {
+	return slices.ContainsFunc(strings.Split(string(console), "\n"), func(l string) bool {
+		return strings.Contains(l, "Kernel panic - not syncing")
+	})
+}

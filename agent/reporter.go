@@ -1,0 +1,112 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/miosa/miosa"
+)
+
+const (
+	// reportBacklog bounds the reports kept per instance while control is away;
+	// past it the oldest are dropped: the newest tells the state.
+	reportBacklog = 16
+	reportRetry   = 500 * time.Millisecond
+	reportWorkers = 8
+)
+
+// reporter brings observations to control, those of one instance in order,
+// and again until control took them.
+type reporter struct {
+	link Link
+	host string
+	log  *slog.Logger
+
+	mu      sync.Mutex // guards queues and active
+	queues  map[string][]miosa.Observation
+	active  map[string]bool
+	pending chan string
+}
+
+func newReporter(link Link, host string, log *slog.Logger) *reporter {
+	return &reporter{
+		link: link, host: host, log: log, queues: map[string][]miosa.Observation{},
+		active: map[string]bool{}, pending: make(chan string, 1<<16),
+	}
+}
+
+// add never blocks.
+func (r *reporter) add(o miosa.Observation) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	q := append(r.queues[o.InstanceID], o)
+	if len(q) > reportBacklog {
+		q = append([]miosa.Observation(nil), q[len(q)-reportBacklog:]...)
+	}
+	r.queues[o.InstanceID] = q
+	if !r.active[o.InstanceID] {
+		r.active[o.InstanceID] = true
+		select {
+		case r.pending <- o.InstanceID:
+		default:
+			r.active[o.InstanceID] = false // 65,536 instances wait already: the next report tries again
+		}
+	}
+}
+
+func (r *reporter) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for range reportWorkers {
+		wg.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case id := <-r.pending:
+					r.bring(ctx, id)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// bring empties one instance's queue.
+func (r *reporter) bring(ctx context.Context, id string) {
+	for ctx.Err() == nil {
+		r.mu.Lock()
+		q := r.queues[id]
+		if len(q) == 0 {
+			delete(r.queues, id)
+			delete(r.active, id)
+			r.mu.Unlock()
+			return
+		}
+		o := q[0]
+		r.mu.Unlock()
+		err := r.link.Observe(ctx, r.host, o)
+		switch code := miosa.CodeOf(err); {
+		case err == nil, code == miosa.NotFound, code == miosa.Forbidden:
+			// Taken, or never to be taken: the instance is not ours any more.
+			r.drop(id, o.Seq)
+		default:
+			if ctx.Err() == nil {
+				r.log.Warn("report not taken", "instance", id, "err", err)
+				pause(ctx, reportRetry)
+			}
+		}
+	}
+}
+
+// drop removes the report with this number, which add may have moved.
+func (r *reporter) drop(id string, seq int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	q := r.queues[id]
+	for len(q) > 0 && q[0].Seq <= seq {
+		q = q[1:]
+	}
+	r.queues[id] = q
+}

@@ -1,0 +1,317 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/lifecycle"
+	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/wire/cell"
+	"github.com/miosa/miosa/wire/guest"
+)
+
+const (
+	redial     = 50 * time.Millisecond
+	pingEvery  = 15 * time.Second
+	silentFor  = 90 * time.Second // without any word: the guest is deaf
+	persistLag = time.Second      // how long lines wait to be written down and acknowledged
+	linesLag   = 3 * time.Second  // how long an exit waits for its last lines
+	hostname   = 12               // characters of the instance ID that make its host name
+)
+
+// talk holds the conversation with a guest until its VM has ended.
+func (b *boot) talk(vm vmm.VM) {
+	defer b.slot()
+	for b.ctx.Err() == nil {
+		conn, err := vm.Dial(b.ctx)
+		if err == nil {
+			err = b.converse(vm, conn)
+			conn.Close()
+		}
+		select {
+		case <-vm.Done():
+			b.vanished(vm)
+			return
+		case <-b.ctx.Done():
+			return
+		case <-time.After(redial):
+		}
+		if err != nil {
+			b.x.a.log.Debug("guest conversation ended", "instance", b.x.id, "err", err)
+		}
+	}
+}
+
+func (b *boot) vanished(vm vmm.VM) {
+	exit := vm.Exit()
+	b.x.a.log.Info("virtual machine ended", "instance", b.x.id, "vm", b.id(), "code", exit.Code, "signal", exit.Signal, "oom", exit.OOM)
+	message := ""
+	switch {
+	case exit.OOM:
+		message = "the virtual machine was ended for using too much of the host's memory"
+	case exit.Signal != "":
+		message = "the virtual machine was killed (" + exit.Signal + ")"
+	case panicked(vm.Console()):
+		message = "the kernel of the virtual machine panicked"
+	}
+	b.x.post(lifecycle.Vanished{Boot: b.number, Message: message, LastLines: b.x.tail.last()})
+}
+
+// session is one connection to the guest.
+type session struct {
+	b       *boot
+	conn    *guest.Conn
+	pid1    time.Time // host's clock at PID 1's first instruction
+	heard   time.Time
+	acked   uint64
+	exited  bool
+	greeted bool
+	leaving *guest.Exit // reported, but its last lines are still to come
+	since   time.Time   // when it was reported
+}
+
+// converse speaks over one connection until it breaks or the VM ends.
+func (b *boot) converse(vm vmm.VM, raw net.Conn) error {
+	s := &session{b: b, conn: guest.NewConn(raw), heard: time.Now()}
+	messages := make(chan guest.Message, 16)
+	broken := make(chan error, 1)
+	ctx, cancel := context.WithCancel(b.ctx)
+	defer cancel()
+	go func() {
+		for {
+			m, err := s.conn.ReadMessage()
+			var invalid *guest.InvalidMessageError
+			if errors.As(err, &invalid) {
+				continue // hostile or newer; the stream is still in step
+			}
+			if err != nil {
+				broken <- err
+				return
+			}
+			select {
+			case messages <- m:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	// The reader above ends when the caller closes raw.
+	if err := s.conn.WriteMessage(guest.Message{Ping: &guest.Ping{Seq: 1}}); err != nil {
+		return err
+	}
+	ping, persist := time.NewTicker(pingEvery), time.NewTicker(persistLag)
+	defer ping.Stop()
+	defer persist.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-vm.Done():
+			s.rest(messages)
+			return nil
+		case err = <-broken:
+			s.rest(messages)
+		case m := <-messages:
+			s.heard = time.Now()
+			err = s.handle(m)
+		case deadline := <-b.stop:
+			err = s.conn.WriteMessage(guest.Message{Stop: &guest.Stop{Deadline: deadline}})
+		case <-persist.C:
+			if err = s.acknowledge(); err == nil && s.leaving != nil {
+				err = s.exit(s.leaving)
+			}
+		case <-ping.C:
+			if time.Since(s.heard) > silentFor {
+				b.x.post(lifecycle.Silent{Boot: b.number, LastLines: b.x.tail.last()})
+				return nil
+			}
+			err = s.conn.WriteMessage(guest.Message{Ping: &guest.Ping{Seq: uint64(time.Now().UnixNano())}})
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// rest takes what the guest said before the stream ended.
+func (s *session) rest(messages <-chan guest.Message) {
+	for {
+		select {
+		case m := <-messages:
+			_ = s.handle(m) // the stream is gone: answers can't be sent, words still count
+		default:
+			return
+		}
+	}
+}
+
+func (s *session) handle(m guest.Message) error {
+	switch {
+	case m.Hello != nil:
+		return s.hello(m.Hello)
+	case m.Phase != nil:
+		s.phase(m.Phase)
+	case m.Lines != nil:
+		s.b.x.tail.add(s.b.number, m.Lines)
+		if s.leaving != nil {
+			return s.exit(s.leaving)
+		}
+	case m.Exit != nil:
+		return s.exit(m.Exit)
+	}
+	return nil
+}
+
+func (s *session) hello(h *guest.Hello) error {
+	if s.greeted {
+		return nil
+	}
+	if h.Max < guest.MinVersion || h.Min > guest.MaxVersion {
+		s.b.x.post(lifecycle.NotStarted{Boot: s.b.number, Failure: miosa.Failure{Kind: miosa.FailureBoot, Message: "the guest speaks another protocol version than this host"}})
+		return fmt.Errorf("guest speaks versions %d to %d", h.Min, h.Max)
+	}
+	version := min(h.Max, guest.MaxVersion)
+	s.greeted = true
+	now := time.Now().UTC()
+	s.pid1 = now.Add(-time.Duration(h.UptimeMS) * time.Millisecond)
+	switch h.State {
+	case "waiting":
+		s.b.reachedAt("kernel_started", s.pid1.Add(-time.Duration(h.KernelMS)*time.Millisecond), "")
+		s.b.reachedAt("pid1_started", s.pid1, "")
+		s.b.reachedAt("hello", now, "")
+		boot, err := s.b.bootMessage()
+		if err != nil {
+			s.b.x.a.log.Error("boot configuration", "instance", s.b.x.id, "err", err)
+			s.b.x.post(lifecycle.NotStarted{Boot: s.b.number, Failure: failureOf(err)})
+			return err
+		}
+		boot.Version = version
+		return s.conn.WriteMessage(guest.Message{Boot: boot})
+	case "exited":
+		if err := s.conn.WriteMessage(guest.Message{Attach: &guest.Attach{Version: version, After: s.b.x.tail.after(s.b.number)}}); err != nil {
+			return err
+		}
+		if h.Exit != nil {
+			return s.exit(h.Exit)
+		}
+		return nil
+	}
+	s.b.slot()
+	return s.conn.WriteMessage(guest.Message{Attach: &guest.Attach{Version: version, After: s.b.x.tail.after(s.b.number)}})
+}
+
+func (s *session) phase(p *guest.Phase) {
+	at := time.Now().UTC()
+	if !s.pid1.IsZero() {
+		at = s.pid1.Add(time.Duration(p.UptimeMS) * time.Millisecond)
+	}
+	if p.Name == "app_started" {
+		s.b.slot() // the costly part of the boot is over: the next may begin
+	}
+	s.b.reachedAt(p.Name, at, p.AddrHint)
+}
+
+// acknowledge writes the last lines down and frees the guest's ring: what is
+// acknowledged survives a restart of ours.
+func (s *session) acknowledge() error {
+	n := s.b.x.tail.after(s.b.number)
+	if n == s.acked || !s.greeted {
+		return nil
+	}
+	if err := s.b.x.a.disks.writeTail(s.b.x.id, s.b.x.tail.dump()); err != nil {
+		s.b.x.a.log.Error("write log tail", "instance", s.b.x.id, "err", err)
+		return nil // unacknowledged lines stay with the guest
+	}
+	s.acked = n
+	return s.conn.WriteMessage(guest.Message{Ack: &guest.Ack{N: n}})
+}
+
+func (s *session) exit(e *guest.Exit) error {
+	if s.exited {
+		return nil
+	}
+	// After a re-attachment the lines are replayed behind the exit: wait for
+	// the last of them, but not for ever, as a guest may lie.
+	if s.b.x.tail.after(s.b.number) < e.LastLine {
+		if s.leaving == nil {
+			s.leaving, s.since = e, time.Now()
+		}
+		if time.Since(s.since) < linesLag {
+			return s.acknowledge()
+		}
+	}
+	s.exited = true
+	s.b.x.post(lifecycle.Exited{Boot: s.b.number, Stopped: e.Stopped, Failure: exitFailure(e, s.b.in.Spec.Command, s.b.x.tail.last())})
+	return s.conn.WriteMessage(guest.Message{Ack: &guest.Ack{N: e.LastLine}})
+}
+
+// exitFailure puts the guest's report into a customer's words.
+func exitFailure(e *guest.Exit, command string, lines []string) miosa.Failure {
+	f := miosa.Failure{At: time.Now().UTC(), ExitCode: e.Code, Signal: e.Signal, LastLines: lines}
+	what := "the run command"
+	if command != "" {
+		what = fmt.Sprintf("the run command %q", command)
+	}
+	switch {
+	case e.Reason == guest.ExitNotFound:
+		f.Kind, f.Message = miosa.FailureNotFound, what+" was not found in the release"
+	case e.Reason == guest.ExitNotExecutable:
+		f.Kind, f.Message = miosa.FailureNotExecutable, what+" is not executable"
+	case e.Reason == guest.ExitWrongArch:
+		f.Kind, f.Message = miosa.FailureWrongArch, what+" is built for another processor; build it for linux/amd64"
+	case e.Reason != "":
+		f.Kind, f.Message = miosa.FailureBoot, "the virtual machine could not be set up"
+	case e.OOM:
+		f.Kind, f.Message = miosa.FailureOOM, what+" was killed because the instance ran out of memory"
+	case e.Signal != "":
+		f.Kind, f.Message = miosa.FailureSignal, what+" was killed by "+e.Signal
+	default:
+		f.Kind, f.Message = miosa.FailureExit, fmt.Sprintf("%s exited with code %d", what, e.Code)
+	}
+	if e.Reason != "" && e.Message != "" {
+		f.Message += ": " + e.Message
+	}
+	return f
+}
+
+// bootMessage opens the sealed boot spec and makes the guest's configuration.
+func (b *boot) bootMessage() (*guest.Boot, error) {
+	plain, err := b.x.a.cfg.Opener.Open(b.sealed, []byte(b.x.id))
+	if err != nil {
+		return nil, fmt.Errorf("open the boot spec: %w", err)
+	}
+	spec, err := cell.DecodeBootSpec(plain)
+	if err != nil {
+		return nil, err
+	}
+	// The same attachment as the VM was started with: it is kept by instance.
+	at, err := b.x.a.cfg.Network.Attach(b.ctx, b.x.id, b.in.Spec.Port, b.in.Spec.Resources.EgressMbps)
+	if err != nil {
+		return nil, fmt.Errorf("attach the network: %w", err)
+	}
+	entropy := make([]byte, 32)
+	if _, err := rand.Read(entropy); err != nil {
+		return nil, fmt.Errorf("entropy for the guest: %w", err)
+	}
+	name := b.x.id
+	if len(name) > hostname {
+		name = b.in.Spec.Name + "-" + name[len(name)-hostname:]
+	}
+	boot := &guest.Boot{
+		InstanceID: b.x.id, Boot: b.number, Command: spec.Command, Argv: spec.Argv, Env: spec.Env,
+		User: spec.User, WorkDir: spec.WorkDir, Hostname: name, Nameservers: at.Nameservers,
+		UnixNano: time.Now().UnixNano(), Port: b.in.Spec.Port, Entropy: entropy,
+		DiskBytes: int64(b.in.Spec.Resources.DiskMB) << 20,
+		Network:   &guest.Network{MAC: at.NIC.MAC, Address: at.NIC.Guest.String()},
+	}
+	if at.NIC.Gateway.IsValid() {
+		boot.Network.Gateway = at.NIC.Gateway.String()
+	}
+	return boot, nil
+}

@@ -1,0 +1,48 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/miosa/miosa/lifecycle"
+	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/wire/guest"
+)
+
+// stopVM asks a guest to stop and waits for its VM to end.
+func stopVM(ctx context.Context, vm vmm.VM) error {
+	ctx, cancel := context.WithTimeout(ctx, lifecycle.StopDeadline+lifecycle.KillAfter)
+	defer cancel()
+	raw, err := vm.Dial(ctx)
+	if err != nil {
+		return fmt.Errorf("reach the guest: %w", err)
+	}
+	defer raw.Close()
+	conn := guest.NewConn(raw)
+	if err := conn.WriteMessage(guest.Message{Stop: &guest.Stop{Deadline: lifecycle.StopDeadline}}); err != nil {
+		return fmt.Errorf("ask the guest to stop: %w", err)
+	}
+	go func() {
+		for {
+			m, err := conn.ReadMessage()
+			var invalid *guest.InvalidMessageError
+			if err != nil && !errors.As(err, &invalid) {
+				return
+			}
+			if m.Exit != nil {
+				// Nobody wants its last lines any more: let it go at once.
+				if err := conn.WriteMessage(guest.Message{Ack: &guest.Ack{N: m.Exit.LastLine}}); err != nil {
+					return
+				}
+			}
+		}
+	}()
+	select {
+	case <-vm.Done():
+		return nil
+	case <-ctx.Done():
+		return errors.New("it did not end in " + (lifecycle.StopDeadline + lifecycle.KillAfter).Round(time.Second).String())
+	}
+}
