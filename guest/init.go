@@ -1,10 +1,18 @@
 // Package guest is PID 1 of every microVM: it brings the machine up in named
 // phases, runs one command, forwards what it writes, and reports how it ended.
+//
+// Everything of a customer's stays in memory: the boot configuration comes
+// over the control channel and is written nowhere.
 package guest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,54 +20,273 @@ import (
 	wire "github.com/miosa/miosa/wire/guest"
 )
 
-// Run boots the machine, says hello to the host and answers its pings until
-// it is told to stop.
-func Run(ctx context.Context, start time.Time) error {
-	for _, m := range []struct{ source, target, fstype string }{
-		{"dev", "/dev", "devtmpfs"}, {"proc", "/proc", "proc"}, {"sys", "/sys", "sysfs"},
-	} {
-		if err := unix.Mount(m.source, m.target, m.fstype, 0, ""); err != nil {
-			return fmt.Errorf("mount %s: %w", m.target, err)
-		}
+// defaultStop is the deadline of a stop that comes as a signal (Ctrl-Alt-Del
+// from the VMM), which carries none.
+const defaultStop = 10 * time.Second
+
+// channelWait is how long the control channel's device may take to appear.
+const channelWait = 10 * time.Second
+
+// Init is PID 1.
+type Init struct {
+	console  io.Writer
+	boottime func() time.Duration
+
+	out     *outbox
+	channel *channel
+	modules *moduleLoader
+	boot    wire.Boot
+	data    *os.File // the ephemeral disk's directory
+	command command
+
+	rest chan error // the result of loading the rest of the modules …
+	root chan error // … and of mounting the root, both done while waiting for Boot
+}
+
+// New prepares PID 1; console takes the words that no host may ever read.
+func New(console io.Writer) *Init {
+	kernel, ok := firstInstruction(kernelLog(4 << 10))
+	if !ok {
+		kernel = sinceKernel()
 	}
-	modules, err := newModuleLoader("/modules", "/sys")
-	if err != nil {
-		return fmt.Errorf("read the module list: %w", err)
+	i := &Init{
+		console:  console,
+		boottime: func() time.Duration { return sinceKernel() - kernel },
+		rest:     make(chan error, 1), root: make(chan error, 1),
 	}
-	if err := modules.loadUntil(func(kernelModule) bool { return false }); err != nil {
+	i.out = newOutbox(ringBytes, i.boottime, kernel)
+	return i
+}
+
+// phase is one named step of the boot.
+type phase struct {
+	name string
+	run  func(context.Context) error
+}
+
+// phases are the whole way from the first instruction to the running command.
+func (i *Init) phases() []phase {
+	return []phase{
+		{"mount", i.mount},
+		{"modules", i.loadModules},
+		{"channel", i.openChannel},
+		{"configure", i.configure},
+		{"network", i.network},
+		{"root", i.awaitRoot},
+		{"switch_root", i.switchRoot},
+		{"prepare", i.prepare},
+	}
+}
+
+// errStopped says that a stop came before the command ran.
+var errStopped = errors.New("stopped before the command ran")
+
+// Run boots, runs the command to its end and reports it. When it returns, the
+// machine may be rebooted: everything is written out. The error is of the
+// phases before there was a channel to report it on.
+func (i *Init) Run(ctx context.Context) error {
+	exit, err := i.serve(ctx)
+	if i.channel == nil {
 		return err
 	}
-	link := transport(vsockDialer{vsockPort})
-	if path := findSerial("/sys", "/dev"); path != "" {
-		if link, err = openSerial(path); err != nil {
-			return err
-		}
+	if err != nil {
+		exit = setupExit(err)
 	}
-	for {
-		conn, err := link.Dial(ctx)
-		if err != nil {
-			return err
+	if exit.Stopped = exit.Stopped || errors.Is(err, errStopped); exit.Message != "" {
+		i.say(exit.Message)
+	}
+	i.out.ended(exit)
+	i.out.awaitExitAck(ctx)
+	settle(i.data)
+	return nil
+}
+
+// serve runs the phases and then the command.
+func (i *Init) serve(ctx context.Context) (wire.Exit, error) {
+	if err := runPhases(ctx, i.phases(), func(name string) { i.out.phase(name, "") }); err != nil {
+		return wire.Exit{}, err
+	}
+	s := &supervisor{
+		command: i.command, out: i.out, stops: i.channel.stops, proc: "/proc",
+		killAll:  killAll,
+		log:      func() []byte { return kernelLog(64 << 10) },
+		port:     i.boot.Port,
+		statsMS:  i.boot.StatsMS,
+		readStat: func() wire.Stats { return readStats("/") },
+		onStart:  func() { i.out.phase("app_started", "") },
+	}
+	// Nobody needs them here any more.
+	i.boot, i.command = wire.Boot{}, command{}
+	i.out.phase("start_command", "")
+	return s.run(ctx), nil
+}
+
+// runPhases runs them in order, telling each when it is done, up to the first
+// that fails.
+func runPhases(ctx context.Context, phases []phase, done func(name string)) error {
+	for _, p := range phases {
+		if err := p.run(ctx); err != nil {
+			if _, told := errors.AsType[*startError](err); told || errors.Is(err, errStopped) {
+				return err
+			}
+			return fmt.Errorf("%s: %w", p.name, err)
 		}
-		if stop := talk(wire.NewConn(conn), start); stop {
-			return unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+		done(p.name)
+	}
+	return nil
+}
+
+// killAll signals every process but PID 1. Anywhere else it would be the
+// whole machine's: there it does nothing.
+func killAll(sig syscall.Signal) {
+	if os.Getpid() == 1 {
+		_ = syscall.Kill(-1, sig)
+	}
+}
+
+// say adds a line of PID 1's own to the log.
+func (i *Init) say(text string) { i.out.line(wire.System, []byte(text), false) }
+
+func (i *Init) mount(context.Context) error { return mountFirst() }
+
+// loadModules loads what the control channel needs.
+func (i *Init) loadModules(context.Context) (err error) {
+	if i.modules, err = newModuleLoader("/modules", "/sys"); err != nil {
+		return fmt.Errorf("read the module list: %w", err)
+	}
+	return i.modules.loadUntil(func(m kernelModule) bool {
+		return m.device != 0 && m.device != virtioConsole && m.device != virtioVsock
+	})
+}
+
+// openChannel opens the way to the host, and loads and mounts the rest
+// meanwhile: that does not depend on what the host will say.
+func (i *Init) openChannel(ctx context.Context) error {
+	t, err := findTransport(ctx, i.modules)
+	if err != nil {
+		return err
+	}
+	i.channel = newChannel(t, i.out)
+	go func() {
+		if err := i.channel.run(ctx); err != nil {
+			fmt.Fprintln(i.console, "miosa-init: the control channel broke:", err)
+		}
+	}()
+	i.watchSignals(ctx)
+	go i.loadRest()
+	return nil
+}
+
+// findTransport waits for whichever device the VMM gives the machine.
+func findTransport(ctx context.Context, modules *moduleLoader) (transport, error) {
+	ctx, cancel := context.WithTimeout(ctx, channelWait)
+	defer cancel()
+	for {
+		// The port's name comes in a message of its own, after the device.
+		if path := findSerial("/sys", "/dev"); path != "" {
+			return openSerial(path)
+		}
+		if !modules.present(virtioConsole) && modules.present(virtioVsock) {
+			return vsockDialer{vsockPort}, nil
+		}
+		if err := pause(ctx, time.Millisecond); err != nil {
+			return nil, errors.New("the machine has no control channel: neither a virtio-serial port nor a virtio socket appeared")
 		}
 	}
 }
 
-func talk(conn *wire.Conn, start time.Time) (stop bool) {
-	hello := wire.Hello{Min: wire.MinVersion, Max: wire.MaxVersion, State: "waiting", UptimeMS: time.Since(start).Milliseconds()}
-	if err := conn.WriteMessage(wire.Message{Hello: &hello}); err != nil {
-		return false
+// watchSignals makes Ctrl-Alt-Del, and SIGTERM from within, a stop.
+func (i *Init) watchSignals(ctx context.Context) {
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF); err != nil {
+		fmt.Fprintln(i.console, "miosa-init: cannot take over Ctrl-Alt-Del:", err)
 	}
-	for {
-		m, err := conn.ReadMessage()
-		switch {
-		case err != nil:
-			return false
-		case m.Stop != nil:
-			return true
-		case m.Ping != nil:
-			_ = conn.WriteMessage(wire.Message{Pong: m.Ping})
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-signals:
+				select {
+				case i.channel.stops <- wire.Stop{Deadline: defaultStop}:
+				default:
+				}
+			}
+		}
+	}()
+}
+
+func (i *Init) loadRest() {
+	err := i.modules.loadUntil(func(kernelModule) bool { return false })
+	i.rest <- err
+	if err != nil {
+		i.root <- err
+		return
+	}
+	warning, err := mountRoot()
+	if warning != "" {
+		i.say(warning)
+	}
+	i.root <- err
+}
+
+// configure waits for the boot configuration.
+func (i *Init) configure(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return errStopped
+	case <-i.channel.stops:
+		return errStopped
+	case i.boot = <-i.channel.boots:
+	}
+	i.out.booted(i.boot)
+	if v := i.boot.Version; v < wire.MinVersion || v > wire.MaxVersion {
+		return fmt.Errorf("the host speaks protocol version %d, this guest %d to %d", v, wire.MinVersion, wire.MaxVersion)
+	}
+	if err := setClock(i.boot.UnixNano); err != nil {
+		return err
+	}
+	if err := creditEntropy(i.boot.Entropy); err != nil {
+		return fmt.Errorf("credit entropy: %w", err)
+	}
+	clear(i.boot.Entropy)
+	return nil
+}
+
+func (i *Init) network(context.Context) error {
+	if err := <-i.rest; err != nil {
+		return err
+	}
+	return setUpNetwork("/sys", i.boot.Network)
+}
+
+func (i *Init) awaitRoot(context.Context) error { return <-i.root }
+
+func (i *Init) switchRoot(context.Context) (err error) {
+	i.data, err = switchRoot()
+	return err
+}
+
+// prepare makes the image ready for the command and finds the command in it.
+func (i *Init) prepare(context.Context) (err error) {
+	if err := mountRest(); err != nil {
+		return err
+	}
+	if i.boot.Hostname != "" {
+		if err := unix.Sethostname([]byte(i.boot.Hostname)); err != nil {
+			return fmt.Errorf("set the host name: %w", err)
 		}
 	}
+	if err := setHostname("/", i.boot); err != nil {
+		return fmt.Errorf("write the host name: %w", err)
+	}
+	if err := writeResolvConf("/", i.boot.Nameservers); err != nil {
+		return err
+	}
+	if err := setLimits(i.boot); err != nil {
+		return err
+	}
+	i.command, err = newCommand("/", i.boot)
+	return err
 }

@@ -65,18 +65,27 @@ var errAway = errors.New("the host is away")
 func (p *serialPort) Dial(ctx context.Context) (io.ReadWriteCloser, error) {
 	wait := dialFirst
 	for {
-		err := p.poll(unix.POLLOUT)
-		if err == nil {
-			return serialConn{p}, nil
-		}
-		if !errors.Is(err, errAway) {
+		there, err := p.hostThere()
+		if err != nil {
 			return nil, err
+		}
+		if there {
+			return serialConn{p}, nil
 		}
 		if err := pause(ctx, wait); err != nil {
 			return nil, err
 		}
 		wait = min(2*wait, dialLast)
 	}
+}
+
+// hostThere reports whether someone is at the other end now.
+func (p *serialPort) hostThere() (bool, error) {
+	fds := []unix.PollFd{{Fd: int32(p.fd)}}
+	if _, err := unix.Poll(fds, 0); err != nil && !errors.Is(err, unix.EINTR) {
+		return false, os.NewSyscallError("poll", err)
+	}
+	return fds[0].Revents&unix.POLLHUP == 0, nil
 }
 
 // poll waits for events, or for the host to go.

@@ -17,8 +17,11 @@ type kernelModule struct {
 	device int // virtio device ID without which it is not loaded; 0: always
 }
 
-// virtioConsole is the device ID of virtio-serial.
-const virtioConsole = 3
+// Virtio device IDs, section 5 of the virtio 1.2 specification.
+const (
+	virtioConsole = 3 // virtio-serial too
+	virtioVsock   = 19
+)
 
 func parseModules(list string) ([]kernelModule, error) {
 	var out []kernelModule

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -13,10 +12,15 @@ import (
 )
 
 func main() {
-	start := time.Now()
-	if err := guest.Run(context.Background(), start); err != nil {
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "miosa-init: runs as PID 1 of a microVM only")
+		os.Exit(1)
+	}
+	if err := guest.New(os.Stderr).Run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "miosa-init:", err)
 	}
-	// The end of PID 1 is a panic; a reboot is what every VMM understands.
-	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	// PID 1's return would be a kernel panic; a reboot is what ends every VMM.
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
+		fmt.Fprintln(os.Stderr, "miosa-init: reboot:", err)
+	}
 }

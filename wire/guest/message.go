@@ -3,12 +3,21 @@
 // on QEMU, vsock on Firecracker). It imports the standard library only: it
 // ships inside every VM.
 //
-// The guest speaks first: Hello. The host answers with Boot, the whole boot
-// configuration; so no secret is on a kernel command line or a disk. From
-// then on the guest sends Phase, Lines, Stats and at the end Exit; the host
-// sends Ack, Ping and Stop. After the host was away (an agent restart) it
-// sends Attach with the last line number it holds and the guest replays from
-// there; numbers lost from its ring are told by a Gap in Lines.
+// On every connection the host sends Attach first, with a number of its own
+// choosing (Nonce) and the last line number it holds; the guest answers with
+// Hello, which repeats the Nonce. What the host receives before that Hello is
+// the rest of an earlier connection and is thrown away: on virtio-serial the
+// guest can't always see that the host changed. After the Hello comes, in
+// order, what the host needs: in state "waiting" the guest waits for Boot, the
+// whole boot configuration, so that no secret is on a kernel command line or a
+// disk; later it sends every Phase since the start, the lines after
+// Attach.After, Stats, and at the end Exit. Numbers lost from its ring are
+// told by a Gap in Lines. Session keeps the host's side of these rules.
+//
+// The guest also says Hello, with Nonce 0, when it opens the channel and when
+// it sees a host come back: a
+// sign of life, and no answer. A host that connects once in the life of a VM
+// may answer it with Boot alone.
 package guest
 
 import "time"
@@ -43,7 +52,14 @@ type Message struct {
 	Stop   *Stop   `json:"stop,omitempty"`
 }
 
-// Hello is the guest's first word after every (re)connection.
+// The states in Hello.
+const (
+	StateWaiting = "waiting" // for Boot
+	StateRunning = "running" // booting, or the command runs
+	StateExited  = "exited"
+)
+
+// Hello is the guest's answer to Attach, and its first word.
 type Hello struct {
 	Min        int    `json:"min"`
 	Max        int    `json:"max"`
@@ -53,6 +69,7 @@ type Hello struct {
 	UptimeMS   int64  `json:"uptime_ms"`             // since PID 1's first instruction
 	KernelMS   int64  `json:"kernel_ms"`             // from kernel start to PID 1
 	Exit       *Exit  `json:"exit,omitempty"`        // once exited, until acknowledged
+	Nonce      uint64 `json:"nonce,omitempty"`       // of the Attach this answers; 0: sent unasked
 }
 
 // Boot is everything the guest needs, once per boot.
@@ -82,12 +99,12 @@ type Network struct {
 	MAC     string `json:"mac"`
 	Address string `json:"address"` // CIDR
 	Gateway string `json:"gateway"` // "" : none
-	DHCP    bool   `json:"dhcp,omitempty"`
 }
 
 // Phase reports a named moment of the boot: "mount", "modules", "channel",
 // "configure", "network", "root", "switch_root", "prepare", "start_command",
-// "app_started", "listening".
+// "app_started", "listening". "listening" may come twice: the second time when
+// an app that only heard loopback, or IPv6, listens on more.
 type Phase struct {
 	Name     string `json:"name"`
 	UptimeMS int64  `json:"uptime_ms"`
@@ -120,15 +137,19 @@ type Lines struct {
 	Lines []Line `json:"lines"`
 }
 
-// Ack frees the guest's ring up to and including line N.
+// Ack frees the guest's ring up to and including line N: the host holds them
+// for good.
 type Ack struct {
 	N uint64 `json:"n"`
+	// Exit acknowledges the guest's Exit too: the guest reboots at once.
+	Exit bool `json:"exit,omitempty"`
 }
 
-// Attach resumes a running guest after the host was away.
+// Attach begins a connection, the first and every later one.
 type Attach struct {
 	Version int    `json:"version"`
-	After   uint64 `json:"after"` // last line number the host holds
+	After   uint64 `json:"after"` // last line number the host holds; 0: none
+	Nonce   uint64 `json:"nonce"` // comes back in Hello; not 0, and another one each time
 }
 
 // Stats are the guest's own figures.
@@ -151,8 +172,9 @@ const (
 )
 
 // Exit is the guest's last word: how the run command ended. The guest sends
-// it, waits a moment for the host to acknowledge all lines (Ack) and reboots,
-// which ends the VMM.
+// it after its last line, waits for Ack with Exit set, and reboots, which ends
+// the VMM. It waits 5 seconds for a host that is there, and 10 minutes for one
+// that is away, so that an exit during an agent's restart is not lost.
 type Exit struct {
 	Code      int    `json:"code"`             // exit code, −1 when killed by a signal
 	Signal    string `json:"signal,omitempty"` // "SIGKILL"

@@ -1,0 +1,88 @@
+package guest
+
+import (
+	"context"
+	"errors"
+
+	wire "github.com/miosa/miosa/wire/guest"
+)
+
+// channel carries messages between the outbox and whichever host is there,
+// connection after connection.
+type channel struct {
+	transport transport
+	out       *outbox
+	boots     chan wire.Boot // the first one only
+	stops     chan wire.Stop
+}
+
+func newChannel(t transport, out *outbox) *channel {
+	return &channel{transport: t, out: out, boots: make(chan wire.Boot, 1), stops: make(chan wire.Stop, 4)}
+}
+
+// run serves connections until ctx ends or the transport fails for good.
+func (c *channel) run(ctx context.Context) error {
+	for {
+		rwc, err := c.transport.Dial(ctx)
+		if err != nil {
+			return err
+		}
+		epoch := c.out.connect()
+		conn := wire.NewConn(rwc)
+		written := make(chan struct{})
+		go func() {
+			defer close(written)
+			c.write(ctx, conn, epoch)
+		}()
+		c.read(conn)
+		c.out.disconnect(epoch)
+		_ = rwc.Close()
+		<-written
+	}
+}
+
+// write sends what the outbox picks until the connection is over.
+func (c *channel) write(ctx context.Context, conn *wire.Conn, epoch int) {
+	for {
+		m, ok := c.out.next(ctx, epoch)
+		if !ok {
+			return
+		}
+		if err := conn.WriteMessage(m); err != nil {
+			c.out.disconnect(epoch)
+			return
+		}
+	}
+}
+
+// read obeys messages until the stream ends. What can't be understood is
+// passed over: the host may be newer.
+func (c *channel) read(conn *wire.Conn) {
+	for {
+		m, err := conn.ReadMessage()
+		if _, invalid := errors.AsType[*wire.InvalidMessageError](err); invalid {
+			continue
+		}
+		if err != nil {
+			return
+		}
+		switch {
+		case m.Attach != nil:
+			c.out.attach(*m.Attach)
+		case m.Ack != nil:
+			c.out.ack(*m.Ack)
+		case m.Ping != nil:
+			c.out.send(wire.Message{Pong: m.Ping})
+		case m.Boot != nil:
+			select {
+			case c.boots <- *m.Boot:
+			default: // a host that repeats itself: the machine boots once
+			}
+		case m.Stop != nil:
+			select {
+			case c.stops <- *m.Stop:
+			default:
+			}
+		}
+	}
+}

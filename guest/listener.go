@@ -1,0 +1,155 @@
+package guest
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Where the command listens, as wire.Phase.AddrHint tells it.
+const (
+	hintAny      = "any"
+	hintLoopback = "loopback"
+	hintIPv6     = "ipv6"
+)
+
+// How often the kernel's tables are read: fast while the command starts, then
+// rarely.
+const (
+	listenFirst = 5 * time.Millisecond
+	listenLast  = 250 * time.Millisecond
+)
+
+// reach is a set of ways to reach a listening port.
+type reach struct{ v4, v6, loopback bool }
+
+// readListeners finds who listens on the port in /proc/net/tcp and tcp6.
+// dualStack says whether the wildcard of IPv6 takes IPv4 connections too.
+func readListeners(proc string, port int, dualStack func(int) bool) (reach, error) {
+	var r reach
+	v4, v6 := false, false // the wildcard in each table
+	for _, table := range []struct {
+		name string
+		ipv6 bool
+	}{{"tcp", false}, {"tcp6", true}} {
+		f, err := os.Open(filepath.Join(proc, "net", table.name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a kernel without IPv6
+		}
+		if err != nil {
+			return reach{}, err
+		}
+		err = eachListener(f, port, func(addr string) {
+			switch {
+			case isLoopback(addr):
+				r.loopback = true
+			case table.ipv6 && strings.Trim(addr, "0") == "":
+				v6 = true
+			case table.ipv6:
+				r.v6 = true
+			default:
+				v4 = true
+			}
+		})
+		_ = f.Close()
+		if err != nil {
+			return reach{}, err
+		}
+	}
+	r.v4 = v4 || v6 && dualStack(port)
+	r.v6 = r.v6 || v6
+	return r, nil
+}
+
+// hint is the word for a reach, "" for none.
+func (r reach) hint() string {
+	switch {
+	case r.v4:
+		return hintAny
+	case r.v6:
+		return hintIPv6
+	case r.loopback:
+		return hintLoopback
+	}
+	return ""
+}
+
+// eachListener calls f with the address, in the kernel's hex, of every socket
+// of the table that listens on the port.
+func eachListener(r io.Reader, port int, f func(addr string)) error {
+	const listen = "0A"
+	sc := bufio.NewScanner(r)
+	for sc.Scan() {
+		fields := strings.Fields(sc.Text())
+		if len(fields) < 4 || fields[3] != listen {
+			continue
+		}
+		addr, hexPort, ok := strings.Cut(fields[1], ":")
+		if !ok {
+			continue
+		}
+		if n, err := strconv.ParseUint(hexPort, 16, 16); err == nil && int(n) == port {
+			f(addr)
+		}
+	}
+	return sc.Err()
+}
+
+// isLoopback reads an address in the kernel's form: 32-bit words, each in the
+// machine's byte order, little-endian here.
+func isLoopback(addr string) bool {
+	switch len(addr) {
+	case 8: // 127.0.0.0/8
+		return strings.HasSuffix(addr, "7F")
+	case 32: // ::1, and ::ffff:127.0.0.0/104
+		return addr == "00000000000000000000000001000000" ||
+			strings.HasPrefix(addr, "0000000000000000FFFF0000") && strings.HasSuffix(addr, "7F")
+	}
+	return false
+}
+
+// takesIPv4 finds out whether the listener on [::]:port is dual-stack, which
+// the tables don't tell: then the same port is taken for IPv4 too. The probe
+// socket never listens, and with SO_REUSEADDR it is in nobody's way.
+func takesIPv4(port int) bool {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return true
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return true
+	}
+	return errors.Is(unix.Bind(fd, &unix.SockaddrInet4{Port: port}), unix.EADDRINUSE)
+}
+
+// watchListener calls found once the command listens on the port, and again
+// when it can be reached from more places. It returns when everything is
+// reachable, or with ctx.
+func watchListener(ctx context.Context, proc string, port int, found func(hint string)) {
+	wait, told := listenFirst, ""
+	for {
+		if r, err := readListeners(proc, port, takesIPv4); err == nil {
+			if hint := r.hint(); hint != "" && hint != told {
+				found(hint)
+				told = hint
+			}
+			if told == hintAny {
+				return
+			}
+		}
+		if pause(ctx, wait) != nil {
+			return
+		}
+		wait = min(wait+wait/4, listenLast)
+	}
+}

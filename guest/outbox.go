@@ -1,0 +1,270 @@
+package guest
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	wire "github.com/miosa/miosa/wire/guest"
+)
+
+// What the outbox keeps and how it sends.
+const (
+	ringBytes  = 4 << 20         // replay ring
+	patience   = time.Second     // how long the command may wait to write a line
+	batchLines = 512             // at most, in one frame
+	batchBytes = 128 << 10       // about, of text in one frame
+	exitWait   = 5 * time.Second // for a host that is there to acknowledge the exit
+	exitAway   = 10 * time.Minute
+)
+
+// outbox holds what the host must be told, whether it is there or not, and
+// decides what goes next: an answer to Attach first, then phases, small
+// messages, lines, and the exit at the very end.
+type outbox struct {
+	boottime func() time.Duration // since PID 1's first instruction
+	kernel   time.Duration        // from kernel start to PID 1
+
+	mu         sync.Mutex // guards all below
+	ring       ring
+	phases     []wire.Phase
+	small      []wire.Message // pongs and stats; lost when the host goes
+	exit       *wire.Exit
+	state      string
+	instanceID string
+	boot       int
+
+	epoch     int    // counts connections
+	connected bool   // a host is at the other end …
+	attached  bool   // … and has said what it wants
+	hello     bool   // one is to be sent …
+	nonce     uint64 // … with this
+	phaseNext int    // index of the next phase to send
+	lineNext  uint64 // number of the next line to send
+	exitSent  time.Time
+	exitAcked bool
+	dropping  bool // the ring was full for longer than patience
+
+	changed chan struct{} // closed and replaced whenever something above changes
+}
+
+func newOutbox(max int, boottime func() time.Duration, kernel time.Duration) *outbox {
+	return &outbox{
+		ring: ring{max: max}, state: wire.StateWaiting, boottime: boottime, kernel: kernel,
+		changed: make(chan struct{}),
+	}
+}
+
+// notify wakes whoever waits; mu is held.
+func (o *outbox) notify() {
+	close(o.changed)
+	o.changed = make(chan struct{})
+}
+
+// connect begins a connection and returns its epoch.
+func (o *outbox) connect() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.epoch++
+	o.connected, o.attached = true, false
+	o.hello, o.nonce = true, 0
+	o.notify()
+	return o.epoch
+}
+
+// disconnect ends the connection of the epoch, if it is still the current one.
+func (o *outbox) disconnect(epoch int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.epoch == epoch {
+		o.connected, o.attached = false, false
+		o.small = nil
+		o.notify()
+	}
+}
+
+// attach answers Attach: everything after a.After is sent, once more if need be.
+func (o *outbox) attach(a wire.Attach) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.hello, o.nonce = true, a.Nonce
+	o.rewind(min(a.After, o.ring.last))
+}
+
+// rewind sends phases again, lines from after+1 on, and the exit; mu is held.
+func (o *outbox) rewind(after uint64) {
+	o.attached = true
+	o.small = nil
+	o.phaseNext, o.lineNext, o.exitSent = 0, after+1, time.Time{}
+	if o.ring.ack(after) {
+		o.dropping = false
+	}
+	o.notify()
+}
+
+// booted notes that Boot has come; a host that did not attach is taken to
+// hold nothing.
+func (o *outbox) booted(b wire.Boot) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.instanceID, o.boot, o.state = b.InstanceID, b.Boot, wire.StateRunning
+	if !o.attached {
+		o.rewind(0)
+	}
+}
+
+// ack frees lines, and lets the machine go once the exit is acknowledged.
+func (o *outbox) ack(a wire.Ack) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.ring.ack(a.N) {
+		o.dropping = false
+	}
+	if a.Exit && o.exit != nil {
+		o.exitAcked = true
+	}
+	o.notify()
+}
+
+// phase notes a moment of the boot.
+func (o *outbox) phase(name, hint string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.phases = append(o.phases, wire.Phase{Name: name, UptimeMS: o.boottime().Milliseconds(), AddrHint: hint})
+	o.notify()
+}
+
+// send queues a message that only matters to a host that is there now.
+func (o *outbox) send(m wire.Message) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.attached && len(o.small) < 64 {
+		o.small = append(o.small, m)
+		o.notify()
+	}
+}
+
+// line stores a copy of the line. While the ring is full it waits for the
+// host to take some, at most patience; then the oldest lines give way, without
+// waiting again until the host has taken some.
+func (o *outbox) line(stream wire.Stream, text []byte, partial bool) {
+	l := wire.Line{Stream: stream, T: time.Now().UnixNano(), Text: append([]byte(nil), text...), Partial: partial}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.ring.fits(text) && !o.dropping {
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		for !o.ring.fits(text) && !o.dropping {
+			changed := o.changed
+			o.mu.Unlock()
+			select {
+			case <-changed:
+				o.mu.Lock()
+			case <-timer.C:
+				o.mu.Lock()
+				o.dropping = true
+				o.notify()
+			}
+		}
+	}
+	o.ring.add(l)
+	o.notify()
+}
+
+// ended stores the exit; it is sent after the last line.
+func (o *outbox) ended(e wire.Exit) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	e.LastLine = o.ring.last
+	e.UptimeMS = o.boottime().Milliseconds()
+	o.exit, o.state = &e, wire.StateExited
+	o.notify()
+}
+
+// next waits for the next message to send on the connection of the epoch; ok
+// is false when that connection is over.
+func (o *outbox) next(ctx context.Context, epoch int) (m wire.Message, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for {
+		if o.epoch != epoch || !o.connected {
+			return wire.Message{}, false
+		}
+		if m, ok := o.pick(); ok {
+			return m, true
+		}
+		changed := o.changed
+		o.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			o.mu.Lock()
+			return wire.Message{}, false
+		}
+		o.mu.Lock()
+	}
+}
+
+// pick is the next message, if there is one; mu is held.
+func (o *outbox) pick() (wire.Message, bool) {
+	if o.hello {
+		o.hello = false
+		return wire.Message{Hello: &wire.Hello{
+			Min: wire.MinVersion, Max: wire.MaxVersion,
+			InstanceID: o.instanceID, Boot: o.boot, State: o.state, Exit: o.exit, Nonce: o.nonce,
+			UptimeMS: o.boottime().Milliseconds(), KernelMS: o.kernel.Milliseconds(),
+		}}, true
+	}
+	if !o.attached {
+		return wire.Message{}, false
+	}
+	if o.phaseNext < len(o.phases) {
+		p := o.phases[o.phaseNext]
+		o.phaseNext++
+		return wire.Message{Phase: &p}, true
+	}
+	if len(o.small) > 0 {
+		m := o.small[0]
+		o.small = o.small[1:]
+		return m, true
+	}
+	if lines, gap := o.ring.from(o.lineNext, batchLines, batchBytes); len(lines) > 0 {
+		o.lineNext = lines[len(lines)-1].N + 1
+		return wire.Message{Lines: &wire.Lines{Gap: gap, Lines: lines}}, true
+	}
+	if o.exit != nil && o.exitSent.IsZero() {
+		o.exitSent = time.Now()
+		return wire.Message{Exit: o.exit}, true
+	}
+	return wire.Message{}, false
+}
+
+// awaitExitAck returns when the host has acknowledged the exit, or has had
+// its time for it.
+func (o *outbox) awaitExitAck(ctx context.Context) {
+	away := time.NewTimer(exitAway)
+	defer away.Stop()
+	for {
+		o.mu.Lock()
+		acked, sent, there, changed := o.exitAcked, o.exitSent, o.connected && !o.exitSent.IsZero(), o.changed
+		o.mu.Unlock()
+		if acked {
+			return
+		}
+		var enough <-chan time.Time
+		if there {
+			t := time.NewTimer(time.Until(sent.Add(exitWait)))
+			defer t.Stop()
+			enough = t.C
+		}
+		select {
+		case <-changed:
+		case <-enough:
+			return
+		case <-away.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,232 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	wire "github.com/miosa/miosa/wire/guest"
+)
+
+// After the command has ended: how long its other processes may take to die
+// of SIGKILL, and their last output to be read.
+const (
+	reapWait  = 2 * time.Second
+	drainWait = 3 * time.Second // more than the outbox's patience
+)
+
+// The shell's own exit codes (POSIX, "Exit Status for Commands"). They only
+// mean that the command never ran when they come at once.
+const (
+	shellNotFound      = 127
+	shellNotExecutable = 126
+	shellAtOnce        = 5 * time.Second
+)
+
+// supervisor runs one command to its end.
+type supervisor struct {
+	command  command
+	out      *outbox
+	stops    <-chan wire.Stop
+	proc     string               // mount point of the proc file system
+	killAll  func(syscall.Signal) // every process but PID 1
+	log      func() []byte        // the kernel's log
+	port     int
+	statsMS  int
+	onStart  func()            // the command has been started
+	readStat func() wire.Stats // nil: none are sent
+}
+
+// run starts the command, waits for its end or for a stop, and returns how it
+// ended. All its processes are gone then, and their output is in the outbox.
+func (s *supervisor) run(ctx context.Context) wire.Exit {
+	oomBefore := readOOMKills(s.proc)
+	began := time.Now()
+	p, err := s.command.start(s.out)
+	if err != nil {
+		return setupExit(err)
+	}
+	s.onStart()
+	ended, gone := make(chan syscall.WaitStatus, 1), make(chan struct{})
+	go func() {
+		defer close(gone)
+		reap(p.pid, ended)
+	}()
+
+	watching, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if s.port != 0 {
+		go watchListener(watching, s.proc, s.port, func(hint string) { s.out.phase("listening", hint) })
+	}
+	if s.readStat != nil {
+		go s.sendStats(watching)
+	}
+
+	status, stopped, killed := s.wait(ctx, p.pid, ended)
+	cancel()
+	s.killAll(syscall.SIGKILL)
+	within(reapWait, gone)
+	s.drain(p)
+
+	exit := describe(status)
+	exit.Stopped, exit.KilledAll = stopped, killed
+	oomNow := readOOMKills(s.proc)
+	exit.OOM = !stopped && tookForMemory(exit, p.pid, oomNow > oomBefore, s.log)
+	s.explain(&exit, time.Since(began))
+	return exit
+}
+
+// wait returns when the main process has ended. The first stop sends SIGTERM
+// to its group; SIGKILL follows at the deadline, which a later stop may
+// shorten.
+func (s *supervisor) wait(ctx context.Context, pid int, ended <-chan syscall.WaitStatus) (status syscall.WaitStatus, stopped, killed bool) {
+	deadline := time.NewTimer(0)
+	deadline.Stop()
+	defer deadline.Stop()
+	var due time.Time
+	done := ctx.Done()
+	for {
+		select {
+		case status = <-ended:
+			return status, stopped, killed
+		case stop := <-s.stops:
+			at := time.Now().Add(max(0, stop.Deadline))
+			if stopped && !at.Before(due) {
+				continue
+			}
+			due = at
+			deadline.Reset(time.Until(due))
+			if !stopped {
+				stopped = true
+				_ = syscall.Kill(-pid, syscall.SIGTERM)
+			}
+		case <-deadline.C:
+			killed = true
+			s.killAll(syscall.SIGKILL)
+			_ = syscall.Kill(-pid, syscall.SIGKILL)
+		case <-done:
+			done = nil
+			stopped, killed = true, true
+			_ = syscall.Kill(-pid, syscall.SIGKILL)
+		}
+	}
+}
+
+// drain waits for the outputs' ends; a process that left the session and
+// could not be killed must not hold the machine up for ever.
+func (s *supervisor) drain(p *process) {
+	read := make(chan struct{})
+	go func() {
+		p.outputs.Wait()
+		close(read)
+	}()
+	within(drainWait, read)
+	for _, r := range p.readers {
+		_ = r.Close()
+	}
+	<-read
+}
+
+func within(d time.Duration, done <-chan struct{}) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+	}
+}
+
+// reap collects every child, also those that PID 1 inherited, until none is
+// left; main's status goes to ended.
+func reap(main int, ended chan<- syscall.WaitStatus) {
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case err != nil:
+			return
+		case pid == main:
+			ended <- status
+		}
+	}
+}
+
+func (s *supervisor) sendStats(ctx context.Context) {
+	interval := 15 * time.Second
+	if s.statsMS > 0 {
+		interval = time.Duration(s.statsMS) * time.Millisecond
+	}
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			stats := s.readStat()
+			s.out.send(wire.Message{Stats: &stats})
+		}
+	}
+}
+
+// describe reads a wait status.
+func describe(status syscall.WaitStatus) wire.Exit {
+	if status.Signaled() {
+		name := unix.SignalName(status.Signal())
+		if name == "" {
+			name = fmt.Sprintf("signal %d", int(status.Signal()))
+		}
+		return wire.Exit{Code: -1, Signal: name}
+	}
+	return wire.Exit{Code: status.ExitStatus()}
+}
+
+// tookForMemory judges whether the kernel's OOM killer ended the command. The
+// kernel's log names the process; where the log has no more of it, or where a
+// shell stands between (it reports a killed child as 128 + 9), the count of
+// kills since the start decides.
+func tookForMemory(e wire.Exit, pid int, killsRose bool, log func() []byte) bool {
+	const killedChild = 128 + int(syscall.SIGKILL)
+	switch {
+	case e.Signal == "SIGKILL":
+		return oomKilled(log(), pid) || killsRose
+	case e.Code == killedChild:
+		return killsRose
+	}
+	return false
+}
+
+// explain adds words, and the reason where a shell could not run the command.
+func (s *supervisor) explain(e *wire.Exit, ran time.Duration) {
+	atOnce := s.command.shell && ran < shellAtOnce && !e.Stopped
+	switch {
+	case e.OOM:
+		e.Message = "The command was killed because the instance ran out of memory."
+	case atOnce && e.Code == shellNotFound:
+		e.Reason, e.Message = wire.ExitNotFound, "The shell did not find the command (exit code 127)."
+	case atOnce && e.Code == shellNotExecutable:
+		e.Reason, e.Message = wire.ExitNotExecutable, "The shell could not execute the command (exit code 126)."
+	case e.Signal != "" && !e.Stopped:
+		e.Message = "The command was ended by " + e.Signal + "."
+	}
+}
+
+// setupExit is the exit of a command that never ran.
+func setupExit(err error) wire.Exit {
+	e := wire.Exit{Code: -1, Reason: wire.ExitSetup, Message: err.Error()}
+	if start, ok := errors.AsType[*startError](err); ok {
+		e.Reason = start.reason
+		switch e.Reason {
+		case wire.ExitNotFound:
+			e.Code = shellNotFound
+		case wire.ExitNotExecutable, wire.ExitWrongArch:
+			e.Code = shellNotExecutable
+		}
+	}
+	return e
+}
