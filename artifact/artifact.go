@@ -1,6 +1,10 @@
 // Package artifact is the port to releases: it takes uploads in, verifies
-// them, keeps them content-addressed, and makes the read-only base image an
-// instance boots from.
+// them, keeps them content-addressed, and reads them into the file tree that
+// an instance's read-only base image is made of.
+//
+// Everything in an upload is hostile until shown otherwise. Nothing is ever
+// unpacked onto a file system: archives are read into a Tree in memory, which
+// has no way out, and file contents go to a Sink.
 package artifact
 
 import (
@@ -17,26 +21,42 @@ import (
 type Blobs interface {
 	// Create begins a new blob. Nothing is visible before Commit.
 	Create(ctx context.Context) (BlobWriter, error)
-	// Open reads a blob by its lower-case hex SHA-256; miosa.NotFound if there is none.
-	Open(ctx context.Context, sha256 string) (io.ReadSeekCloser, error)
+	// Open reads a blob by its lower-case hex SHA-256; miosa.NotFound if there
+	// is none. A blob deleted meanwhile stays readable through what was opened.
+	Open(ctx context.Context, sha256 string) (BlobReader, error)
+	// Stat describes a blob; miosa.NotFound if there is none.
 	Stat(ctx context.Context, sha256 string) (Blob, error)
-	Delete(ctx context.Context, sha256 string) error
+	// Delete removes a blob that was last stored before the given time, in one
+	// step with Commit: miosa.Conflict when it is younger, miosa.NotFound when
+	// it is gone. The zero time removes it whatever its age.
+	Delete(ctx context.Context, sha256 string, before time.Time) error
+	// List yields every blob, in the order of their digests.
 	List(ctx context.Context) iter.Seq2[Blob, error]
 }
 
-// BlobWriter receives one blob. Abort after Commit is harmless.
+// BlobReader reads a stored blob.
+type BlobReader interface {
+	io.ReadSeekCloser
+	io.ReaderAt
+}
+
+// BlobWriter receives one blob. It belongs to one goroutine.
 type BlobWriter interface {
 	io.Writer
+	io.ReaderAt // of what was written so far
+	// SHA256 is the lower-case hex digest of what was written so far.
+	SHA256() string
 	// Commit makes the blob durable under its digest (temp file, fsync,
-	// rename); the same bytes twice are one blob.
+	// rename). The same bytes twice are one blob, whose StoredAt is renewed.
 	Commit() (Blob, error)
+	// Abort forgets what was written; after Commit it does nothing.
 	Abort() error
 }
 
 // Blob is what is known of stored bytes.
 type Blob struct {
-	SHA256   string
-	Size     int64
+	SHA256   string // lower-case hex
+	Size     int64  // bytes
 	StoredAt time.Time
 }
 
@@ -44,7 +64,7 @@ type Blob struct {
 type Upload struct {
 	Kind      miosa.Kind // rootfs or oci or static
 	MediaType string     // the Content-Type; "" : told from the first bytes
-	SHA256    string     // promised digest, lower-case hex; "" : none promised
+	SHA256    string     // promised digest, hex; "" : none promised
 	Body      io.Reader
 }
 
@@ -54,13 +74,22 @@ type Stored struct {
 	MediaType string // canonical
 	Manifest  miosa.ArtifactManifest
 	Config    miosa.ImageConfig
+	Passed    Passed
 }
 
-// Limits bound what an upload may hold. The zero value means DefaultLimits.
+// Passed counts what an archive holds and a tree does not keep: nothing is
+// left out silently.
+type Passed struct {
+	Headers int // global pax headers and volume labels
+	Xattrs  int // extended attributes that mean nothing in a guest's base image
+	Markers int // bookkeeping files of old layer formats (.wh..wh.*)
+}
+
+// Limits bound what an upload may hold. A zero field means its default.
 type Limits struct {
 	Bytes         int64 // as uploaded
-	UnpackedBytes int64
-	Entries       int
+	UnpackedBytes int64 // sum of all file contents, all layers
+	Entries       int   // over all layers, directories made for missing parents included
 	PathLength    int   // bytes of one path
 	Ratio         int64 // unpacked bytes per packed byte, once past 64 MB unpacked
 }
@@ -69,4 +98,24 @@ type Limits struct {
 // paths, 200 times compression.
 func DefaultLimits() Limits {
 	return Limits{Bytes: 8 << 30, UnpackedBytes: 16 << 30, Entries: 500_000, PathLength: 4095, Ratio: 200}
+}
+
+func (l Limits) withDefaults() Limits {
+	d := DefaultLimits()
+	if l.Bytes <= 0 {
+		l.Bytes = d.Bytes
+	}
+	if l.UnpackedBytes <= 0 {
+		l.UnpackedBytes = d.UnpackedBytes
+	}
+	if l.Entries <= 0 {
+		l.Entries = d.Entries
+	}
+	if l.PathLength <= 0 {
+		l.PathLength = d.PathLength
+	}
+	if l.Ratio <= 0 {
+		l.Ratio = d.Ratio
+	}
+	return l
 }

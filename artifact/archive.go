@@ -1,0 +1,202 @@
+package artifact
+
+import (
+	"archive/tar"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"path"
+	"slices"
+	"strings"
+)
+
+// The archive around an image holds a few files per layer, never many.
+const (
+	maxArchiveEntries = 10_000
+	maxDocument       = 4 << 20 // bytes of one JSON document
+)
+
+// file is one entry of an image archive: where its bytes are, and what they are.
+type file struct {
+	name   string
+	offset int64
+	size   int64
+	sha256 string
+}
+
+// archive is an image archive by entry name.
+type archive struct {
+	data  io.ReaderAt // the plain tar
+	files map[string]file
+	links map[string]string // docker save ties equal layers together by links
+}
+
+// indexArchive reads an image archive once, in order, hashing every file.
+// The caller gives the archive its data afterwards.
+func indexArchive(ctx context.Context, r io.Reader, packed *counter, limits Limits) (*archive, error) {
+	a := &archive{files: map[string]file{}, links: map[string]string{}}
+	in := &counter{r: r}
+	tr := tar.NewReader(in)
+	buf := make([]byte, 256<<10)
+	last := ""
+	for entries := 0; ; entries++ {
+		before := in.n
+		hdr, err := tr.Next()
+		if err == io.EOF {
+			if in.n-(before+511)/512*512 < 512 {
+				return nil, truncated(last)
+			}
+			break
+		}
+		if err != nil {
+			return nil, archiveError(err, last)
+		}
+		last = hdr.Name
+		if entries >= maxArchiveEntries {
+			return nil, tooLarge(CodeArchiveTooLarge, "entry %s: an image archive of more than %d entries is not read", shownName(last), maxArchiveEntries)
+		}
+		if err := a.entry(ctx, hdr, tr, in, packed, limits, buf); err != nil {
+			return nil, archiveError(err, last)
+		}
+	}
+	l := &layers{ctx: ctx, buf: buf, limits: limits, stream: limits.UnpackedBytes}
+	return a, l.tail(in, last, true)
+}
+
+func (a *archive) entry(ctx context.Context, hdr *tar.Header, tr *tar.Reader, in, packed *counter, limits Limits, buf []byte) error {
+	switch hdr.Typeflag {
+	case tar.TypeDir, tar.TypeXGlobalHeader:
+		return nil
+	case tar.TypeReg, tar.TypeSymlink, tar.TypeLink:
+	default:
+		return refused(hdr.Name, "is neither a file nor a directory; an image archive holds nothing else")
+	}
+	parts, err := splitPath(hdr.Name, limits.PathLength, false)
+	if err != nil {
+		return err
+	}
+	name := strings.Join(parts, "/")
+	if _, ok := a.files[name]; ok || name == "" || a.links[name] != "" {
+		return refused(hdr.Name, "appears twice in the image archive")
+	}
+	if hdr.Typeflag != tar.TypeReg {
+		target := hdr.Linkname
+		if hdr.Typeflag == tar.TypeSymlink {
+			if strings.HasPrefix(target, "/") || escapes(len(parts)-1, target) {
+				return refused(hdr.Name, "is a symbolic link to %s, which leads out of the archive's root", shownName(target))
+			}
+			target = path.Join(path.Dir(name), target)
+		} else if parts, err = splitPath(target, limits.PathLength, false); err != nil {
+			return refused(hdr.Name, "is a hard link out of the archive: %v", err)
+		} else {
+			target = strings.Join(parts, "/")
+		}
+		a.links[name] = target
+		return nil
+	}
+	for key := range hdr.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return refused(hdr.Name, "is a sparse file; an image archive holds none")
+		}
+	}
+	if packed.n > limits.Bytes || hdr.Size > limits.UnpackedBytes {
+		return tooLarge(CodeArchiveTooLarge, "entry %s: the archive unpacks to more than %d bytes, which is the limit", shownName(hdr.Name), limits.UnpackedBytes)
+	}
+	f := file{name: name, offset: in.n, size: hdr.Size}
+	h := sha256.New()
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := tr.Read(buf)
+		h.Write(buf[:n])
+		if in.n > limits.UnpackedBytes {
+			return tooLarge(CodeArchiveTooLarge, "entry %s: the archive unpacks to more than %d bytes, which is the limit", shownName(hdr.Name), limits.UnpackedBytes)
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	f.sha256 = hex.EncodeToString(h.Sum(nil))
+	a.files[name] = f
+	return nil
+}
+
+// open finds a file, through links inside the archive.
+func (a *archive) open(name string) (file, bool) {
+	name = path.Clean(name)
+	for range 8 {
+		if f, ok := a.files[name]; ok {
+			return f, true
+		}
+		next, ok := a.links[name]
+		if !ok {
+			break
+		}
+		name = next
+	}
+	return file{}, false
+}
+
+// blob finds a file of the layout by its digest and verifies it.
+func (a *archive) blob(digest string, size int64) (file, error) {
+	algorithm, sum, _ := strings.Cut(digest, ":")
+	if algorithm != "sha256" || !IsDigest(sum) {
+		return file{}, invalid(CodeImageInvalid, "the image names a blob %s; only sha256 digests are read", shownName(digest))
+	}
+	f, ok := a.open("blobs/sha256/" + sum)
+	switch {
+	case !ok:
+		return file{}, invalid(CodeImageInvalid, "the image archive lacks the blob %s that the image names", digest)
+	case f.sha256 != sum:
+		return file{}, invalid(CodeDigestMismatch, "entry %s of the image archive is damaged: its bytes have the digest sha256:%s", shownName(f.name), f.sha256)
+	case size >= 0 && f.size != size:
+		return file{}, invalid(CodeImageInvalid, "entry %s of the image archive has %d bytes; the image says %d", shownName(f.name), f.size, size)
+	}
+	return f, nil
+}
+
+func (a *archive) section(f file) *io.SectionReader {
+	return io.NewSectionReader(a.data, f.offset, f.size)
+}
+
+// decode reads one JSON document.
+func (a *archive) decode(f file, into any) error {
+	if f.size > maxDocument {
+		return invalid(CodeImageInvalid, "entry %s of the image archive should be JSON and has %d bytes; at most %d are read", shownName(f.name), f.size, maxDocument)
+	}
+	if err := json.NewDecoder(a.section(f)).Decode(into); err != nil {
+		e := invalid(CodeImageInvalid, "entry %s of the image archive is not the JSON it should be", shownName(f.name))
+		e.Err = err
+		return e
+	}
+	return nil
+}
+
+// names lists what is inside, for messages.
+func (a *archive) names(most int) []string {
+	var names []string
+	for name := range a.files {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names[:min(most, len(names))]
+}
+
+// IsDigest reports whether s is a lower-case hex SHA-256.
+func IsDigest(s string) bool {
+	if len(s) != 64 {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,195 @@
+package artifact
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"mime"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/miosa/miosa"
+)
+
+// format is how a byte stream is packed, told by its first bytes.
+type format string
+
+const (
+	formatTar  format = "tar"
+	formatGzip format = "gzip"
+	formatZstd format = "zstd"
+)
+
+// The canonical media types.
+const (
+	MediaTar  = "application/x-tar"
+	MediaGzip = "application/gzip"
+	MediaZstd = "application/zstd"
+	MediaOCI  = "application/vnd.oci.image.layout.v1+tar"
+)
+
+func (f format) mediaType() string {
+	switch f {
+	case formatGzip:
+		return MediaGzip
+	case formatZstd:
+		return MediaZstd
+	}
+	return MediaTar
+}
+
+// foreign are formats that people send by mistake; the name goes into the message.
+var foreign = []struct{ magic, name string }{
+	{"\xfd7zXZ\x00", "xz compressed"},
+	{"BZh", "bzip2 compressed"},
+	{"\x04\x22\x4d\x18", "lz4 compressed"},
+	{"PK\x03\x04", "a zip file"},
+	{"PK\x05\x06", "a zip file"},
+	{"7z\xbc\xaf\x27\x1c", "a 7-zip file"},
+	{"\x7fELF", "a program, not an archive of a file system"},
+	{"hsqs", "a squashfs image"},
+	{"#!", "a script, not an archive of a file system"},
+	{"{", "JSON"},
+}
+
+// sniff tells the format without consuming anything.
+func sniff(r *bufio.Reader) (format, error) {
+	head, err := r.Peek(6)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	switch {
+	case len(head) == 0:
+		return "", invalid(CodeTruncated, "the upload is empty")
+	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
+		return formatGzip, nil
+	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}),
+		len(head) >= 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:4], []byte{0x2a, 0x4d, 0x18}):
+		return formatZstd, nil
+	}
+	for _, f := range foreign {
+		if bytes.HasPrefix(head, []byte(f.magic)) {
+			return "", invalid(CodeNotArchive, "the upload is %s; send a tar, tar.gz or tar.zst archive", f.name)
+		}
+	}
+	return formatTar, nil
+}
+
+// declared maps a Content-Type to the formats it allows; nil allows all.
+func declared(mediaType string, kind miosa.Kind) ([]format, error) {
+	if mediaType == "" {
+		return nil, nil
+	}
+	base, _, err := mime.ParseMediaType(mediaType)
+	if err != nil {
+		base = strings.ToLower(strings.TrimSpace(mediaType))
+	}
+	switch base {
+	case "application/octet-stream", "binary/octet-stream":
+		return nil, nil
+	case MediaTar, "application/tar":
+		return []format{formatTar}, nil
+	case MediaGzip, "application/x-gzip", "application/x-tar+gzip", "application/x-gtar", "application/x-compressed-tar", "application/tar+gzip":
+		return []format{formatGzip}, nil
+	case MediaZstd, "application/x-zstd", "application/x-tar+zstd", "application/tar+zstd":
+		return []format{formatZstd}, nil
+	case MediaOCI:
+		if kind != miosa.KindOCI {
+			return nil, invalid(CodeMediaType, "the Content-Type says OCI image, the kind says %s; use kind=oci", kind)
+		}
+		return nil, nil
+	}
+	e := miosa.Errorf(miosa.Unsupported, "the Content-Type %s is not supported; send %s, %s, %s or %s",
+		shownName(base), MediaZstd, MediaGzip, MediaTar, MediaOCI)
+	e.Public = CodeMediaTypeRejected
+	return nil, e
+}
+
+// bombFloor is how much may be unpacked before the ratio counts: small
+// archives of mostly zeros are nobody's bomb.
+const bombFloor = 64 << 20
+
+// maxWindow is the largest zstd window: what the zstd tool itself accepts
+// without being told. It bounds a decoder's memory.
+const maxWindow = 128 << 20
+
+// counter counts the bytes read through it. It hides any Seeker, so that
+// archive/tar reads everything in order.
+type counter struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// meter reads a decoder's output and refuses absurd compression ratios.
+type meter struct {
+	r      io.Reader
+	n      int64
+	packed *counter
+	limits Limits
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.r.Read(p)
+	m.n += int64(n)
+	if bomb := checkRatio(m.n, m.packed.n, m.limits); bomb != nil {
+		return 0, bomb
+	}
+	return n, err
+}
+
+func checkRatio(unpacked, packed int64, limits Limits) error {
+	if unpacked > bombFloor && unpacked/limits.Ratio > packed {
+		return invalid(CodeArchiveBomb,
+			"the archive unpacks to more than %d times its size; at most %d times is allowed", limits.Ratio, limits.Ratio)
+	}
+	return nil
+}
+
+// unpacked is a decompressed stream and how it came about.
+type unpacked struct {
+	io.Reader
+	format format
+	packed *counter // bytes consumed of the packed stream
+	close  func()
+}
+
+// decompress opens a stream of any of the formats; no allowed means all.
+func decompress(r io.Reader, allowed []format, limits Limits) (*unpacked, error) {
+	packed := &counter{r: r}
+	buf := bufio.NewReaderSize(packed, 256<<10)
+	f, err := sniff(buf)
+	if err != nil {
+		return nil, err
+	}
+	if len(allowed) > 0 && allowed[0] != f {
+		return nil, invalid(CodeMediaType, "the Content-Type says %s, the bytes say %s", allowed[0].mediaType(), f.mediaType())
+	}
+	u := &unpacked{format: f, packed: packed, close: func() {}}
+	switch f {
+	case formatGzip:
+		z, err := gzip.NewReader(buf)
+		if err != nil {
+			return nil, archiveError(err, "")
+		}
+		u.Reader, u.close = &meter{r: z, packed: packed, limits: limits}, func() { _ = z.Close() }
+	case formatZstd:
+		z, err := zstd.NewReader(buf, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(maxWindow))
+		if err != nil {
+			return nil, archiveError(err, "")
+		}
+		u.Reader, u.close = &meter{r: z, packed: packed, limits: limits}, z.Close
+	default:
+		u.Reader = buf
+	}
+	return u, nil
+}

@@ -1,0 +1,117 @@
+package artifact
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+
+	"github.com/miosa/miosa"
+)
+
+// Receive takes an upload in: the body is read once, never held in memory,
+// verified while it is written, and committed only when all of it is good.
+// Whatever goes wrong, nothing of it stays stored.
+//
+// Errors: *miosa.Error with code Invalid (Public says which way), TooLarge,
+// Unsupported (a Content-Type that is not read) or NoSpace; ctx's own error
+// when it ends; what blobs says otherwise. After an error the rest of the body
+// is unread.
+func Receive(ctx context.Context, blobs Blobs, up Upload, limits Limits) (Stored, error) {
+	limits = limits.withDefaults()
+	switch up.Kind {
+	case miosa.KindRootFS, miosa.KindOCI, miosa.KindStatic:
+	default:
+		return Stored{}, invalid("kind_unknown", "the kind %s is not known; send %s, %s or %s",
+			shownName(string(up.Kind)), miosa.KindRootFS, miosa.KindOCI, miosa.KindStatic)
+	}
+	allowed, err := declared(up.MediaType, up.Kind)
+	if err != nil {
+		return Stored{}, err
+	}
+	promised := strings.ToLower(up.SHA256)
+	if promised != "" && !IsDigest(promised) {
+		return Stored{}, invalid(CodeDigestMismatch, "the promised digest is not a SHA-256 of 64 hex digits")
+	}
+
+	blob, err := blobs.Create(ctx)
+	if err != nil {
+		return Stored{}, StorageError(err)
+	}
+	defer func() { _ = blob.Abort() }()
+	in := &intake{ctx: ctx, body: up.Body, blob: blob, limit: limits.Bytes}
+	u := unpacker{ctx: ctx, blobs: blobs, kind: up.Kind, limits: limits}
+	content, err := u.unpack(in, allowed, blob)
+	if err == nil {
+		_, err = io.Copy(io.Discard, in)
+	}
+	if err != nil {
+		return Stored{}, in.explain(err)
+	}
+	if sum := blob.SHA256(); promised != "" && sum != promised {
+		return Stored{}, invalid(CodeDigestMismatch, "the upload's bytes have the SHA-256 %s, promised was %s; send it again", sum, promised)
+	}
+	kept, err := blob.Commit()
+	if err != nil {
+		return Stored{}, StorageError(err)
+	}
+	return Stored{
+		Blob: kept, MediaType: content.MediaType, Manifest: content.Manifest,
+		Config: content.Config, Passed: content.Passed,
+	}, nil
+}
+
+// intake reads the body and writes it to the blob on the way. It remembers
+// what really went wrong: decoders word every error as their own.
+type intake struct {
+	ctx   context.Context //nolint:containedctx // one call's worth
+	body  io.Reader
+	blob  io.Writer
+	limit int64
+	n     int64
+	err   error
+}
+
+func (in *intake) Read(p []byte) (int, error) {
+	if in.err != nil {
+		return 0, in.err
+	}
+	if err := in.ctx.Err(); err != nil {
+		in.err = err
+		return 0, err
+	}
+	n, err := in.body.Read(p)
+	if in.n += int64(n); in.n > in.limit {
+		in.err = tooLarge(CodeUploadTooLarge, "the upload has more than %d bytes, which is the limit", in.limit)
+		return 0, in.err
+	}
+	if n > 0 {
+		if _, werr := in.blob.Write(p[:n]); werr != nil {
+			in.err = StorageError(werr)
+			return 0, in.err
+		}
+	}
+	if err != nil && err != io.EOF {
+		in.err = in.bodyError(err)
+		return n, in.err
+	}
+	return n, err
+}
+
+func (in *intake) bodyError(err error) error {
+	if ctxErr := in.ctx.Err(); ctxErr != nil {
+		return ctxErr
+	}
+	if _, ok := errors.AsType[*miosa.Error](err); ok {
+		return err
+	}
+	return &miosa.Error{Code: miosa.Invalid, Public: CodeUploadIncomplete, Err: err,
+		Message: "the upload ended before it was complete; send it again"}
+}
+
+func (in *intake) explain(err error) error {
+	if in.err != nil {
+		return in.err
+	}
+	return err
+}

@@ -1,0 +1,298 @@
+package artifact
+
+import (
+	"errors"
+	"io"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// NodeType says what a Node is. Nothing else is ever kept.
+type NodeType uint8
+
+// The three things a tree is made of.
+const (
+	Dir NodeType = iota
+	File
+	Symlink
+)
+
+// Xattr is one extended attribute, its name with the namespace.
+type Xattr struct {
+	Name  string
+	Value string
+}
+
+// Meta is what a node has besides its content.
+type Meta struct {
+	Mode      uint16 // permission bits, 07777
+	UID, GID  uint32
+	MTime     int64 // seconds since 1970
+	MTimeNsec uint32
+	Xattrs    []Xattr // sorted by name; empty on files once the sink has them
+}
+
+// Node is one inode of a Tree. A file or symbolic link may have several names.
+type Node struct {
+	Meta
+	Type   NodeType
+	Size   int64  // bytes of a file
+	Target string // of a symbolic link
+	Links  uint32 // names of a file or symbolic link
+	Ref    uint64 // what the Sink returned for it
+
+	children map[string]name
+}
+
+// name is one directory entry.
+type name struct {
+	node  *Node
+	layer int // the last layer that wrote it
+}
+
+// Len is how many children a directory has.
+func (n *Node) Len() int { return len(n.children) }
+
+// Lookup finds a child by its name, nil if there is none.
+func (n *Node) Lookup(name string) *Node { return n.children[name].node }
+
+// Children yields a directory's children sorted by their bytes.
+func (n *Node) Children() iter.Seq2[string, *Node] {
+	return func(yield func(string, *Node) bool) {
+		for _, name := range slices.Sorted(maps.Keys(n.children)) {
+			if !yield(name, n.children[name].node) {
+				return
+			}
+		}
+	}
+}
+
+// Sink takes the contents of a tree while its archive is read. A nil Sink
+// only verifies.
+type Sink interface {
+	// File takes size bytes of content, all of them, and returns a reference
+	// that its node keeps.
+	File(n *Node, content io.Reader) (ref uint64, err error)
+	// Symlink takes a symbolic link.
+	Symlink(n *Node) (ref uint64, err error)
+	// Forget says that a node lost its last name: a later layer or entry
+	// replaced or deleted it.
+	Forget(n *Node)
+}
+
+// Tree is a file tree read from archives, layer over layer.
+type Tree struct {
+	Root *Node
+	// Files counts names of files and symbolic links; Bytes sums the sizes of
+	// the files, each inode once.
+	Files int
+	Bytes int64
+
+	sink   Sink
+	budget budget
+}
+
+// budget is what may still be put into the tree.
+type budget struct {
+	entries int
+	// meta bounds names, link targets and attributes together, in bytes: they
+	// are what a hostile archive could fill the memory with.
+	meta int
+}
+
+const maxMeta = 128 << 20
+
+var (
+	errTooManyEntries = errors.New("too many entries")
+	errTooMuchMeta    = errors.New("too much metadata")
+	errNotDirectory   = errors.New("not a directory")
+	errThroughLink    = errors.New("through a symbolic link")
+	errLinkLoop       = errors.New("too many symbolic links")
+	errNotEmpty       = errors.New("directory not empty")
+)
+
+func newTree(sink Sink, maxEntries int) *Tree {
+	return &Tree{
+		Root: newDir(Meta{Mode: 0o755}),
+		sink: sink, budget: budget{entries: maxEntries, meta: maxMeta},
+	}
+}
+
+func newDir(meta Meta) *Node {
+	return &Node{Type: Dir, Meta: meta, children: map[string]name{}}
+}
+
+func (t *Tree) spend(entries, meta int) error {
+	if t.budget.entries -= entries; t.budget.entries < 0 {
+		return errTooManyEntries
+	}
+	if t.budget.meta -= meta; t.budget.meta < 0 {
+		return errTooMuchMeta
+	}
+	return nil
+}
+
+// dir finds the directory at parts, making what is missing, and says how deep
+// below the root it is. With follow, symbolic links on the way resolve inside
+// the tree; otherwise they are an error.
+func (t *Tree) dir(parts []string, layer int, follow bool) (*Node, int, error) {
+	return t.walk(parts, follow, func(parent *Node, part string) (*Node, error) {
+		if len(part) > maxName {
+			return nil, errNotDirectory
+		}
+		if err := t.spend(1, len(part)); err != nil {
+			return nil, err
+		}
+		n := newDir(Meta{Mode: 0o755})
+		parent.children[strings.Clone(part)] = name{n, layer}
+		return n, nil
+	})
+}
+
+// find is dir without making anything: nil when there is no such directory.
+func (t *Tree) find(parts []string, follow bool) *Node {
+	n, _, err := t.walk(parts, follow, func(*Node, string) (*Node, error) { return nil, errNotDirectory })
+	if err != nil {
+		return nil
+	}
+	return n
+}
+
+func (t *Tree) walk(parts []string, follow bool, missing func(parent *Node, part string) (*Node, error)) (*Node, int, error) {
+	stack := []*Node{t.Root}
+	todo := [][]string{parts}
+	links := 0
+	for len(todo) > 0 {
+		top := &todo[len(todo)-1]
+		if len(*top) == 0 {
+			todo = todo[:len(todo)-1]
+			continue
+		}
+		part := (*top)[0]
+		*top = (*top)[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..": // only from a link's target; clamped at the root as in Linux
+			stack = stack[:max(1, len(stack)-1)]
+			continue
+		}
+		cur := stack[len(stack)-1]
+		next := cur.Lookup(part)
+		switch {
+		case next == nil:
+			var err error
+			if next, err = missing(cur, part); err != nil {
+				return nil, 0, err
+			}
+		case next.Type == File:
+			return nil, 0, errNotDirectory
+		case next.Type == Symlink:
+			if !follow {
+				return nil, 0, errThroughLink
+			}
+			if links++; links > 40 {
+				return nil, 0, errLinkLoop
+			}
+			if strings.HasPrefix(next.Target, "/") {
+				stack = stack[:1]
+			}
+			todo = append(todo, strings.Split(next.Target, "/"))
+			continue
+		}
+		stack = append(stack, next)
+	}
+	return stack[len(stack)-1], len(stack) - 1, nil
+}
+
+// put gives a node a name. Directories merge; anything else replaces what was
+// there, but a directory with children only where layers are merged.
+func (t *Tree) put(dir *Node, leaf string, n *Node, layer int, merge bool) error {
+	old := dir.Lookup(leaf)
+	if old == n {
+		dir.children[leaf] = name{n, layer}
+		return nil
+	}
+	if old != nil && old.Type == Dir {
+		if n.Type == Dir {
+			old.Meta = n.Meta
+			dir.children[leaf] = name{old, layer}
+			return nil
+		}
+		if len(old.children) > 0 && !merge {
+			return errNotEmpty
+		}
+	}
+	// The new name counts before the old one goes: the node may be linked
+	// from inside the directory that it replaces.
+	if n.Type != Dir {
+		t.Files++
+		if n.Links++; n.Links == 1 {
+			t.Bytes += n.Size
+		}
+	}
+	if old != nil {
+		t.drop(old)
+	}
+	dir.children[strings.Clone(leaf)] = name{n, layer}
+	return nil
+}
+
+// drop takes one name from a node; without any it is forgotten.
+func (t *Tree) drop(n *Node) {
+	if n.Type == Dir {
+		for _, c := range n.children {
+			t.drop(c.node)
+		}
+		n.children = nil
+		return
+	}
+	t.Files--
+	if n.Links--; n.Links == 0 {
+		t.Bytes -= n.Size
+		if t.sink != nil {
+			t.sink.Forget(n)
+		}
+	}
+}
+
+// hide removes what earlier layers put at leaf: a whiteout. What the present
+// layer wrote stays, in whatever order the archive tells it.
+func (t *Tree) hide(dir *Node, leaf string, layer int) {
+	c, ok := dir.children[leaf]
+	if !ok {
+		return
+	}
+	if c.node.Type == Dir {
+		t.hideChildren(c.node, layer)
+		if len(c.node.children) > 0 {
+			return
+		}
+	}
+	if c.layer == layer {
+		return
+	}
+	delete(dir.children, leaf)
+	t.drop(c.node)
+}
+
+// hideChildren removes everything in dir that earlier layers put there.
+func (t *Tree) hideChildren(dir *Node, layer int) {
+	for leaf := range dir.children {
+		t.hide(dir, leaf, layer)
+	}
+}
+
+// ensureDir makes a top-level directory that a guest mounts something on.
+func (t *Tree) ensureDir(leaf string, mode uint16, linkAllowed bool) error {
+	switch n := t.Root.Lookup(leaf); {
+	case n == nil:
+		t.Root.children[leaf] = name{newDir(Meta{Mode: mode}), 0}
+	case n.Type == Dir, n.Type == Symlink && linkAllowed:
+	default:
+		return refused(leaf, "must be a directory: the platform mounts its own there")
+	}
+	return nil
+}
