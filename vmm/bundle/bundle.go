@@ -180,8 +180,7 @@ func build(cacheDir, digest string, k kernel, initBinary []byte) (err error) {
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return err
 	}
-	// A hard link: the kernel is 53 MB, and the same for many bundles.
-	if err := os.Link(filepath.Join(k.dir, kernelFile), filepath.Join(tmp, kernelFile)); err != nil {
+	if err := share(filepath.Join(k.dir, kernelFile), filepath.Join(tmp, kernelFile)); err != nil {
 		return err
 	}
 	modules, err := k.modules()
@@ -207,6 +206,19 @@ func build(cacheDir, digest string, k kernel, initBinary []byte) (err error) {
 		return err
 	}
 	return os.Rename(tmp, final)
+}
+
+// share makes a hard link, the kernel being 53 MB and the same for many
+// bundles, or a copy where links are not possible.
+func share(from, to string) error {
+	if os.Link(from, to) == nil {
+		return nil
+	}
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, data, 0o644)
 }
 
 // point makes digest the one that Find returns.
