@@ -1,0 +1,162 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/wire/guest"
+)
+
+const kvmDevice = "/dev/kvm"
+
+// kvmTime is how long our own kernel may take to its hello under KVM. A usable
+// KVM takes well under a second.
+const kvmTime = 5 * time.Second
+
+// Accel is "kvm" or "tcg". With Accel "auto" the first call decides: only
+// that our own kernel boots under KVM shows that it can (creating a VM and
+// running a few instructions succeeds on hosts where kernels then hang). The
+// answer is kept until the host reboots or the bundle changes.
+func (d *Driver) Accel(ctx context.Context) (string, error) {
+	d.accelMu.Lock()
+	defer d.accelMu.Unlock()
+	if d.chosen != "" {
+		return d.chosen, nil
+	}
+	file := d.answerFile()
+	if answer := readAnswer(file); answer != "" {
+		d.chosen = answer
+		return answer, nil
+	}
+	began := time.Now()
+	why := d.tryKVM(ctx)
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	d.chosen = "kvm"
+	if why != nil {
+		d.chosen = "tcg"
+	}
+	d.log.Info("accelerator chosen", "accel", d.chosen, "why", why, "took", time.Since(began).Round(time.Millisecond))
+	if err := writeAnswer(file, d.chosen); err != nil {
+		d.log.Warn("the answer of the KVM probe is not kept", "err", err)
+	}
+	return d.chosen, nil
+}
+
+// tryKVM boots our kernel under KVM, without disks; nil when it said hello.
+func (d *Driver) tryKVM(ctx context.Context) error {
+	if err := kvmReachable(d.root); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, kvmTime)
+	defer cancel()
+	spec := vmm.Spec{ID: "kvm-probe-" + strconv.Itoa(os.Getpid()), VCPUs: 1, MemoryMB: 128, NIC: vmm.NIC{MAC: "02:00:00:00:00:01"}}
+	m, err := d.start(spec, "kvm")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = m.Kill(context.WithoutCancel(ctx)) }()
+	c, err := m.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	// The deadline, or the process' end, ends the read.
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	for conn := guest.NewConn(c); ; {
+		message, err := conn.ReadMessage()
+		if err != nil {
+			if ctx.Err() != nil {
+				return fmt.Errorf("our kernel did not come up under KVM within %s", kvmTime)
+			}
+			return fmt.Errorf("our kernel did not come up under KVM: %w", err)
+		}
+		if message.Hello != nil {
+			return nil
+		}
+	}
+}
+
+// kvmReachable checks that the device is there and open to a VM's uid.
+func kvmReachable(root bool) error {
+	var st unix.Stat_t
+	if err := unix.Stat(kvmDevice, &st); err != nil {
+		return fmt.Errorf("no %s: %w", kvmDevice, err)
+	}
+	if !root {
+		if err := unix.Access(kvmDevice, unix.R_OK|unix.W_OK); err != nil {
+			return fmt.Errorf("%s is closed to us: %w", kvmDevice, err)
+		}
+		return nil
+	}
+	if st.Mode&0o006 != 0o006 && (st.Mode&0o060 != 0o060 || st.Gid == 0) {
+		return errors.New(kvmDevice + " is closed to the uids of VMs: its group must not be root's and needs read and write")
+	}
+	return nil
+}
+
+// answer is what the probe's file holds.
+type answer struct {
+	BootID string `json:"boot_id"`
+	Accel  string `json:"accel"`
+}
+
+func (d *Driver) answerFile() string {
+	if d.config.CacheDir == "" || d.config.Digest == "" {
+		return ""
+	}
+	return filepath.Join(d.config.CacheDir, "accel-"+fmt.Sprintf("%.16s", d.config.Digest)+"-"+strconv.Itoa(os.Geteuid())+".json")
+}
+
+func readAnswer(file string) string {
+	if file == "" {
+		return ""
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	var a answer
+	if json.Unmarshal(b, &a) != nil || a.BootID != bootID() || a.Accel != "kvm" && a.Accel != "tcg" {
+		return ""
+	}
+	return a.Accel
+}
+
+func writeAnswer(file, accel string) error {
+	if file == "" {
+		return nil
+	}
+	b, err := json.Marshal(answer{BootID: bootID(), Accel: accel})
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	next := file + "." + strconv.Itoa(os.Getpid())
+	if err := os.WriteFile(next, b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(next, file)
+}
+
+// bootID changes with every boot of the host.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}

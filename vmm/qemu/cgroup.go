@@ -1,0 +1,372 @@
+package qemu
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/miosa/miosa/vmm"
+)
+
+// limits bound one VM process.
+type limits struct {
+	memoryBytes int64
+	cpuShares   int64 // cgroup v1's measure: 1024 is one ordinary process
+	cpuQuota    time.Duration
+	pids        int
+}
+
+// cpuPeriod is what a quota is counted in.
+const cpuPeriod = 100 * time.Millisecond
+
+// limitsOf: on top of the guest's memory QEMU needs some of its own, and more
+// when it translates code; half a processor beyond the guest's is for its
+// devices.
+func limitsOf(spec vmm.Spec, accel string) limits {
+	overhead := 96 + spec.MemoryMB/32
+	if accel != "kvm" {
+		overhead = 192 + spec.MemoryMB/16
+	}
+	shares := spec.CPUShares
+	if shares == 0 {
+		shares = 1024 * spec.VCPUs
+	}
+	return limits{
+		memoryBytes: int64(spec.MemoryMB+overhead) << 20,
+		cpuShares:   int64(min(max(shares, 2), 262144)),
+		cpuQuota:    time.Duration(spec.VCPUs)*cpuPeriod + cpuPeriod/2,
+		pids:        128 + spec.VCPUs,
+	}
+}
+
+// groups makes cgroups the way this host has them.
+type groups interface {
+	// make makes the group at a path below the root, with its limits.
+	make(path string, l limits) (group, error)
+	// find names a group that may or may not exist.
+	find(path string) group
+	// list are the names of the groups below a path.
+	list(path string) []string
+}
+
+// group is one VM's.
+type group interface {
+	// enter arranges that the next process this goroutine starts is in the
+	// group; the returned function undoes it.
+	enter(*syscall.SysProcAttr) (func(), error)
+	oomKilled() bool
+	remove() error
+}
+
+// controllers are those a VM is bound by.
+var controllers = []string{"memory", "cpu", "pids"}
+
+// findGroups tells v1 from v2 by what is mounted; nil when neither can be
+// used.
+func findGroups(root string) (groups, error) {
+	if b, err := os.ReadFile(filepath.Join(root, "cgroup.controllers")); err == nil {
+		has := strings.Fields(string(b))
+		for _, c := range controllers {
+			if !slices.Contains(has, c) {
+				return nil, nil
+			}
+		}
+		return groupsV2{root}, nil
+	}
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("find cgroups: %w", err)
+	}
+	defer f.Close()
+	mounts := make(map[string]string)
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if dir, has, ok := v1Mount(lines.Text()); ok && strings.HasPrefix(dir, root+"/") {
+			for _, c := range has {
+				mounts[c] = dir
+			}
+		}
+	}
+	v1 := groupsV1{}
+	for _, c := range controllers {
+		if mounts[c] == "" || unix.Access(mounts[c], unix.W_OK) != nil {
+			return nil, nil
+		}
+		if !slices.Contains(v1.dirs(), mounts[c]) {
+			v1.mounts = append(v1.mounts, mount{mounts[c], c})
+		}
+	}
+	v1.memory, v1.cpu, v1.pids = mounts["memory"], mounts["cpu"], mounts["pids"]
+	return v1, nil
+}
+
+// v1Mount reads a line of mountinfo: "… root dir options … - type source
+// superoptions".
+func v1Mount(line string) (dir string, controllers []string, ok bool) {
+	before, after, found := strings.Cut(line, " - ")
+	left, right := strings.Fields(before), strings.Fields(after)
+	if !found || len(left) < 5 || len(right) < 3 || right[0] != "cgroup" {
+		return "", nil, false
+	}
+	return left[4], strings.Split(right[2], ","), true
+}
+
+// groupsV1: one hierarchy for each controller, or for a few together.
+type groupsV1 struct {
+	mounts            []mount // each directory once
+	memory, cpu, pids string
+}
+
+type mount struct{ dir, controller string }
+
+func (g groupsV1) dirs() (dirs []string) {
+	for _, m := range g.mounts {
+		dirs = append(dirs, m.dir)
+	}
+	return dirs
+}
+
+func (g groupsV1) find(path string) group { return groupV1{g, path} }
+func (g groupsV1) list(path string) []string {
+	var names []string
+	for _, dir := range g.dirs() {
+		names = append(names, subdirs(filepath.Join(dir, path))...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func (g groupsV1) make(path string, l limits) (group, error) {
+	in := groupV1{g, path}
+	write := func() error {
+		for _, dir := range g.dirs() {
+			if err := os.MkdirAll(filepath.Join(dir, path), 0o755); err != nil {
+				return err
+			}
+		}
+		for _, s := range [][2]string{
+			{filepath.Join(g.memory, path, "memory.limit_in_bytes"), strconv.FormatInt(l.memoryBytes, 10)},
+			{filepath.Join(g.cpu, path, "cpu.shares"), strconv.FormatInt(l.cpuShares, 10)},
+			{filepath.Join(g.pids, path, "pids.max"), strconv.Itoa(l.pids)},
+		} {
+			if err := writeFile(s[0], s[1]); err != nil {
+				return err
+			}
+		}
+		// Kernels without swap accounting or bandwidth control lack these.
+		for _, s := range [][2]string{
+			{filepath.Join(g.memory, path, "memory.memsw.limit_in_bytes"), strconv.FormatInt(l.memoryBytes, 10)},
+			{filepath.Join(g.cpu, path, "cpu.cfs_period_us"), micros(cpuPeriod)},
+			{filepath.Join(g.cpu, path, "cpu.cfs_quota_us"), micros(l.cpuQuota)},
+		} {
+			if err := writeFile(s[0], s[1]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := write(); err != nil {
+		return nil, errors.Join(err, in.remove())
+	}
+	return in, nil
+}
+
+type groupV1 struct {
+	groupsV1
+	path string
+}
+
+// enter moves this thread, and this thread only, into the group: what it
+// forks begins there. Moving the process after its start would leave its
+// first pages counted with us.
+func (g groupV1) enter(*syscall.SysProcAttr) (func(), error) {
+	runtime.LockOSThread()
+	former, err := os.ReadFile("/proc/thread-self/cgroup")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return nil, fmt.Errorf("find our cgroup: %w", err)
+	}
+	tid := strconv.Itoa(unix.Gettid())
+	leave := func() {
+		back := true
+		for _, m := range g.mounts {
+			path := pathIn(string(former), m.controller)
+			back = writeFile(filepath.Join(m.dir, path, "tasks"), tid) == nil && back
+		}
+		// A thread that stays in the group must not serve anybody else: still
+		// locked, it ends with its goroutine.
+		if back {
+			runtime.UnlockOSThread()
+		}
+	}
+	for _, dir := range g.dirs() {
+		if err := writeFile(filepath.Join(dir, g.path, "tasks"), tid); err != nil {
+			leave()
+			return nil, fmt.Errorf("enter cgroup: %w", err)
+		}
+	}
+	return leave, nil
+}
+
+// pathIn finds a controller's path in /proc/PID/cgroup.
+func pathIn(text, controller string) string {
+	for line := range strings.Lines(text) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) == 3 && slices.Contains(strings.Split(parts[1], ","), controller) {
+			return parts[2]
+		}
+	}
+	return "/"
+}
+
+func (g groupV1) oomKilled() bool {
+	return counter(filepath.Join(g.memory, g.path, "memory.oom_control"), "oom_kill") > 0
+}
+
+func (g groupV1) remove() error {
+	var failed error
+	for _, dir := range g.dirs() {
+		failed = errors.Join(failed, removeGroup(filepath.Join(dir, g.path)))
+	}
+	return failed
+}
+
+// groupsV2: the one unified hierarchy.
+type groupsV2 struct{ root string }
+
+func (g groupsV2) find(path string) group    { return groupV2{filepath.Join(g.root, path)} }
+func (g groupsV2) list(path string) []string { return subdirs(filepath.Join(g.root, path)) }
+
+func (g groupsV2) make(path string, l limits) (group, error) {
+	// A controller must be handed down level by level.
+	dir := g.root
+	for part := range strings.SplitSeq(filepath.Dir(path), "/") {
+		if err := handDown(dir); err != nil {
+			return nil, err
+		}
+		dir = filepath.Join(dir, part)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if err := handDown(dir); err != nil {
+		return nil, err
+	}
+	in := groupV2{filepath.Join(g.root, path)}
+	write := func() error {
+		if err := os.MkdirAll(in.dir, 0o755); err != nil {
+			return err
+		}
+		for _, s := range [][2]string{
+			{"memory.max", strconv.FormatInt(l.memoryBytes, 10)},
+			{"memory.oom.group", "1"},
+			{"cpu.weight", strconv.FormatInt(weight(l.cpuShares), 10)},
+			{"cpu.max", micros(l.cpuQuota) + " " + micros(cpuPeriod)},
+			{"pids.max", strconv.Itoa(l.pids)},
+		} {
+			if err := writeFile(filepath.Join(in.dir, s[0]), s[1]); err != nil {
+				return err
+			}
+		}
+		if err := writeFile(filepath.Join(in.dir, "memory.swap.max"), "0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	if err := write(); err != nil {
+		return nil, errors.Join(err, in.remove())
+	}
+	return in, nil
+}
+
+func handDown(dir string) error {
+	return writeFile(filepath.Join(dir, "cgroup.subtree_control"), "+memory +cpu +pids")
+}
+
+// weight turns v1's shares (2 to 262144, 1024 is ordinary) into v2's weight
+// (1 to 10000, 100 is ordinary).
+func weight(shares int64) int64 { return min(max(shares*100/1024, 1), 10000) }
+
+type groupV2 struct{ dir string }
+
+// enter has the kernel start the process inside the group.
+func (g groupV2) enter(attr *syscall.SysProcAttr) (func(), error) {
+	fd, err := unix.Open(g.dir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("enter cgroup: %w", err)
+	}
+	attr.UseCgroupFD, attr.CgroupFD = true, fd
+	return func() { unix.Close(fd) }, nil
+}
+
+func (g groupV2) oomKilled() bool {
+	return counter(filepath.Join(g.dir, "memory.events"), "oom_kill") > 0
+}
+
+func (g groupV2) remove() error { return removeGroup(g.dir) }
+
+// counter reads one of the "name value" lines of a cgroup file.
+func counter(file, name string) int {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		if fields := strings.Fields(line); len(fields) == 2 && fields[0] == name {
+			n, _ := strconv.Atoi(fields[1])
+			return n
+		}
+	}
+	return 0
+}
+
+// removeGroup: a group stays busy for a moment after its last process ended.
+func removeGroup(dir string) error {
+	var err error
+	for wait := time.Millisecond; wait < 2*time.Second; wait *= 2 {
+		if err = unix.Rmdir(dir); !errors.Is(err, unix.EBUSY) {
+			break
+		}
+		time.Sleep(wait)
+	}
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return fmt.Errorf("remove cgroup %s: %w", dir, err)
+}
+
+func subdirs(dir string) []string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+// writeFile writes to a file that must exist: cgroup files are the kernel's.
+func writeFile(path, value string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
+}
+
+func micros(d time.Duration) string { return strconv.FormatInt(d.Microseconds(), 10) }

@@ -1,0 +1,128 @@
+package qemu
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/miosa/miosa/vmm"
+)
+
+// The descriptors QEMU starts with. Standard input is empty, standard output
+// is the guest's serial console, standard error joins it.
+const (
+	fdKernel = 3 + iota
+	fdInitrd
+	fdBase
+	fdData
+	fdControl
+	fdTap
+)
+
+// command is QEMU's argument list. It holds no secret and no path but the
+// data directory's, which marks the process as ours: everything else is an
+// open file.
+func (d *Driver) command(spec vmm.Spec, accel string) []string {
+	argv := []string{
+		d.config.Binary,
+		"-name", d.nameArgument(spec.ID),
+		// Guest memory stays out of core dumps and of page merging.
+		"-machine", "microvm,dump-guest-core=off,mem-merge=off",
+		"-m", strconv.Itoa(spec.MemoryMB),
+		"-smp", strconv.Itoa(spec.VCPUs),
+		"-nodefaults", "-no-user-config", "-no-reboot",
+		"-display", "none", "-monitor", "none",
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+		"-chardev", "stdio,id=con,signal=off", "-serial", "chardev:con",
+		"-kernel", "/proc/self/fd/" + strconv.Itoa(fdKernel),
+		"-initrd", "/proc/self/fd/" + strconv.Itoa(fdInitrd),
+		"-append", d.kernelArguments(accel),
+		"-device", "virtio-serial-device",
+		"-chardev", fmt.Sprintf("socket,id=ctl,fd=%d,server=on,wait=off", fdControl),
+		"-device", "virtserialport,chardev=ctl,name=ctl",
+	}
+	if accel == "kvm" {
+		argv = append(argv, "-accel", "kvm", "-cpu", "host")
+	} else {
+		thread := "single"
+		if spec.VCPUs > 1 {
+			thread = "multi"
+		}
+		argv = append(argv, "-accel", fmt.Sprintf("tcg,thread=%s,tb-size=%d", thread, d.config.TranslationMB), "-cpu", "max")
+	}
+	if spec.BaseDisk != "" {
+		argv = append(argv,
+			"-add-fd", fmt.Sprintf("fd=%d,set=1", fdBase),
+			"-drive", "file=/dev/fdset/1,if=none,id=base,format=raw,readonly=on,file.locking=off",
+			"-device", "virtio-blk-device,drive=base")
+	}
+	if spec.DataDisk != "" {
+		// The disk is ephemeral: no flush reaches the host's disk.
+		argv = append(argv,
+			"-add-fd", fmt.Sprintf("fd=%d,set=2", fdData),
+			"-drive", "file=/dev/fdset/2,if=none,id=data,format=raw,cache=unsafe,discard=unmap,file.locking=off",
+			"-device", "virtio-blk-device,drive=data")
+	}
+	switch nic := spec.NIC; {
+	case nic.Tap != "":
+		argv = append(argv, "-netdev", fmt.Sprintf("tap,id=net,fd=%d", fdTap))
+	case nic.Forward.IsValid():
+		argv = append(argv, "-netdev", fmt.Sprintf("user,id=net,ipv6=off,hostfwd=tcp:%s-%s:%d", nic.Forward, nic.Guest.Addr(), nic.GuestPort))
+	default:
+		argv = append(argv, "-netdev", "user,id=net,ipv6=off")
+	}
+	return append(argv, "-device", "virtio-net-device,netdev=net,mac="+spec.NIC.MAC)
+}
+
+// kernelArguments: without the host's TSC frequency most boots under TCG hang
+// in its calibration.
+func (d *Driver) kernelArguments(accel string) string {
+	words := []string{"console=ttyS0", "reboot=t", "panic=-1", "quiet"}
+	if accel != "kvm" {
+		words = append(words, "tsc_early_khz="+strconv.Itoa(d.tscKHz))
+	}
+	return strings.Join(words, " ")
+}
+
+// nameArgument is what the VM's process is known by. QEMU reads a doubled
+// comma as one.
+func (d *Driver) nameArgument(id string) string {
+	return "guest=" + strings.ReplaceAll(filepath.Join(d.config.DataDir, "vm"), ",", ",,") + "/" + id
+}
+
+// idIn finds the ID in an argument list of ours; "" in any other.
+func (d *Driver) idIn(argv []string) string {
+	prefix := d.nameArgument("")
+	for i := 1; i < len(argv); i++ {
+		if argv[i-1] != "-name" {
+			continue
+		}
+		if id, ok := strings.CutPrefix(argv[i], prefix); ok && idPattern.MatchString(id) {
+			return id
+		}
+	}
+	return ""
+}
+
+// hostTSC is the host's time stamp counter in kHz, as the kernel tells the
+// processor's clock.
+func hostTSC() (int, error) {
+	f, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return 0, fmt.Errorf("find the processor's clock: %w", err)
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if key, value, ok := strings.Cut(lines.Text(), ":"); ok && strings.TrimSpace(key) == "cpu MHz" {
+			mhz, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				return 0, fmt.Errorf("find the processor's clock: %w", err)
+			}
+			return int(mhz * 1000), nil
+		}
+	}
+	return 0, fmt.Errorf("find the processor's clock: /proc/cpuinfo has no \"cpu MHz\"")
+}

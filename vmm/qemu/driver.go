@@ -1,0 +1,486 @@
+// Package qemu is the driver for QEMU's microvm machine: under KVM where our
+// own kernel really boots there, under software emulation (TCG) elsewhere.
+//
+// Every VM is one QEMU process that outlives us. It is given everything it
+// needs as open files (kernel, initrd, disks, tap, the listening control
+// socket, the console's pipe) and so runs with a uid of its own that owns
+// nothing, in network and IPC namespaces of its own (with a tap), in full
+// QEMU sandbox, in a cgroup outside of ours. There is no monitor: the guest
+// is talked to over its control channel, the process by signals.
+//
+// The serial console goes to a pipe that the VM itself keeps open at both
+// ends. We drain it into a small ring in memory; while we are away it holds
+// the first 64 KB and QEMU throttles the guest's serial port (never the
+// guest's log, which has its own channel), so that a hostile guest can print
+// for ever and fill nothing.
+//
+// What identifies a process as ours is its argument
+// "guest=<data directory>/vm/<id>" after "-name".
+package qemu
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/vmm"
+)
+
+// Config says what VMs boot and where they live.
+type Config struct {
+	// DataDir is the platform's data directory, absolute. It marks the VM
+	// processes as this platform's.
+	DataDir string
+	// CellID is the platform's id on this host: 8 lower-case hex characters.
+	CellID string
+	// RunDir holds sockets and pipes and must be ours alone; "":
+	// /run/miosa/<cell> as root, else miosa-<uid>/<cell> under os.TempDir().
+	// It must be short: socket paths end at 107 bytes.
+	RunDir string
+
+	Kernel string // vmlinux
+	Initrd string
+	// Digest identifies the bundle that kernel and initrd are of. With
+	// CacheDir it keeps the answer of the KVM probe until the host reboots.
+	Digest   string
+	CacheDir string
+
+	Binary string // "": qemu-system-x86_64 in PATH
+	Accel  string // "auto" (and ""), "kvm" or "tcg"
+	// TranslationMB is TCG's cache of translated code; 0: 32. See
+	// docs of defaultTranslationMB for what was measured.
+	TranslationMB int
+	// UID is what a VM runs as whose spec names none; 0: 199999. Only as root.
+	UID int
+	// CgroupRoot is where cgroups are mounted; "": /sys/fs/cgroup.
+	CgroupRoot string
+}
+
+// defaultTranslationMB: a 128 MB guest has 252 MB RSS with QEMU's own default
+// and 216 MB with 32; less makes a booting guest translate the same code over
+// and over.
+const defaultTranslationMB = 32
+
+// Driver starts and adopts QEMU processes. Make it with New.
+type Driver struct {
+	config  Config
+	log     *slog.Logger
+	root    bool   // we may change uids, make cgroups and namespaces
+	tscKHz  int    // host's time stamp counter
+	cgroups groups // how cgroups are made here; nil: not at all
+
+	// accelMu guards the decision between KVM and TCG, taken once.
+	accelMu sync.Mutex
+	chosen  string
+}
+
+var _ vmm.Driver = (*Driver)(nil)
+
+// idPattern: an ID is part of paths and of the command line.
+var idPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
+
+var cellPattern = regexp.MustCompile(`^[0-9a-f]{8}$`)
+
+// maxSocketPath is what a Unix socket's address holds.
+const maxSocketPath = 107
+
+// New checks the configuration and what the host has; it starts nothing.
+func New(config Config, log *slog.Logger) (*Driver, error) {
+	d := &Driver{config: config, log: log, root: os.Geteuid() == 0}
+	c := &d.config
+	switch {
+	case !filepath.IsAbs(c.DataDir):
+		return nil, fmt.Errorf("data directory %q is not an absolute path", c.DataDir)
+	case !cellPattern.MatchString(c.CellID):
+		return nil, fmt.Errorf("cell id %q is not 8 lower-case hex characters", c.CellID)
+	}
+	c.DataDir = filepath.Clean(c.DataDir)
+	if c.RunDir == "" {
+		c.RunDir = filepath.Join("/run/miosa", c.CellID)
+		if !d.root {
+			c.RunDir = filepath.Join(os.TempDir(), "miosa-"+strconv.Itoa(os.Getuid()), c.CellID)
+		}
+	}
+	if !filepath.IsAbs(c.RunDir) {
+		return nil, fmt.Errorf("run directory %q is not an absolute path", c.RunDir)
+	}
+	if longest := len(d.socket("")) + 40; longest > maxSocketPath {
+		return nil, fmt.Errorf("run directory %s is too long: socket paths under it pass %d bytes", c.RunDir, maxSocketPath)
+	}
+	for _, file := range []string{c.Kernel, c.Initrd} {
+		if _, err := os.Stat(file); err != nil {
+			return nil, fmt.Errorf("guest bundle: %w", err)
+		}
+	}
+	var err error
+	if c.Binary, err = exec.LookPath(cmp.Or(c.Binary, "qemu-system-x86_64")); err != nil {
+		return nil, fmt.Errorf("find QEMU (Debian: qemu-system-x86): %w", err)
+	}
+	switch c.Accel = cmp.Or(c.Accel, "auto"); c.Accel {
+	case "auto":
+	case "kvm", "tcg":
+		d.chosen = c.Accel
+	default:
+		return nil, fmt.Errorf("accelerator %q is none of auto, kvm, tcg", c.Accel)
+	}
+	c.TranslationMB = cmp.Or(c.TranslationMB, defaultTranslationMB)
+	c.UID = cmp.Or(c.UID, 199999)
+	c.CgroupRoot = cmp.Or(c.CgroupRoot, "/sys/fs/cgroup")
+	if d.tscKHz, err = hostTSC(); err != nil {
+		return nil, err
+	}
+	if d.root {
+		if d.cgroups, err = findGroups(c.CgroupRoot); err != nil {
+			return nil, err
+		}
+	}
+	if d.cgroups == nil {
+		log.Warn("no cgroups: a VM's memory and processor time are bounded by its own size only")
+	}
+	return d, nil
+}
+
+// Name is "qemu".
+func (d *Driver) Name() string { return "qemu" }
+
+// Start boots a VM. Codes: miosa.Invalid for a spec that cannot work,
+// miosa.Conflict when a VM of that ID runs.
+func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.VM, error) {
+	if err := check(spec); err != nil {
+		return nil, err
+	}
+	accel, err := d.Accel(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	m, err := d.start(spec, accel)
+	if err != nil {
+		return nil, fmt.Errorf("start vm %s: %w", spec.ID, err)
+	}
+	return m, nil
+}
+
+func check(spec vmm.Spec) error {
+	bad := func(format string, args ...any) error {
+		return miosa.Errorf(miosa.Invalid, "vm "+spec.ID+": "+format, args...)
+	}
+	if !idPattern.MatchString(spec.ID) {
+		return miosa.Errorf(miosa.Invalid, "vm id %q is not made of 1 to 64 letters, digits, '_', '-' and '.'", spec.ID)
+	}
+	switch nic := spec.NIC; {
+	case spec.VCPUs < 1 || spec.VCPUs > 64:
+		return bad("%d vCPUs; 1 to 64 are possible", spec.VCPUs)
+	case spec.MemoryMB < 64 || spec.MemoryMB > 1<<20:
+		return bad("%d MB of memory; 64 to 1048576 are possible", spec.MemoryMB)
+	case !filepath.IsAbs(spec.BaseDisk) || !filepath.IsAbs(spec.DataDisk):
+		return bad("disk paths must be absolute")
+	case spec.UID < 0:
+		return bad("uid %d is negative", spec.UID)
+	case spec.CPUShares < 0:
+		return bad("%d CPU shares are negative", spec.CPUShares)
+	case !macPattern.MatchString(nic.MAC):
+		return bad("MAC %q is not a unicast address of six bytes", nic.MAC)
+	case nic.Tap == "" && nic.Forward.IsValid() && (nic.GuestPort < 1 || nic.GuestPort > 65535 || !nic.Guest.IsValid()):
+		return bad("a forwarded port needs the guest's address and port")
+	}
+	return nil
+}
+
+var macPattern = regexp.MustCompile(`^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$`)
+
+// start makes the run directory and the cgroup, and launches QEMU in them. On
+// error both are gone again.
+func (d *Driver) start(spec vmm.Spec, accel string) (_ *Machine, err error) {
+	dir := d.runDir(spec.ID)
+	if len(d.socket(spec.ID)) > maxSocketPath {
+		return nil, miosa.Errorf(miosa.Invalid, "the socket path of vm %s is too long", spec.ID)
+	}
+	if err := d.makeRunDir(spec.ID); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}()
+
+	f, err := d.openFiles(spec)
+	if err != nil {
+		return nil, err
+	}
+	defer f.close()
+	console, err := newConsole(filepath.Join(dir, consoleFile))
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			console.close()
+		}
+	}()
+
+	var group group
+	if d.cgroups != nil {
+		if group, err = d.cgroups.make(d.groupPath(spec.ID), limitsOf(spec, accel)); err != nil {
+			return nil, fmt.Errorf("make cgroup: %w", err)
+		}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, group.remove())
+			}
+		}()
+	}
+	p, err := d.launch(spec, accel, f, group)
+	if err != nil {
+		return nil, err
+	}
+	h := vmm.Handle{ID: spec.ID, Driver: d.Name(), PID: p.pid, StartTime: p.startTime, RunDir: dir}
+	if group != nil {
+		h.Cgroup = d.groupPath(spec.ID)
+	}
+	return d.watch(h, p, console, group), nil
+}
+
+// makeRunDir makes the VM's directory. What a dead VM of the same ID left is
+// removed first.
+func (d *Driver) makeRunDir(id string) error {
+	if err := os.MkdirAll(d.config.RunDir, 0o700); err != nil {
+		return fmt.Errorf("make run directory: %w", err)
+	}
+	err := os.Mkdir(d.runDir(id), 0o700)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	running, err := d.scan()
+	if err != nil {
+		return err
+	}
+	if pid, ok := running[id]; ok {
+		return miosa.Errorf(miosa.Conflict, "vm %s runs already, as process %d", id, pid)
+	}
+	if err := os.RemoveAll(d.runDir(id)); err != nil {
+		return fmt.Errorf("remove old run directory: %w", err)
+	}
+	return os.Mkdir(d.runDir(id), 0o700)
+}
+
+// Adopt finds a VM again.
+func (d *Driver) Adopt(_ context.Context, h vmm.Handle) (vmm.VM, error) {
+	if !idPattern.MatchString(h.ID) || h.PID <= 0 || h.Driver != d.Name() || h.RunDir != d.runDir(h.ID) {
+		return nil, fmt.Errorf("adopt vm %s: not a handle of this driver: %w", h.ID, vmm.ErrGone)
+	}
+	p, err := openProcess(h.PID)
+	if err != nil {
+		return nil, fmt.Errorf("adopt vm %s: %w", h.ID, err)
+	}
+	// Checked with the process held: the pid can't become another's meanwhile.
+	if p.startTime != h.StartTime || p.exited() || d.idOf(h.PID) != h.ID {
+		p.close()
+		d.sweep(h.ID, h.PID)
+		return nil, fmt.Errorf("adopt vm %s: process %d is not it: %w", h.ID, h.PID, vmm.ErrGone)
+	}
+	console, err := openConsole(filepath.Join(h.RunDir, consoleFile))
+	if err != nil {
+		p.close()
+		return nil, fmt.Errorf("adopt vm %s: %w", h.ID, err)
+	}
+	var group group
+	if d.cgroups != nil && h.Cgroup != "" {
+		group = d.cgroups.find(d.groupPath(h.ID))
+	}
+	return d.watch(h, p, console, group), nil
+}
+
+// sweep removes what a dead VM left, unless a live one has its ID by now.
+func (d *Driver) sweep(id string, dead int) {
+	if running, err := d.scan(); err != nil || running[id] != 0 && running[id] != dead {
+		return
+	}
+	if err := d.removeLeftovers(id); err != nil {
+		d.log.Warn("leftovers of a dead vm stay until the next start", "vm", id, "err", err)
+	}
+}
+
+func (d *Driver) removeLeftovers(id string) error {
+	err := os.RemoveAll(d.runDir(id))
+	if d.cgroups != nil {
+		err = errors.Join(err, d.cgroups.find(d.groupPath(id)).remove())
+	}
+	return err
+}
+
+// Reclaim ends the VMs of this data directory that keep does not hold.
+func (d *Driver) Reclaim(ctx context.Context, keep func(id string) bool) ([]string, error) {
+	running, err := d.scan()
+	if err != nil {
+		return nil, fmt.Errorf("reclaim vms: %w", err)
+	}
+	var ended []string
+	var failed error
+	for id, pid := range running {
+		if keep(id) {
+			continue
+		}
+		if err := d.end(ctx, id, pid); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("reclaim vm %s: %w", id, err))
+			continue
+		}
+		ended = append(ended, id)
+	}
+	// What died while we were away left its directory and cgroup.
+	for _, id := range d.leftovers() {
+		if _, runs := running[id]; !runs && !keep(id) {
+			failed = errors.Join(failed, d.removeLeftovers(id))
+		}
+	}
+	return ended, failed
+}
+
+func (d *Driver) end(ctx context.Context, id string, pid int) error {
+	p, err := openProcess(pid)
+	if errors.Is(err, vmm.ErrGone) {
+		return d.removeLeftovers(id)
+	}
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	if d.idOf(pid) == id {
+		if err := p.kill(); err != nil {
+			return err
+		}
+		if err := p.wait(ctx); err != nil {
+			return err
+		}
+	}
+	return d.removeLeftovers(id)
+}
+
+// leftovers are the IDs that have a run directory or a cgroup.
+func (d *Driver) leftovers() []string {
+	var ids []string
+	if entries, err := os.ReadDir(d.config.RunDir); err == nil {
+		for _, e := range entries {
+			if e.IsDir() && idPattern.MatchString(e.Name()) {
+				ids = append(ids, e.Name())
+			}
+		}
+	}
+	if d.cgroups != nil {
+		ids = append(ids, d.cgroups.list(d.groupPath(""))...)
+	}
+	return ids
+}
+
+func (d *Driver) runDir(id string) string { return filepath.Join(d.config.RunDir, id) }
+func (d *Driver) socket(id string) string { return filepath.Join(d.config.RunDir, id, "ctl.sock") }
+
+// groupPath is the cgroup of a VM below the root of every hierarchy.
+func (d *Driver) groupPath(id string) string { return filepath.Join("miosa", d.config.CellID, id) }
+
+// files are what QEMU is started with, by descriptor number from firstFile
+// on; -1 marks what there is none of.
+type files struct {
+	kernel, initrd, base, data, control, tap int
+}
+
+func (d *Driver) openFiles(spec vmm.Spec) (_ *files, err error) {
+	f := &files{-1, -1, -1, -1, -1, -1}
+	defer func() {
+		if err != nil {
+			f.close()
+		}
+	}()
+	for _, o := range []struct {
+		into *int
+		path string
+		mode int
+		what string
+	}{
+		{&f.kernel, d.config.Kernel, unix.O_RDONLY, "kernel"},
+		{&f.initrd, d.config.Initrd, unix.O_RDONLY, "initrd"},
+		{&f.base, spec.BaseDisk, unix.O_RDONLY, "base disk"},
+		{&f.data, spec.DataDisk, unix.O_RDWR, "data disk"},
+	} {
+		if o.path == "" {
+			continue
+		}
+		if *o.into, err = unix.Open(o.path, o.mode|unix.O_CLOEXEC, 0); err != nil {
+			*o.into = -1
+			return nil, &miosa.Error{Code: miosa.Invalid, Message: "open " + o.what + " " + o.path, Err: err}
+		}
+	}
+	if spec.NIC.Tap != "" {
+		if f.tap, err = openTap(spec.NIC.Tap); err != nil {
+			f.tap = -1
+			return nil, err
+		}
+	}
+	if f.control, err = listenUnix(d.socket(spec.ID)); err != nil {
+		f.control = -1
+		return nil, fmt.Errorf("listen for the guest: %w", err)
+	}
+	return f, nil
+}
+
+func (f *files) close() {
+	for _, fd := range []int{f.kernel, f.initrd, f.base, f.data, f.control, f.tap} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+// listenUnix makes the control socket's listener, which QEMU inherits: our
+// side can connect from this moment on, and nobody else made the socket.
+func listenUnix(path string) (int, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err == nil {
+		err = unix.Listen(fd, 8)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// openTap attaches to an existing tap, with the offloads that virtio can use.
+// It must exist: a mistyped name would otherwise make a new one.
+func openTap(name string) (int, error) {
+	if _, err := os.Stat("/sys/class/net/" + name); err != nil || filepath.Base(name) != name {
+		return -1, miosa.Errorf(miosa.Invalid, "there is no tap %q", name)
+	}
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open tap %s: %w", name, err)
+	}
+	req, err := unix.NewIfreq(name)
+	if err == nil {
+		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("open tap %s: %w", name, err)
+	}
+	return fd, nil
+}

@@ -1,0 +1,163 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/vmm"
+)
+
+// Machine is one running QEMU process.
+type Machine struct {
+	driver  *Driver
+	handle  vmm.Handle
+	process *process
+	console *console
+	group   group
+	done    chan struct{}
+	exit    vmm.Exit // set before done is closed
+
+	mu      sync.Mutex // guards dialled
+	dialled bool
+}
+
+var _ vmm.VM = (*Machine)(nil)
+
+// watch makes the Machine and waits for its end in the background.
+func (d *Driver) watch(h vmm.Handle, p *process, c *console, g group) *Machine {
+	m := &Machine{driver: d, handle: h, process: p, console: c, group: g, done: make(chan struct{})}
+	go m.await()
+	return m
+}
+
+// await sees the process end and clears up after it.
+func (m *Machine) await() {
+	err := m.process.wait(context.Background())
+	exit := vmm.Exit{At: time.Now(), Err: err}
+	exit.Code, exit.Signal = m.process.reap()
+	m.console.finish()
+	if m.group != nil {
+		exit.OOM = m.group.oomKilled()
+	}
+	if exit.Code > 0 && exit.Err == nil {
+		exit.Err = fmt.Errorf("qemu ended with code %d: %s", exit.Code, lastLine(m.console.bytes()))
+	}
+	exit.Err = errors.Join(exit.Err, m.clear())
+	m.process.close()
+	m.exit = exit
+	close(m.done)
+}
+
+// clear removes the run directory and the cgroup.
+func (m *Machine) clear() error {
+	err := os.RemoveAll(m.handle.RunDir)
+	if m.group != nil {
+		err = errors.Join(err, m.group.remove())
+	}
+	return err
+}
+
+// lastLine is QEMU's or the kernel's last word, made printable.
+func lastLine(b []byte) string {
+	text := strings.TrimSpace(strings.ToValidUTF8(string(b), "?"))
+	if i := strings.LastIndexByte(text, '\n'); i >= 0 {
+		text = text[i+1:]
+	}
+	return fmt.Sprintf("%.200q", text)
+}
+
+// Handle is what finds the VM again.
+func (m *Machine) Handle() vmm.Handle { return m.handle }
+
+// Done is closed when the process has ended and what it left is removed.
+func (m *Machine) Done() <-chan struct{} { return m.done }
+
+// Exit is how it ended; the zero value before Done.
+func (m *Machine) Exit() vmm.Exit {
+	select {
+	case <-m.done:
+		return m.exit
+	default:
+		return vmm.Exit{}
+	}
+}
+
+// Dial connects to the control channel. The socket lies in a directory that
+// only we can enter and was made by us, not by QEMU: whoever answers on it
+// was started by us. miosa.Conflict while the former connection is open.
+func (m *Machine) Dial(ctx context.Context) (net.Conn, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.dialled {
+		return nil, miosa.Errorf(miosa.Conflict, "the control channel of vm %s is in use", m.handle.ID)
+	}
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", m.driver.socket(m.handle.ID))
+	if err != nil {
+		return nil, fmt.Errorf("dial vm %s: %w", m.handle.ID, err)
+	}
+	m.dialled = true
+	return &channel{Conn: c, machine: m}, nil
+}
+
+// channel lets the next Dial go on once it is closed.
+type channel struct {
+	net.Conn
+	machine *Machine
+	once    sync.Once
+}
+
+func (c *channel) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(func() {
+		c.machine.mu.Lock()
+		defer c.machine.mu.Unlock()
+		c.machine.dialled = false
+	})
+	return err
+}
+
+// Kill ends the process with SIGKILL.
+func (m *Machine) Kill(ctx context.Context) error {
+	select {
+	case <-m.done:
+		return nil
+	default:
+	}
+	if err := m.process.kill(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("kill vm %s: %w", m.handle.ID, err)
+	}
+	select {
+	case <-m.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("kill vm %s: %w", m.handle.ID, ctx.Err())
+	}
+}
+
+// Console is the tail of the serial console, at most 64 KB; QEMU's own
+// complaints are in it too.
+func (m *Machine) Console() []byte { return m.console.bytes() }
+
+// Usage are the process' figures; vmm.ErrGone once it has ended.
+func (m *Machine) Usage() (vmm.Usage, error) {
+	select {
+	case <-m.done:
+		return vmm.Usage{}, vmm.ErrGone
+	default:
+	}
+	s, err := readStat(m.handle.PID)
+	if err != nil || s.startTime != m.handle.StartTime {
+		return vmm.Usage{}, fmt.Errorf("usage of vm %s: %w", m.handle.ID, vmm.ErrGone)
+	}
+	u := vmm.Usage{CPU: s.cpu, MemoryBytes: s.rssPages * uint64(os.Getpagesize())}
+	u.ReadBytes, u.WriteBytes = readIO(m.handle.PID)
+	return u, nil
+}
