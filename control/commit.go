@@ -143,23 +143,23 @@ func save(tx *store.Tx, noun any, sealed map[string][]byte) error {
 	return miosa.Errorf(miosa.Internal, "commit of an unexpected noun %T", noun)
 }
 
-// purge deletes every record of a deployment, the deployment last, so that a
+// PurgeRecords deletes every record of a deployment, the deployment last, so that a
 // purge cut short is begun again. Its events stay until their time is over.
-func (c *Control) purge(ctx context.Context, e Purge) error {
+func PurgeRecords(ctx context.Context, s store.Store, e Purge) error {
 	steps := []func() error{
 		func() error {
-			return removeAll(ctx, c.store, store.Instances, store.InstancesOf(e.Tenant, e.Deployment))
+			return removeAll(ctx, s, store.Instances, store.InstancesOf(e.Tenant, e.Deployment))
 		},
 		func() error {
-			return removeAll(ctx, c.store, store.Observations, store.ObservationsOf(e.Tenant, e.Deployment))
+			return removeAll(ctx, s, store.Observations, store.ObservationsOf(e.Tenant, e.Deployment))
 		},
-		func() error { return removeAll(ctx, c.store, store.Rollouts, store.RolloutsOf(e.Tenant, e.Deployment)) },
-		func() error { return removeAll(ctx, c.store, store.Versions, store.VersionsOf(e.Tenant, e.Deployment)) },
-		func() error { return removeAll(ctx, c.store, store.Releases, store.ReleasesOf(e.Tenant, e.Deployment)) },
-		func() error { return removeAll(ctx, c.store, store.Services, store.ServicesOf(e.Tenant, e.Deployment)) },
-		func() error { return removeAll(ctx, c.store, store.VarSets, store.VarSetsOf(e.Tenant, e.Deployment)) },
+		func() error { return removeAll(ctx, s, store.Rollouts, store.RolloutsOf(e.Tenant, e.Deployment)) },
+		func() error { return removeAll(ctx, s, store.Versions, store.VersionsOf(e.Tenant, e.Deployment)) },
+		func() error { return removeAll(ctx, s, store.Releases, store.ReleasesOf(e.Tenant, e.Deployment)) },
+		func() error { return removeAll(ctx, s, store.Services, store.ServicesOf(e.Tenant, e.Deployment)) },
+		func() error { return removeAll(ctx, s, store.VarSets, store.VarSetsOf(e.Tenant, e.Deployment)) },
 		func() error {
-			return removeAll(ctx, c.store, store.Environments, store.EnvironmentsOf(e.Tenant, e.Deployment))
+			return removeAll(ctx, s, store.Environments, store.EnvironmentsOf(e.Tenant, e.Deployment))
 		},
 	}
 	for _, step := range steps {
@@ -167,7 +167,7 @@ func (c *Control) purge(ctx context.Context, e Purge) error {
 			return fmt.Errorf("purge %s: %w", e.Deployment, err)
 		}
 	}
-	_, err := store.Update(ctx, c.store, func(tx *store.Tx) error {
+	_, err := store.Update(ctx, s, func(tx *store.Tx) error {
 		dep, err := store.Load(tx, store.Deployments, store.DeploymentKey(e.Tenant, e.Deployment))
 		if err != nil {
 			return err

@@ -104,7 +104,7 @@ func (c *Control) carryOut(ctx context.Context, effect Effect, slots chan struct
 		})
 	case Purge:
 		c.running.Go(func() {
-			err := c.purge(ctx, e)
+			err := PurgeRecords(ctx, c.store, e)
 			if err != nil && ctx.Err() == nil {
 				c.log.Error("purge failed", "deployment", e.Deployment, "err", err)
 			}
@@ -124,14 +124,15 @@ func (c *Control) post(ctx context.Context, ev Event) {
 // the watch fell too far behind.
 func (c *Control) follow(ctx context.Context) error {
 	for ctx.Err() == nil {
-		revision, err := c.load(ctx)
+		loaded, err := LoadAll(ctx, c.store)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
 			return err
 		}
-		if err := c.watch(ctx, revision); err != nil && !errors.Is(err, store.ErrCompacted) && ctx.Err() == nil {
+		c.post(ctx, loaded)
+		if err := c.watch(ctx, loaded.Revision); err != nil && !errors.Is(err, store.ErrCompacted) && ctx.Err() == nil {
 			return fmt.Errorf("watch the records: %w", err)
 		}
 	}
@@ -140,50 +141,63 @@ func (c *Control) follow(ctx context.Context) error {
 
 const recordsPrefix = "/v1/"
 
-func (c *Control) load(ctx context.Context) (int64, error) {
-	revision, err := c.store.Revision(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("load the records: %w", err)
-	}
-	loaded := Loaded{Revision: revision}
-	for entry, err := range c.store.Scan(ctx, recordsPrefix, store.ScanOptions{}) {
-		if err != nil {
-			return 0, fmt.Errorf("load the records: %w", err)
-		}
-		if noun, ok, err := decode(entry); err != nil {
-			return 0, err
-		} else if ok {
-			loaded.Nouns = append(loaded.Nouns, noun)
-		}
-	}
-	c.post(ctx, loaded)
-	return revision, nil
-}
-
 func (c *Control) watch(ctx context.Context, after int64) error {
 	for batch, err := range c.store.Watch(ctx, recordsPrefix, after) {
 		if err != nil {
 			return err
 		}
-		changed := Changed{Revision: batch.Revision}
-		for _, ch := range batch.Changes {
-			if ch.Deleted {
-				if kind, id, ok := store.ParseKey(ch.Key); ok {
-					changed.Gone = append(changed.Gone, Gone{kind, id})
-				}
-				continue
-			}
-			noun, ok, err := decode(ch.Entry)
-			if err != nil {
-				return err
-			}
-			if ok {
-				changed.Put = append(changed.Put, noun)
-			}
+		changed, err := ChangedBy(batch)
+		if err != nil {
+			return err
 		}
 		c.post(ctx, changed)
 	}
 	return nil
+}
+
+// ChangedBy is a watched commit as the machine takes it.
+func ChangedBy(batch store.Batch) (Changed, error) {
+	changed := Changed{Revision: batch.Revision}
+	for _, ch := range batch.Changes {
+		if ch.Deleted {
+			if kind, id, ok := store.ParseKey(ch.Key); ok {
+				changed.Gone = append(changed.Gone, Gone{kind, id})
+			}
+			continue
+		}
+		noun, ok, err := decode(ch.Entry)
+		if err != nil {
+			return Changed{}, err
+		}
+		if ok {
+			changed.Put = append(changed.Put, noun)
+		}
+	}
+	return changed, nil
+}
+
+// LoadAll reads every record as the machine takes it in at first. Changes
+// after the returned event's revision may be in it already: seeing them again
+// does no harm.
+func LoadAll(ctx context.Context, s store.Store) (Loaded, error) {
+	revision, err := s.Revision(ctx)
+	if err != nil {
+		return Loaded{}, fmt.Errorf("load the records: %w", err)
+	}
+	loaded := Loaded{Revision: revision}
+	for entry, err := range s.Scan(ctx, recordsPrefix, store.ScanOptions{}) {
+		if err != nil {
+			return Loaded{}, fmt.Errorf("load the records: %w", err)
+		}
+		noun, ok, err := decode(entry)
+		if err != nil {
+			return Loaded{}, err
+		}
+		if ok {
+			loaded.Nouns = append(loaded.Nouns, noun)
+		}
+	}
+	return loaded, nil
 }
 
 // decode leaves out what the machine has no use for.

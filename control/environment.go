@@ -259,7 +259,11 @@ func (p *pass) sides() []reconcile.Side {
 			continue
 		}
 		if v, ok := p.version(r.TargetID); ok {
-			out = append(out, reconcile.Side{Version: v, Since: r.CreatedAt, Proven: v.State == miosa.VersionReady})
+			side := reconcile.Side{Version: v, Since: r.CreatedAt, Proven: v.State == miosa.VersionReady}
+			if r.Step == miosa.StepStarting {
+				side.AtLeast = rollout.Proofs
+			}
+			out = append(out, side)
 		}
 	}
 	return out

@@ -37,6 +37,9 @@ type Side struct {
 	// Since: failures of instances made earlier do not count against it.
 	Since  time.Time
 	Proven bool
+	// AtLeast is how many instances to run whatever the service wants: a
+	// version on trial needs one to prove itself, even at zero replicas.
+	AtLeast int
 }
 
 // Op is what an action does.
@@ -147,7 +150,7 @@ func Decide(in Input) Result {
 			if !ok || side.Version.Kind == miosa.KindStatic {
 				continue
 			}
-			for n := range svc.DesiredReplicas {
+			for n := range max(svc.DesiredReplicas, side.AtLeast) {
 				s := slot{in: &in, side: side, service: svc, spec: spec, number: n}
 				for _, i := range instances {
 					if i.VersionID != side.Version.ID || i.ServiceID != svc.ID || i.Slot != n {

@@ -20,6 +20,9 @@ const (
 	// FlipDeadline is how long live routers have to acknowledge the routes; one
 	// that does not is broken, and the flip goes on without it.
 	FlipDeadline = 30 * time.Second
+	// Proofs is how many instances of each service must become healthy even
+	// where the customer wants none: a version is never made live unproven.
+	Proofs = 1
 	// DrainSlack is added to the drain limit before the old instances' leaving
 	// is no longer waited for (they are still stopped, by reconcile).
 	DrainSlack = 60 * time.Second
@@ -121,7 +124,7 @@ func survey(in Input) progress {
 		if _, ok := in.Target.Service(svc.ID); !ok || in.Target.Kind == miosa.KindStatic {
 			continue
 		}
-		for n := range svc.DesiredReplicas {
+		for n := range max(svc.DesiredReplicas, Proofs) {
 			p.want++
 			p.slot(in, svc.ID, n)
 		}

@@ -1,0 +1,297 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/routing"
+	"github.com/miosa/miosa/schedule"
+	"github.com/miosa/miosa/store"
+)
+
+// checker holds the invariants. What must always hold is looked at after
+// every event, on what that event changed; what must hold in the end, once.
+type checker struct {
+	s         *Sim
+	instances map[string]miosa.Instance
+	versions  map[string]miosa.Version
+	rollouts  map[string]miosa.Rollout
+	envs      map[string]miosa.Environment
+	services  map[string]miosa.Service
+	changed   bool
+	stopped   map[string]time.Time // deployment → when a customer last stopped an instance of it
+	healthyAt map[string]time.Time // environment → since when it has an active version
+}
+
+func newChecker(s *Sim) *checker {
+	return &checker{
+		s: s, instances: map[string]miosa.Instance{}, versions: map[string]miosa.Version{}, rollouts: map[string]miosa.Rollout{},
+		envs: map[string]miosa.Environment{}, services: map[string]miosa.Service{}, stopped: map[string]time.Time{},
+	}
+}
+
+func (c *checker) askedToStop(deployment string) { c.stopped[deployment] = c.s.now }
+
+// observed: an agent's own reports follow one another legally.
+func (c *checker) observed(o *occupant, obs miosa.Observation) {
+	was := o.saved
+	if obs.Seq <= was.Seq {
+		c.s.fail("%s: report %d after %d", o.in.ID, obs.Seq, was.Seq)
+	}
+	if was.State.Terminal() {
+		c.s.fail("%s: a report after its end", o.in.ID)
+	}
+}
+
+// committed takes a commit in and checks each change against what was.
+func (c *checker) committed(b store.Batch) {
+	c.changed = true
+	for _, ch := range b.Changes {
+		kind, id, ok := store.ParseKey(ch.Key)
+		if !ok {
+			continue
+		}
+		if ch.Deleted {
+			c.forget(kind, id)
+			continue
+		}
+		noun, err := store.Decode(ch.Entry)
+		if err != nil {
+			c.s.fail("decode: %v", err)
+			return
+		}
+		c.take(noun)
+	}
+}
+
+func (c *checker) forget(kind, id string) {
+	switch kind {
+	case "instance":
+		delete(c.instances, id)
+	case "version":
+		delete(c.versions, id)
+	case "rollout":
+		delete(c.rollouts, id)
+	case "environment":
+		delete(c.envs, id)
+	case "service":
+		delete(c.services, id)
+	}
+}
+
+func (c *checker) take(noun any) {
+	switch v := noun.(type) {
+	case miosa.Instance:
+		was, known := c.instances[v.ID]
+		v.Observed = was.Observed
+		if known && (v.Generation < was.Generation || goalRank(v.Goal) < goalRank(was.Goal)) {
+			c.s.fail("%s: its assignment went back from %s/%d to %s/%d", v.ID, was.Goal, was.Generation, v.Goal, v.Generation)
+		}
+		c.instances[v.ID] = v
+	case miosa.Observation:
+		i := c.instances[v.InstanceID]
+		if i.Observed.State.Terminal() {
+			c.s.fail("%s: observed %s after its end", v.InstanceID, v.State)
+		}
+		if v.Seq < i.Observed.Seq {
+			c.s.fail("%s: an older observation took the place of a newer", v.InstanceID)
+		}
+		i.Observed = v
+		c.instances[v.InstanceID] = i
+	case miosa.Version:
+		if was, ok := c.versions[v.ID]; ok && versionRank(v.State) < versionRank(was.State) {
+			c.s.fail("%s went back from %s to %s", v.ID, was.State, v.State)
+		}
+		c.versions[v.ID] = v
+	case miosa.Rollout:
+		was := c.rollouts[v.ID]
+		if was.Step.Terminal() && v.Step != was.Step {
+			c.s.fail("%s went on from %s to %s", v.ID, was.Step, v.Step)
+		}
+		if v.Step != was.Step {
+			switch v.Step {
+			case miosa.StepDraining:
+				c.s.report.Flips++
+			case miosa.StepFailed:
+				c.s.report.Failures++
+			}
+		}
+		c.rollouts[v.ID] = v
+	case miosa.Environment:
+		c.envs[v.ID] = v
+	case miosa.Service:
+		c.services[v.ID] = v
+	}
+}
+
+func goalRank(g miosa.Goal) int {
+	return map[miosa.Goal]int{miosa.GoalRun: 0, miosa.GoalDrain: 1, miosa.GoalStop: 2}[g]
+}
+
+func versionRank(s miosa.VersionState) int {
+	return map[miosa.VersionState]int{miosa.VersionCreated: 0, miosa.VersionBuilding: 1, miosa.VersionReady: 2, miosa.VersionFailed: 2, miosa.VersionArchived: 3}[s]
+}
+
+// always is what must hold at every moment.
+func (c *checker) always() error {
+	if !c.changed {
+		return nil
+	}
+	c.changed = false
+	live := map[string]string{}
+	for _, id := range sortedIDs(c.rollouts) {
+		r := c.rollouts[id]
+		if r.Live() && r.CancelledBy == "" {
+			if other := live[r.EnvironmentID]; other != "" {
+				return fmt.Errorf("%s has two live rollouts: %s and %s", r.EnvironmentID, other, id)
+			}
+			live[r.EnvironmentID] = id
+		}
+	}
+	for _, e := range c.envs {
+		if v, ok := c.versions[e.ActiveVersionID]; ok && v.State != miosa.VersionReady {
+			return fmt.Errorf("active version %s of %s is %s", v.ID, e.ID, v.State)
+		}
+	}
+	slots := map[string]int{}
+	used := map[string]miosa.Resources{}
+	for _, i := range c.instances {
+		if i.State().Terminal() {
+			continue
+		}
+		used[i.HostID] = schedule.Add(used[i.HostID], i.Spec.Resources)
+		if i.Goal == miosa.GoalRun {
+			key := fmt.Sprint(i.VersionID, i.ServiceID, i.Slot)
+			if slots[key]++; slots[key] > 2 {
+				return fmt.Errorf("slot %d of %s has %d occupants", i.Slot, i.VersionID, slots[key])
+			}
+		}
+	}
+	for _, h := range c.s.hosts {
+		if free := schedule.Free(schedule.Host{Host: h.noun(), Used: used[h.id]}); free.MemoryMB < 0 || free.VCPUs < 0 || free.DiskMB < 0 {
+			return fmt.Errorf("host %s promises more than it has: %+v", h.id, used[h.id])
+		}
+	}
+	return nil
+}
+
+// noBackend: a request found nobody. Without injected faults that must not be
+// once a version is live, but where the customer took the capacity away.
+func (c *checker) noBackend(hostName string, pool routing.Pool, excused bool) {
+	env := c.envs[c.services[pool.ServiceID].EnvironmentID]
+	svc := c.services[pool.ServiceID]
+	if c.s.cfg.Faults || excused || env.ActiveVersionID == "" || svc.DesiredReplicas == 0 || len(pool.Backends) == 0 && svc.UpdatedAt.IsZero() && c.recentlyEmptied(svc) {
+		c.s.report.Excused++
+		return
+	}
+	c.s.report.Lost++
+	c.s.fail("no backend for %s although its version is live (%d in the pool)", hostName, len(pool.Backends))
+}
+
+// recentlyEmptied: a customer stopped an instance by hand, or scaled up from
+// none, within the time a boot takes.
+func (c *checker) recentlyEmptied(svc miosa.Service) bool {
+	if at, ok := c.stopped[svc.DeploymentID]; ok && c.s.now.Sub(at) < 3*time.Minute {
+		return true
+	}
+	for _, i := range c.instances {
+		if i.ServiceID == svc.ID && i.Goal == miosa.GoalRun && i.State() != miosa.Healthy {
+			return true // scaled up from nothing a moment ago
+		}
+	}
+	return false
+}
+
+// instances are all of the store's, with what was observed of them.
+func (s *Sim) instances() []miosa.Instance {
+	out := make([]miosa.Instance, 0, len(s.check.instances))
+	for _, id := range sortedIDs(s.check.instances) {
+		out = append(out, s.check.instances[id])
+	}
+	return out
+}
+
+// settled is what must hold when nobody has done anything for a long while.
+func (c *checker) settled() error {
+	for _, id := range sortedIDs(c.rollouts) {
+		if r := c.rollouts[id]; !r.Step.Terminal() {
+			return fmt.Errorf("in the end %s is still %s: %s", id, r.Step, r.Reason)
+		}
+	}
+	for _, a := range c.s.users.apps {
+		if a.deleted {
+			if n, err := store.Collect(store.List(context.Background(), c.s.store, store.Instances, store.InstancesOf(a.dep.TenantID, a.dep.ID), store.ScanOptions{})); err != nil || len(n) > 0 {
+				return fmt.Errorf("in the end deleted %s has %d instances (%v)", a.dep.Name, len(n), err)
+			}
+			continue
+		}
+		if err := c.settledApp(a); err != nil {
+			return err
+		}
+	}
+	for _, h := range c.s.hosts {
+		for _, id := range sortedIDs(h.slots) {
+			if i, ok := c.instances[id]; !ok || i.State().Terminal() {
+				return fmt.Errorf("in the end host %s still runs %s, which is over", h.id, id)
+			}
+		}
+	}
+	return c.settledRoutes()
+}
+
+func (c *checker) settledApp(a *app) error {
+	env, svc := c.envs[a.env.ID], c.services[a.svc.ID]
+	healthy, failed := map[int]bool{}, map[int]bool{}
+	for _, i := range c.instances {
+		if i.EnvironmentID != env.ID {
+			continue
+		}
+		if i.State() == miosa.Failed && i.VersionID == env.ActiveVersionID {
+			failed[i.Slot] = true
+		}
+		if i.State().Terminal() {
+			continue
+		}
+		switch {
+		case i.VersionID != env.ActiveVersionID:
+			return fmt.Errorf("in the end %s of %s, which is not live, is %s", i.ID, i.VersionID, i.State())
+		case i.Slot >= svc.DesiredReplicas:
+			return fmt.Errorf("in the end %s holds slot %d of %d", i.ID, i.Slot, svc.DesiredReplicas)
+		case i.State() == miosa.Healthy && healthy[i.Slot]:
+			return fmt.Errorf("in the end slot %d of %s is held twice", i.Slot, a.dep.Name)
+		case i.State() == miosa.Healthy:
+			healthy[i.Slot] = true
+		}
+	}
+	if env.ActiveVersionID == "" {
+		return nil
+	}
+	command := c.versions[env.ActiveVersionID].Services[0].Command
+	if !behaviourOf(command).mayLive() {
+		return fmt.Errorf("in the end %s serves a version that is %s", a.dep.Name, command)
+	}
+	for n := range svc.DesiredReplicas {
+		if !healthy[n] && !failed[n] && command != string(flaky) {
+			return fmt.Errorf("in the end slot %d of %s (%s) is empty", n, a.dep.Name, command)
+		}
+		if failed[n] && !c.s.cfg.Faults {
+			return fmt.Errorf("in the end slot %d of %s failed without any fault", n, a.dep.Name)
+		}
+	}
+	return nil
+}
+
+func (c *checker) settledRoutes() error {
+	for _, r := range c.s.routers {
+		for _, name := range sortedIDs(r.table.Routes) {
+			for _, b := range r.table.Routes[name].Backends {
+				if i := c.instances[b.InstanceID]; i.State() != miosa.Healthy {
+					return fmt.Errorf("in the end %s routes %s to %s, which is %s", r.id, name, b.InstanceID, i.State())
+				}
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,345 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/control"
+	"github.com/miosa/miosa/health"
+	"github.com/miosa/miosa/lifecycle"
+	"github.com/miosa/miosa/store"
+)
+
+// host is one machine: its agent (which may crash) and its VMs (which live on).
+type host struct {
+	s     *Sim
+	id    string
+	n     int
+	epoch int // of the agent
+	lane  lane
+	slots map[string]*occupant
+	next  int
+}
+
+// occupant is one instance on a host.
+type occupant struct {
+	h       *host
+	machine *lifecycle.Machine
+	saved   miosa.Observation // what is on disk
+	in      miosa.Instance
+	vm      *vm
+	wake    time.Time
+	reports lane
+}
+
+// vm is one booted machine with the app in it.
+type vm struct {
+	boot     int
+	alive    bool
+	serving  bool // accepts and answers well
+	deaf     bool // accepts and says nothing
+	stopping bool
+	injured  bool // a fault was injected
+	addr     netip.AddrPort
+}
+
+func newHost(s *Sim, n int) *host {
+	h := &host{s: s, id: fmt.Sprintf("host_%026d", n), n: n, slots: map[string]*occupant{}}
+	return h
+}
+
+func (h *host) noun() miosa.Host {
+	return miosa.Host{
+		ID: h.id, Name: fmt.Sprintf("h%d", h.n), Region: "here", Zone: fmt.Sprintf("z%d", h.n%3), Driver: "sim",
+		Capacity: miosa.Resources{VCPUs: 8, MemoryMB: 16384, DiskMB: 65536}, Overcommit: 4,
+		Schedulable: true, Liveness: miosa.Alive,
+	}
+}
+
+// send brings one assignment, in order.
+func (h *host) send(i miosa.Instance) {
+	h.s.inOrder(&h.lane, h.s.between(100*time.Microsecond, 10*time.Millisecond), func() { h.assign(i) })
+}
+
+// reconnect is a new stream from control: everything it knows, anew.
+func (h *host) reconnect() {
+	h.s.inOrder(&h.lane, h.s.between(time.Millisecond, 100*time.Millisecond), func() {
+		known := map[string]bool{}
+		for _, i := range h.s.instances() {
+			if i.HostID == h.id && !i.State().Terminal() {
+				known[i.ID] = true
+				h.assign(i)
+			}
+		}
+		for _, id := range sortedIDs(h.slots) {
+			if o := h.slots[id]; !known[id] {
+				gone := o.in
+				gone.Goal = miosa.GoalStop
+				gone.Generation++
+				h.assign(gone)
+			}
+		}
+	})
+}
+
+func sortedIDs[T any](m map[string]T) []string {
+	ids := make([]string, 0, len(m))
+	for id := range m {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func (h *host) assign(i miosa.Instance) {
+	o := h.slots[i.ID]
+	if o == nil {
+		if i.State().Terminal() {
+			return
+		}
+		o = &occupant{h: h, machine: lifecycle.New(i), in: i}
+		h.slots[i.ID] = o
+	}
+	if i.Generation >= o.in.Generation {
+		o.in = i
+	}
+	o.feed(lifecycle.Assigned{Instance: i})
+}
+
+// crashAgent is a SIGKILL of the agent and its next start.
+func (h *host) crashAgent() {
+	h.s.trace("agent of %s crashes", h.id)
+	h.epoch++
+	for _, id := range sortedIDs(h.slots) {
+		o := h.slots[id]
+		if o.saved.State == "" {
+			delete(h.slots, id) // nothing was written down yet: control tells it again
+			if o.vm != nil {
+				o.vm.alive = false
+			}
+			continue
+		}
+		o.machine = lifecycle.Resume(o.in, o.saved, h.s.now)
+		o.wake = time.Time{}
+		o.report(o.saved)
+		lost := o.vm == nil || !o.vm.alive || o.vm.boot != o.saved.Boot
+		epoch := h.epoch
+		h.s.after(h.s.between(time.Millisecond, 300*time.Millisecond), func() {
+			if epoch != h.epoch {
+				return
+			}
+			if lost && o.saved.State != miosa.Pending {
+				if o.vm != nil {
+					o.vm.alive = false
+				}
+				o.feed(lifecycle.Vanished{Boot: o.saved.Boot, Message: "gone while the agent was away"})
+				return
+			}
+			if o.vm != nil && o.vm.alive {
+				o.replay(o.vm)
+			}
+			o.feed(lifecycle.Tick{})
+		})
+	}
+	h.reconnect()
+}
+
+// replay is the guest saying hello again: an app that started while the agent
+// was away is told of.
+func (o *occupant) replay(v *vm) {
+	if v.serving || v.deaf {
+		o.feed(lifecycle.Reached{Boot: v.boot, Name: "app_started", At: o.h.s.now})
+		o.feed(lifecycle.Reached{Boot: v.boot, Name: "listening", At: o.h.s.now, Hint: "any"})
+	}
+}
+
+func (o *occupant) feed(ev lifecycle.Event) {
+	if o.h.slots[o.in.ID] != o {
+		return
+	}
+	s := o.h.s
+	for _, effect := range o.machine.Handle(s.now, ev) {
+		o.carryOut(effect)
+	}
+	at := o.machine.Wake()
+	if at.IsZero() || !o.wake.IsZero() && !at.Before(o.wake) && o.wake.After(s.now) {
+		return
+	}
+	o.wake = at
+	o.later(max(at.Sub(s.now), 0), func() { o.feed(lifecycle.Tick{}) })
+}
+
+// later does something unless the agent has crashed meanwhile.
+func (o *occupant) later(d time.Duration, do func()) {
+	epoch := o.h.epoch
+	o.h.s.after(d, func() {
+		if epoch == o.h.epoch {
+			do()
+		}
+	})
+}
+
+func (o *occupant) carryOut(effect lifecycle.Effect) {
+	s := o.h.s
+	switch e := effect.(type) {
+	case lifecycle.Boot:
+		o.boot(e.Boot)
+	case lifecycle.Probe:
+		o.probe(e)
+	case lifecycle.StopGuest:
+		o.stop(e.Boot)
+	case lifecycle.Kill:
+		if o.vm != nil {
+			o.vm.alive, o.vm.serving = false, false
+			o.vm = nil
+		}
+	case lifecycle.Report:
+		s.check.observed(o, e.Observation)
+		o.saved = e.Observation
+		o.report(e.Observation)
+		s.trace("%s %s boot %d %s", o.in.ID, e.Observation.State, e.Observation.Boot, e.Observation.Failure.Message)
+		if e.Observation.State.Terminal() {
+			delete(o.h.slots, o.in.ID)
+		}
+	}
+}
+
+// report brings an observation to the store, in order, whatever happens to
+// the agent: the reporter keeps it on disk.
+func (o *occupant) report(obs miosa.Observation) {
+	s, hostID := o.h.s, o.h.id
+	s.inOrder(&o.reports, s.between(500*time.Microsecond, 30*time.Millisecond), func() {
+		_, err := store.Update(context.Background(), s.store, func(tx *store.Tx) error {
+			return control.Record(tx, hostID, obs, s.now, s)
+		})
+		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+			s.fail("report of %s refused: %v", obs.InstanceID, err)
+		}
+	})
+}
+
+func (o *occupant) boot(n int) {
+	s := o.h.s
+	s.report.Boots++
+	behaviour := behaviourOf(o.in.Spec.Command)
+	v := &vm{boot: n}
+	o.vm = v
+	o.later(s.between(10*time.Millisecond, 500*time.Millisecond), func() {
+		if o.vm != v {
+			return
+		}
+		o.feed(lifecycle.Reached{Boot: n, Name: "image_ready", At: s.now})
+		if s.cfg.Faults && s.chance(0.01) {
+			o.feed(lifecycle.NotStarted{Boot: n, Failure: miosa.Failure{Kind: miosa.FailureHost, Message: "the host could not start the virtual machine"}})
+			return
+		}
+		o.h.next++
+		v.alive = true
+		v.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(o.h.n), byte(o.h.next >> 8), byte(o.h.next)}), uint16(max(o.in.Spec.Port, 1)))
+		o.feed(lifecycle.Started{Boot: n, VMID: fmt.Sprintf("%s-%d", o.in.ID, n), Addr: v.addr, At: s.now})
+		// From here on things happen in the VM, agent or no agent.
+		s.after(s.between(500*time.Millisecond, 4*time.Second), func() { o.inside(v, behaviour) })
+	})
+}
+
+// inside is the app's life after the kernel and PID 1 came up.
+func (o *occupant) inside(v *vm, b behaviour) {
+	if !v.alive || v.stopping {
+		return
+	}
+	s := o.h.s
+	if b == missing {
+		o.exit(v, miosa.Failure{Kind: miosa.FailureNotFound, Message: "not found"})
+		return
+	}
+	o.say(v, lifecycle.Reached{Boot: v.boot, Name: "app_started", At: s.now})
+	start := s.between(20*time.Millisecond, 2*time.Second)
+	if b == slow {
+		start = s.between(10*time.Second, 40*time.Second)
+	}
+	s.after(start, func() {
+		if !v.alive || v.stopping {
+			return
+		}
+		switch b {
+		case crashes:
+			o.exit(v, miosa.Failure{Kind: miosa.FailureExit, ExitCode: 1, Message: "exited with code 1"})
+			return
+		case never:
+			return
+		case sick:
+			v.deaf = true
+		default:
+			v.serving = true
+		}
+		o.say(v, lifecycle.Reached{Boot: v.boot, Name: "listening", At: s.now, Hint: "any"})
+		if b == flaky {
+			s.after(s.between(30*time.Second, 20*time.Minute), func() {
+				if v.alive && !v.stopping {
+					v.injured = true
+					o.exit(v, miosa.Failure{Kind: miosa.FailureExit, ExitCode: 2, Message: "exited with code 2"})
+				}
+			})
+		}
+	})
+}
+
+// say brings the guest's words to the agent, if it is there to hear them.
+func (o *occupant) say(v *vm, ev lifecycle.Event) {
+	if o.vm == v {
+		o.later(o.h.s.between(100*time.Microsecond, 5*time.Millisecond), func() { o.feed(ev) })
+	}
+}
+
+func (o *occupant) exit(v *vm, f miosa.Failure) {
+	o.h.s.report.Crashes++
+	v.serving, v.deaf = false, false
+	o.say(v, lifecycle.Exited{Boot: v.boot, Failure: f})
+	o.h.s.after(o.h.s.between(time.Millisecond, 300*time.Millisecond), func() { o.vanish(v) })
+}
+
+func (o *occupant) vanish(v *vm) {
+	if !v.alive {
+		return
+	}
+	v.alive, v.serving = false, false
+	o.say(v, lifecycle.Vanished{Boot: v.boot})
+}
+
+func (o *occupant) stop(n int) {
+	v, s := o.vm, o.h.s
+	if v == nil || v.boot != n {
+		return
+	}
+	v.stopping, v.serving = true, false // an app stops accepting on SIGTERM
+	took := s.between(50*time.Millisecond, 2*time.Second)
+	if s.chance(0.05) {
+		took = 20 * time.Second // deaf to SIGTERM, and PID 1 too
+	}
+	s.after(took, func() {
+		if v.alive {
+			o.say(v, lifecycle.Exited{Boot: v.boot, Stopped: true})
+			s.after(s.between(time.Millisecond, 300*time.Millisecond), func() { o.vanish(v) })
+		}
+	})
+}
+
+func (o *occupant) probe(e lifecycle.Probe) {
+	s, v := o.h.s, o.vm
+	took := s.between(time.Millisecond, 60*time.Millisecond)
+	o.later(took, func() {
+		r := health.Result{At: s.now, Detail: "connection refused"}
+		switch {
+		case v == nil || !v.alive:
+		case v.deaf:
+			r.Detail = "answered 500"
+		case v.serving:
+			r.OK, r.Detail = true, "answered 200"
+		}
+		o.feed(lifecycle.Probed{Boot: e.Boot, Result: r})
+	})
+}

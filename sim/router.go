@@ -1,0 +1,131 @@
+package sim
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/miosa/miosa/control"
+	"github.com/miosa/miosa/routing"
+)
+
+// router holds a table and sends requests by it.
+type router struct {
+	s        *Sim
+	id       string
+	table    routing.Table
+	inFlight map[string]int
+	tables   lane
+	reports  lane
+	next     int
+}
+
+func newRouter(s *Sim, n int) *router {
+	r := &router{s: s, id: fmt.Sprintf("router-%d", n), inFlight: map[string]int{}}
+	r.beat()
+	r.traffic()
+	return r
+}
+
+func (r *router) send(t routing.Table) {
+	epoch := r.s.epoch
+	r.s.inOrder(&r.tables, r.s.between(200*time.Microsecond, 80*time.Millisecond), func() {
+		if epoch == r.s.epoch && t.Generation > r.table.Generation {
+			r.table = t
+			r.report()
+		}
+	})
+}
+
+// reconnect is a new stream from a new control plane: its first table comes by
+// Publish; only our own word has to be said again.
+func (r *router) reconnect() { r.report() }
+
+func (r *router) report() {
+	rep := routing.Report{RouterID: r.id, Generation: r.table.Generation, InFlight: map[string]int{}, At: r.s.now}
+	for id, n := range r.inFlight {
+		rep.InFlight[id] = n
+	}
+	r.s.inOrder(&r.reports, r.s.between(200*time.Microsecond, 20*time.Millisecond), func() {
+		r.s.tell(control.Reported{Report: rep})
+	})
+}
+
+func (r *router) beat() {
+	r.report()
+	r.s.after(2*time.Second, r.beat)
+}
+
+// traffic is one request to one host name after the other.
+func (r *router) traffic() {
+	hosts := sortedIDs(r.table.Routes)
+	if len(hosts) > 0 {
+		r.request(hosts[r.s.rng.IntN(len(hosts))])
+	}
+	r.s.after(r.s.between(5*time.Millisecond, 3*time.Second), r.traffic)
+}
+
+func (r *router) request(hostName string) {
+	pool := r.table.Routes[hostName]
+	if pool.VersionID == "" {
+		return
+	}
+	r.s.report.Requests++
+	excused := false
+	for range pool.Backends {
+		r.next++
+		b := pool.Backends[r.next%len(pool.Backends)]
+		o := r.s.at(b)
+		if o == nil || !o.vm.alive || !o.vm.serving {
+			// Refused: tried on the next one. A backend that was told to stop while
+			// a router still holds it is what must never be.
+			if o != nil && o.vm.alive && o.vm.stopping && !o.vm.injured {
+				r.s.fail("request to %s refused by %s, which was told to stop while a router held it", hostName, b.InstanceID)
+			}
+			if o == nil || o.vm.injured || o.vm.deaf {
+				excused = true
+			}
+			continue
+		}
+		r.begin(hostName, b.InstanceID, o.vm, pool.Drain)
+		return
+	}
+	r.s.check.noBackend(hostName, pool, excused)
+}
+
+// at finds the VM behind an address.
+func (s *Sim) at(b routing.Backend) *occupant {
+	for _, h := range s.hosts {
+		if o := h.slots[b.InstanceID]; o != nil && o.vm != nil && o.vm.addr == b.Address && b.Address != (netip.AddrPort{}) {
+			return o
+		}
+	}
+	return nil
+}
+
+func (r *router) begin(hostName, instance string, v *vm, limit time.Duration) {
+	took := r.s.between(time.Millisecond, time.Second)
+	if r.s.chance(0.05) {
+		took = r.s.between(time.Second, 2*limit) // a long one: may pass the drain limit
+	}
+	began := r.s.now
+	r.inFlight[instance]++
+	r.s.after(took, func() {
+		if r.inFlight[instance]--; r.inFlight[instance] <= 0 {
+			delete(r.inFlight, instance)
+			if _, routed := r.table.Routes[hostName]; routed {
+				r.report()
+			}
+		}
+		switch {
+		case v.alive && !v.stopping:
+		case v.injured:
+			r.s.report.Excused++
+		case r.s.now.Sub(began) >= limit:
+			r.s.report.Excused++
+		default:
+			r.s.report.Lost++
+			r.s.fail("a request of %s to %s was cut after %s, within the drain limit, by no fault", hostName, instance, r.s.now.Sub(began))
+		}
+	})
+}

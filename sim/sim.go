@@ -1,0 +1,318 @@
+// Package sim is the whole system in one process and one goroutine: the real
+// control machine over the store in memory, the real lifecycle machine of
+// every instance, routers and users, driven by one seeded queue of events in
+// virtual time. The same seed gives the same run. After every event the
+// invariants must hold; after the faults have ended everything must settle.
+package sim
+
+import (
+	"container/heap"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/control"
+	"github.com/miosa/miosa/store"
+	"github.com/miosa/miosa/store/memory"
+)
+
+// Config is one run.
+type Config struct {
+	Seed        uint64
+	Deployments int
+	Routers     int
+	Hosts       int
+	Actions     int           // what users and faults do, all in all
+	Span        time.Duration // over how much virtual time
+	Settle      time.Duration // quiet time after it
+	Faults      bool          // crashes of apps, VMs, agents and control
+	Trace       func(string)  // each event in words; nil: none
+}
+
+// Report is what a run did.
+type Report struct {
+	Events, Commits, Conflicts int
+	Publishes, Flips, Failures int // rollouts asked for, made live, failed
+	Requests, Lost, Excused    int // Excused: cut by a fault that was injected
+	Boots, Crashes             int
+}
+
+// Sim is one run's world.
+type Sim struct {
+	cfg    Config
+	rng    *rand.Rand
+	now    time.Time
+	queue  queue
+	seq    uint64
+	store  *memory.Store
+	seen   int64 // revision up to which changes were handed out
+	report Report
+
+	control *control.Machine
+	epoch   int // of control: events for a former process are dropped
+	wake    time.Time
+	hosts   []*host
+	routers []*router
+	users   *users
+	check   *checker
+	watch   lane
+	err     error
+}
+
+// task is something that happens at a time.
+type task struct {
+	at  time.Time
+	seq uint64 // ties are broken by the order of making
+	do  func()
+}
+
+type queue []task
+
+func (q queue) Len() int { return len(q) }
+func (q queue) Less(i, j int) bool {
+	if q[i].at.Equal(q[j].at) {
+		return q[i].seq < q[j].seq
+	}
+	return q[i].at.Before(q[j].at)
+}
+func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *queue) Push(x any)   { *q = append(*q, x.(task)) }
+func (q *queue) Pop() any {
+	old := *q
+	t := old[len(old)-1]
+	*q = old[:len(old)-1]
+	return t
+}
+
+// Run plays one seed to its end. The error names the first invariant that did
+// not hold, and when.
+func Run(cfg Config) (Report, error) {
+	s := &Sim{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x6d696f7361)), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	s.store = memory.New(func() time.Time { return s.now })
+	s.check = newChecker(s)
+	s.users = newUsers(s)
+	for n := range cfg.Hosts {
+		s.hosts = append(s.hosts, newHost(s, n))
+	}
+	if err := s.users.setUp(); err != nil {
+		return s.report, err
+	}
+	s.startControl()
+	for n := range cfg.Routers {
+		s.routers = append(s.routers, newRouter(s, n))
+	}
+	s.users.plan()
+	end := s.now.Add(cfg.Span + cfg.Settle)
+	for len(s.queue) > 0 && s.err == nil {
+		t := heap.Pop(&s.queue).(task)
+		if t.at.After(end) {
+			break
+		}
+		s.now = t.at
+		t.do()
+		s.report.Events++
+		s.drain()
+		if s.err == nil {
+			s.err = s.check.always()
+		}
+	}
+	if s.err == nil {
+		s.err = s.check.settled()
+	}
+	if s.err != nil {
+		s.err = fmt.Errorf("seed %d at %s, event %d: %w", cfg.Seed, s.now.Format("15:04:05.000"), s.report.Events, s.err)
+	}
+	return s.report, s.err
+}
+
+func (s *Sim) trace(format string, args ...any) {
+	if s.cfg.Trace != nil {
+		s.cfg.Trace(s.now.Format("15:04:05.000 ") + fmt.Sprintf(format, args...))
+	}
+}
+
+func (s *Sim) fail(format string, args ...any) {
+	if s.err == nil {
+		s.err = fmt.Errorf(format, args...)
+	}
+}
+
+// after schedules do.
+func (s *Sim) after(d time.Duration, do func()) {
+	s.seq++
+	heap.Push(&s.queue, task{at: s.now.Add(d), seq: s.seq, do: do})
+}
+
+// between is a random duration; low ones are likelier, as delays are.
+func (s *Sim) between(low, high time.Duration) time.Duration {
+	f := s.rng.Float64()
+	return low + time.Duration(f*f*float64(high-low))
+}
+
+func (s *Sim) chance(p float64) bool { return s.rng.Float64() < p }
+
+// Read makes the run's randomness an io.Reader: IDs are seeded too.
+func (s *Sim) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = byte(s.rng.Uint32())
+	}
+	return len(p), nil
+}
+
+// drain hands out what was committed since the last time, late by a little.
+func (s *Sim) drain() {
+	for _, batch := range s.store.ChangesSince(s.seen) {
+		s.seen = batch.Revision
+		s.check.committed(batch)
+		changed, err := control.ChangedBy(batch)
+		if err != nil {
+			s.fail("decode a change: %v", err)
+			return
+		}
+		epoch := s.epoch
+		s.inOrder(&s.watch, s.between(100*time.Microsecond, 5*time.Millisecond), func() {
+			if epoch == s.epoch {
+				s.tell(changed)
+			}
+		})
+	}
+}
+
+// lane is a stream on which nothing overtakes.
+type lane struct{ last time.Time }
+
+func (s *Sim) inOrder(l *lane, d time.Duration, do func()) {
+	at := s.now.Add(d)
+	if at.Before(l.last) {
+		at = l.last
+	}
+	l.last = at
+	s.after(at.Sub(s.now), do)
+}
+
+// startControl begins a control plane that knows nothing but the records.
+func (s *Sim) startControl() {
+	s.epoch++
+	s.wake = time.Time{}
+	s.control = control.NewMachine(control.Config{
+		Hosts: func(t miosa.Tenant, d miosa.Deployment, e miosa.Environment) []string {
+			return []string{d.Slug + "--" + e.Name + "." + t.Slug + ".sim"}
+		},
+	})
+	epoch := s.epoch
+	s.after(s.between(time.Millisecond, 300*time.Millisecond), func() {
+		if epoch != s.epoch {
+			return
+		}
+		loaded, err := control.LoadAll(context.Background(), s.store)
+		if err != nil {
+			s.fail("load: %v", err)
+			return
+		}
+		s.tell(loaded)
+		for _, h := range s.hosts {
+			h.reconnect()
+		}
+	})
+}
+
+// crashControl is a SIGKILL of the control plane and its next start.
+func (s *Sim) crashControl() {
+	s.trace("control crashes")
+	s.startControl()
+	for _, r := range s.routers {
+		r.reconnect()
+	}
+}
+
+// tell feeds control's machine and carries out what it asks for.
+func (s *Sim) tell(ev control.Event) {
+	effects := s.control.Handle(s.now, ev)
+	for _, effect := range effects {
+		s.carryOut(effect)
+	}
+	if at := s.control.Wake(); !at.IsZero() && (s.wake.IsZero() || at.Before(s.wake) || !s.wake.After(s.now)) {
+		s.wake = at
+		epoch := s.epoch
+		s.after(max(at.Sub(s.now), 0), func() {
+			if epoch == s.epoch {
+				s.tell(control.Tick{})
+			}
+		})
+	}
+}
+
+func (s *Sim) carryOut(effect control.Effect) {
+	epoch := s.epoch
+	switch e := effect.(type) {
+	case control.Publish:
+		s.trace("table %d with %d routes", e.Table.Generation, len(e.Table.Routes))
+		for _, r := range s.routers {
+			r.send(e.Table)
+		}
+	case control.Assign:
+		for _, i := range e.Instances {
+			for _, h := range s.hosts {
+				if h.id == i.HostID {
+					h.send(i)
+				}
+			}
+		}
+	case control.Commit:
+		s.after(s.between(200*time.Microsecond, 20*time.Millisecond), func() {
+			if epoch != s.epoch {
+				return // control died before it could write
+			}
+			answer := s.commit(e)
+			s.after(s.between(100*time.Microsecond, 5*time.Millisecond), func() {
+				if epoch == s.epoch {
+					s.tell(answer)
+				}
+			})
+		})
+	case control.Purge:
+		s.after(s.between(time.Millisecond, 50*time.Millisecond), func() {
+			if epoch != s.epoch {
+				return
+			}
+			err := control.PurgeRecords(context.Background(), s.store, e)
+			s.tell(control.Purged{Deployment: e.Deployment, Err: err})
+		})
+	}
+}
+
+func (s *Sim) commit(e control.Commit) control.Committed {
+	if err := e.Mint(s.now, s); err != nil {
+		s.fail("mint: %v", err)
+	}
+	sealed := map[string][]byte{}
+	for _, i := range e.Bootable() {
+		sealed[i.ID] = []byte("sealed")
+	}
+	revision, err := store.Try(context.Background(), s.store, func(tx *store.Tx) error { return e.Write(tx, sealed, s.now, s) })
+	answer := e.Answer(revision, err)
+	s.report.Commits++
+	if answer.Conflict {
+		s.report.Conflicts++
+	}
+	if answer.Err != nil {
+		s.fail("commit refused: %v", answer.Err)
+	}
+	for _, ev := range e.Events {
+		s.trace("%s %s %s", ev.Type, ev.InstanceID, ev.Message)
+	}
+	for _, i := range e.Create {
+		s.trace("create %s %s slot %d on %s: %s %s", i.ID, short(i.VersionID), i.Slot, i.HostID, i.CreatedReason, strings.Join(i.Reasons, "; "))
+	}
+	return answer
+}
+
+func short(id string) string {
+	if len(id) > 6 {
+		return id[len(id)-6:]
+	}
+	return id
+}

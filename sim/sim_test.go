@@ -1,0 +1,64 @@
+package sim_test
+
+import (
+	"flag"
+	"testing"
+	"time"
+
+	"github.com/miosa/miosa/sim"
+)
+
+var (
+	seeds = flag.Int("seeds", 60, "how many seeds each simulation runs")
+	seed  = flag.Uint64("seed", 0, "run this one seed, traced")
+)
+
+func run(t *testing.T, cfg sim.Config) {
+	t.Helper()
+	if *seed != 0 {
+		cfg.Seed, cfg.Trace = *seed, func(s string) { t.Log(s) }
+		report, err := sim.Run(cfg)
+		t.Logf("%+v", report)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	var total sim.Report
+	for n := range *seeds {
+		cfg.Seed = uint64(n + 1)
+		report, err := sim.Run(cfg)
+		if err != nil {
+			t.Errorf("%v\nrun it again: go test ./sim -run '%s' -seed %d -v", err, t.Name(), cfg.Seed)
+			if t.Failed() && n > 200 {
+				break
+			}
+		}
+		total.Events += report.Events
+		total.Commits += report.Commits
+		total.Conflicts += report.Conflicts
+		total.Publishes += report.Publishes
+		total.Flips += report.Flips
+		total.Failures += report.Failures
+		total.Requests += report.Requests
+		total.Lost += report.Lost
+		total.Excused += report.Excused
+		total.Boots += report.Boots
+		total.Crashes += report.Crashes
+	}
+	t.Logf("%d seeds: %+v", *seeds, total)
+	if total.Flips == 0 || total.Failures == 0 || total.Requests == 0 {
+		t.Error("the simulation exercised nothing")
+	}
+}
+
+// Users publish, scale, roll back and restart; nothing breaks: no request is
+// lost and no slot fails.
+func TestCalm(t *testing.T) {
+	run(t, sim.Config{Deployments: 3, Routers: 2, Hosts: 1, Actions: 30, Span: 40 * time.Minute, Settle: 30 * time.Minute})
+}
+
+// The same while apps, VMs, the agent and the control plane die.
+func TestFaults(t *testing.T) {
+	run(t, sim.Config{Deployments: 3, Routers: 2, Hosts: 1, Actions: 60, Span: 40 * time.Minute, Settle: 60 * time.Minute, Faults: true})
+}
