@@ -59,9 +59,8 @@ func New(now func() time.Time) *Store {
 			}
 			return a.key < b.key
 		}),
-		revision:  1,
-		compacted: 1,
-		changed:   make(chan struct{}),
+		revision: 1,
+		changed:  make(chan struct{}),
 	}
 }
 
