@@ -18,6 +18,7 @@ func (s *Store) Commit(ctx context.Context, txn store.Txn) (int64, error) {
 	if err := s.space.admit(len(txn.Put) > 0); err != nil {
 		return 0, err
 	}
+	reclaims := s.reclaimer.runs.Load()
 	revision, err := s.commit(ctx, txn)
 	switch {
 	case errors.Is(err, rpctypes.ErrLeaseNotFound):
@@ -26,10 +27,13 @@ func (s *Store) Commit(ctx context.Context, txn store.Txn) (int64, error) {
 		revision, err = s.commit(ctx, txn)
 	case errors.Is(err, rpctypes.ErrNoSpace) && s.engine != nil:
 		// The quota was reached, perhaps by what is only history.
-		if reclaimErr := s.reclaim(ctx); reclaimErr != nil {
+		if reclaimErr := s.reclaim(ctx, reclaims); reclaimErr != nil {
 			return 0, translate(ctx, errors.Join(err, reclaimErr))
 		}
 		revision, err = s.commit(ctx, txn)
+	}
+	if err == nil && len(txn.Delete) > 0 {
+		s.reclaimer.futile.Store(false)
 	}
 	return revision, err
 }

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -41,17 +40,18 @@ type Store struct {
 	client *clientv3.Client
 	leases leases
 	log    *slog.Logger
-	// reads are answered by this process's own member without asking others:
-	// right for a cluster of one, where what is acknowledged is applied.
+	// local reads are answered by the process's own member without a round of
+	// raft: right for a cluster of one, where what is acknowledged is applied.
+	// Watch waits for what it saw to be applied too.
 	local bool
 
 	// Of an engine inside the process only.
-	engine     *embed.Etcd
-	lock       *os.File
-	space      *space
-	quota      int64
-	reclaiming sync.Mutex // held while room is made, by one at a time
-	health     *health
+	engine    *embed.Etcd
+	lock      *os.File
+	space     *space
+	quota     int64
+	reclaimer reclaimer
+	health    *health
 }
 
 // Connect uses a cluster outside of the process. The client stays its

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -61,37 +62,54 @@ func (s *space) forget() {
 	s.looked = time.Time{}
 }
 
-// reclaim makes room within the quota: it drops old revisions, gives the
-// freed pages back to the file system and lifts the alarm that stops writes.
-func (s *Store) reclaim(ctx context.Context) error {
+// reclaimer makes room within the quota, one call at a time.
+type reclaimer struct {
+	mu   sync.Mutex // held while room is made
+	runs atomic.Int64
+	// futile says that the last run found the quota filled by live records:
+	// until some are deleted, another would find the same, slowly.
+	futile atomic.Bool
+}
+
+// reclaim drops old revisions, gives the freed pages back to the file system
+// and lifts the alarm that stops writes. seen is the number of runs before
+// the write that found no room.
+func (s *Store) reclaim(ctx context.Context, seen int64) error {
 	if err := s.health.enter(); err != nil {
 		return err
 	}
 	defer s.health.leave()
-	s.reclaiming.Lock()
-	defer s.reclaiming.Unlock()
-	server := s.engine.Server
-	if backend := server.Backend(); backend.Size() >= s.quota {
-		revision, err := s.Revision(ctx)
-		if err != nil {
-			return err
-		}
-		if err := s.Compact(ctx, revision); err != nil {
-			return err
-		}
-		if err := backend.Defrag(); err != nil {
-			return fmt.Errorf("defragment: %w", err)
-		}
-		if size := backend.Size(); size >= s.quota {
-			return fmt.Errorf("%d MB of records, the quota is %d MB", size>>20, s.quota>>20)
-		}
-		s.log.WarnContext(ctx, "database quota was reached; reclaimed what was history")
+	s.reclaimer.mu.Lock()
+	defer s.reclaimer.mu.Unlock()
+	if s.reclaimer.runs.Load() != seen {
+		return nil // somebody else has just done it
 	}
-	_, err := server.Alarm(ctx, &pb.AlarmRequest{
+	if s.reclaimer.futile.Load() {
+		return errors.New("the records fill the quota")
+	}
+	defer s.reclaimer.runs.Add(1)
+	revision, err := s.Revision(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.Compact(ctx, revision); err != nil {
+		return err
+	}
+	server := s.engine.Server
+	if err := server.Backend().Defrag(); err != nil {
+		return fmt.Errorf("defragment: %w", err)
+	}
+	// Room for a single record would only bring us back at once.
+	if size := server.Backend().Size(); size > s.quota-s.quota/16 {
+		s.reclaimer.futile.Store(true)
+		return fmt.Errorf("%d MB of records, the quota is %d MB", size>>20, s.quota>>20)
+	}
+	_, err = server.Alarm(ctx, &pb.AlarmRequest{
 		MemberID: uint64(server.MemberID()), Action: pb.AlarmRequest_DEACTIVATE, Alarm: pb.AlarmType_NOSPACE,
 	})
 	if err != nil {
-		return errors.Join(errors.New("lift the database's alarm"), err)
+		return fmt.Errorf("lift the database's alarm: %w", err)
 	}
+	s.log.WarnContext(ctx, "database quota was reached; reclaimed what was history")
 	return nil
 }

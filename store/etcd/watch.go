@@ -68,6 +68,9 @@ func (s *Store) follow(ctx context.Context, prefix string, after int64, yield fu
 		if err := r.Err(); err != nil {
 			return after, translate(ctx, err)
 		}
+		if err := s.applied(ctx, r.Events); err != nil {
+			return after, err
+		}
 		// etcd never splits a revision between responses.
 		for _, batch := range batches(r.Events) {
 			if ctx.Err() != nil || !yield(batch, nil) {
@@ -76,6 +79,18 @@ func (s *Store) follow(ctx context.Context, prefix string, after int64, yield fu
 			after = batch.Revision
 		}
 	}
+}
+
+// applied waits until local reads see the events: etcd announces a commit a
+// moment before it can be read.
+func (s *Store) applied(ctx context.Context, events []*clientv3.Event) error {
+	if !s.local || len(events) == 0 || s.engine.Server.KV().Rev() >= events[len(events)-1].Kv.ModRevision {
+		return nil
+	}
+	_, err := do(ctx, s, func(ctx context.Context) (*clientv3.GetResponse, error) {
+		return s.client.Get(ctx, "/", clientv3.WithCountOnly()) // linearizable: behind all that is committed
+	})
+	return err
 }
 
 func batches(events []*clientv3.Event) []store.Batch {

@@ -50,6 +50,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"a watch ends with its context", watchEnds},
 		{"watches lose and repeat nothing", watchLoad},
 		{"a watch resumes where it was", watchResume},
+		{"what was watched can be read", watchThenRead},
 		{"a compacted revision ends the watch", compacted},
 		{"entries disappear after their TTL", ttl},
 		{"a later put decides about expiry", ttlReplaced},
@@ -556,6 +557,28 @@ func watchResume(t *testing.T, s Store) {
 			seen++
 		}
 		w.stop()
+	}
+}
+
+// watchThenRead reads each change at once: a store that announces before it
+// applies would send its readers into the past.
+func watchThenRead(t *testing.T, s Store) {
+	const n = 500
+	w := watch(t, s, "/wr/", revision(t, s))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		for i := range n {
+			if _, err := s.Commit(t.Context(), store.Txn{Put: []store.Put{{Key: "/wr/a", Value: []byte(strconv.Itoa(i))}}}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for range n {
+		b := w.next(t)
+		if e := get(t, s, "/wr/a"); e.Revision < b.Revision {
+			t.Errorf("saw revision %d and read %d", b.Revision, e.Revision)
+		}
 	}
 }
 
