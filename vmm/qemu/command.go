@@ -18,6 +18,7 @@ const (
 	fdInitrd
 	fdBase
 	fdData
+	fdDataRead
 	fdControl
 	fdTap
 )
@@ -60,9 +61,11 @@ func (d *Driver) command(spec vmm.Spec, accel string) []string {
 			"-device", "virtio-blk-device,drive=base")
 	}
 	if spec.DataDisk != "" {
-		// The disk is ephemeral: no flush reaches the host's disk.
+		// The disk is ephemeral: no flush reaches the host's disk. QEMU looks
+		// at a disk for reading before it opens it for writing.
 		argv = append(argv,
 			"-add-fd", fmt.Sprintf("fd=%d,set=2", fdData),
+			"-add-fd", fmt.Sprintf("fd=%d,set=2", fdDataRead),
 			"-drive", "file=/dev/fdset/2,if=none,id=data,format=raw,cache=unsafe,discard=unmap,file.locking=off",
 			"-device", "virtio-blk-device,drive=data")
 	}
@@ -100,7 +103,7 @@ func (d *Driver) idIn(argv []string) string {
 		if argv[i-1] != "-name" {
 			continue
 		}
-		if id, ok := strings.CutPrefix(argv[i], prefix); ok && idPattern.MatchString(id) {
+		if id, ok := strings.CutPrefix(argv[i], prefix); ok && vmm.ValidID(id) {
 			return id
 		}
 	}

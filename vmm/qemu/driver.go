@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -87,9 +88,6 @@ type Driver struct {
 }
 
 var _ vmm.Driver = (*Driver)(nil)
-
-// idPattern: an ID is part of paths and of the command line.
-var idPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
 
 var cellPattern = regexp.MustCompile(`^[0-9a-f]{8}$`)
 
@@ -158,7 +156,7 @@ func (d *Driver) Name() string { return "qemu" }
 // Start boots a VM. Codes: miosa.Invalid for a spec that cannot work,
 // miosa.Conflict when a VM of that ID runs.
 func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.VM, error) {
-	if err := check(spec); err != nil {
+	if err := spec.Check(); err != nil {
 		return nil, err
 	}
 	accel, err := d.Accel(ctx)
@@ -174,34 +172,6 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.VM, error) {
 	}
 	return m, nil
 }
-
-func check(spec vmm.Spec) error {
-	bad := func(format string, args ...any) error {
-		return miosa.Errorf(miosa.Invalid, "vm "+spec.ID+": "+format, args...)
-	}
-	if !idPattern.MatchString(spec.ID) {
-		return miosa.Errorf(miosa.Invalid, "vm id %q is not made of 1 to 64 letters, digits, '_', '-' and '.'", spec.ID)
-	}
-	switch nic := spec.NIC; {
-	case spec.VCPUs < 1 || spec.VCPUs > 64:
-		return bad("%d vCPUs; 1 to 64 are possible", spec.VCPUs)
-	case spec.MemoryMB < 64 || spec.MemoryMB > 1<<20:
-		return bad("%d MB of memory; 64 to 1048576 are possible", spec.MemoryMB)
-	case !filepath.IsAbs(spec.BaseDisk) || !filepath.IsAbs(spec.DataDisk):
-		return bad("disk paths must be absolute")
-	case spec.UID < 0:
-		return bad("uid %d is negative", spec.UID)
-	case spec.CPUShares < 0:
-		return bad("%d CPU shares are negative", spec.CPUShares)
-	case !macPattern.MatchString(nic.MAC):
-		return bad("MAC %q is not a unicast address of six bytes", nic.MAC)
-	case nic.Tap == "" && nic.Forward.IsValid() && (nic.GuestPort < 1 || nic.GuestPort > 65535 || !nic.Guest.IsValid()):
-		return bad("a forwarded port needs the guest's address and port")
-	}
-	return nil
-}
-
-var macPattern = regexp.MustCompile(`^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$`)
 
 // start makes the run directory and the cgroup, and launches QEMU in them. On
 // error both are gone again.
@@ -281,7 +251,7 @@ func (d *Driver) makeRunDir(id string) error {
 
 // Adopt finds a VM again.
 func (d *Driver) Adopt(_ context.Context, h vmm.Handle) (vmm.VM, error) {
-	if !idPattern.MatchString(h.ID) || h.PID <= 0 || h.Driver != d.Name() || h.RunDir != d.runDir(h.ID) {
+	if !vmm.ValidID(h.ID) || h.PID <= 0 || h.Driver != d.Name() || h.RunDir != d.runDir(h.ID) {
 		return nil, fmt.Errorf("adopt vm %s: not a handle of this driver: %w", h.ID, vmm.ErrGone)
 	}
 	p, err := openProcess(h.PID)
@@ -376,7 +346,7 @@ func (d *Driver) leftovers() []string {
 	var ids []string
 	if entries, err := os.ReadDir(d.config.RunDir); err == nil {
 		for _, e := range entries {
-			if e.IsDir() && idPattern.MatchString(e.Name()) {
+			if e.IsDir() && vmm.ValidID(e.Name()) {
 				ids = append(ids, e.Name())
 			}
 		}
@@ -396,11 +366,11 @@ func (d *Driver) groupPath(id string) string { return filepath.Join("miosa", d.c
 // files are what QEMU is started with, by descriptor number from firstFile
 // on; -1 marks what there is none of.
 type files struct {
-	kernel, initrd, base, data, control, tap int
+	kernel, initrd, base, data, dataRead, control, tap int
 }
 
 func (d *Driver) openFiles(spec vmm.Spec) (_ *files, err error) {
-	f := &files{-1, -1, -1, -1, -1, -1}
+	f := &files{-1, -1, -1, -1, -1, -1, -1}
 	defer func() {
 		if err != nil {
 			f.close()
@@ -416,6 +386,7 @@ func (d *Driver) openFiles(spec vmm.Spec) (_ *files, err error) {
 		{&f.initrd, d.config.Initrd, unix.O_RDONLY, "initrd"},
 		{&f.base, spec.BaseDisk, unix.O_RDONLY, "base disk"},
 		{&f.data, spec.DataDisk, unix.O_RDWR, "data disk"},
+		{&f.dataRead, spec.DataDisk, unix.O_RDONLY, "data disk"},
 	} {
 		if o.path == "" {
 			continue
@@ -439,7 +410,7 @@ func (d *Driver) openFiles(spec vmm.Spec) (_ *files, err error) {
 }
 
 func (f *files) close() {
-	for _, fd := range []int{f.kernel, f.initrd, f.base, f.data, f.control, f.tap} {
+	for _, fd := range []int{f.kernel, f.initrd, f.base, f.data, f.dataRead, f.control, f.tap} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -466,7 +437,7 @@ func listenUnix(path string) (int, error) {
 // openTap attaches to an existing tap, with the offloads that virtio can use.
 // It must exist: a mistyped name would otherwise make a new one.
 func openTap(name string) (int, error) {
-	if _, err := os.Stat("/sys/class/net/" + name); err != nil || filepath.Base(name) != name {
+	if _, err := net.InterfaceByName(name); err != nil {
 		return -1, miosa.Errorf(miosa.Invalid, "there is no tap %q", name)
 	}
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)

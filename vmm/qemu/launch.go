@@ -25,7 +25,7 @@ func (d *Driver) launch(spec vmm.Spec, accel string, f *files, in group) (*proce
 	defer unix.Close(serial)
 
 	attr := &syscall.ProcAttr{Dir: "/", Env: []string{}, Sys: &syscall.SysProcAttr{Setsid: true}}
-	for _, fd := range []int{null, serial, serial, f.kernel, f.initrd, f.base, f.data, f.control, f.tap} {
+	for _, fd := range []int{null, serial, serial, f.kernel, f.initrd, f.base, f.data, f.dataRead, f.control, f.tap} {
 		if fd < 0 {
 			fd = null // keeps the numbers of those after it
 		}

@@ -1,0 +1,512 @@
+package qemu
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/network"
+	"github.com/miosa/miosa/network/tap"
+	"github.com/miosa/miosa/network/user"
+	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/vmm/vmmtest"
+)
+
+const (
+	ourCell   = "0badcafe"
+	otherCell = "0badbabe"
+)
+
+// host is a platform's data directory with its network, for one test.
+type host struct {
+	config  Config
+	network network.Network
+}
+
+func newHost(t *testing.T, cell string) *host {
+	t.Helper()
+	b, _ := prepare(t)
+	dir, err := os.MkdirTemp("", "qh,") // a comma must survive QEMU's syntax
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	h := &host{config: Config{
+		DataDir: dir, CellID: cell, RunDir: filepath.Join(dir, "run"),
+		Kernel: b.Kernel, Initrd: b.Initrd, Digest: b.Digest, Accel: "tcg",
+	}}
+	if os.Geteuid() == 0 {
+		h.network, err = tap.New(tap.Config{CellID: cell, LockFile: filepath.Join(dir, "lock")}, quiet)
+	} else {
+		h.network, err = user.New(user.Config{File: filepath.Join(dir, "ports")}, quiet)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// Whatever went wrong, no VM and no tap outlives the test.
+		if _, err := h.driver(t).Reclaim(context.Background(), func(string) bool { return false }); err != nil {
+			t.Error(err)
+		}
+		if err := errors.Join(
+			h.network.Reclaim(context.Background(), func(string) bool { return false }),
+			h.network.Close(context.Background()),
+		); err != nil {
+			t.Error(err)
+		}
+	})
+	return h
+}
+
+func (h *host) driver(t testing.TB) *Driver {
+	t.Helper()
+	d, err := New(h.config, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func (h *host) attach(t testing.TB, instance string) network.Attachment {
+	t.Helper()
+	a, err := h.network.Attach(context.Background(), instance, 8080, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func (h *host) disks(t testing.TB, instance string) (base, data string) {
+	t.Helper()
+	_, base = prepare(t)
+	data = filepath.Join(h.config.DataDir, instance+".ext4")
+	if _, err := os.Stat(data); errors.Is(err, fs.ErrNotExist) {
+		if err := vmmtest.BuildData(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return base, data
+}
+
+func (h *host) spec(t testing.TB, instance string) (vmm.Spec, network.Attachment) {
+	a := h.attach(t, instance)
+	base, data := h.disks(t, instance)
+	return vmm.Spec{ID: instance + "-1", VCPUs: 1, MemoryMB: 128, BaseDisk: base, DataDisk: data, NIC: a.NIC, UID: a.UID}, a
+}
+
+// left names what is left of a VM.
+func left(_ *testing.T, h vmm.Handle) []string {
+	var found []string
+	if s, err := readStat(h.PID); err == nil && s.startTime == h.StartTime {
+		found = append(found, fmt.Sprintf("process %d", h.PID))
+	}
+	if _, err := os.Lstat(h.RunDir); err == nil {
+		found = append(found, h.RunDir)
+	}
+	if h.Cgroup != "" {
+		groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + h.Cgroup)
+		found = append(found, groups...)
+	}
+	return found
+}
+
+func TestConformance(t *testing.T) {
+	vmmtest.Run(t, func(t *testing.T) vmmtest.Fixture {
+		ours, other := newHost(t, ourCell), newHost(t, otherCell)
+		return vmmtest.Fixture{
+			Driver:   func(t *testing.T) vmm.Driver { return ours.driver(t) },
+			Stranger: func(t *testing.T) vmm.Driver { return other.driver(t) },
+			Attach:   func(t *testing.T, instance string) network.Attachment { return ours.attach(t, instance) },
+			Disks:    func(t *testing.T, instance string) (string, string) { return ours.disks(t, instance) },
+			Program:  "/app/app",
+			Left:     left,
+		}
+	})
+}
+
+func start(t *testing.T, d *Driver, spec vmm.Spec) vmm.VM {
+	t.Helper()
+	vm, err := d.Start(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("console of %s:\n%s", spec.ID, vm.Console())
+		}
+		if err := vm.Kill(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if rest := left(t, vm.Handle()); len(rest) > 0 {
+			t.Errorf("left behind: %v", rest)
+		}
+	})
+	return vm
+}
+
+func TestPanicIsOnTheConsole(t *testing.T) {
+	h := newHost(t, ourCell)
+	spec, a := h.spec(t, "ri_a")
+	vm := start(t, h.driver(t), spec)
+	s := vmmtest.Open(t, vm)
+	s.Boot("ri_a", a, "/app/app crash")
+	if s.End() {
+		t.Error("a crashed guest reported an exit")
+	}
+	<-vm.Done()
+	if !strings.Contains(string(vm.Console()), "Kernel panic") {
+		t.Errorf("console is %q", vm.Console())
+	}
+}
+
+// The process is confined as the package says.
+func TestProcessOwnsNothing(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("uids, namespaces and cgroups need root")
+	}
+	h := newHost(t, ourCell)
+	spec, _ := h.spec(t, "ri_a")
+	vm := start(t, h.driver(t), spec)
+	vmmtest.Open(t, vm)
+	pid := vm.Handle().PID
+
+	status, err := os.ReadFile(procFile(pid, "status"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid := fmt.Sprintf("%d\t%[1]d\t%[1]d\t%[1]d", spec.UID)
+	for _, want := range []string{"\nUid:\t" + uid, "\nGid:\t" + uid, "\nCapEff:\t0000000000000000", "\nSeccomp:\t2", "\nGroups:\t \n"} {
+		if !strings.Contains(string(status), want) {
+			t.Errorf("status has no %q", want)
+		}
+	}
+	for _, ns := range []string{"net", "ipc", "uts"} {
+		theirs, err := os.Readlink(procFile(pid, "ns/"+ns))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ours, _ := os.Readlink("/proc/self/ns/" + ns); ours == theirs {
+			t.Errorf("it shares our %s namespace", ns)
+		}
+	}
+	limits, err := os.ReadFile(procFile(pid, "limits"))
+	if err != nil || !strings.Contains(string(limits), "Max core file size        0 ") {
+		t.Errorf("limits %v:\n%s", err, limits)
+	}
+	// Its arguments hold the data directory and no other path of ours.
+	argv, err := os.ReadFile(procFile(pid, "cmdline"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(argv), strings.ReplaceAll(h.config.DataDir, ",", ",,")); n > 1 {
+		t.Errorf("the data directory is named %d times in %q", n, argv)
+	}
+	fds, err := os.ReadDir(procFile(pid, "fd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		target, err := os.Readlink(procFile(pid, "fd/"+fd.Name()))
+		if err == nil && strings.HasPrefix(target, "/") && !slices.Contains([]string{
+			"/dev/null", "/dev/net/tun", h.config.Kernel, h.config.Initrd, spec.BaseDisk, spec.DataDisk,
+			filepath.Join(vm.Handle().RunDir, consoleFile),
+		}, target) {
+			t.Errorf("it has %s open", target)
+		}
+	}
+}
+
+func TestCgroupBindsTheProcess(t *testing.T) {
+	h := newHost(t, ourCell)
+	d := h.driver(t)
+	if d.cgroups == nil {
+		t.Skip("no cgroup controllers that we may use")
+	}
+	v1, ok := d.cgroups.(groupsV1)
+	if !ok {
+		t.Skip("cgroup v2: its files are tested against a false root")
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec, _ := h.spec(t, "ri_a")
+	vm := start(t, d, spec)
+	path := vm.Handle().Cgroup
+	theirs, err := os.ReadFile(procFile(vm.Handle().PID, "cgroup"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range v1.mounts {
+		if got := pathIn(string(theirs), m.controller); got != "/"+path {
+			t.Errorf("its %s group is %s, want /%s", m.controller, got, path)
+		}
+	}
+	if now, err := os.ReadFile("/proc/self/cgroup"); err != nil || string(now) != string(own) {
+		t.Errorf("our own group changed from\n%s to\n%s, %v", own, now, err)
+	}
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		b, err := os.ReadFile("/proc/self/task/" + task.Name() + "/cgroup")
+		if err == nil && strings.Contains(string(b), path) {
+			t.Errorf("our thread %s stayed in the vm's group", task.Name())
+		}
+	}
+	for file, want := range map[string]string{
+		filepath.Join(v1.memory, path, "memory.limit_in_bytes"): fmt.Sprint((128 + 192 + 8) << 20),
+		filepath.Join(v1.cpu, path, "cpu.shares"):               "1024",
+		filepath.Join(v1.pids, path, "pids.max"):                "129",
+	} {
+		b, err := os.ReadFile(file)
+		if err != nil || strings.TrimSpace(string(b)) != want {
+			t.Errorf("%s is %q, %v; want %s", file, b, err, want)
+		}
+	}
+	if b, err := os.ReadFile(filepath.Join(v1.cpu, path, "cpu.cfs_quota_us")); err == nil && strings.TrimSpace(string(b)) != "150000" {
+		t.Errorf("quota is %q", b)
+	}
+}
+
+// A VM that outgrows its limit dies alone, and its exit says why.
+func TestOutgrowingTheCgroupIsAnOOM(t *testing.T) {
+	h := newHost(t, ourCell)
+	d := h.driver(t)
+	v1, ok := d.cgroups.(groupsV1)
+	if !ok {
+		t.Skip("needs cgroup v1 controllers")
+	}
+	spec, _ := h.spec(t, "ri_a")
+	vm := start(t, d, spec)
+	vmmtest.Open(t, vm)
+	// Below what it uses by now. Where the kernel cannot shrink the group it
+	// refuses; with the swap-less limit it then kills on the next page.
+	file := filepath.Join(v1.memory, vm.Handle().Cgroup, "memory.limit_in_bytes")
+	if err := writeFile(file, fmt.Sprint(16<<20)); err != nil {
+		t.Skipf("the kernel does not shrink a group in use: %v", err)
+	}
+	<-vm.Done()
+	if exit := vm.Exit(); !exit.OOM || exit.Signal != "SIGKILL" {
+		t.Errorf("exit is %+v", exit)
+	}
+}
+
+func TestStartFailuresLeaveNothing(t *testing.T) {
+	h := newHost(t, ourCell)
+	d := h.driver(t)
+	spec, _ := h.spec(t, "ri_a")
+	for name, spoil := range map[string]func(*vmm.Spec, *Driver){
+		"no such base":  func(s *vmm.Spec, _ *Driver) { s.BaseDisk = "/nonexistent" },
+		"no such disk":  func(s *vmm.Spec, _ *Driver) { s.DataDisk = "/nonexistent" },
+		"no such tap":   func(s *vmm.Spec, _ *Driver) { s.NIC.Tap = "nonexistent0" },
+		"tap is a path": func(s *vmm.Spec, _ *Driver) { s.NIC.Tap = "../lo" },
+		"no kernel":     func(_ *vmm.Spec, d *Driver) { d.config.Kernel = "/nonexistent" },
+		"no program":    func(_ *vmm.Spec, d *Driver) { d.config.Binary = "/nonexistent" },
+	} {
+		bad := *h.driver(t) //nolint:govet // a fresh copy: its mutex was never used
+		s := spec
+		spoil(&s, &bad)
+		vm, err := bad.Start(t.Context(), s)
+		if err == nil {
+			_ = vm.Kill(context.Background())
+			t.Errorf("%s: started", name)
+		}
+		if ids := d.leftovers(); len(ids) > 0 {
+			t.Errorf("%s: left %v", name, ids)
+		}
+	}
+	// QEMU itself refuses: the process runs, and ends with its own words.
+	s := spec
+	s.NIC.Tap = "lo"
+	if vm, err := d.Start(t.Context(), s); err == nil {
+		<-vm.Done()
+		t.Logf("with lo for a tap: %+v", vm.Exit())
+	}
+	if ids := d.leftovers(); len(ids) > 0 {
+		t.Errorf("left %v", ids)
+	}
+}
+
+const starterArgument = "start-and-be-killed"
+
+// starter is another process of the platform: it starts a VM as its standard
+// input says, prints the handle, and waits to be killed.
+func starter() int {
+	var request struct {
+		Config Config
+		Spec   vmm.Spec
+	}
+	if err := json.NewDecoder(os.Stdin).Decode(&request); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	d, err := New(request.Config, quiet)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	vm, err := d.Start(context.Background(), request.Spec)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(vm.Handle()); err != nil {
+		return 1
+	}
+	select {} // nobody gets past this: SIGKILL comes
+}
+
+// A SIGKILL of ours leaves the VM alone, and the next of us finds it.
+func TestOutlivesItsStarter(t *testing.T) {
+	h := newHost(t, ourCell)
+	spec, a := h.spec(t, "ri_a")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := json.Marshal(map[string]any{"Config": h.config, "Spec": spec})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, starterArgument)
+	cmd.Stdin, cmd.Stderr = strings.NewReader(string(request)), os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadBytes('\n')
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	if err != nil {
+		t.Fatalf("the starter said %q, %v", line, err)
+	}
+	var handle vmm.Handle
+	if err := json.Unmarshal(line, &handle); err != nil {
+		t.Fatal(err)
+	}
+
+	vm, err := h.driver(t).Adopt(t.Context(), handle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := vmmtest.Open(t, vm)
+	s.Boot("ri_a", a, "/app/app serve log=3")
+	s.Phase("listening")
+	if err := vm.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if exit := vm.Exit(); exit.At.IsZero() || exit.Code != -1 {
+		t.Errorf("exit is %+v", exit)
+	}
+	if rest := left(t, handle); len(rest) > 0 {
+		t.Errorf("left behind: %v", rest)
+	}
+}
+
+// A VM that died while nobody watched leaves a directory and a cgroup;
+// adopting, reclaiming and starting it again all clear up.
+func TestLeftoversOfTheDead(t *testing.T) {
+	h := newHost(t, ourCell)
+	d := h.driver(t)
+	plant := func(id string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Join(d.runDir(id), "x"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if d.cgroups != nil {
+			if _, err := d.cgroups.make(d.groupPath(id), limits{memoryBytes: 1 << 30, cpuShares: 2, cpuQuota: cpuPeriod, pids: 9}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	plant("ri_a-1")
+	_, err := d.Adopt(t.Context(), vmm.Handle{ID: "ri_a-1", Driver: "qemu", PID: os.Getpid(), RunDir: d.runDir("ri_a-1"), Cgroup: d.groupPath("ri_a-1")})
+	if !errors.Is(err, vmm.ErrGone) {
+		t.Errorf("adopting the dead: %v", err)
+	}
+	if ids := d.leftovers(); len(ids) > 0 {
+		t.Errorf("after adopting: %v", ids)
+	}
+	plant("ri_a-1")
+	plant("ri_b-1")
+	if _, err := d.Reclaim(t.Context(), func(id string) bool { return id == "ri_a-1" }); err != nil {
+		t.Error(err)
+	}
+	if ids := slices.Compact(d.leftovers()); !slices.Equal(ids, []string{"ri_a-1"}) {
+		t.Errorf("after reclaiming: %v", ids)
+	}
+	spec, _ := h.spec(t, "ri_a")
+	start(t, d, spec)
+}
+
+func TestStartIsQuick(t *testing.T) {
+	h := newHost(t, ourCell)
+	d := h.driver(t)
+	spec, _ := h.spec(t, "ri_a")
+	var took []time.Duration
+	for range 7 {
+		began := time.Now()
+		vm, err := d.Start(t.Context(), spec)
+		took = append(took, time.Since(began))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := vm.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	slices.Sort(took)
+	t.Logf("start to process running: median %s of %v", took[len(took)/2], took)
+}
+
+func TestBadConfigs(t *testing.T) {
+	dir := t.TempDir()
+	kernel := filepath.Join(dir, "k")
+	if err := os.WriteFile(kernel, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	good := Config{DataDir: dir, CellID: ourCell, RunDir: "/tmp/x", Kernel: kernel, Initrd: kernel, Binary: "/bin/true"}
+	if _, err := New(good, quiet); err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(*Config){
+		"relative data":  func(c *Config) { c.DataDir = "data" },
+		"no cell":        func(c *Config) { c.CellID = "" },
+		"cell is a path": func(c *Config) { c.CellID = "../../ab" },
+		"relative run":   func(c *Config) { c.RunDir = "run" },
+		"long run":       func(c *Config) { c.RunDir = "/" + strings.Repeat("x", 70) },
+		"no kernel":      func(c *Config) { c.Kernel = "/nonexistent" },
+		"no initrd":      func(c *Config) { c.Initrd = "/nonexistent" },
+		"no qemu":        func(c *Config) { c.Binary = "/nonexistent" },
+		"accelerator":    func(c *Config) { c.Accel = "warp" },
+	} {
+		c := good
+		spoil(&c)
+		if _, err := New(c, quiet); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if miosa.CodeOf(vmm.Spec{}.Check()) != miosa.Invalid {
+		t.Error("an empty spec is no invalid one")
+	}
+}

@@ -1,0 +1,201 @@
+package vmmtest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/miosa/miosa/network"
+	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/wire/guest"
+)
+
+// limit is for what hangs; a VM under emulation on a busy machine takes up to
+// half a minute to its hello.
+const limit = 3 * time.Minute
+
+// Session is the agent's side of one VM's control channel: it keeps the lines,
+// checks their numbers, and acknowledges them.
+type Session struct {
+	t    testing.TB
+	conn net.Conn
+	wire *guest.Conn
+
+	Hello guest.Hello
+	Lines []guest.Line // all so far, over every connection that Resume made
+	Gap   uint64
+}
+
+// Open dials the VM and waits for its hello.
+func Open(t testing.TB, vm vmm.VM) *Session {
+	t.Helper()
+	s := &Session{t: t}
+	s.open(vm)
+	return s
+}
+
+// Resume dials again, after Close, and asks for what follows the last line.
+func (s *Session) Resume(vm vmm.VM) {
+	s.t.Helper()
+	s.open(vm)
+	s.send(guest.Message{Attach: &guest.Attach{Version: guest.MaxVersion, After: s.last()}})
+}
+
+func (s *Session) open(vm vmm.VM) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	c, err := vm.Dial(ctx)
+	if err != nil {
+		s.t.Fatalf("dial: %v", err)
+	}
+	s.t.Cleanup(func() { c.Close() })
+	s.conn, s.wire = c, guest.NewConn(c)
+	s.Hello = *s.until("hello", func(m guest.Message) bool { return m.Hello != nil }).Hello
+}
+
+// Close drops the connection, as an agent does that dies.
+func (s *Session) Close() { s.conn.Close() }
+
+// Boot sends the boot configuration.
+func (s *Session) Boot(id string, a network.Attachment, command string) {
+	s.t.Helper()
+	b := &guest.Boot{
+		Version: guest.MaxVersion, InstanceID: id, Boot: 1, Command: command,
+		Env:      []string{"PORT=" + strconv.Itoa(a.NIC.GuestPort)},
+		Hostname: "suite", Nameservers: a.Nameservers,
+		UnixNano: time.Now().UnixNano(), Port: a.NIC.GuestPort, Entropy: make([]byte, 32),
+		Network: &guest.Network{MAC: a.NIC.MAC, Address: a.NIC.Guest.String()},
+	}
+	if a.NIC.Gateway.IsValid() {
+		b.Network.Gateway = a.NIC.Gateway.String()
+	}
+	_, _ = rand.Read(b.Entropy)
+	s.send(guest.Message{Boot: b})
+}
+
+func (s *Session) send(m guest.Message) {
+	s.t.Helper()
+	if err := s.wire.WriteMessage(m); err != nil {
+		s.t.Fatalf("write to the guest: %v", err)
+	}
+}
+
+func (s *Session) last() uint64 {
+	if len(s.Lines) == 0 {
+		return s.Gap
+	}
+	return s.Lines[len(s.Lines)-1].N
+}
+
+// next reads one message; lines are kept and acknowledged.
+func (s *Session) next() (guest.Message, error) {
+	s.t.Helper()
+	_ = s.conn.SetReadDeadline(time.Now().Add(limit))
+	m, err := s.wire.ReadMessage()
+	if err != nil || m.Lines == nil {
+		return m, err
+	}
+	for _, l := range m.Lines.Lines {
+		if want := s.last() + m.Lines.Gap + 1; l.N != want {
+			s.t.Fatalf("line %d came where %d was due", l.N, want)
+		}
+		s.Gap, m.Lines.Gap = s.Gap+m.Lines.Gap, 0
+		s.Lines = append(s.Lines, l)
+	}
+	if err := s.wire.WriteMessage(guest.Message{Ack: &guest.Ack{N: s.last()}}); err != nil {
+		return m, err
+	}
+	return m, nil
+}
+
+func (s *Session) until(what string, found func(guest.Message) bool) guest.Message {
+	s.t.Helper()
+	for {
+		m, err := s.next()
+		if err != nil {
+			s.t.Fatalf("waiting for %s: %v", what, err)
+		}
+		if found(m) {
+			return m
+		}
+		if m.Exit != nil {
+			s.t.Fatalf("waiting for %s: the command ended: %+v; %s", what, *m.Exit, s.text())
+		}
+	}
+}
+
+// Phase waits for a phase of the boot.
+func (s *Session) Phase(name string) {
+	s.t.Helper()
+	s.until("phase "+name, func(m guest.Message) bool { return m.Phase != nil && m.Phase.Name == name })
+}
+
+// Stdout waits until the command has written so many lines.
+func (s *Session) Stdout(count int) []string {
+	s.t.Helper()
+	for {
+		if out := s.stdout(); len(out) >= count {
+			return out
+		}
+		s.until("lines", func(m guest.Message) bool { return m.Lines != nil })
+	}
+}
+
+func (s *Session) stdout() []string {
+	var out []string
+	for _, l := range s.Lines {
+		if l.Stream == guest.Stdout {
+			out = append(out, string(l.Text))
+		}
+	}
+	return out
+}
+
+// Exit waits for the guest's exit report and acknowledges its last line.
+func (s *Session) Exit() guest.Exit {
+	s.t.Helper()
+	exit := *s.until("exit", func(m guest.Message) bool { return m.Exit != nil }).Exit
+	// The VM may be gone before it reads this.
+	_ = s.wire.WriteMessage(guest.Message{Ack: &guest.Ack{N: exit.LastLine}})
+	return exit
+}
+
+// Stop asks the guest to stop.
+func (s *Session) Stop(deadline time.Duration) {
+	s.t.Helper()
+	s.send(guest.Message{Stop: &guest.Stop{Deadline: deadline}})
+}
+
+// End reads until the connection ends, and reports whether the guest told
+// how its command ended.
+func (s *Session) End() (reported bool) {
+	s.t.Helper()
+	for {
+		m, err := s.next()
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
+			return reported
+		case err != nil:
+			if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+				s.t.Fatalf("the connection did not end: %v", err)
+			}
+			return reported
+		case m.Exit != nil:
+			reported = true
+		}
+	}
+}
+
+func (s *Session) text() string {
+	var text string
+	for _, l := range s.Lines {
+		text += "\n" + string(l.Stream) + ": " + string(l.Text)
+	}
+	return text
+}

@@ -1,0 +1,62 @@
+// The program that the conformance suite runs in VMs. It understands the part
+// of the simulated driver's words that the suite uses:
+//
+//	serve [log=N]     answer every request on $PORT with "ok"
+//	exit N            end with code N
+//	log N             write the lines "line 1" to "line N" and wait
+//	crash             take the kernel down
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+)
+
+func main() {
+	if len(os.Args) < 2 {
+		os.Exit(64)
+	}
+	argument := func() int {
+		n, err := strconv.Atoi(os.Args[2])
+		if err != nil {
+			os.Exit(64)
+		}
+		return n
+	}
+	switch os.Args[1] {
+	case "serve":
+		for _, word := range os.Args[2:] {
+			if n, ok := strings.CutPrefix(word, "log="); ok {
+				count, _ := strconv.Atoi(n)
+				lines(count)
+			}
+		}
+		mux := http.NewServeMux()
+		mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
+		fmt.Fprintln(os.Stderr, http.ListenAndServe(":"+os.Getenv("PORT"), mux))
+		os.Exit(1)
+	case "exit":
+		os.Exit(argument())
+	case "log":
+		lines(argument())
+		select {}
+	case "crash":
+		if err := os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		select {}
+	}
+}
+
+func lines(count int) {
+	out := bufio.NewWriter(os.Stdout)
+	for i := range count {
+		fmt.Fprintf(out, "line %d\n", i+1)
+	}
+	out.Flush()
+}
