@@ -2,6 +2,7 @@ package artifact
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -89,7 +90,7 @@ func (l *layers) tail(r io.Reader, last string, strict bool) error {
 		if l.stream -= int64(n); l.stream < 0 {
 			return l.tooLong(last)
 		}
-		if strict && slices.ContainsFunc(l.buf[:n], func(b byte) bool { return b != 0 }) {
+		if strict && bytes.Count(l.buf[:n], []byte{0}) < n {
 			return invalid(CodeNotArchive, "more data follows the end of the archive (its last entry is %s); "+
 				"concatenated archives are not read", shownName(last))
 		}

@@ -34,7 +34,9 @@ func File(name, body string) Entry { return Entry{Name: name, Body: body} }
 func Dir(name string) Entry { return Entry{Name: name, Type: tar.TypeDir} }
 
 // Symlink is a symbolic link.
-func Symlink(name, target string) Entry { return Entry{Name: name, Type: tar.TypeSymlink, Link: target} }
+func Symlink(name, target string) Entry {
+	return Entry{Name: name, Type: tar.TypeSymlink, Link: target}
+}
 
 // Hardlink is a hard link.
 func Hardlink(name, target string) Entry { return Entry{Name: name, Type: tar.TypeLink, Link: target} }

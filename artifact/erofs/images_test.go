@@ -249,4 +249,3 @@ func TestSameReleaseSameImage(t *testing.T) {
 		}
 	}
 }
-
