@@ -2,7 +2,6 @@ package guest
 
 import (
 	"bytes"
-	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -122,7 +121,7 @@ func checkProgram(root, name string, a account, depth int) error {
 	switch {
 	case bytes.HasPrefix(head, []byte("#!")):
 		return checkScript(root, name, head, a, depth)
-	case bytes.HasPrefix(head, []byte(elf.ELFMAG)):
+	case bytes.HasPrefix(head, []byte(elfMagic)):
 		return checkELF(root, name, f)
 	}
 	return cannotStart(wire.ExitNotExecutable, "The command %s is neither a Linux program nor a script that begins with #!.", name)
@@ -150,56 +149,31 @@ func checkScript(root, name string, head []byte, a account, depth int) error {
 }
 
 // machines are the ELF machines that the guest's kernel runs.
-var machines = map[string][]elf.Machine{
-	"amd64": {elf.EM_X86_64, elf.EM_386},
-	"arm64": {elf.EM_AARCH64},
+var machines = map[string][]uint16{
+	"amd64": {elfX86_64, elf386},
+	"arm64": {elfAArch64},
 }
 
 func checkELF(root, name string, r io.ReaderAt) error {
-	f, err := elf.NewFile(r)
+	h, err := readELF(r)
 	if err != nil {
 		return cannotStart(wire.ExitNotExecutable, "The command %s is a damaged ELF program.", name)
 	}
-	if !slices.Contains(machines[runtime.GOARCH], f.Machine) {
+	if !slices.Contains(machines[runtime.GOARCH], h.machine) {
 		return cannotStart(wire.ExitWrongArch, "The command %s is built for %s, this platform runs %s.",
-			name, archName(f.Machine), runtime.GOARCH)
+			name, archName(h.machine), runtime.GOARCH)
 	}
-	if f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN {
+	if h.kind != elfExec && h.kind != elfDyn {
 		return cannotStart(wire.ExitNotExecutable, "The command %s is an ELF file, but no program.", name)
 	}
-	for _, p := range f.Progs {
-		if p.Type != elf.PT_INTERP || p.Filesz == 0 || p.Filesz > 4096 {
-			continue
-		}
-		b := make([]byte, p.Filesz)
-		if _, err := p.ReadAt(b, 0); err != nil {
-			return cannotStart(wire.ExitNotExecutable, "The command %s is a damaged ELF program.", name)
-		}
-		loader := strings.TrimRight(string(b), "\x00")
-		if _, err := os.Stat(filepath.Join(root, loader)); err != nil {
-			return cannotStart(wire.ExitNotFound,
-				"The command %s is dynamically linked and needs %s, which is not in the image: link it statically, or add its C library.", name, loader)
-		}
+	if h.loader == "" {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(root, h.loader)); err != nil {
+		return cannotStart(wire.ExitNotFound,
+			"The command %s is dynamically linked and needs %s, which is not in the image: link it statically, or add its C library.", name, h.loader)
 	}
 	return nil
-}
-
-func archName(m elf.Machine) string {
-	switch m {
-	case elf.EM_AARCH64:
-		return "arm64"
-	case elf.EM_ARM:
-		return "arm"
-	case elf.EM_X86_64:
-		return "amd64"
-	case elf.EM_RISCV:
-		return "riscv64"
-	case elf.EM_PPC64:
-		return "ppc64"
-	case elf.EM_S390:
-		return "s390x"
-	}
-	return strings.ToLower(strings.TrimPrefix(m.String(), "EM_"))
 }
 
 // mayExecute judges the permission bits as the kernel does; root needs any of

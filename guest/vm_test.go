@@ -166,7 +166,7 @@ func boot(t *testing.T) *vm {
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-chardev", "file,id=con,path="+filepath.Join(dir, "console.log"), "-serial", "chardev:con",
 		"-kernel", f.bundle.Kernel, "-initrd", f.bundle.Initrd,
-		"-append", "console=ttyS0 reboot=t panic=-1 quiet tsc_early_khz="+tscKHz(t),
+		"-append", "console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests initcall_blacklist=init_kprobe_trace,load_system_certificate_list tsc_early_khz="+tscKHz(t),
 		"-device", "virtio-serial-device",
 		"-chardev", "socket,id=ctl,path="+filepath.Join(dir, "ctl.sock")+",server=on,wait=off",
 		"-device", "virtserialport,chardev=ctl,name=ctl",
