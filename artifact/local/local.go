@@ -244,7 +244,7 @@ func (w *writer) Commit() (artifact.Blob, error) {
 	if w.name == "" {
 		return artifact.Blob{}, errors.New("commit blob: already committed or aborted")
 	}
-	blob := artifact.Blob{SHA256: w.SHA256(), Size: w.size, StoredAt: w.blobs.now()}
+	blob := artifact.Blob{SHA256: w.SHA256(), Size: w.size, StoredAt: w.blobs.now().Round(0)}
 	// The age that a collection goes by is ours, not the moment of the last write.
 	err := w.blobs.root.Chtimes(w.name, blob.StoredAt, blob.StoredAt)
 	if err == nil {
