@@ -1,0 +1,135 @@
+package main
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/miosa/miosa"
+)
+
+// cell is a data directory, locked by this process: two platforms on one
+// machine differ by their directories, and everything they make on the host
+// (taps, rules, cgroups, run directories) is named after them.
+type cell struct {
+	dir    string // absolute
+	id     string // 8 hex characters of the directory's digest
+	hostID string
+	lock   *os.File
+}
+
+func (c *cell) path(parts ...string) string {
+	return filepath.Join(append([]string{c.dir}, parts...)...)
+}
+
+func cellID(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
+	return hex.EncodeToString(sum[:4])
+}
+
+// openCell makes the directory if need be and takes its lock. It fails when
+// another platform runs on it.
+func openCell(dir string) (*cell, error) {
+	// Others may pass through: instance VMs have user IDs of their own.
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, fmt.Errorf("make the data directory: %w", err)
+	}
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, fmt.Errorf("find the data directory: %w", err)
+	}
+	c := &cell{dir: real, id: cellID(real)}
+	c.lock, err = os.OpenFile(c.path("lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the data directory: %w", err)
+	}
+	if err := unix.Flock(int(c.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		holder := lockHolder(real)
+		c.lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, miosa.Errorf(miosa.Conflict, "another miosa (process %s) runs on %s: stop it with `miosa down --data %s`, or give this one its own --data, --api and --http", holder, real, real)
+		}
+		return nil, fmt.Errorf("lock the data directory: %w", err)
+	}
+	if err := c.lock.Truncate(0); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the data directory: %w", err), c.lock.Close())
+	}
+	if _, err := c.lock.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the data directory: %w", err), c.lock.Close())
+	}
+	if err := c.loadHost(); err != nil {
+		return nil, errors.Join(err, c.lock.Close())
+	}
+	return c, nil
+}
+
+// lockHolder is the process ID written by the one that holds the lock.
+func lockHolder(dir string) string {
+	b, err := os.ReadFile(filepath.Join(dir, "lock"))
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// loadHost finds, or mints, the host's identity.
+func (c *cell) loadHost() error {
+	var known struct {
+		HostID string `json:"host_id"`
+	}
+	path := c.path("host.json")
+	b, err := os.ReadFile(path)
+	switch {
+	case err == nil:
+		if err := json.Unmarshal(b, &known); err != nil || miosa.IDPrefix(known.HostID) != miosa.PrefixHost {
+			return miosa.Errorf(miosa.Internal, "%s is damaged: restore it, or remove it to join as a new host", path)
+		}
+	case errors.Is(err, os.ErrNotExist):
+		id, err := miosa.NewID(miosa.PrefixHost, time.Now(), rand.Reader)
+		if err != nil {
+			return err
+		}
+		known.HostID = id
+		if b, err = json.Marshal(known); err != nil {
+			return err
+		}
+		if err := replaceFile(path, append(b, '\n'), 0o600); err != nil {
+			return fmt.Errorf("write the host's identity: %w", err)
+		}
+	default:
+		return fmt.Errorf("read the host's identity: %w", err)
+	}
+	c.hostID = known.HostID
+	return nil
+}
+
+func (c *cell) close() error { return c.lock.Close() }
+
+// replaceFile writes a file by rename, durably.
+func replaceFile(path string, data []byte, mode os.FileMode) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/miosa/miosa"
+)
+
+const downDeadline = 60 * time.Second
+
+func downCommand() *cobra.Command {
+	data := ""
+	cmd := &cobra.Command{
+		Use:   "down",
+		Short: "Stop the platform and every instance on this machine",
+		Long: `Stop a running "miosa up" together with its instances, or, when none runs, the
+instances that it left running. Deployments and records stay.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := filepath.Abs(data)
+			if err != nil {
+				return err
+			}
+			if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+				return miosa.Errorf(miosa.NotFound, "there is no data directory %s", dir)
+			}
+			if pid, running := holder(dir); running {
+				return interrupt(cmd.Context(), pid, dir, cmd.OutOrStdout())
+			}
+			return stopLeftovers(cmd.Context(), dir, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	cmd.Flags().StringVar(&data, "data", defaultDataDir(), "data directory of the platform")
+	return cmd
+}
+
+// holder is the process that holds the directory's lock.
+func holder(dir string) (int, bool) {
+	f, err := os.Open(filepath.Join(dir, "lock"))
+	if err != nil {
+		return 0, false
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err == nil {
+		return 0, false
+	}
+	pid, err := strconv.Atoi(lockHolder(dir))
+	return pid, err == nil && pid > 1
+}
+
+// interrupt is Ctrl-C from afar: the running platform stops its instances.
+func interrupt(ctx context.Context, pid int, dir string, out io.Writer) error {
+	fmt.Fprintf(out, "Stopping miosa (process %d) and its instances …\n", pid)
+	if err := syscall.Kill(pid, syscall.SIGINT); err != nil {
+		return fmt.Errorf("signal process %d: %w", pid, err)
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.NewTimer(downDeadline)
+	defer deadline.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-deadline.C:
+			return miosa.Errorf(miosa.Unavailable, "process %d did not end within %s", pid, downDeadline)
+		case <-tick.C:
+			if _, running := holder(dir); !running {
+				fmt.Fprintln(out, "Stopped.")
+				return nil
+			}
+		}
+	}
+}
+
+// stopLeftovers ends what a platform that is gone left running.
+func stopLeftovers(ctx context.Context, dir string, out, errOut io.Writer) (err error) {
+	p := &platform{
+		cfg: platformConfig{data: dir, driver: "auto", accel: "auto"},
+		log: slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	}
+	if p.cell, err = openCell(dir); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.cell.close()) }()
+	if err := p.chooseDriver(ctx); err != nil {
+		return err
+	}
+	ended, err := p.driver.Reclaim(ctx, func(string) bool { return false })
+	if err != nil {
+		return err
+	}
+	if err := p.network.Reclaim(ctx, func(string) bool { return false }); err != nil {
+		return err
+	}
+	if err := p.network.Close(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "No miosa runs on %s; %d instances that were left running are stopped.\n", dir, len(ended))
+	return nil
+}

@@ -1,0 +1,41 @@
+// Command miosa is the whole platform in one binary: `miosa up` runs every
+// role on this machine, the other commands are its client. Only wiring is
+// here.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/miosa/miosa/cli"
+)
+
+// version is set at link time.
+var version = "dev"
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	// SIGTERM is handled by `up` alone, where it means: leave the VMs running.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	root := cli.New(cli.Config{
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Version: version,
+	})
+	root.AddCommand(upCommand(), downCommand(), bundleCommand())
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	code := cli.ExitCode(err)
+	if message := err.Error(); message != "" && !errors.Is(err, context.Canceled) {
+		fmt.Fprintln(os.Stderr, "miosa: "+message)
+	}
+	return code
+}
+
+var _ = syscall.SIGTERM

@@ -1,0 +1,417 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/agent"
+	"github.com/miosa/miosa/api"
+	"github.com/miosa/miosa/artifact"
+	"github.com/miosa/miosa/artifact/erofs"
+	"github.com/miosa/miosa/artifact/local"
+	"github.com/miosa/miosa/control"
+	"github.com/miosa/miosa/edge"
+	"github.com/miosa/miosa/network"
+	"github.com/miosa/miosa/network/tap"
+	"github.com/miosa/miosa/network/user"
+	"github.com/miosa/miosa/secret"
+	"github.com/miosa/miosa/store/etcd"
+	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/vmm/bundle"
+	"github.com/miosa/miosa/vmm/qemu"
+	vmsim "github.com/miosa/miosa/vmm/sim"
+)
+
+// platformConfig is `miosa up`'s flags, checked.
+type platformConfig struct {
+	data, api, http, driver, accel, domain string
+	region, zone                           string
+	bindings                               []control.Binding
+	overcommit                             float64
+	example, verbose                       bool
+	accessLog                              string
+}
+
+// platform is every role in one process, in the order in which they start.
+type platform struct {
+	cfg     platformConfig
+	log     *slog.Logger
+	cell    *cell
+	store   *etcd.Store
+	vault   *secret.Box
+	blobs   *local.Blobs
+	images  *erofs.Images
+	driver  vmm.Driver
+	network network.Network
+	control *control.Control
+	agent   *agent.Agent
+	router  *edge.Router
+	api     *http.Server
+	public  addresses
+	access  io.WriteCloser
+	parts   sync.WaitGroup
+}
+
+// runPlatform starts everything, says where it is, and blocks until a signal.
+// SIGINT also stops the instances; SIGTERM leaves them running.
+func runPlatform(cfg platformConfig, signals <-chan os.Signal, out, errOut io.Writer) (err error) {
+	began := time.Now()
+	level := slog.LevelInfo
+	if cfg.verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: level}))
+	p := &platform{cfg: cfg, log: log}
+	// Listening first: a port in use is the commonest reason not to start.
+	apiListener, err := listen("--api", cfg.api)
+	if err != nil {
+		return err
+	}
+	defer apiListener.Close()
+	httpListener, err := listen("--http", cfg.http)
+	if err != nil {
+		return err
+	}
+	defer httpListener.Close()
+	p.public = addresses{domain: cfg.domain, port: portOf(httpListener.Addr())}
+
+	if p.cell, err = openCell(cfg.data); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.cell.close()) }()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if err := p.assemble(ctx, httpListener); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.store.Close()) }()
+	if p.access != nil {
+		defer func() { err = errors.Join(err, p.access.Close()) }()
+	}
+	failed := p.start(ctx, apiListener)
+	stop := func() { cancel(); p.finish() }
+
+	keys, err := p.ready(ctx, signals, failed)
+	if err != nil {
+		stop()
+		return err
+	}
+	if err := p.announce(keys, apiListener.Addr(), httpListener.Addr(), out, time.Since(began)); err != nil {
+		stop()
+		return err
+	}
+	if cfg.example {
+		go p.publishExample(ctx, out)
+	}
+	select {
+	case err := <-failed.err:
+		stop()
+		return err
+	case sig := <-signals:
+		fmt.Fprintln(out)
+		if sig == syscall.SIGTERM {
+			fmt.Fprintln(out, "Ending; the instances keep running and the next `miosa up` takes them over.")
+			stop()
+			return nil
+		}
+	}
+	fmt.Fprintln(out, "Stopping the instances (again Ctrl-C to leave them running) …")
+	stop()
+	return p.stopInstances(signals, out)
+}
+
+func (p *platform) stopInstances(signals <-chan os.Signal, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- p.agent.Shutdown(ctx) }()
+	select {
+	case err := <-done:
+		if err == nil {
+			err = p.network.Close(ctx)
+			fmt.Fprintln(out, "Stopped. The deployments come back with the next `miosa up`.")
+		}
+		return err
+	case <-signals:
+		fmt.Fprintln(out, "Left as they are: the next `miosa up` or `miosa down` deals with them.")
+		return nil
+	}
+}
+
+func listen(flag, addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, miosa.Errorf(miosa.Conflict, "%s %s is in use: end what listens there, or choose another address", flag, addr)
+	}
+	if err != nil {
+		return nil, miosa.Errorf(miosa.Invalid, "%s %s: %w", flag, addr, err)
+	}
+	return l, nil
+}
+
+func portOf(a net.Addr) int {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return t.Port
+	}
+	return 0
+}
+
+// addresses makes the public names of what is deployed.
+type addresses struct {
+	domain string
+	port   int
+}
+
+func (a addresses) host(t miosa.Tenant, d miosa.Deployment, e miosa.Environment) string {
+	name := d.Slug
+	if e.Name != miosa.Production {
+		name += "--" + e.Name
+	}
+	return name + "." + t.Slug + "." + a.domain
+}
+
+func (a addresses) hosts(t miosa.Tenant, d miosa.Deployment, e miosa.Environment) []string {
+	return []string{strings.ToLower(a.host(t, d, e))}
+}
+
+func (a addresses) url(t miosa.Tenant, d miosa.Deployment, e miosa.Environment) string {
+	url := "http://" + a.host(t, d, e)
+	if a.port != 80 {
+		url += fmt.Sprintf(":%d", a.port)
+	}
+	return url
+}
+
+// assemble makes every part; nothing runs yet.
+func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err error) {
+	c := p.cell
+	if p.store, err = etcd.Open(ctx, etcd.Config{Dir: c.path("etcd"), Log: p.log}); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.store.Close())
+		}
+	}()
+	keeper, err := secret.OpenFileKeeper(c.path("keys", "master.key"))
+	if err != nil {
+		return err
+	}
+	hostKey, err := secret.OpenHostKey(c.path("keys", "host.key"))
+	if err != nil {
+		return err
+	}
+	p.vault = secret.NewBox(keeper, dataKeys{p.store})
+	if p.blobs, err = local.New(local.Config{Dir: c.path("blobs")}); err != nil {
+		return err
+	}
+	if p.images, err = erofs.New(erofs.Config{Dir: c.path("images"), Builds: max(1, runtime.NumCPU()/2)}, p.blobs); err != nil {
+		return err
+	}
+	if err := p.chooseDriver(ctx); err != nil {
+		return err
+	}
+	if p.control, err = control.New(control.Options{
+		Config: control.Config{Hosts: p.public.hosts}, PublicURL: p.public.url, Bindings: p.cfg.bindings,
+	}, p.store, p.vault, secret.SealTo, p.log); err != nil {
+		return err
+	}
+	resources, err := capacity(c.dir)
+	if err != nil {
+		return err
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("name of this machine: %w", err)
+	}
+	if p.agent, err = agent.New(agent.Config{
+		Dir: c.path("agent"), BootsAtOnce: runtime.NumCPU(), Driver: p.driver, Network: p.network, Images: p.images,
+		Opener: hostKey, Link: p.control.Link(), Log: p.log,
+		Host: miosa.Host{
+			ID: c.hostID, Name: name, Region: p.cfg.region, Zone: p.cfg.zone, Driver: p.driver.Name(),
+			PublicKey: hostKey.Public(), Capacity: resources, Overcommit: p.cfg.overcommit, Version: version,
+		},
+	}); err != nil {
+		return err
+	}
+	if p.access, err = openAccessLog(p.cfg.accessLog); err != nil {
+		return err
+	}
+	routerConfig := edge.Config{RouterID: "router-" + c.id, Listener: httpListener}
+	if p.access != nil {
+		routerConfig.AccessLog = p.access
+	}
+	if p.router, err = edge.New(routerConfig, p.control, p.log); err != nil {
+		return err
+	}
+	server, err := api.New(api.Config{
+		PublicURL: p.public.url, Version: version,
+		Regions: []miosa.Region{{ID: p.cfg.region, Name: p.cfg.region, Slug: p.cfg.region, Available: true}},
+	}, api.Deps{Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Log: p.log, Ready: p.answers})
+	if err != nil {
+		return err
+	}
+	p.api = &http.Server{
+		Handler: server, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	return nil
+}
+
+// uploads brings the API and the blob store together.
+type uploads struct{ blobs artifact.Blobs }
+
+func (u uploads) Receive(ctx context.Context, up artifact.Upload) (artifact.Stored, error) {
+	return artifact.Receive(ctx, u.blobs, up, artifact.Limits{})
+}
+
+func openAccessLog(path string) (io.WriteCloser, error) {
+	switch path {
+	case "":
+		return nil, nil
+	case "-":
+		return nopCloser{os.Stdout}, nil
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+	if err != nil {
+		return nil, fmt.Errorf("open the access log: %w", err)
+	}
+	return f, nil
+}
+
+type nopCloser struct{ io.Writer }
+
+func (nopCloser) Close() error { return nil }
+
+// chooseDriver finds what boots instances here, and the network that goes
+// with it: taps as root, loopback ports otherwise.
+func (p *platform) chooseDriver(ctx context.Context) error {
+	if p.cfg.driver == "sim" {
+		d, err := vmsim.New(vmsim.Config{}, p.log)
+		if err != nil {
+			return err
+		}
+		p.driver = d
+		return p.userNetwork()
+	}
+	b, err := bundle.Find("")
+	if err != nil {
+		return miosa.Errorf(miosa.Unavailable, "the guest bundle (kernel and initrd of the instances) is not built: run `make build`, or `miosa bundle build` (%w)", err)
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return fmt.Errorf("find the cache directory: %w", err)
+	}
+	d, err := qemu.New(qemu.Config{
+		DataDir: p.cell.dir, CellID: p.cell.id, Kernel: b.Kernel, Initrd: b.Initrd, Digest: b.Digest,
+		CacheDir: filepath.Join(cache, "miosa"), Accel: p.cfg.accel,
+	}, p.log)
+	if err != nil {
+		return err
+	}
+	p.driver = d
+	if os.Geteuid() != 0 {
+		return p.userNetwork()
+	}
+	n, err := tap.New(tap.Config{CellID: p.cell.id}, p.log)
+	if err != nil {
+		return err
+	}
+	p.network = n
+	return nil
+}
+
+func (p *platform) userNetwork() error {
+	n, err := user.New(user.Config{File: p.cell.path("ports.json")}, p.log)
+	if err != nil {
+		return err
+	}
+	p.network = n
+	return nil
+}
+
+// failure carries the first error of any part.
+type failure struct {
+	err  chan error
+	once sync.Once
+}
+
+func (f *failure) report(part string, err error) {
+	if err != nil {
+		f.once.Do(func() { f.err <- fmt.Errorf("%s: %w", part, err) })
+	}
+}
+
+// start runs every part.
+func (p *platform) start(ctx context.Context, apiListener net.Listener) *failure {
+	f := &failure{err: make(chan error, 1)}
+	p.parts.Go(func() { f.report("control", p.control.Run(ctx)) })
+	p.parts.Go(func() { f.report("agent", p.agent.Run(ctx)) })
+	p.parts.Go(func() { f.report("router", p.router.Run(ctx)) })
+	p.parts.Go(func() {
+		if err := p.api.Serve(apiListener); !errors.Is(err, http.ErrServerClosed) {
+			f.report("api", err)
+		}
+	})
+	p.parts.Go(func() { p.housekeep(ctx) })
+	return f
+}
+
+// finish ends the API and waits for every part; ctx of start has ended.
+func (p *platform) finish() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := p.api.Shutdown(ctx); err != nil {
+		p.log.Warn("api requests cut off", "err", err)
+		if err := p.api.Close(); err != nil {
+			p.log.Warn("close the api", "err", err)
+		}
+	}
+	p.parts.Wait()
+}
+
+// answers is the readiness of the whole.
+func (p *platform) answers(context.Context) error {
+	for name, ready := range map[string]<-chan struct{}{"agent": p.agent.Ready(), "router": p.router.Ready()} {
+		select {
+		case <-ready:
+		default:
+			return miosa.Errorf(miosa.Unavailable, "the %s is not ready yet", name)
+		}
+	}
+	return nil
+}
+
+const readyDeadline = 2 * time.Minute
+
+// ready waits for every part and makes what a first start needs.
+func (p *platform) ready(ctx context.Context, signals <-chan os.Signal, failed *failure) (keyPair, error) {
+	deadline := time.NewTimer(readyDeadline)
+	defer deadline.Stop()
+	for _, ready := range []<-chan struct{}{p.agent.Ready(), p.router.Ready()} {
+		select {
+		case <-ready:
+		case err := <-failed.err:
+			return keyPair{}, err
+		case <-signals:
+			return keyPair{}, context.Canceled
+		case <-deadline.C:
+			return keyPair{}, miosa.Errorf(miosa.Unavailable, "not ready within %s; see the log above", readyDeadline)
+		}
+	}
+	return p.firstRecords(ctx)
+}

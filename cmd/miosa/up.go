@@ -1,0 +1,119 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/control"
+)
+
+// upFlags are what an operator says on the command line.
+type upFlags struct {
+	data, api, http, driver, accel, domain string
+	region, zone                           string
+	binds                                  []string
+	overcommit                             float64
+	example, verbose                       bool
+	accessLog                              string
+}
+
+func upCommand() *cobra.Command {
+	f := upFlags{}
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Run the whole platform on this machine",
+		Long: `Run every role in this one process: records, API, control, the host's agent and
+the router. When everything answers, DIR/context.json is written; the other
+commands of miosa use it.
+
+Ctrl-C (SIGINT) stops the instances and ends; the deployments stay and come
+back with the next "miosa up". SIGTERM ends the platform and leaves the
+instances running: the next "miosa up" takes them over again, as it does after
+a crash. "miosa down" stops everything.`,
+		Example: `  miosa up
+  miosa up --example
+  miosa up --data /srv/miosa --http 127.0.0.1:80 --managed-domain apps.example
+  miosa up --bind 'AUTH_URL=https://auth.example/{tenant}/{deployment}'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := f.config()
+			if err != nil {
+				return err
+			}
+			// From here on the signals are ours: see Platform.Run.
+			signals := make(chan os.Signal, 4)
+			signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+			defer signal.Stop(signals)
+			return runPlatform(cfg, signals, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.data, "data", defaultDataDir(), "directory of everything the platform keeps")
+	fl.StringVar(&f.api, "api", "127.0.0.1:7070", "address of the API")
+	fl.StringVar(&f.http, "http", "127.0.0.1:7080", "address of the router: where the apps answer")
+	fl.StringVar(&f.driver, "driver", "auto", "what boots the instances: auto, qemu, sim (no VMs: for tries and tests), firecracker")
+	fl.StringVar(&f.accel, "accel", "auto", "qemu's accelerator: auto, kvm, tcg")
+	fl.StringVar(&f.domain, "managed-domain", "localhost", "apps are served at <deployment>.<tenant>.DOMAIN")
+	fl.StringVar(&f.region, "region", "local", "name of this machine's region")
+	fl.StringVar(&f.zone, "zone", "local-a", "name of this machine's zone")
+	fl.StringArrayVar(&f.binds, "bind", nil, "variable injected into every instance, KEY=TEMPLATE over {tenant} {deployment} {environment} {service}; may be repeated")
+	fl.Float64Var(&f.overcommit, "cpu-overcommit", 8, "how many vCPUs may be promised per core")
+	fl.BoolVar(&f.example, "example", false, "publish the example app if there is no deployment yet")
+	fl.StringVar(&f.accessLog, "access-log", "", "file for the router's access log, one JSON object a line; - for standard output")
+	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log more")
+	return cmd
+}
+
+func (f upFlags) config() (platformConfig, error) {
+	data, err := filepath.Abs(f.data)
+	if err != nil {
+		return platformConfig{}, err
+	}
+	cfg := platformConfig{
+		data: data, api: f.api, http: f.http, driver: f.driver, accel: f.accel, domain: strings.ToLower(strings.Trim(f.domain, ".")),
+		region: f.region, zone: f.zone, overcommit: f.overcommit, example: f.example, accessLog: f.accessLog, verbose: f.verbose,
+	}
+	switch f.driver {
+	case "auto", "qemu", "sim":
+	case "firecracker":
+		return cfg, miosa.Errorf(miosa.Invalid, "the firecracker driver is not in this version yet: use --driver qemu")
+	default:
+		return cfg, miosa.Errorf(miosa.Invalid, "--driver %q is none of auto, qemu, sim, firecracker", f.driver)
+	}
+	if cfg.domain == "" {
+		return cfg, miosa.Errorf(miosa.Invalid, "--managed-domain must name a domain, e.g. apps.example")
+	}
+	if f.overcommit < 1 {
+		return cfg, miosa.Errorf(miosa.Invalid, "--cpu-overcommit must be at least 1")
+	}
+	for _, b := range f.binds {
+		binding, err := control.ParseBinding(b)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.bindings = append(cfg.bindings, binding)
+	}
+	return cfg, nil
+}
+
+// defaultDataDir is /var/lib/miosa for root, else below the user's own.
+func defaultDataDir() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/miosa"
+	}
+	if dir := os.Getenv("XDG_DATA_HOME"); dir != "" {
+		return filepath.Join(dir, "miosa")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return filepath.Join(os.TempDir(), fmt.Sprintf("miosa-%d", os.Getuid()))
+	}
+	return filepath.Join(home, ".local", "share", "miosa")
+}

@@ -1,0 +1,272 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/artifact"
+	"github.com/miosa/miosa/store"
+)
+
+const (
+	// KeepInstances is how long ended instances are listed.
+	KeepInstances = 7 * 24 * time.Hour
+	// KeepVersions is how many of the newest versions of an environment can be
+	// rolled back to, besides the active and the previous one.
+	KeepVersions = 20
+	// KeepRollouts is how many ended rollouts of an environment are listed.
+	KeepRollouts = 50
+	// KeepUnused is how long a release that no version uses is kept: between
+	// its upload and its publish.
+	KeepUnused = 24 * time.Hour
+)
+
+// Records are one deployment's, as retention looks at them.
+type Records struct {
+	Environments []miosa.Environment
+	Versions     []miosa.Version
+	Releases     []miosa.Release
+	Rollouts     []miosa.Rollout
+	Instances    []miosa.Instance // Observed joined
+}
+
+// Sweep is what retention lets go of.
+type Sweep struct {
+	Archive   []miosa.Version // no longer bootable
+	Collect   []miosa.Release // their bytes may go
+	Rollouts  []miosa.Rollout
+	Instances []miosa.Instance
+}
+
+// Retain says what is no longer kept. It never names what is live, what a
+// rollout is about, what an instance runs, or what one can roll back to.
+func Retain(now time.Time, r Records) Sweep {
+	var out Sweep
+	keep := map[string]bool{} // version IDs
+	for _, e := range r.Environments {
+		keep[e.ActiveVersionID], keep[e.PreviousVersionID] = true, true
+	}
+	for _, ro := range r.Rollouts {
+		if !ro.Step.Terminal() {
+			keep[ro.TargetID], keep[ro.FromID] = true, true
+		}
+	}
+	for _, i := range r.Instances {
+		if !i.State().Terminal() {
+			keep[i.VersionID] = true
+		} else if ended := i.Observed.StoppedAt; !ended.IsZero() && now.Sub(ended) >= KeepInstances {
+			out.Instances = append(out.Instances, i)
+		}
+	}
+	used := map[string]bool{} // release IDs
+	for _, versions := range newestFirst(r.Versions, func(v miosa.Version) string { return v.EnvironmentID }, func(v miosa.Version) string { return v.ID }) {
+		for n, v := range versions {
+			if v.State == miosa.VersionReady || v.State == miosa.VersionFailed {
+				if n >= KeepVersions && !keep[v.ID] {
+					out.Archive = append(out.Archive, v)
+					continue
+				}
+			}
+			if v.State != miosa.VersionArchived {
+				for _, s := range v.Services {
+					used[s.ReleaseID] = true
+				}
+			}
+		}
+	}
+	for _, rel := range r.Releases {
+		if rel.State == miosa.ReleaseReady && !used[rel.ID] && now.Sub(rel.CreatedAt) >= KeepUnused {
+			out.Collect = append(out.Collect, rel)
+		}
+	}
+	for _, rollouts := range newestFirst(r.Rollouts, func(x miosa.Rollout) string { return x.EnvironmentID }, func(x miosa.Rollout) string { return x.ID }) {
+		for n, ro := range rollouts {
+			if n >= KeepRollouts && ro.Step.Terminal() {
+				out.Rollouts = append(out.Rollouts, ro)
+			}
+		}
+	}
+	return out
+}
+
+// newestFirst groups by a key, each group ordered by ID, the newest first;
+// groups in order of their keys.
+func newestFirst[T any](all []T, group, id func(T) string) [][]T {
+	byKey := map[string][]T{}
+	for _, v := range all {
+		byKey[group(v)] = append(byKey[group(v)], v)
+	}
+	var out [][]T
+	for _, k := range sortedKeys(byKey) {
+		slices.SortFunc(byKey[k], func(a, b T) int { return cmp.Compare(id(b), id(a)) })
+		out = append(out, byKey[k])
+	}
+	return out
+}
+
+// Evictor drops base images that nothing needs.
+type Evictor interface {
+	// Evict drops images that keep does not hold, least recently used first,
+	// until no more than maxBytes are left, and returns the bytes freed.
+	Evict(keep func(sha256 string) bool, maxBytes int64) (freed int64, err error)
+}
+
+// Retention sweeps the records and, after them, the bytes. One a cell.
+type Retention struct {
+	Store    store.Store
+	Blobs    artifact.Blobs
+	Images   Evictor
+	MaxBytes int64 // of base images
+	Log      *slog.Logger
+}
+
+const (
+	sweepFirst = time.Minute
+	sweepEvery = time.Hour
+)
+
+// Run sweeps soon after the start and then every hour, until ctx ends.
+func (r *Retention) Run(ctx context.Context) {
+	timer := time.NewTimer(sweepFirst)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		if err := r.Sweep(ctx, time.Now().UTC()); err != nil && ctx.Err() == nil {
+			r.Log.Error("retention", "err", err)
+		}
+		timer.Reset(sweepEvery)
+	}
+}
+
+// Sweep lets go of what Retain names, everywhere, once.
+func (r *Retention) Sweep(ctx context.Context, now time.Time) error {
+	deployments, err := r.load(ctx)
+	if err != nil {
+		return err
+	}
+	needed := map[string]bool{} // digests
+	for _, id := range sortedKeys(deployments) {
+		rec := deployments[id]
+		sweep := Retain(now, *rec)
+		if err := r.apply(ctx, now, sweep); err != nil {
+			return fmt.Errorf("sweep %s: %w", id, err)
+		}
+		gone := map[string]bool{}
+		for _, rel := range sweep.Collect {
+			gone[rel.ID] = true
+		}
+		for _, rel := range rec.Releases {
+			if rel.State == miosa.ReleaseReady && !gone[rel.ID] {
+				needed[rel.SHA256] = true
+			}
+		}
+		for _, i := range rec.Instances {
+			if !i.State().Terminal() {
+				needed[i.Spec.SHA256] = true
+			}
+		}
+	}
+	collected, err := artifact.Collect(ctx, r.Blobs, func(sha string) bool { return needed[sha] }, now.Add(-KeepUnused))
+	if err != nil {
+		return fmt.Errorf("collect artefacts: %w", err)
+	}
+	freed, err := r.Images.Evict(func(sha string) bool { return needed[sha] }, r.MaxBytes)
+	if err != nil {
+		return fmt.Errorf("evict base images: %w", err)
+	}
+	if collected.Blobs > 0 || freed > 0 {
+		r.Log.Info("retention swept", "artefacts", collected.Blobs, "artefact_bytes", collected.Bytes, "image_bytes", freed)
+	}
+	return nil
+}
+
+func (r *Retention) load(ctx context.Context) (map[string]*Records, error) {
+	out := map[string]*Records{}
+	of := func(id string) *Records {
+		if out[id] == nil {
+			out[id] = &Records{}
+		}
+		return out[id]
+	}
+	loaded, err := LoadAll(ctx, r.Store)
+	if err != nil {
+		return nil, err
+	}
+	observed := map[string]miosa.Observation{}
+	for _, n := range loaded.Nouns {
+		if o, ok := n.(miosa.Observation); ok {
+			observed[o.InstanceID] = o
+		}
+	}
+	for _, n := range loaded.Nouns {
+		switch v := n.(type) {
+		case miosa.Environment:
+			of(v.DeploymentID).Environments = append(of(v.DeploymentID).Environments, v)
+		case miosa.Version:
+			of(v.DeploymentID).Versions = append(of(v.DeploymentID).Versions, v)
+		case miosa.Release:
+			of(v.DeploymentID).Releases = append(of(v.DeploymentID).Releases, v)
+		case miosa.Rollout:
+			of(v.DeploymentID).Rollouts = append(of(v.DeploymentID).Rollouts, v)
+		case miosa.Instance:
+			v.Observed = observed[v.ID]
+			of(v.DeploymentID).Instances = append(of(v.DeploymentID).Instances, v)
+		}
+	}
+	return out, nil
+}
+
+// apply writes one deployment's sweep. What changed meanwhile is left for the
+// next time: every save holds the revision that was looked at.
+func (r *Retention) apply(ctx context.Context, now time.Time, s Sweep) error {
+	for _, v := range s.Archive {
+		v.State, v.ArchivedAt, v.UpdatedAt = miosa.VersionArchived, now, now
+		if err := r.one(ctx, func(tx *store.Tx) error { return store.Save(tx, store.Versions, v) }); err != nil {
+			return err
+		}
+	}
+	for _, rel := range s.Collect {
+		rel.State, rel.ArchivedAt = miosa.ReleaseArchived, now
+		if err := r.one(ctx, func(tx *store.Tx) error {
+			// The same bytes uploaded again must become a release anew.
+			tx.DropIndex(store.ReleaseSHAKey(rel.TenantID, rel.DeploymentID, rel.SHA256))
+			return store.Save(tx, store.Releases, rel)
+		}); err != nil {
+			return err
+		}
+	}
+	for _, ro := range s.Rollouts {
+		if err := r.one(ctx, func(tx *store.Tx) error { return store.Remove(tx, store.Rollouts, ro) }); err != nil {
+			return err
+		}
+	}
+	for _, i := range s.Instances {
+		o := i.Observed
+		if err := r.one(ctx, func(tx *store.Tx) error {
+			if err := store.Remove(tx, store.Observations, o); err != nil {
+				return err
+			}
+			return store.Remove(tx, store.Instances, i)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Retention) one(ctx context.Context, fn func(tx *store.Tx) error) error {
+	_, err := store.Try(ctx, r.Store, fn)
+	if err == store.ErrConflict || miosa.CodeOf(err) == miosa.Precondition {
+		return nil
+	}
+	return err
+}
