@@ -1,0 +1,368 @@
+package api
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/api/resource"
+	"github.com/miosa/miosa/store"
+)
+
+func (s *Server) listTenants(c *call) (rows[resource.Tenant], error) {
+	found, err := collect(c, store.Tenants, store.TenantsPrefix(), nil)
+	return newest(found, func(t miosa.Tenant) string { return t.ID }, func(t miosa.Tenant) (resource.Tenant, error) {
+		return tenantResource(t), nil
+	}), err
+}
+
+func (s *Server) getTenant(c *call, _ none) (resource.Tenant, error) {
+	id, err := c.pathID("id", miosa.PrefixTenant, "tenant")
+	if err != nil {
+		return resource.Tenant{}, err
+	}
+	t, err := store.Get(c.r.Context(), s.store, store.Tenants, store.TenantKey(id))
+	c.etag = t.Revision
+	return tenantResource(t), err
+}
+
+func (s *Server) createTenant(c *call, in resource.TenantCreate) (resource.Tenant, error) {
+	var f faults
+	t := miosa.Tenant{Name: f.name("name", in.Name), Slug: in.Slug, Plan: in.Plan}
+	if t.Slug == "" {
+		t.Slug = slugOf(t.Name)
+	}
+	f.label("slug", t.Slug, maxSlug)
+	if t.Plan == "" {
+		t.Plan = miosa.DefaultPlan().Name
+	}
+	f.label("plan", t.Plan, maxSlug)
+	if err := f.err(); err != nil {
+		return resource.Tenant{}, err
+	}
+	var err error
+	if t.ID, err = s.newID(miosa.PrefixTenant); err != nil {
+		return resource.Tenant{}, err
+	}
+	t.CreatedAt = s.now().UTC()
+	t.UpdatedAt = t.CreatedAt
+	_, err = c.update(func(tx *store.Tx) error {
+		if err := txPlanExists(tx, t.Plan); err != nil {
+			return err
+		}
+		_, ok, err := tx.Claim(store.TenantSlugKey(t.Slug), t.ID)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return conflict("name_taken", fmt.Sprintf("there is a tenant with the slug %q already", t.Slug))
+		}
+		if err := store.Save(tx, store.Tenants, t); err != nil {
+			return err
+		}
+		return c.audit(tx, miosa.Event{TenantID: t.ID, Type: "tenant.created", Message: fmt.Sprintf("tenant %s was made", t.Name)})
+	})
+	return tenantResource(t), err
+}
+
+// txPlanExists: the default plan is there even where it was never written.
+func txPlanExists(tx *store.Tx, name string) error {
+	_, err := store.Load(tx, store.Plans, store.PlanKey(name))
+	if miosa.CodeOf(err) == miosa.NotFound {
+		if name == miosa.DefaultPlan().Name {
+			return nil
+		}
+		return invalidField("plan", fmt.Sprintf("there is no plan %q", name))
+	}
+	return err
+}
+
+func (s *Server) patchTenant(c *call, in resource.TenantPatch) (resource.Tenant, error) {
+	id, err := c.pathID("id", miosa.PrefixTenant, "tenant")
+	if err != nil {
+		return resource.Tenant{}, err
+	}
+	var f faults
+	if in.Name != nil {
+		*in.Name = f.name("name", *in.Name)
+	}
+	if in.Plan != nil {
+		f.label("plan", *in.Plan, maxSlug)
+	}
+	if err := f.err(); err != nil {
+		return resource.Tenant{}, err
+	}
+	var t miosa.Tenant
+	_, err = c.update(func(tx *store.Tx) error {
+		var err error
+		if t, err = store.Load(tx, store.Tenants, store.TenantKey(id)); err != nil {
+			return err
+		}
+		if err := c.match(t.Revision); err != nil {
+			return err
+		}
+		if in.Name != nil {
+			t.Name = *in.Name
+		}
+		if in.Plan != nil {
+			if err := txPlanExists(tx, *in.Plan); err != nil {
+				return err
+			}
+			t.Plan = *in.Plan
+		}
+		t.UpdatedAt = s.now().UTC()
+		if err := store.Save(tx, store.Tenants, t); err != nil {
+			return err
+		}
+		return c.audit(tx, miosa.Event{TenantID: t.ID, Type: "tenant.changed", Message: fmt.Sprintf("tenant %s was changed: plan %s", t.Name, t.Plan)})
+	})
+	return tenantResource(t), err
+}
+
+func (s *Server) listPlans(c *call) (rows[resource.Plan], error) {
+	found, err := store.Collect(store.List(c.r.Context(), s.store, store.Plans, store.PlansPrefix(), store.ScanOptions{}))
+	return rowsOf(found, true, func(p miosa.Plan) string { return p.Name }, func(p miosa.Plan) (resource.Plan, error) {
+		return planResource(p), nil
+	}), err
+}
+
+func (s *Server) getPlan(c *call, _ none) (resource.Plan, error) {
+	name := c.r.PathValue("name")
+	if !validLabel(name, maxSlug) {
+		return resource.Plan{}, absent("plan", name)
+	}
+	p, err := store.Get(c.r.Context(), s.store, store.Plans, store.PlanKey(name))
+	if miosa.CodeOf(err) == miosa.NotFound && name == miosa.DefaultPlan().Name {
+		return planResource(miosa.DefaultPlan()), nil
+	}
+	c.etag = p.Revision
+	return planResource(p), err
+}
+
+func (s *Server) createPlan(c *call, in resource.PlanPut) (resource.Plan, error) {
+	return c.writePlan(in.Name, in, false)
+}
+
+func (s *Server) patchPlan(c *call, in resource.PlanPut) (resource.Plan, error) {
+	return c.writePlan(c.r.PathValue("name"), in, true)
+}
+
+func (c *call) writePlan(name string, in resource.PlanPut, exists bool) (resource.Plan, error) {
+	var f faults
+	f.label("name", name, maxSlug)
+	limits := []struct {
+		name string
+		v    *int
+		of   func(*miosa.Plan) *int
+	}{
+		{"log_days", in.LogDays, func(p *miosa.Plan) *int { return &p.LogDays }},
+		{"max_replicas", in.MaxReplicas, func(p *miosa.Plan) *int { return &p.MaxReplicas }},
+		{"max_instances", in.MaxInstances, func(p *miosa.Plan) *int { return &p.MaxInstances }},
+		{"max_vcpus", in.MaxVCPUs, func(p *miosa.Plan) *int { return &p.MaxVCPUs }},
+		{"max_memory_mb", in.MaxMemoryMB, func(p *miosa.Plan) *int { return &p.MaxMemoryMB }},
+		{"max_disk_mb", in.MaxDiskMB, func(p *miosa.Plan) *int { return &p.MaxDiskMB }},
+		{"max_deployments", in.MaxDeployments, func(p *miosa.Plan) *int { return &p.MaxDeployments }},
+	}
+	for _, l := range limits {
+		f.between(l.name, l.v, 0, 1<<30)
+	}
+	if err := f.err(); err != nil {
+		if exists && !validLabel(name, maxSlug) {
+			err = absent("plan", name)
+		}
+		return resource.Plan{}, err
+	}
+	var p miosa.Plan
+	_, err := c.update(func(tx *store.Tx) error {
+		var err error
+		p, err = store.Load(tx, store.Plans, store.PlanKey(name))
+		now := c.s.now().UTC()
+		event := "plan.changed"
+		switch {
+		case miosa.CodeOf(err) == miosa.NotFound && (!exists || name == miosa.DefaultPlan().Name):
+			p = miosa.DefaultPlan()
+			p.Name, p.CreatedAt = name, now
+			event = "plan.created"
+		case err != nil:
+			return err
+		case !exists:
+			return conflict("name_taken", fmt.Sprintf("there is a plan %q already", name))
+		default:
+			if err := c.match(p.Revision); err != nil {
+				return err
+			}
+		}
+		if in.GPU != nil {
+			p.GPU = *in.GPU
+		}
+		for _, l := range limits {
+			if l.v != nil {
+				*l.of(&p) = *l.v
+			}
+		}
+		p.UpdatedAt = now
+		if err := store.Save(tx, store.Plans, p); err != nil {
+			return err
+		}
+		return c.audit(tx, miosa.Event{Type: event, Message: fmt.Sprintf("plan %s was written", name)})
+	})
+	return planResource(p), err
+}
+
+func (s *Server) listAPIKeys(c *call) (rows[resource.APIKey], error) {
+	q := c.r.URL.Query()
+	tenant, all := q.Get("tenant_id"), isTrue(q.Get("all"))
+	found, err := collect(c, store.APIKeys, store.APIKeysPrefix(), func(k miosa.APIKey) bool {
+		return (tenant == "" || k.TenantID == tenant) && (all || k.RevokedAt.IsZero())
+	})
+	// The store has them by hash.
+	sortByID(found)
+	return newest(found, func(k miosa.APIKey) string { return k.ID }, func(k miosa.APIKey) (resource.APIKey, error) {
+		return apiKeyResource(k), nil
+	}), err
+}
+
+func (s *Server) createAPIKey(c *call, in resource.APIKeyCreate) (resource.APIKeyMinted, error) {
+	var f faults
+	f.oneOf("role", in.Role, "user", "platform", "admin")
+	if in.Name != "" {
+		in.Name = f.name("name", in.Name)
+	}
+	f.external("external_workspace_id", in.ExternalWorkspaceID)
+	switch {
+	case in.Role == "admin" && (in.TenantID != "" || in.ExternalWorkspaceID != ""):
+		f.add("tenant_id", "an admin key belongs to no tenant and no workspace")
+	case in.Role != "admin" && in.TenantID == "":
+		f.add("tenant_id", "is needed")
+	case in.Role != "admin" && miosa.IDPrefix(in.TenantID) != miosa.PrefixTenant:
+		f.add("tenant_id", "is no tenant's ID")
+	}
+	if err := f.err(); err != nil {
+		return resource.APIKeyMinted{}, err
+	}
+	secret, hash, err := MintKey(miosa.Role(in.Role), s.random)
+	if err != nil {
+		return resource.APIKeyMinted{}, err
+	}
+	key := miosa.APIKey{
+		Hash: hash, Hint: secret[:10], Name: in.Name, Role: miosa.Role(in.Role), TenantID: in.TenantID,
+		WorkspaceID: in.ExternalWorkspaceID, CreatedAt: s.now().UTC(),
+	}
+	if key.ID, err = s.newID(miosa.PrefixKey); err != nil {
+		return resource.APIKeyMinted{}, err
+	}
+	_, err = c.update(func(tx *store.Tx) error {
+		if key.TenantID != "" {
+			_, err := store.Load(tx, store.Tenants, store.TenantKey(key.TenantID))
+			if miosa.CodeOf(err) == miosa.NotFound {
+				return invalidField("tenant_id", "there is no such tenant")
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if err := store.Save(tx, store.APIKeys, key); err != nil {
+			return err
+		}
+		return c.audit(tx, miosa.Event{TenantID: key.TenantID, Type: "api_key.created", Message: fmt.Sprintf("a %s key (%s…) was made", key.Role, key.Hint)})
+	})
+	return resource.APIKeyMinted{APIKey: apiKeyResource(key), Key: secret}, err
+}
+
+func (s *Server) getAPIKey(c *call, _ none) (resource.APIKey, error) {
+	at, err := c.locateKey()
+	if err != nil {
+		return resource.APIKey{}, err
+	}
+	key, err := store.Get(c.r.Context(), s.store, store.APIKeys, at.Key)
+	c.etag = key.Revision
+	return apiKeyResource(key), err
+}
+
+func (c *call) locateKey() (store.Location, error) {
+	id, err := c.pathID("id", miosa.PrefixKey, "api key")
+	if err != nil {
+		return store.Location{}, err
+	}
+	at, err := store.Locate(c.r.Context(), c.s.store, id)
+	if miosa.CodeOf(err) == miosa.NotFound {
+		err = absent("api key", id)
+	}
+	return at, err
+}
+
+// revokeAPIKey ends a key at once; its record stays, for the audit trail.
+func (s *Server) revokeAPIKey(c *call, _ none) (resource.APIKey, error) {
+	at, err := c.locateKey()
+	if err != nil {
+		return resource.APIKey{}, err
+	}
+	var key miosa.APIKey
+	_, err = c.update(func(tx *store.Tx) error {
+		var err error
+		if key, err = store.Load(tx, store.APIKeys, at.Key); err != nil {
+			return err
+		}
+		if err := c.match(key.Revision); err != nil {
+			return err
+		}
+		if !key.RevokedAt.IsZero() {
+			return nil
+		}
+		key.RevokedAt = s.now().UTC()
+		if err := store.Save(tx, store.APIKeys, key); err != nil {
+			return err
+		}
+		return c.audit(tx, miosa.Event{TenantID: key.TenantID, Type: "api_key.revoked", Message: fmt.Sprintf("the key %s… was revoked", key.Hint)})
+	})
+	return apiKeyResource(key), err
+}
+
+func (s *Server) listHosts(c *call) (rows[resource.Host], error) {
+	found, err := collect(c, store.Hosts, store.HostsPrefix(), func(h miosa.Host) bool {
+		q := c.r.URL.Query()
+		return (q.Get("region") == "" || q.Get("region") == h.Region) && c.filter().stateIs(string(h.Liveness))
+	})
+	return newest(found, func(h miosa.Host) string { return h.ID }, func(h miosa.Host) (resource.Host, error) {
+		return hostResource(h), nil
+	}), err
+}
+
+func (s *Server) getHost(c *call, _ none) (resource.Host, error) {
+	id, err := c.pathID("id", miosa.PrefixHost, "host")
+	if err != nil {
+		return resource.Host{}, err
+	}
+	h, err := store.Get(c.r.Context(), s.store, store.Hosts, store.HostKey(id))
+	c.etag = h.Revision
+	return hostResource(h), err
+}
+
+const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+// MintKey makes an API key of 40 random characters (238 bits) behind its
+// role's prefix, and the hash that is stored of it. The key is never shown
+// again.
+func MintKey(role miosa.Role, random io.Reader) (key, hash string, err error) {
+	prefix := map[miosa.Role]string{miosa.RoleUser: "msk_u_", miosa.RolePlatform: "msk_p_", miosa.RoleAdmin: "msk_a_"}[role]
+	if prefix == "" {
+		return "", "", fmt.Errorf("mint key: no role %q", role)
+	}
+	var b strings.Builder
+	b.WriteString(prefix)
+	one := make([]byte, 1)
+	for b.Len() < len(prefix)+40 {
+		if _, err := io.ReadFull(random, one); err != nil {
+			return "", "", fmt.Errorf("mint key: %w", err)
+		}
+		// 248 is the largest multiple of 62 in a byte: no character is likelier.
+		if one[0] < 248 {
+			b.WriteByte(base62[one[0]%62])
+		}
+	}
+	sum := sha256.Sum256([]byte(b.String()))
+	return b.String(), hex.EncodeToString(sum[:]), nil
+}

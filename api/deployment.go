@@ -1,0 +1,265 @@
+package api
+
+import (
+	"fmt"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/api/resource"
+	"github.com/miosa/miosa/store"
+)
+
+func (s *Server) listDeployments(c *call) (rows[resource.Deployment], error) {
+	f := c.filter()
+	if project := c.r.PathValue("project_id"); project != "" {
+		f.project = project
+	}
+	deps, err := collect(c, store.Deployments, store.DeploymentsOf(c.tenant.ID), func(d miosa.Deployment) bool {
+		return d.DeletedAt.IsZero() && c.sees(d.Attribution) && f.passes(string(d.State), d.ProjectID, d.Attribution)
+	})
+	return newest(deps, func(d miosa.Deployment) string { return d.ID }, func(d miosa.Deployment) (resource.Deployment, error) {
+		v, _, err := c.deploymentView(d)
+		return v, err
+	}), err
+}
+
+func (s *Server) getDeployment(c *call, _ none) (resource.Deployment, error) {
+	dep, err := c.deployment()
+	if err != nil {
+		return resource.Deployment{}, err
+	}
+	return c.showDeployment(dep)
+}
+
+// showDeployment answers with a deployment and its ETag.
+func (c *call) showDeployment(dep miosa.Deployment) (resource.Deployment, error) {
+	v, revision, err := c.deploymentView(dep)
+	c.etag = revision
+	return v, err
+}
+
+func (s *Server) createDeployment(c *call, in resource.DeploymentCreate) (resource.Deployment, error) {
+	dep, err := c.newDeployment(in)
+	if err != nil {
+		return resource.Deployment{}, err
+	}
+	if err := c.roomForDeployment(); err != nil {
+		return resource.Deployment{}, err
+	}
+	revision, err := c.update(func(tx *store.Tx) error {
+		_, ok, err := tx.Claim(store.SlugKey(dep.TenantID, dep.Slug), dep.ID)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return conflict("name_taken", fmt.Sprintf("there is a deployment with the slug %q already: choose another name", dep.Slug))
+		}
+		if err := store.Save(tx, store.Deployments, dep); err != nil {
+			return err
+		}
+		for _, name := range []string{miosa.Production, miosa.Staging} {
+			if _, err := c.addEnvironment(tx, dep, name); err != nil {
+				return err
+			}
+		}
+		return c.audit(tx, miosa.Event{DeploymentID: dep.ID, Type: "deployment.created", Message: fmt.Sprintf("deployment %s was made", dep.Name)})
+	})
+	if err != nil {
+		return resource.Deployment{}, err
+	}
+	dep.Revision = revision
+	return c.showDeployment(dep)
+}
+
+// newDeployment checks the request and makes the noun.
+func (c *call) newDeployment(in resource.DeploymentCreate) (miosa.Deployment, error) {
+	var f faults
+	name := f.name("name", in.Name)
+	f.command("run_command", in.RunCommand)
+	f.metadata("metadata", in.Metadata)
+	f.external("project_id", in.ProjectID)
+	switch in.SourceType {
+	case "", "upload":
+	case "repo", "sandbox":
+		return miosa.Deployment{}, &miosa.Error{
+			Code: miosa.Invalid, Public: "source_not_supported",
+			Message: fmt.Sprintf("source_type %q is not served here: use upload", in.SourceType),
+			Fields:  []miosa.Field{{Name: "source_type", Message: "must be upload"}},
+		}
+	default:
+		f.oneOf("source_type", in.SourceType, "upload")
+	}
+	if in.Database != nil && in.Database != false {
+		f.add("database", "this platform offers no databases: leave it out and set DATABASE_URL among the variables")
+	}
+	attribution, err := c.attribution(&f, in.Attribution)
+	if err != nil {
+		return miosa.Deployment{}, err
+	}
+	if err := f.err(); err != nil {
+		return miosa.Deployment{}, err
+	}
+	project := in.ProjectID
+	if p := c.r.PathValue("project_id"); p != "" {
+		if f.external("project_id", p); f.err() != nil {
+			return miosa.Deployment{}, f.err()
+		}
+		project = p
+	}
+	id, err := c.s.newID(miosa.PrefixDeployment)
+	if err != nil {
+		return miosa.Deployment{}, err
+	}
+	now := c.s.now().UTC()
+	return miosa.Deployment{
+		ID: id, TenantID: c.tenant.ID, Name: name, Slug: slugOf(name), SourceType: "upload", ProjectID: project,
+		RunCommand: in.RunCommand, OwnerID: c.key.ID, Attribution: attribution, Metadata: in.Metadata,
+		State: miosa.DeploymentPending, CreatedAt: now, UpdatedAt: now,
+	}, nil
+}
+
+// roomForDeployment checks the plan's number of deployments. Two requests at
+// the same moment may both pass: the limit guards against growth, not by one.
+func (c *call) roomForDeployment() error {
+	plan, err := c.plan()
+	if err != nil {
+		return err
+	}
+	n := 0
+	for d, err := range store.List(c.r.Context(), c.s.store, store.Deployments, store.DeploymentsOf(c.tenant.ID), store.ScanOptions{}) {
+		if err != nil {
+			return err
+		}
+		if d.DeletedAt.IsZero() {
+			n++
+		}
+	}
+	if n >= plan.MaxDeployments {
+		return quota(fmt.Sprintf("plan %s allows %d deployments: delete one, or ask the operator for another plan", plan.Name, plan.MaxDeployments))
+	}
+	return nil
+}
+
+// addEnvironment makes an environment; its name must be free.
+func (c *call) addEnvironment(tx *store.Tx, dep miosa.Deployment, name string) (miosa.Environment, error) {
+	id, err := c.s.newID(miosa.PrefixEnvironment)
+	if err != nil {
+		return miosa.Environment{}, err
+	}
+	now := c.s.now().UTC()
+	env := miosa.Environment{ID: id, TenantID: dep.TenantID, DeploymentID: dep.ID, Name: name, CreatedAt: now, UpdatedAt: now}
+	_, ok, err := tx.Claim(store.EnvironmentNameKey(dep.TenantID, dep.ID, name), id)
+	if err != nil {
+		return miosa.Environment{}, err
+	}
+	if !ok {
+		return miosa.Environment{}, conflict("name_taken", fmt.Sprintf("there is an environment %q already", name))
+	}
+	return env, store.Save(tx, store.Environments, env)
+}
+
+// txMatchDeployment checks If-Match against a deployment as it is shown.
+func (c *call) txMatchDeployment(tx *store.Tx, dep miosa.Deployment) error {
+	if c.r.Header.Get("If-Match") == "" {
+		return nil
+	}
+	env, err := c.txEnvironment(tx, dep, miosa.Production)
+	if err != nil {
+		return err
+	}
+	return c.match(max(dep.Revision, env.Revision))
+}
+
+func (s *Server) patchDeployment(c *call, in resource.DeploymentPatch) (resource.Deployment, error) {
+	var f faults
+	if in.Name != nil {
+		*in.Name = f.name("name", *in.Name)
+	}
+	if in.RunCommand != nil {
+		f.command("run_command", *in.RunCommand)
+	}
+	f.metadata("metadata", in.Metadata)
+	for field, v := range map[string]*string{
+		"project_id": in.ProjectID, "external_workspace_id": in.ExternalWorkspaceID,
+		"external_user_id": in.ExternalUserID, "external_project_id": in.ExternalProjectID,
+	} {
+		if v != nil {
+			f.external(field, *v)
+		}
+	}
+	if err := f.err(); err != nil {
+		return resource.Deployment{}, err
+	}
+	if w := in.ExternalWorkspaceID; w != nil && c.key.WorkspaceID != "" && *w != c.key.WorkspaceID {
+		return resource.Deployment{}, otherWorkspace()
+	}
+	var dep miosa.Deployment
+	revision, err := c.update(func(tx *store.Tx) error {
+		var err error
+		if dep, err = c.txDeployment(tx, c.r.PathValue("id")); err != nil {
+			return err
+		}
+		if err := c.txMatchDeployment(tx, dep); err != nil {
+			return err
+		}
+		set := func(to *string, v *string) {
+			if v != nil {
+				*to = *v
+			}
+		}
+		set(&dep.Name, in.Name)
+		set(&dep.RunCommand, in.RunCommand)
+		set(&dep.ProjectID, in.ProjectID)
+		set(&dep.WorkspaceID, in.ExternalWorkspaceID)
+		set(&dep.UserID, in.ExternalUserID)
+		set(&dep.Attribution.ProjectID, in.ExternalProjectID)
+		if in.Metadata != nil {
+			dep.Metadata = in.Metadata
+		}
+		dep.UpdatedAt = s.now().UTC()
+		if err := store.Save(tx, store.Deployments, dep); err != nil {
+			return err
+		}
+		return c.audit(tx, miosa.Event{DeploymentID: dep.ID, Type: "deployment.changed", Message: "the deployment's settings were changed"})
+	})
+	if err != nil {
+		return resource.Deployment{}, err
+	}
+	dep.Revision = revision
+	return c.showDeployment(dep)
+}
+
+// deleteDeployment marks the deployment: from then on it is not there for
+// the API, its name is free, and control takes down what runs.
+func (s *Server) deleteDeployment(c *call, _ none) (resource.Deleted, error) {
+	var dep miosa.Deployment
+	_, err := c.update(func(tx *store.Tx) error {
+		var err error
+		if dep, err = c.txDeployment(tx, c.r.PathValue("id")); err != nil {
+			return err
+		}
+		if err := c.txMatchDeployment(tx, dep); err != nil {
+			return err
+		}
+		dep.DeletedAt = s.now().UTC()
+		dep.UpdatedAt = dep.DeletedAt
+		if err := store.Save(tx, store.Deployments, dep); err != nil {
+			return err
+		}
+		slug := store.SlugKey(dep.TenantID, dep.Slug)
+		holder, err := tx.Index(slug)
+		if err != nil {
+			return err
+		}
+		if holder == dep.ID {
+			tx.DropIndex(slug)
+		}
+		return c.audit(tx, miosa.Event{DeploymentID: dep.ID, Type: "deployment.deleted", Message: fmt.Sprintf("deployment %s was deleted", dep.Name)})
+	})
+	c.etag = 0
+	return resource.Deleted{ID: dep.ID, Deleted: true}, err
+}
+
+func (s *Server) listBuilds(c *call) (rows[resource.Build], error) {
+	_, err := c.deployment()
+	return rows[resource.Build]{}, err
+}

@@ -1,0 +1,278 @@
+package api
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/api/resource"
+	"github.com/miosa/miosa/store"
+)
+
+// explainedEvents bounds the timeline of an explanation.
+const explainedEvents = 15
+
+// explain says why something is as it is, from the records alone.
+func (s *Server) explain(c *call, _ none) (resource.Explanation, error) {
+	ref := c.r.PathValue("subject")
+	switch miosa.IDPrefix(ref) {
+	case miosa.PrefixInstance, miosa.PrefixVersion, miosa.PrefixService, miosa.PrefixRollout:
+		return c.explainID(ref)
+	}
+	dep, err := c.deploymentBy(ref)
+	if miosa.CodeOf(err) == miosa.NotFound {
+		return resource.Explanation{}, notFound("not_found", fmt.Sprintf("there is no deployment, version, service, rollout or instance %q", ref))
+	}
+	if err != nil {
+		return resource.Explanation{}, err
+	}
+	return c.explainDeployment(dep)
+}
+
+func (c *call) explainID(id string) (resource.Explanation, error) {
+	nouns := map[string]string{
+		miosa.PrefixInstance: "runtime instance", miosa.PrefixVersion: "version",
+		miosa.PrefixService: "service", miosa.PrefixRollout: "rollout",
+	}
+	at, dep, err := c.locateID(id, nouns[miosa.IDPrefix(id)])
+	if err != nil {
+		return resource.Explanation{}, err
+	}
+	ctx := c.r.Context()
+	switch miosa.IDPrefix(id) {
+	case miosa.PrefixInstance:
+		i, err := c.instance(at, id)
+		if err != nil {
+			return resource.Explanation{}, err
+		}
+		return c.explainInstance(i)
+	case miosa.PrefixVersion:
+		v, err := c.version(dep, id)
+		if err != nil {
+			return resource.Explanation{}, err
+		}
+		return c.explainVersion(dep, v)
+	case miosa.PrefixRollout:
+		r, err := store.Get(ctx, c.s.store, store.Rollouts, at.Key)
+		if err != nil {
+			return resource.Explanation{}, err
+		}
+		return c.explainRollout(dep, r)
+	}
+	view, err := c.showService(at, dep)
+	if err != nil {
+		return resource.Explanation{}, err
+	}
+	c.etag = 0
+	return c.explainService(dep, view)
+}
+
+// timeline are the latest events that match, oldest first.
+func (c *call) timeline(dep string, concerns func(miosa.Event) bool) ([]resource.Event, error) {
+	found, err := collect(c, store.Events, store.EventsOf(c.tenant.ID, dep), concerns)
+	found = found[:min(len(found), explainedEvents)]
+	out := []resource.Event{}
+	for _, e := range slices.Backward(found) {
+		out = append(out, eventResource(e))
+	}
+	return out, err
+}
+
+func (c *call) explainInstance(i miosa.Instance) (resource.Explanation, error) {
+	state, o := i.State(), i.Observed
+	e := resource.Explanation{
+		ID: i.ID, Kind: "runtime_instance", State: string(state), Reasons: reasons(i), LogLines: lines(o.Failure.LastLines),
+	}
+	who := fmt.Sprintf("Instance %d of service %s", i.Slot, i.Spec.Name)
+	switch state {
+	case miosa.Pending:
+		if i.HostID == "" {
+			e.Summary = who + " waits for a host that can take it."
+			e.NextStep = "It is placed as soon as a host has room; a smaller size or another region may have room now."
+			break
+		}
+		e.Summary = fmt.Sprintf("%s waits for its next boot (%d so far).", who, o.Boot)
+		e.NextStep = "Its host boots it again by itself."
+		if !o.NextRestartAt.IsZero() {
+			e.NextStep = fmt.Sprintf("Its host boots it again at %s.", o.NextRestartAt.UTC().Format(time.RFC3339))
+		}
+	case miosa.Starting:
+		e.Summary = fmt.Sprintf("%s is booting, or its health check has not passed yet (boot %d).", who, o.Boot)
+		if !o.StartedAt.IsZero() {
+			e.NextStep = fmt.Sprintf("It has until %s to become healthy.", o.StartedAt.Add(i.Spec.Health.Grace).UTC().Format(time.RFC3339))
+		}
+	case miosa.Healthy:
+		e.Summary = fmt.Sprintf("%s is healthy since %s.", who, o.HealthyAt.UTC().Format(time.RFC3339))
+		if o.RestartCount > 0 {
+			e.Reasons = append(e.Reasons, fmt.Sprintf("it was booted again %d times; last because: %s", o.RestartCount, cmp.Or(o.Failure.Message, "not recorded")))
+		}
+	case miosa.Unhealthy:
+		e.Summary = fmt.Sprintf("%s fails its health check and gets no requests.", who)
+		e.NextStep = "A replacement is started; if this one recovers first it gets requests again."
+	case miosa.Stopping, miosa.Stopped:
+		e.Summary = fmt.Sprintf("%s is %s, deliberately.", who, state)
+	case miosa.Failed:
+		e.Summary = fmt.Sprintf("%s failed for good after %d boots.", who, o.Boot)
+		e.NextStep = "Nothing more is tried until the next publish or restart of the service."
+	}
+	if i.CreatedReason != "" {
+		e.Reasons = append(e.Reasons, "it was made because: "+i.CreatedReason)
+	}
+	var err error
+	e.Events, err = c.timeline(i.DeploymentID, func(ev miosa.Event) bool { return ev.InstanceID == i.ID })
+	return e, err
+}
+
+func (c *call) explainVersion(dep miosa.Deployment, v miosa.Version) (resource.Explanation, error) {
+	e := resource.Explanation{
+		ID: v.ID, Kind: "version", State: string(v.State), Reasons: []string{}, LogLines: lines(v.LastLines),
+	}
+	env, err := c.environment(dep, v.EnvironmentID)
+	if err != nil {
+		return e, err
+	}
+	name := fmt.Sprintf("Version %d", v.Number)
+	switch {
+	case env.ActiveVersionID == v.ID:
+		e.Summary = fmt.Sprintf("%s is live in %s.", name, env.Name)
+		if !v.PromotedAt.IsZero() {
+			e.Reasons = append(e.Reasons, "it went live at "+v.PromotedAt.UTC().Format(time.RFC3339))
+		}
+	case v.State == miosa.VersionFailed:
+		e.Summary = name + " never became healthy."
+		e.NextStep = "Mend it and publish again; what was live before goes on serving."
+	case v.State == miosa.VersionReady:
+		e.Summary = fmt.Sprintf("%s was healthy, but is not live in %s.", name, env.Name)
+		e.NextStep = "Promote it, or roll back to it, to make it live."
+	case v.State == miosa.VersionArchived:
+		e.Summary = name + " was archived and cannot be booted any more."
+	default:
+		e.Summary = fmt.Sprintf("%s is being rolled out to %s.", name, env.Name)
+	}
+	if v.ErrorMessage != "" {
+		e.Reasons = append(e.Reasons, v.ErrorMessage)
+	}
+	rollouts, err := collect(c, store.Rollouts, store.RolloutsOf(dep.TenantID, dep.ID), func(r miosa.Rollout) bool { return r.TargetID == v.ID })
+	if err != nil {
+		return e, err
+	}
+	for _, r := range rollouts {
+		if r.Reason != "" && r.Reason != v.ErrorMessage {
+			e.Reasons = append(e.Reasons, fmt.Sprintf("its %s is %s: %s", r.Kind, r.Step, r.Reason))
+		}
+	}
+	e.Events, err = c.timeline(dep.ID, func(ev miosa.Event) bool { return ev.VersionID == v.ID })
+	return e, err
+}
+
+func (c *call) explainRollout(dep miosa.Deployment, r miosa.Rollout) (resource.Explanation, error) {
+	e := resource.Explanation{ID: r.ID, Kind: "rollout", State: string(r.Step), Reasons: []string{}, LogLines: []string{}}
+	words := map[miosa.RolloutStep]string{
+		miosa.StepStarting: "starts its instances beside the old ones and waits for their health", miosa.StepFlipping: "waits for the routers to send requests to the new instances",
+		miosa.StepDraining: "is live; the old instances finish their requests", miosa.StepDone: "is done", miosa.StepFailed: "failed; what was live before goes on serving",
+		miosa.StepCancelled: "was cancelled",
+	}
+	e.Summary = fmt.Sprintf("The %s %s.", r.Kind, words[r.Step])
+	if r.Reason != "" {
+		e.Reasons = append(e.Reasons, r.Reason)
+	}
+	if r.CancelledBy != "" {
+		e.Reasons = append(e.Reasons, r.CancelledBy+" took its place")
+	}
+	if r.Live() {
+		e.NextStep = fmt.Sprintf("This step ends by %s at the latest.", r.Deadline.UTC().Format(time.RFC3339))
+	}
+	v, err := c.version(dep, r.TargetID)
+	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+		return e, err
+	}
+	e.LogLines = lines(v.LastLines)
+	e.Events, err = c.timeline(dep.ID, func(ev miosa.Event) bool { return ev.RolloutID == r.ID })
+	return e, err
+}
+
+func (c *call) explainService(dep miosa.Deployment, s resource.Service) (resource.Explanation, error) {
+	e := resource.Explanation{ID: s.ID, Kind: "service", State: s.State, Reasons: []string{}, LogLines: []string{}}
+	e.Summary = fmt.Sprintf("Service %s has %d of %d instances healthy.", s.Name, s.ReadyReplicas, s.DesiredReplicas)
+	switch s.State {
+	case "pending":
+		e.Summary = fmt.Sprintf("Service %s is not part of a live version yet.", s.Name)
+		e.NextStep = "Publish a version."
+	case "stopped":
+		e.Summary = fmt.Sprintf("Service %s is scaled to nothing.", s.Name)
+		e.NextStep = "Scale it up to have it serve again."
+	}
+	if err := c.troubles(&e, dep.ID, func(i miosa.Instance) bool { return i.ServiceID == s.ID }); err != nil {
+		return e, err
+	}
+	var err error
+	e.Events, err = c.timeline(dep.ID, func(ev miosa.Event) bool { return ev.ServiceID == s.ID })
+	return e, err
+}
+
+// troubles adds what is wrong with instances that should run.
+func (c *call) troubles(e *resource.Explanation, dep string, of func(miosa.Instance) bool) error {
+	instances, err := c.instances(dep, func(i miosa.Instance) bool { return of(i) && i.Goal == miosa.GoalRun && i.State() != miosa.Healthy })
+	for _, i := range instances {
+		why := ""
+		if r := reasons(i); len(r) > 0 {
+			why = ": " + r[0]
+		}
+		e.Reasons = append(e.Reasons, fmt.Sprintf("%s (%s %d) is %s%s", i.ID, i.Spec.Name, i.Slot, i.State(), why))
+		if len(e.LogLines) == 0 {
+			e.LogLines = lines(i.Observed.Failure.LastLines)
+		}
+	}
+	return err
+}
+
+func (c *call) explainDeployment(dep miosa.Deployment) (resource.Explanation, error) {
+	e := resource.Explanation{ID: dep.ID, Kind: "deployment", State: string(dep.State), Reasons: []string{}, LogLines: []string{}}
+	env, err := c.environment(dep, miosa.Production)
+	if err != nil {
+		return e, err
+	}
+	active, err := c.version(dep, env.ActiveVersionID)
+	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+		return e, err
+	}
+	if active.ID == "" {
+		e.Summary = fmt.Sprintf("%s has nothing live in production.", dep.Name)
+		e.NextStep = "Publish a version."
+	} else {
+		e.Summary = fmt.Sprintf("%s serves version %d in production.", dep.Name, active.Number)
+	}
+	if dep.State == miosa.DeploymentStopped {
+		e.Summary = fmt.Sprintf("%s is scaled to nothing.", dep.Name)
+		e.NextStep = "Scale it up to have it serve again."
+	}
+	views, err := c.serviceViews(miosa.Production, dep)
+	if err != nil {
+		return e, err
+	}
+	for _, v := range views {
+		if v.VersionID != nil {
+			e.Reasons = append(e.Reasons, fmt.Sprintf("service %s has %d of %d instances healthy", v.Name, v.ReadyReplicas, v.DesiredReplicas))
+		}
+	}
+	rollouts, err := collect(c, store.Rollouts, store.RolloutsOf(dep.TenantID, dep.ID), func(r miosa.Rollout) bool { return r.EnvironmentID == env.ID })
+	if err != nil {
+		return e, err
+	}
+	if len(rollouts) > 0 && (rollouts[0].Live() || rollouts[0].Step != miosa.StepDone) {
+		last := rollouts[0]
+		target, err := c.version(dep, last.TargetID)
+		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+			return e, err
+		}
+		e.Reasons = append(e.Reasons, fmt.Sprintf("the latest %s (version %d) is %s: %s", last.Kind, target.Number, last.Step, cmp.Or(last.Reason, "it has just begun")))
+		e.LogLines = lines(target.LastLines)
+	}
+	if err := c.troubles(&e, dep.ID, func(i miosa.Instance) bool { return i.EnvironmentID == env.ID }); err != nil {
+		return e, err
+	}
+	e.Events, err = c.timeline(dep.ID, func(miosa.Event) bool { return true })
+	return e, err
+}

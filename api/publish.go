@@ -1,0 +1,567 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/api/resource"
+	"github.com/miosa/miosa/rollout"
+	"github.com/miosa/miosa/store"
+)
+
+// defaultPort is what a web service listens on when nobody says: the app is
+// told by PORT.
+const defaultPort = 8080
+
+// publication is a publish on its way into the store.
+type publication struct {
+	c       *call
+	in      resource.Publish
+	plan    miosa.Plan
+	dep     miosa.Deployment
+	env     miosa.Environment
+	release miosa.Release
+	active  miosa.Version // of the environment; zero before the first
+	all     []miosa.Service
+	version miosa.Version
+	rollout miosa.Rollout
+}
+
+func (s *Server) publish(c *call, in resource.Publish) (resource.Published, error) {
+	wait, err := c.patience(false)
+	if err != nil {
+		return resource.Published{}, err
+	}
+	if err := checkPublish(&in); err != nil {
+		return resource.Published{}, err
+	}
+	plan, err := c.plan()
+	if err != nil {
+		return resource.Published{}, err
+	}
+	var p *publication
+	revision, err := c.update(func(tx *store.Tx) error {
+		p = &publication{c: c, in: in, plan: plan}
+		return p.write(tx)
+	})
+	if err != nil {
+		return resource.Published{}, err
+	}
+	ended := false
+	if wait > 0 {
+		if p.rollout, ended, err = s.await(c.r.Context(), p.rollout, revision, wait); err != nil {
+			return resource.Published{}, err
+		}
+	}
+	if ended {
+		c.status = http.StatusOK
+	}
+	return p.result()
+}
+
+// checkPublish finds what is wrong with a publish whatever it is of, and
+// settles its source and defaults.
+func checkPublish(in *resource.Publish) error {
+	if in.SourceSandboxID != "" && in.ReleaseID == "" && miosa.IDPrefix(in.SourceSandboxID) == miosa.PrefixRelease {
+		in.ReleaseID, in.SourceSandboxID = in.SourceSandboxID, ""
+	}
+	if in.Image != "" || in.SourceSandboxID != "" {
+		return &miosa.Error{
+			Code: miosa.Invalid, Public: "source_not_supported",
+			Message: "images from a registry and sandboxes are not served here: upload a release and publish its release_id",
+		}
+	}
+	var f faults
+	switch {
+	case in.ReleaseID == "" && in.ArtifactSHA256 == "":
+		f.add("release_id", "is needed: upload a release first, or name artifact_sha256")
+	case in.ReleaseID != "" && in.ArtifactSHA256 != "":
+		f.add("artifact_sha256", "and release_id are given: name one source")
+	}
+	if in.ArtifactSHA256 = strings.ToLower(in.ArtifactSHA256); in.ArtifactSHA256 != "" && !isSHA256(in.ArtifactSHA256) {
+		f.add("artifact_sha256", "must be 64 hexadecimal digits")
+	}
+	if in.Kind == "" {
+		in.Kind = "auto"
+	}
+	f.oneOf("kind", in.Kind, "auto", "static", "dynamic")
+	if in.Environment == "" {
+		in.Environment = miosa.Production
+	}
+	f.command("run_command", in.RunCommand)
+	f.port("port", in.Port)
+	f.path("health_check_path", in.HealthCheckPath)
+	f.metadata("metadata", in.Metadata)
+	if len(in.Services) > maxServices {
+		f.add("services", "may be at most %d", maxServices)
+	}
+	seen := map[string]bool{}
+	for n := range in.Services {
+		s, field := &in.Services[n], fmt.Sprintf("services[%d]", n)
+		f.label(field+".name", s.Name, maxSlug)
+		if seen[s.Name] {
+			f.add(field+".name", "%q is given twice", s.Name)
+		}
+		seen[s.Name] = true
+		if s.Type == "" {
+			s.Type = string(miosa.ServiceWeb)
+		}
+		f.oneOf(field+".type", s.Type, "web", "api", "worker")
+		f.command(field+".run_command", s.RunCommand)
+		f.port(field+".port", s.Port)
+		if s.Type == "worker" && s.Port != nil {
+			f.add(field+".port", "a worker has none")
+		}
+		f.path(field+".health_check_path", s.HealthCheckPath)
+		f.health(field+".health_check", miosa.DefaultHealthCheck(), s.HealthCheck)
+		f.between(field+".desired_replicas", s.DesiredReplicas, 0, 10_000)
+		f.resources(field+".resources", miosa.DefaultResources(), s.Resources)
+	}
+	return f.err()
+}
+
+func isSHA256(v string) bool {
+	return len(v) == 64 && strings.Trim(v, "0123456789abcdef") == ""
+}
+
+// write is the one transaction of a publish.
+func (p *publication) write(tx *store.Tx) error {
+	var err error
+	if p.dep, err = p.c.txDeployment(tx, p.c.r.PathValue("id")); err != nil {
+		return err
+	}
+	if err := p.c.txMatchDeployment(tx, p.dep); err != nil {
+		return err
+	}
+	if p.env, err = p.c.txEnvironment(tx, p.dep, p.in.Environment); err != nil {
+		return err
+	}
+	if err := p.c.txNoRollout(tx, p.env); err != nil {
+		return err
+	}
+	if p.release, err = p.source(tx); err != nil {
+		return err
+	}
+	if p.release.Kind == miosa.KindStatic || p.in.Kind == "static" {
+		return &miosa.Error{
+			Code: miosa.Invalid, Public: "kind_not_supported",
+			Message: "static sites are not served by this version of the platform: publish a rootfs or oci release",
+		}
+	}
+	if p.active, err = p.c.version(p.dep, p.env.ActiveVersionID); err != nil {
+		return err
+	}
+	if p.all, err = p.c.servicesOf(p.env); err != nil {
+		return err
+	}
+	specs, err := p.specs(tx)
+	if err != nil {
+		return err
+	}
+	if err := p.c.room(p.plan, p.env, p.all); err != nil {
+		return err
+	}
+	var f faults
+	attribution, err := p.c.attribution(&f, p.in.Attribution)
+	if err == nil {
+		err = f.err()
+	}
+	if err != nil {
+		return err
+	}
+	if attribution == (miosa.Attribution{}) {
+		attribution = p.dep.Attribution
+	}
+	promote := p.in.Promote == nil || *p.in.Promote
+	p.version, p.rollout, err = p.c.startVersion(tx, &p.dep, p.env, miosa.Version{
+		Kind: p.release.Kind, Services: specs, Attribution: attribution, Metadata: p.in.Metadata,
+	}, miosa.RolloutPublish, promote)
+	if err != nil {
+		return err
+	}
+	return p.c.audit(tx, miosa.Event{
+		DeploymentID: p.dep.ID, VersionID: p.version.ID, RolloutID: p.rollout.ID, Type: "publish.requested",
+		Message: fmt.Sprintf("publish of version %d to %s was asked for", p.version.Number, p.env.Name),
+	})
+}
+
+// source is the release to publish.
+func (p *publication) source(tx *store.Tx) (miosa.Release, error) {
+	id := p.in.ReleaseID
+	if id == "" {
+		var err error
+		if id, err = tx.Index(store.ReleaseSHAKey(p.dep.TenantID, p.dep.ID, p.in.ArtifactSHA256)); err != nil {
+			return miosa.Release{}, err
+		}
+		if id == "" {
+			return miosa.Release{}, notFound("release_not_found", "no release of this deployment has that artifact_sha256: upload it first")
+		}
+	}
+	if miosa.IDPrefix(id) != miosa.PrefixRelease {
+		return miosa.Release{}, absent("release", id)
+	}
+	r, err := store.Load(tx, store.Releases, store.ReleaseKey(p.dep.TenantID, p.dep.ID, id))
+	if err == nil && r.State == miosa.ReleaseArchived {
+		err = releaseGone(r)
+	}
+	return r, err
+}
+
+func releaseGone(r miosa.Release) error {
+	return &miosa.Error{
+		Code: miosa.Gone, Public: "release_archived",
+		Message: fmt.Sprintf("the bytes of release %s were removed: upload it again", r.ID),
+	}
+}
+
+// specs freezes the services of the version, making those that are new.
+func (p *publication) specs(tx *store.Tx) ([]miosa.ServiceSpec, error) {
+	asked := p.in.Services
+	if len(asked) == 0 {
+		asked = p.sameServices()
+	}
+	var specs []miosa.ServiceSpec
+	for _, a := range asked {
+		spec, err := p.spec(tx, a)
+		if err != nil {
+			return nil, err
+		}
+		specs = append(specs, spec)
+	}
+	return specs, nil
+}
+
+// sameServices are the active version's, or one called web; what the request
+// says at its top level goes to the one that stands for the whole.
+func (p *publication) sameServices() []resource.PublishService {
+	var out []resource.PublishService
+	for _, s := range p.active.Services {
+		out = append(out, resource.PublishService{Name: s.Name, Type: string(s.Type)})
+	}
+	if len(out) == 0 {
+		out = []resource.PublishService{{Name: "web", Type: string(miosa.ServiceWeb)}}
+	}
+	main := primary(p.active).Name
+	for n := range out {
+		if main == "" || out[n].Name == main {
+			out[n].RunCommand, out[n].Port, out[n].HealthCheckPath = p.in.RunCommand, p.in.Port, p.in.HealthCheckPath
+		}
+	}
+	return out
+}
+
+// spec is one service's frozen part: what the request says; else what the
+// active version has; else what the deployment and the image say.
+func (p *publication) spec(tx *store.Tx, a resource.PublishService) (miosa.ServiceSpec, error) {
+	spec := miosa.ServiceSpec{
+		Name: a.Name, Health: miosa.DefaultHealthCheck(), Resources: miosa.DefaultResources(), Command: p.dep.RunCommand,
+	}
+	for _, s := range p.active.Services {
+		if s.Name == a.Name {
+			spec = s
+		}
+	}
+	service, err := p.service(tx, a)
+	if err != nil {
+		return miosa.ServiceSpec{}, err
+	}
+	spec.ServiceID, spec.Type = service.ID, service.Type
+	spec.ReleaseID, spec.SHA256, spec.Kind = p.release.ID, p.release.SHA256, p.release.Kind
+	if a.RunCommand != "" {
+		spec.Command = a.RunCommand
+	}
+	if spec.Command == "" && len(p.release.Config.Entrypoint)+len(p.release.Config.Cmd) == 0 {
+		return miosa.ServiceSpec{}, invalidField("run_command", fmt.Sprintf("is needed for service %s: the release names no command of its own", a.Name))
+	}
+	switch {
+	case spec.Type == miosa.ServiceWorker:
+		spec.Port = 0
+	case a.Port != nil:
+		spec.Port = *a.Port
+	case spec.Port == 0 && len(p.release.Config.ExposedPorts) > 0:
+		spec.Port = p.release.Config.ExposedPorts[0]
+	case spec.Port == 0:
+		spec.Port = defaultPort
+	}
+	var f faults
+	if a.HealthCheckPath != "" {
+		spec.Health.Path = a.HealthCheckPath
+	}
+	spec.Health = f.health("health_check", spec.Health, a.HealthCheck)
+	spec.Resources = f.resources("resources", spec.Resources, a.Resources)
+	if err := f.err(); err != nil {
+		return miosa.ServiceSpec{}, err
+	}
+	return spec, fits(p.plan, a.Name, spec.Resources)
+}
+
+// service finds a service of the environment by name, or makes it.
+func (p *publication) service(tx *store.Tx, a resource.PublishService) (miosa.Service, error) {
+	c, now := p.c, p.c.s.now().UTC()
+	for n, s := range p.all {
+		if s.Name != a.Name {
+			continue
+		}
+		if a.DesiredReplicas == nil || *a.DesiredReplicas == s.DesiredReplicas {
+			return s, p.typed(s, a)
+		}
+		s, err := store.Load(tx, store.Services, store.ServiceKey(s.TenantID, s.DeploymentID, s.ID))
+		if err != nil {
+			return miosa.Service{}, err
+		}
+		s.DesiredReplicas, s.UpdatedAt = *a.DesiredReplicas, now
+		p.all[n] = s
+		if err := p.typed(s, a); err != nil {
+			return miosa.Service{}, err
+		}
+		return s, store.Save(tx, store.Services, s)
+	}
+	id, err := c.s.newID(miosa.PrefixService)
+	if err != nil {
+		return miosa.Service{}, err
+	}
+	s := miosa.Service{
+		ID: id, TenantID: p.dep.TenantID, DeploymentID: p.dep.ID, EnvironmentID: p.env.ID, Name: a.Name,
+		Type: miosa.ServiceType(a.Type), DesiredReplicas: 1, Sticky: miosa.Sticky{Mode: miosa.StickyNone},
+		Restart: miosa.RestartPolicy{Mode: miosa.RestartAlways}, CreatedAt: now, UpdatedAt: now,
+	}
+	if a.DesiredReplicas != nil {
+		s.DesiredReplicas = *a.DesiredReplicas
+	}
+	p.all = append(p.all, s)
+	return s, store.Save(tx, store.Services, s)
+}
+
+// typed: a service's type is part of what it is.
+func (p *publication) typed(s miosa.Service, a resource.PublishService) error {
+	if string(s.Type) != a.Type {
+		return conflict("service_type_differs", fmt.Sprintf("service %s is a %s: a %s needs another name", s.Name, s.Type, a.Type))
+	}
+	return nil
+}
+
+// result shows how far the publish has come.
+func (p *publication) result() (resource.Published, error) {
+	c := p.c
+	dep, err := c.deploymentBy(p.dep.ID)
+	if miosa.CodeOf(err) == miosa.NotFound {
+		return resource.Published{}, conflict("deployment_deleted", "the deployment was deleted meanwhile")
+	}
+	if err != nil {
+		return resource.Published{}, err
+	}
+	version, err := c.version(dep, p.version.ID)
+	if err != nil {
+		return resource.Published{}, err
+	}
+	shown, err := c.showDeployment(dep)
+	if err != nil {
+		return resource.Published{}, err
+	}
+	services, err := c.serviceViews(p.env.Name, dep)
+	if err != nil {
+		return resource.Published{}, err
+	}
+	return resource.Published{
+		Deployment: shown, Version: versionResource(version, p.release.Manifest), Release: c.releaseResource(p.release, version),
+		Services: services, Rollout: rolloutResource(p.rollout), Promoted: p.rollout.Promote && isLive(p.rollout),
+	}, nil
+}
+
+// isLive: the rollout's version has taken over.
+func isLive(r miosa.Rollout) bool {
+	return r.Step == miosa.StepDraining || r.Step == miosa.StepDone
+}
+
+// txNoRollout holds when nothing is under way in the environment. A rollout
+// that has flipped and only waits for old instances to leave is no obstacle.
+func (c *call) txNoRollout(tx *store.Tx, env miosa.Environment) error {
+	live, err := c.txLive(tx, env)
+	if err != nil || !live.Live() || live.Step == miosa.StepDraining {
+		return err
+	}
+	return &miosa.Error{
+		Code: miosa.Conflict, Public: "rollout_in_progress",
+		Message: fmt.Sprintf("a %s goes on in %s (%s, %s): wait for its end, or roll back to cancel it", live.Kind, env.Name, live.ID, live.Step),
+	}
+}
+
+// txLive is the environment's live rollout, the zero one when there is none.
+func (c *call) txLive(tx *store.Tx, env miosa.Environment) (miosa.Rollout, error) {
+	id, err := tx.Index(store.LiveKey(env.TenantID, env.ID))
+	if err != nil || id == "" {
+		return miosa.Rollout{}, err
+	}
+	r, err := store.Load(tx, store.Rollouts, store.RolloutKey(env.TenantID, env.DeploymentID, id))
+	if miosa.CodeOf(err) == miosa.NotFound {
+		return miosa.Rollout{}, nil
+	}
+	return r, err
+}
+
+// startVersion freezes a version of the environment's variables and begins
+// its rollout. The deployment is written too: that is what makes two of these
+// at once, whatever the environment, count one after the other.
+func (c *call) startVersion(tx *store.Tx, dep *miosa.Deployment, env miosa.Environment, v miosa.Version, kind miosa.RolloutKind, promote bool) (miosa.Version, miosa.Rollout, error) {
+	fail := func(err error) (miosa.Version, miosa.Rollout, error) { return miosa.Version{}, miosa.Rollout{}, err }
+	vars, err := store.Load(tx, store.VarSets, store.VarsKey(env.TenantID, env.DeploymentID, env.ID))
+	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+		return fail(err)
+	}
+	for old, err := range store.List(c.r.Context(), c.s.store, store.Versions, store.VersionsOf(dep.TenantID, dep.ID), store.ScanOptions{}) {
+		if err != nil {
+			return fail(err)
+		}
+		v.Number = max(v.Number, old.Number)
+	}
+	v.Number++
+	if v.ID, err = c.s.newID(miosa.PrefixVersion); err != nil {
+		return fail(err)
+	}
+	now := c.s.now().UTC()
+	v.TenantID, v.DeploymentID, v.EnvironmentID = dep.TenantID, dep.ID, env.ID
+	v.State, v.Vars, v.CreatedBy, v.CreatedAt, v.UpdatedAt = miosa.VersionCreated, vars.Vars, c.key.ID, now, now
+	if err := store.Save(tx, store.Versions, v); err != nil {
+		return fail(err)
+	}
+	dep.UpdatedAt = now
+	if err := store.Save(tx, store.Deployments, *dep); err != nil {
+		return fail(err)
+	}
+	r, err := c.startRollout(tx, env, v, kind, promote)
+	return v, r, err
+}
+
+// startRollout writes the wish to make a version live; control does the rest.
+// A live rollout that has not flipped yet is cancelled by it; one that flips
+// at this moment comes to its end first.
+func (c *call) startRollout(tx *store.Tx, env miosa.Environment, v miosa.Version, kind miosa.RolloutKind, promote bool) (miosa.Rollout, error) {
+	live, err := c.txLive(tx, env)
+	if err != nil {
+		return miosa.Rollout{}, err
+	}
+	id, err := c.s.newID(miosa.PrefixRollout)
+	if err != nil {
+		return miosa.Rollout{}, err
+	}
+	now := c.s.now().UTC()
+	if live.Live() && live.Step != miosa.StepFlipping {
+		live.CancelledBy, live.UpdatedAt = id, now
+		if err := store.Save(tx, store.Rollouts, live); err != nil {
+			return miosa.Rollout{}, err
+		}
+	}
+	r := miosa.Rollout{
+		ID: id, TenantID: env.TenantID, DeploymentID: env.DeploymentID, EnvironmentID: env.ID, Kind: kind,
+		TargetID: v.ID, FromID: env.ActiveVersionID, Promote: promote, Step: miosa.StepStarting, StepSince: now,
+		Deadline: now.Add(rollout.StartDeadline), Requester: c.key.ID, CreatedAt: now, UpdatedAt: now,
+	}
+	if err := store.Save(tx, store.Rollouts, r); err != nil {
+		return miosa.Rollout{}, err
+	}
+	tx.SetIndex(store.LiveKey(env.TenantID, env.ID), id, 0)
+	return r, nil
+}
+
+// await follows a rollout from a revision on until it is decided: live, or
+// ended without that. ended is false when the time is over first.
+func (s *Server) await(ctx context.Context, r miosa.Rollout, revision int64, limit time.Duration) (miosa.Rollout, bool, error) {
+	wait, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	key := store.RolloutKey(r.TenantID, r.DeploymentID, r.ID)
+	decided := func() bool { return r.Step == miosa.StepDraining || r.Step.Terminal() }
+	for {
+		for batch, err := range s.store.Watch(wait, key, revision) {
+			if err != nil {
+				break // compacted: read it and go on from there
+			}
+			for _, change := range batch.Changes {
+				noun, err := store.Decode(change.Entry)
+				if err != nil {
+					return r, false, err
+				}
+				if next, ok := noun.(miosa.Rollout); ok {
+					r = next
+				}
+			}
+			if decided() {
+				return r, true, nil
+			}
+		}
+		if wait.Err() != nil {
+			return r, false, nil
+		}
+		now, err := s.store.Revision(wait)
+		if err == nil {
+			var next miosa.Rollout
+			if next, err = store.Get(wait, s.store, store.Rollouts, key); err == nil {
+				r, revision = next, now
+			}
+		}
+		switch {
+		case miosa.CodeOf(err) == miosa.NotFound:
+			return r, false, conflict("deployment_deleted", "the deployment was deleted meanwhile")
+		case err != nil && wait.Err() == nil:
+			return r, false, err
+		case decided():
+			return r, true, nil
+		}
+	}
+}
+
+// room checks the plan's number of instances: what the tenant's services ask
+// for, and the environment's once more, for old and new side by side.
+func (c *call) room(plan miosa.Plan, env miosa.Environment, changed []miosa.Service) error {
+	replicas := map[string]int{}
+	deps, err := c.allDeployments()
+	if err != nil {
+		return err
+	}
+	for s, err := range store.List(c.r.Context(), c.s.store, store.Services, store.ServicesOf(c.tenant.ID, ""), store.ScanOptions{}) {
+		if err != nil {
+			return err
+		}
+		if deps[s.DeploymentID] {
+			replicas[s.ID] = s.DesiredReplicas
+		}
+	}
+	double := 0
+	for _, s := range changed {
+		if s.DesiredReplicas > plan.MaxReplicas {
+			return quota(fmt.Sprintf("service %s: plan %s allows %d instances a service, not %d", s.Name, plan.Name, plan.MaxReplicas, s.DesiredReplicas))
+		}
+		replicas[s.ID] = s.DesiredReplicas
+		if env.ID != "" && s.EnvironmentID == env.ID {
+			double += s.DesiredReplicas
+		}
+	}
+	total := double
+	for _, id := range slices.Sorted(maps.Keys(replicas)) {
+		total += replicas[id]
+	}
+	if total > plan.MaxInstances {
+		return quota(fmt.Sprintf("plan %s allows %d instances in all, old and new ones of a publish together; this needs %d", plan.Name, plan.MaxInstances, total))
+	}
+	return nil
+}
+
+// allDeployments are the tenant's that are not deleted, also those that a
+// restricted key does not see: quotas are the tenant's.
+func (c *call) allDeployments() (map[string]bool, error) {
+	all := map[string]bool{}
+	for d, err := range store.List(c.r.Context(), c.s.store, store.Deployments, store.DeploymentsOf(c.tenant.ID), store.ScanOptions{}) {
+		if err != nil {
+			return nil, err
+		}
+		if d.DeletedAt.IsZero() {
+			all[d.ID] = true
+		}
+	}
+	return all, nil
+}

@@ -1,0 +1,126 @@
+package resource
+
+import "time"
+
+// Region is a place customers can ask for.
+type Region struct {
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	Slug      string `json:"slug"`
+	Country   string `json:"country"`
+	City      string `json:"city"`
+	Available bool   `json:"available"`
+}
+
+// Size is a named size of instance.
+type Size struct {
+	Slug      string  `json:"slug"`
+	Name      string  `json:"name"`
+	VCPUs     int     `json:"vcpus"`
+	MemoryMB  int     `json:"memory_mb"`
+	DiskGB    int     `json:"disk_gb"`
+	PriceHour float64 `json:"price_hour"`
+}
+
+// Build would be one build; this platform builds nothing, the list is empty.
+type Build struct {
+	ID string `json:"id"`
+}
+
+// Tenant is one customer organisation.
+type Tenant struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	Slug      string    `json:"slug" doc:"Unique; part of every public URL."`
+	Plan      string    `json:"plan"`
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// TenantCreate makes a tenant.
+type TenantCreate struct {
+	Name string `json:"name" required:"true" doc:"1–100 characters."`
+	Slug string `json:"slug,omitempty" doc:"Default: made from the name."`
+	Plan string `json:"plan,omitempty" doc:"Default: default."`
+}
+
+// TenantPatch changes a tenant; its slug stays.
+type TenantPatch struct {
+	Name *string `json:"name,omitempty"`
+	Plan *string `json:"plan,omitempty"`
+}
+
+// Plan says what its tenants may use. 0 means none of it.
+type Plan struct {
+	Name           string    `json:"name"`
+	GPU            bool      `json:"gpu"`
+	LogDays        int       `json:"log_days"`
+	MaxReplicas    int       `json:"max_replicas" doc:"Per service."`
+	MaxInstances   int       `json:"max_instances" doc:"Per tenant."`
+	MaxVCPUs       int       `json:"max_vcpus" doc:"Per instance."`
+	MaxMemoryMB    int       `json:"max_memory_mb" doc:"Per instance."`
+	MaxDiskMB      int       `json:"max_disk_mb" doc:"Per instance."`
+	MaxDeployments int       `json:"max_deployments"`
+	CreatedAt      time.Time `json:"created_at"`
+	UpdatedAt      time.Time `json:"updated_at"`
+}
+
+// PlanPut makes or changes a plan; absent fields stay, or are the default plan's.
+type PlanPut struct {
+	Name           string `json:"name,omitempty" doc:"Needed to create: 1–40 lower-case letters, digits, hyphens."`
+	GPU            *bool  `json:"gpu,omitempty"`
+	LogDays        *int   `json:"log_days,omitempty"`
+	MaxReplicas    *int   `json:"max_replicas,omitempty"`
+	MaxInstances   *int   `json:"max_instances,omitempty"`
+	MaxVCPUs       *int   `json:"max_vcpus,omitempty"`
+	MaxMemoryMB    *int   `json:"max_memory_mb,omitempty"`
+	MaxDiskMB      *int   `json:"max_disk_mb,omitempty"`
+	MaxDeployments *int   `json:"max_deployments,omitempty"`
+}
+
+// APIKey is a credential; the secret itself is not part of it.
+type APIKey struct {
+	ID                  string     `json:"id"`
+	Name                string     `json:"name"`
+	Hint                string     `json:"hint" doc:"The key's first characters, to recognise it by."`
+	Role                string     `json:"role" enum:"user,platform,admin"`
+	TenantID            *string    `json:"tenant_id"`
+	ExternalWorkspaceID *string    `json:"external_workspace_id" doc:"The key reaches only what carries this workspace."`
+	CreatedAt           time.Time  `json:"created_at"`
+	RevokedAt           *time.Time `json:"revoked_at"`
+}
+
+// APIKeyCreate mints a key.
+type APIKeyCreate struct {
+	Name                string `json:"name,omitempty"`
+	Role                string `json:"role" required:"true" enum:"user,platform,admin"`
+	TenantID            string `json:"tenant_id,omitempty" doc:"Needed unless the role is admin."`
+	ExternalWorkspaceID string `json:"external_workspace_id,omitempty" doc:"Restricts the key to one workspace."`
+}
+
+// APIKeyMinted is a new key with its secret, which is shown this once.
+type APIKeyMinted struct {
+	APIKey
+	Key string `json:"key" doc:"The whole key. It is not stored and cannot be shown again."`
+}
+
+// Host is one machine of the fleet.
+type Host struct {
+	ID          string    `json:"id"`
+	Name        string    `json:"name"`
+	Region      string    `json:"region"`
+	Zone        string    `json:"zone"`
+	Driver      string    `json:"driver"`
+	Capacity    Resources `json:"capacity"`
+	Overcommit  float64   `json:"overcommit"`
+	Schedulable bool      `json:"schedulable"`
+	Liveness    string    `json:"liveness" enum:"alive,suspect,lost"`
+	Version     string    `json:"version"`
+	CreatedAt   time.Time `json:"created_at"`
+	UpdatedAt   time.Time `json:"updated_at"`
+}
+
+// Health answers healthz and readyz.
+type Health struct {
+	Status string `json:"status" enum:"ok,unavailable"`
+}

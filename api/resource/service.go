@@ -1,0 +1,139 @@
+package resource
+
+import "time"
+
+// Service is one process type of a deployment in one environment.
+type Service struct {
+	ID              string         `json:"id"`
+	DeploymentID    string         `json:"deployment_id"`
+	EnvironmentID   string         `json:"environment_id"`
+	TenantID        string         `json:"tenant_id"`
+	Type            string         `json:"type" enum:"static_web,web,api,worker"`
+	Name            string         `json:"name"`
+	DesiredReplicas int            `json:"desired_replicas"`
+	ReadyReplicas   int            `json:"ready_replicas" doc:"Healthy instances of the active version."`
+	State           string         `json:"state" enum:"pending,starting,running,degraded,stopped,failed"`
+	RolloutID       *string        `json:"rollout_id" doc:"The rollout that goes on in its environment now, if one does."`
+	VersionID       *string        `json:"version_id" doc:"The version it runs; null before the first."`
+	RunCommand      *string        `json:"run_command"`
+	Port            *int           `json:"port"`
+	HealthCheck     HealthCheck    `json:"health_check"`
+	Resources       Resources      `json:"resources"`
+	Regions         []string       `json:"regions"`
+	Sticky          Sticky         `json:"sticky"`
+	Restart         Restart        `json:"restart"`
+	Metadata        map[string]any `json:"metadata"`
+	CreatedAt       time.Time      `json:"created_at"`
+	UpdatedAt       time.Time      `json:"updated_at"`
+}
+
+// HealthCheck is how an instance is judged.
+type HealthCheck struct {
+	Path               string  `json:"path"`
+	IntervalSeconds    float64 `json:"interval_seconds"`
+	TimeoutSeconds     float64 `json:"timeout_seconds"`
+	GracePeriodSeconds float64 `json:"grace_period_seconds"`
+	UnhealthyThreshold int     `json:"unhealthy_threshold"`
+}
+
+// HealthPatch changes a health check; absent fields stay.
+type HealthPatch struct {
+	Path               *string  `json:"path,omitempty" doc:"Begins with /."`
+	IntervalSeconds    *float64 `json:"interval_seconds,omitempty" doc:"1–300."`
+	TimeoutSeconds     *float64 `json:"timeout_seconds,omitempty" doc:"0.1–60."`
+	GracePeriodSeconds *float64 `json:"grace_period_seconds,omitempty" doc:"1–600."`
+	UnhealthyThreshold *int     `json:"unhealthy_threshold,omitempty" doc:"1–100."`
+}
+
+// Resources is the size of one instance.
+type Resources struct {
+	VCPUs      int  `json:"vcpus"`
+	MemoryMB   int  `json:"memory_mb"`
+	DiskMB     int  `json:"disk_mb"`
+	GPU        int  `json:"gpu"`
+	EgressMbps *int `json:"egress_mbps" doc:"Outbound limit; null: none."`
+}
+
+// ResourcesPatch changes a size; absent fields stay.
+type ResourcesPatch struct {
+	VCPUs      *int          `json:"vcpus,omitempty"`
+	MemoryMB   *int          `json:"memory_mb,omitempty"`
+	DiskMB     *int          `json:"disk_mb,omitempty"`
+	GPU        *int          `json:"gpu,omitempty"`
+	EgressMbps Nullable[int] `json:"egress_mbps,omitzero" doc:"null: no limit."`
+}
+
+// Sticky ties requests of one client to one instance.
+type Sticky struct {
+	Mode string `json:"mode" enum:"none,cookie,client_ip,header"`
+	Name string `json:"name,omitempty" doc:"Of the cookie or header."`
+}
+
+// Restart is a service's answer to exits, and its configured restart.
+type Restart struct {
+	Policy        string `json:"policy" enum:"always,on_failure,never"`
+	MaxAgeSeconds int    `json:"max_age_seconds" doc:"Instances older than this are replaced, make before break; 0: never."`
+}
+
+// RestartPatch changes a restart policy.
+type RestartPatch struct {
+	Policy        *string `json:"policy,omitempty" enum:"always,on_failure,never"`
+	MaxAgeSeconds *int    `json:"max_age_seconds,omitempty" doc:"0, or at least 60."`
+}
+
+// ServicePatch changes a service; absent fields stay. run_command, port,
+// health_check and resources are frozen in a version: changing them makes a
+// new version of the same release and rolls it out.
+type ServicePatch struct {
+	DesiredReplicas *int            `json:"desired_replicas,omitempty"`
+	Regions         *[]string       `json:"regions,omitempty" doc:"Slugs of /compute/regions; empty: any."`
+	Sticky          *Sticky         `json:"sticky,omitempty"`
+	Restart         *RestartPatch   `json:"restart,omitempty"`
+	Metadata        map[string]any  `json:"metadata,omitempty"`
+	RunCommand      *string         `json:"run_command,omitempty"`
+	Port            *int            `json:"port,omitempty"`
+	HealthCheck     *HealthPatch    `json:"health_check,omitempty"`
+	Resources       *ResourcesPatch `json:"resources,omitempty"`
+}
+
+// Instance is one running (or waiting, or ended) copy of a service.
+type Instance struct {
+	ID            string  `json:"id"`
+	DeploymentID  string  `json:"deployment_id"`
+	EnvironmentID string  `json:"environment_id"`
+	ServiceID     string  `json:"service_id"`
+	ServiceName   string  `json:"service_name"`
+	VersionID     string  `json:"version_id"`
+	ReleaseID     *string `json:"release_id"`
+	TenantID      string  `json:"tenant_id"`
+	Attributed
+	Slot               int            `json:"slot" doc:"Which of the service's places it fills, from 0."`
+	HostID             *string        `json:"host_id" doc:"null while it waits for a host."`
+	Region             *string        `json:"region"`
+	Zone               *string        `json:"zone"`
+	VMID               *string        `json:"vm_id"`
+	DesiredState       string         `json:"desired_state" enum:"running,stopped"`
+	State              string         `json:"state" enum:"pending,starting,healthy,unhealthy,stopping,stopped,failed"`
+	Reasons            []string       `json:"reasons" doc:"Why it is in this state, in words."`
+	IPAddress          *string        `json:"ip_address"`
+	Port               *int           `json:"port"`
+	HealthCheckPath    *string        `json:"health_check_path"`
+	LastHealthCheckAt  *time.Time     `json:"last_health_check_at"`
+	LastHealthCheck    *string        `json:"last_health_check" doc:"What the last health check saw."`
+	LastHeartbeatAt    *time.Time     `json:"last_heartbeat_at"`
+	ScheduledAt        *time.Time     `json:"scheduled_at"`
+	StartedAt          *time.Time     `json:"started_at"`
+	HealthyAt          *time.Time     `json:"healthy_at"`
+	StoppedAt          *time.Time     `json:"stopped_at"`
+	ErrorMessage       *string        `json:"error_message"`
+	ExitCode           *int           `json:"exit_code"`
+	LastLogLines       []string       `json:"last_log_lines" doc:"The last lines before its last failure; at most 50."`
+	RestartCount       int            `json:"restart_count"`
+	NextRestartAt      *time.Time     `json:"next_restart_at"`
+	CPULimitMillicores int            `json:"cpu_limit_millicores"`
+	MemoryLimitMB      int            `json:"memory_limit_mb"`
+	DiskLimitMB        int            `json:"disk_limit_mb"`
+	Metadata           map[string]any `json:"metadata"`
+	CreatedAt          time.Time      `json:"created_at"`
+	UpdatedAt          time.Time      `json:"updated_at"`
+}

@@ -1,0 +1,135 @@
+// Package api is the platform's public HTTP API. It writes what customers
+// want into the store (deployments, versions to roll out, replicas,
+// variables) and reads back what control and the agents made of it; it starts
+// nothing itself.
+//
+// There is one list of routes (routes.go). The mux, the OpenAPI document and
+// the reference page are made from it, and all conventions (envelopes,
+// errors, request IDs, keys and tenants, idempotency, ETags, pages, limits)
+// are kept in one place for all of them (server.go, call.go).
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/artifact"
+	"github.com/miosa/miosa/store"
+)
+
+// BasePath is where the API begins.
+const BasePath = "/api/v1"
+
+// Config is what an operator decides about the API.
+type Config struct {
+	// PublicURL is where one environment of a deployment is served.
+	PublicURL func(miosa.Tenant, miosa.Deployment, miosa.Environment) string
+	// Regions are offered to customers.
+	Regions []miosa.Region
+	// Version of the binary, for the OpenAPI document.
+	Version string
+	// Storage names the blob backend on releases, e.g. "local".
+	Storage string
+	// MaxWait bounds how long one request waits for a rollout; 0: 15 minutes.
+	MaxWait time.Duration
+	// DuplicateWait bounds how long a request waits for the first one with
+	// its idempotency key; 0: 10 s. Past it: 409 idempotency_in_progress.
+	DuplicateWait time.Duration
+	// Heartbeat is the pause between comments on an idle event stream; 0: 15 s.
+	Heartbeat time.Duration
+}
+
+// Uploads takes artefacts in: streamed, verified, kept under their digest.
+type Uploads interface {
+	Receive(ctx context.Context, upload artifact.Upload) (artifact.Stored, error)
+}
+
+// Sealer encrypts a value under its tenant's data key. What opens it must
+// bring the same additional data: see VarAAD.
+type Sealer interface {
+	Seal(ctx context.Context, tenantID, aad string, plaintext []byte) ([]byte, error)
+}
+
+// Deps are the parts of the platform that the API stands on.
+type Deps struct {
+	Store   store.Store
+	Uploads Uploads
+	Secrets Sealer
+	Log     *slog.Logger
+	Now     func() time.Time                // nil: time.Now
+	Random  io.Reader                       // nil: crypto/rand
+	Ready   func(ctx context.Context) error // why the platform cannot serve yet; nil: it always can
+}
+
+// Server answers the API. It is safe for concurrent use.
+//
+// Requests may last long (a publish that is waited for, an event stream): the
+// http.Server around it needs a BaseContext that ends at shutdown, and no
+// WriteTimeout. Reading of bodies is bounded here.
+type Server struct {
+	cfg       Config
+	store     store.Store
+	uploads   Uploads
+	secrets   Sealer
+	log       *slog.Logger
+	now       func() time.Time
+	random    io.Reader
+	ready     func(ctx context.Context) error
+	mux       *http.ServeMux
+	openapi   []byte
+	reference []byte
+}
+
+// New checks the configuration and makes a server; it starts nothing.
+func New(cfg Config, deps Deps) (*Server, error) {
+	switch {
+	case cfg.PublicURL == nil:
+		return nil, errors.New("api: no public URL is configured")
+	case deps.Store == nil, deps.Uploads == nil, deps.Secrets == nil, deps.Log == nil:
+		return nil, errors.New("api: store, uploads, secrets and log are needed")
+	}
+	if cfg.MaxWait == 0 {
+		cfg.MaxWait = 15 * time.Minute
+	}
+	if cfg.DuplicateWait == 0 {
+		cfg.DuplicateWait = 10 * time.Second
+	}
+	if cfg.Heartbeat == 0 {
+		cfg.Heartbeat = 15 * time.Second
+	}
+	if cfg.Storage == "" {
+		cfg.Storage = "local"
+	}
+	s := &Server{
+		cfg: cfg, store: deps.Store, uploads: deps.Uploads, secrets: deps.Secrets, log: deps.Log,
+		now: deps.Now, random: deps.Random, ready: deps.Ready, mux: http.NewServeMux(),
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.random == nil {
+		s.random = rand.Reader
+	}
+	all := routes()
+	if err := s.register(all); err != nil {
+		return nil, err
+	}
+	doc := describe(all, cfg.Version)
+	var err error
+	if s.openapi, err = doc.json(); err != nil {
+		return nil, err
+	}
+	if s.reference, err = doc.page(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// newID mints an ID; its time is the server's.
+func (s *Server) newID(prefix string) (string, error) { return miosa.NewID(prefix, s.now(), s.random) }

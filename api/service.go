@@ -1,0 +1,392 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/api/resource"
+	"github.com/miosa/miosa/store"
+)
+
+// serviceViews are the services of one environment of a deployment, or of
+// all with "".
+func (c *call) serviceViews(environment string, dep miosa.Deployment) ([]resource.Service, error) {
+	var envs []miosa.Environment
+	if environment != "" {
+		env, err := c.environment(dep, environment)
+		if err != nil {
+			return nil, err
+		}
+		envs = append(envs, env)
+	} else {
+		var err error
+		if envs, err = collect(c, store.Environments, store.EnvironmentsOf(dep.TenantID, dep.ID), nil); err != nil {
+			return nil, err
+		}
+		slices.Reverse(envs)
+	}
+	instances, err := c.instances(dep.ID, nil)
+	if err != nil {
+		return nil, err
+	}
+	out := []resource.Service{}
+	for _, env := range envs {
+		active, err := c.version(dep, env.ActiveVersionID)
+		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+			return nil, err
+		}
+		rollout, err := c.liveRollout(env)
+		if err != nil {
+			return nil, err
+		}
+		services, err := c.servicesOf(env)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range services {
+			out = append(out, serviceView(s, active, rollout, instances))
+		}
+	}
+	return out, nil
+}
+
+func (s *Server) listServices(c *call) (rows[resource.Service], error) {
+	dep, err := c.deployment()
+	if err != nil {
+		return rows[resource.Service]{}, err
+	}
+	f := c.filter()
+	if !(filter{project: f.project, workspace: f.workspace, user: f.user, extProject: f.extProject}).passes("", dep.ProjectID, dep.Attribution) {
+		return rows[resource.Service]{}, nil
+	}
+	views, err := c.serviceViews(c.r.URL.Query().Get("environment"), dep)
+	if err != nil {
+		return rows[resource.Service]{}, err
+	}
+	views = slices.DeleteFunc(views, func(v resource.Service) bool { return !f.stateIs(v.State) })
+	slices.SortFunc(views, func(a, b resource.Service) int { return strings.Compare(a.ID, b.ID) })
+	return rowsOf(views, true, func(v resource.Service) string { return v.ID }, func(v resource.Service) (resource.Service, error) {
+		return v, nil
+	}), nil
+}
+
+func (s *Server) getService(c *call, _ none) (resource.Service, error) {
+	at, dep, err := c.locate("id", miosa.PrefixService, "service")
+	if err != nil {
+		return resource.Service{}, err
+	}
+	return c.showService(at, dep)
+}
+
+func (c *call) showService(at store.Location, dep miosa.Deployment) (resource.Service, error) {
+	ctx := c.r.Context()
+	service, err := store.Get(ctx, c.s.store, store.Services, at.Key)
+	if err != nil {
+		return resource.Service{}, err
+	}
+	env, err := store.Get(ctx, c.s.store, store.Environments, store.EnvironmentKey(dep.TenantID, dep.ID, service.EnvironmentID))
+	if err != nil {
+		return resource.Service{}, err
+	}
+	active, err := c.version(dep, env.ActiveVersionID)
+	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+		return resource.Service{}, err
+	}
+	rollout, err := c.liveRollout(env)
+	if err != nil {
+		return resource.Service{}, err
+	}
+	instances, err := c.instances(dep.ID, func(i miosa.Instance) bool { return i.ServiceID == service.ID })
+	if err != nil {
+		return resource.Service{}, err
+	}
+	c.etag = service.Revision
+	return serviceView(service, active, rollout, instances), nil
+}
+
+// serviceChange is what one request wants of a service.
+type serviceChange struct {
+	patch   resource.ServicePatch
+	size    *miosa.Size // of a resize
+	restart bool        // a new version even if nothing frozen changes
+	event   string      // its type
+	message string      // with one %s, the service's name
+}
+
+// frozen reports whether a new version is needed.
+func (s serviceChange) frozen() bool {
+	p := s.patch
+	return s.restart || s.size != nil || p.RunCommand != nil || p.Port != nil || p.HealthCheck != nil || p.Resources != nil
+}
+
+// unfrozen reports whether the service's own record changes.
+func (s serviceChange) unfrozen() bool {
+	p := s.patch
+	return p.DesiredReplicas != nil || p.Regions != nil || p.Sticky != nil || p.Restart != nil || p.Metadata != nil
+}
+
+func (s *Server) patchService(c *call, in resource.ServicePatch) (resource.Service, error) {
+	at, _, err := c.locate("id", miosa.PrefixService, "service")
+	if err != nil {
+		return resource.Service{}, err
+	}
+	return c.changeService(at, serviceChange{patch: in, event: "service.changed", message: "service %s was changed"})
+}
+
+func (s *Server) restartService(c *call, _ none) (resource.Service, error) {
+	at, _, err := c.locate("id", miosa.PrefixService, "service")
+	if err != nil {
+		return resource.Service{}, err
+	}
+	return c.changeService(at, serviceChange{restart: true, event: "restart.requested", message: "a rolling restart of service %s was asked for"})
+}
+
+func (s *Server) scaleDeployment(c *call, in resource.Scale) (resource.Deployment, error) {
+	if in.Instances == nil {
+		return resource.Deployment{}, invalidField("instances", "is needed: how many there are to be")
+	}
+	return c.changeNamed(in.Environment, in.Service, serviceChange{
+		patch: resource.ServicePatch{DesiredReplicas: in.Instances},
+		event: "service.scaled", message: fmt.Sprintf("service %%s was scaled to %d", *in.Instances),
+	})
+}
+
+func (s *Server) resizeDeployment(c *call, in resource.Resize) (resource.Deployment, error) {
+	var slugs []string
+	for _, size := range miosa.Sizes() {
+		if size.Slug == in.Size {
+			return c.changeNamed(in.Environment, in.Service, serviceChange{
+				size: &size, event: "service.resized", message: fmt.Sprintf("service %%s was resized to %s", size.Slug),
+			})
+		}
+		slugs = append(slugs, size.Slug)
+	}
+	return resource.Deployment{}, invalidField("size", "must be one of "+strings.Join(slugs, ", "))
+}
+
+// changeNamed changes the service of a deployment that the body names.
+func (c *call) changeNamed(environment, name string, change serviceChange) (resource.Deployment, error) {
+	dep, err := c.deployment()
+	if err != nil {
+		return resource.Deployment{}, err
+	}
+	if environment == "" {
+		environment = miosa.Production
+	}
+	env, err := c.environment(dep, environment)
+	if err != nil {
+		return resource.Deployment{}, err
+	}
+	services, err := c.servicesOf(env)
+	if err != nil {
+		return resource.Deployment{}, err
+	}
+	service, err := pick(services, name)
+	if err != nil {
+		return resource.Deployment{}, err
+	}
+	at := store.Location{TenantID: dep.TenantID, DeploymentID: dep.ID, Key: store.ServiceKey(dep.TenantID, dep.ID, service.ID)}
+	change.patch.Metadata = nil
+	if _, err := c.changeService(at, change); err != nil {
+		return resource.Deployment{}, err
+	}
+	if dep, err = c.deploymentBy(dep.ID); err != nil {
+		return resource.Deployment{}, err
+	}
+	return c.showDeployment(dep)
+}
+
+// pick finds a service by name or ID; without one, the web service, or the only one.
+func pick(services []miosa.Service, name string) (miosa.Service, error) {
+	if len(services) == 0 {
+		return miosa.Service{}, conflict("nothing_published", "nothing was published yet, so there is no service: publish first")
+	}
+	for _, s := range services {
+		if name == "" && s.Type == miosa.ServiceWeb || name != "" && (s.Name == name || s.ID == name) {
+			return s, nil
+		}
+	}
+	if name != "" {
+		return miosa.Service{}, absent("service", name)
+	}
+	if len(services) == 1 {
+		return services[0], nil
+	}
+	return miosa.Service{}, invalidField("service", "is needed: there is no web service")
+}
+
+// changeService writes the change. What a version freezes makes a new version
+// of the same release and rolls it out; the rest is the service's own record.
+func (c *call) changeService(at store.Location, change serviceChange) (resource.Service, error) {
+	wait, err := c.patience(false)
+	if err != nil {
+		return resource.Service{}, err
+	}
+	plan, err := c.plan()
+	if err != nil {
+		return resource.Service{}, err
+	}
+	var begun miosa.Rollout
+	var dep miosa.Deployment
+	revision, err := c.update(func(tx *store.Tx) error {
+		begun = miosa.Rollout{}
+		var err error
+		if dep, err = c.txDeployment(tx, at.DeploymentID); err != nil {
+			return err
+		}
+		service, err := store.Load(tx, store.Services, at.Key)
+		if err != nil {
+			return err
+		}
+		// Under /deployments the caller knows the deployment's ETag, not this one's.
+		if strings.HasPrefix(c.route.Pattern, "/services/") {
+			err = c.match(service.Revision)
+		} else {
+			err = c.txMatchDeployment(tx, dep)
+		}
+		if err != nil {
+			return err
+		}
+		env, err := store.Load(tx, store.Environments, store.EnvironmentKey(dep.TenantID, dep.ID, service.EnvironmentID))
+		if err != nil {
+			return err
+		}
+		if change.unfrozen() {
+			if service, err = c.txService(tx, service, change.patch, plan); err != nil {
+				return err
+			}
+		}
+		if change.frozen() {
+			if begun, err = c.txRefreeze(tx, &dep, env, service, change, plan); err != nil {
+				return err
+			}
+		}
+		return c.audit(tx, miosa.Event{
+			DeploymentID: dep.ID, ServiceID: service.ID, VersionID: begun.TargetID, RolloutID: begun.ID,
+			Type: change.event, Message: fmt.Sprintf(change.message, service.Name),
+		})
+	})
+	if err != nil {
+		return resource.Service{}, err
+	}
+	if begun.ID != "" && wait > 0 {
+		ended := false
+		if begun, ended, err = c.s.await(c.r.Context(), begun, revision, wait); err != nil {
+			return resource.Service{}, err
+		}
+		if ended && !isLive(begun) {
+			return resource.Service{}, conflict("rollout_"+string(begun.Step), "the change did not go live: "+begun.Reason)
+		}
+		if ended && c.status == http.StatusAccepted {
+			c.status = http.StatusOK
+		}
+	}
+	return c.showService(at, dep)
+}
+
+// txService writes what a service may change without a version.
+func (c *call) txService(tx *store.Tx, s miosa.Service, p resource.ServicePatch, plan miosa.Plan) (miosa.Service, error) {
+	var f faults
+	if p.DesiredReplicas != nil {
+		f.between("desired_replicas", p.DesiredReplicas, 0, 10_000)
+		s.DesiredReplicas = *p.DesiredReplicas
+	}
+	if p.Regions != nil {
+		s.Regions = c.regions(&f, *p.Regions)
+	}
+	if p.Sticky != nil {
+		s.Sticky = f.sticky("sticky", *p.Sticky)
+	}
+	s.Restart = f.restart("restart", s.Restart, p.Restart)
+	f.metadata("metadata", p.Metadata)
+	if p.Metadata != nil {
+		s.Metadata = p.Metadata
+	}
+	if err := f.err(); err != nil {
+		return s, err
+	}
+	if p.DesiredReplicas != nil {
+		if err := c.room(plan, miosa.Environment{}, []miosa.Service{s}); err != nil {
+			return s, err
+		}
+	}
+	s.UpdatedAt = c.s.now().UTC()
+	return s, store.Save(tx, store.Services, s)
+}
+
+func (c *call) regions(f *faults, slugs []string) []string {
+	var known []string
+	for _, r := range c.s.cfg.Regions {
+		known = append(known, r.Slug)
+	}
+	out := []string{}
+	for n, slug := range slugs {
+		if !slices.Contains(known, slug) {
+			f.add(fmt.Sprintf("regions[%d]", n), "must be one of %s", strings.Join(known, ", "))
+		} else if !slices.Contains(out, slug) {
+			out = append(out, slug)
+		}
+	}
+	return out
+}
+
+// txRefreeze makes a version like the active one but for one service, and rolls it out.
+func (c *call) txRefreeze(tx *store.Tx, dep *miosa.Deployment, env miosa.Environment, s miosa.Service, change serviceChange, plan miosa.Plan) (miosa.Rollout, error) {
+	if env.ActiveVersionID == "" {
+		return miosa.Rollout{}, conflict("nothing_published", fmt.Sprintf(
+			"nothing is live in %s yet: command, port, health check and size belong to a version, give them with the publish", env.Name))
+	}
+	if err := c.txNoRollout(tx, env); err != nil {
+		return miosa.Rollout{}, err
+	}
+	active, err := store.Load(tx, store.Versions, store.VersionKey(dep.TenantID, dep.ID, env.ActiveVersionID))
+	if err != nil {
+		return miosa.Rollout{}, err
+	}
+	specs := slices.Clone(active.Services)
+	n := slices.IndexFunc(specs, func(spec miosa.ServiceSpec) bool { return spec.ServiceID == s.ID })
+	if n < 0 {
+		return miosa.Rollout{}, conflict("service_not_live", fmt.Sprintf("service %s is no part of the live version: publish it", s.Name))
+	}
+	if err := change.freeze(&specs[n]); err != nil {
+		return miosa.Rollout{}, err
+	}
+	if err := fits(plan, s.Name, specs[n].Resources); err != nil {
+		return miosa.Rollout{}, err
+	}
+	if err := c.room(plan, env, []miosa.Service{s}); err != nil {
+		return miosa.Rollout{}, err
+	}
+	_, begun, err := c.startVersion(tx, dep, env, miosa.Version{
+		Kind: active.Kind, Services: specs, Attribution: active.Attribution, Metadata: active.Metadata,
+	}, miosa.RolloutRestart, true)
+	return begun, err
+}
+
+// freeze applies the change to a version's spec.
+func (s serviceChange) freeze(spec *miosa.ServiceSpec) error {
+	var f faults
+	p := s.patch
+	if p.RunCommand != nil {
+		f.command("run_command", *p.RunCommand)
+		spec.Command = *p.RunCommand
+	}
+	if p.Port != nil {
+		f.port("port", p.Port)
+		if spec.Type == miosa.ServiceWorker {
+			f.add("port", "a worker has none")
+		}
+		spec.Port = *p.Port
+	}
+	spec.Health = f.health("health_check", spec.Health, p.HealthCheck)
+	spec.Resources = f.resources("resources", spec.Resources, p.Resources)
+	if s.size != nil {
+		gpu, egress := spec.Resources.GPU, spec.Resources.EgressMbps
+		spec.Resources = s.size.Resources
+		spec.Resources.GPU, spec.Resources.EgressMbps = gpu, egress
+	}
+	return f.err()
+}

@@ -1,0 +1,187 @@
+package api
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"mime"
+	"net/http"
+	"strings"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/api/resource"
+	"github.com/miosa/miosa/artifact"
+	"github.com/miosa/miosa/store"
+)
+
+// The media types that an upload may have; ociLayout is an archive of an OCI
+// image layout.
+const (
+	mediaZstd = "application/zstd"
+	mediaTar  = "application/x-tar"
+	mediaGzip = "application/gzip"
+	mediaOCI  = "application/vnd.oci.image.layout.v1+tar"
+	mediaAny  = "application/octet-stream"
+)
+
+// uploadRelease takes an artefact in as the request's body. The same bytes
+// twice are one release.
+func (s *Server) uploadRelease(c *call, _ none) (resource.Release, error) {
+	dep, err := c.deployment()
+	if err != nil {
+		return resource.Release{}, err
+	}
+	upload, err := c.uploadOf()
+	if err != nil {
+		return resource.Release{}, err
+	}
+	var f faults
+	q := c.r.URL.Query()
+	attribution, err := c.attribution(&f, resource.Attribution{
+		ExternalWorkspaceID: q.Get("external_workspace_id"), ExternalUserID: q.Get("external_user_id"), ExternalProjectID: q.Get("external_project_id"),
+	})
+	if err == nil {
+		err = f.err()
+	}
+	if err != nil {
+		return resource.Release{}, err
+	}
+	if attribution == (miosa.Attribution{}) {
+		attribution = dep.Attribution
+	}
+	stored, err := s.uploads.Receive(c.r.Context(), upload)
+	if err != nil {
+		return resource.Release{}, err
+	}
+	return c.keepRelease(dep, upload.Kind, stored, attribution)
+}
+
+// uploadOf reads what the headers and the query say of the body.
+func (c *call) uploadOf() (artifact.Upload, error) {
+	u := artifact.Upload{Body: &patientReader{body: c.r.Body, control: http.NewResponseController(c.w)}}
+	if t := c.r.Header.Get("Content-Type"); t != "" {
+		media, _, err := mime.ParseMediaType(t)
+		if err != nil {
+			media = t
+		}
+		switch media {
+		case mediaZstd, mediaTar, mediaGzip, mediaOCI:
+			u.MediaType = media
+		case "application/x-gzip":
+			u.MediaType = mediaGzip
+		case "application/tar":
+			u.MediaType = mediaTar
+		case mediaAny:
+		default:
+			return u, &miosa.Error{
+				Code: miosa.Unsupported, Public: "unsupported_media_type",
+				Message: fmt.Sprintf("an artefact cannot be %q: send %s, %s, %s or %s", t, mediaZstd, mediaTar, mediaGzip, mediaOCI),
+			}
+		}
+	}
+	kind := c.r.URL.Query().Get("kind")
+	switch kind {
+	case "":
+		u.Kind = miosa.KindRootFS
+		if u.MediaType == mediaOCI {
+			u.Kind = miosa.KindOCI
+		}
+	case "rootfs", "oci", "static":
+		u.Kind = miosa.Kind(kind)
+	default:
+		return u, invalidField("kind", "must be one of rootfs, oci, static")
+	}
+	var err error
+	u.SHA256, err = promisedDigest(c.r.Header)
+	return u, err
+}
+
+// promisedDigest is the SHA-256 of Content-Digest (RFC 9530) or of the older
+// Digest header, hex; "" when neither promises one.
+func promisedDigest(h http.Header) (string, error) {
+	bad := &miosa.Error{
+		Code: miosa.Invalid, Public: "digest_malformed",
+		Message: "the digest header cannot be read: write Content-Digest: sha-256=:<base64>:",
+	}
+	read := func(v, open, shut string) (string, error) {
+		inner, ok := strings.CutPrefix(v, open)
+		inner, ok2 := strings.CutSuffix(inner, shut)
+		raw, err := base64.StdEncoding.DecodeString(inner)
+		if !ok || !ok2 || err != nil || len(raw) != 32 {
+			return "", bad
+		}
+		return hex.EncodeToString(raw), nil
+	}
+	for _, form := range []struct{ header, open, shut string }{{"Content-Digest", ":", ":"}, {"Digest", "", ""}} {
+		for _, line := range h.Values(form.header) {
+			for part := range strings.SplitSeq(line, ",") {
+				name, value, ok := strings.Cut(strings.TrimSpace(part), "=")
+				if !ok {
+					return "", bad
+				}
+				if strings.EqualFold(name, "sha-256") {
+					return read(value, form.open, form.shut)
+				}
+			}
+		}
+	}
+	return "", nil
+}
+
+// keepRelease makes the uploaded bytes a release of the deployment.
+func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifact.Stored, attribution miosa.Attribution) (resource.Release, error) {
+	var release miosa.Release
+	revision, err := c.update(func(tx *store.Tx) error {
+		// It may have been deleted while the bytes came in.
+		if _, err := c.txDeployment(tx, dep.ID); err != nil {
+			return err
+		}
+		index := store.ReleaseSHAKey(dep.TenantID, dep.ID, stored.Blob.SHA256)
+		id, err := tx.Index(index)
+		if err != nil {
+			return err
+		}
+		now := c.s.now().UTC()
+		if id != "" {
+			c.status = http.StatusOK
+			if release, err = store.Load(tx, store.Releases, store.ReleaseKey(dep.TenantID, dep.ID, id)); err != nil {
+				return err
+			}
+			if release.Kind != kind {
+				return conflict("release_kind_differs", fmt.Sprintf("these bytes are release %s of kind %s already", release.ID, release.Kind))
+			}
+			if release.State == miosa.ReleaseReady {
+				return nil
+			}
+			// Its bytes had been collected; now they are back.
+			release.State, release.ReadyAt, release.ArchivedAt = miosa.ReleaseReady, now, miosa.Release{}.ArchivedAt
+		} else {
+			c.status = http.StatusCreated
+			if id, err = c.s.newID(miosa.PrefixRelease); err != nil {
+				return err
+			}
+			release = miosa.Release{
+				ID: id, TenantID: dep.TenantID, DeploymentID: dep.ID, Kind: kind, State: miosa.ReleaseReady,
+				SHA256: stored.Blob.SHA256, SizeBytes: stored.Blob.Size, MediaType: stored.MediaType,
+				Manifest: stored.Manifest, Config: stored.Config, Attribution: attribution, CreatedAt: now, ReadyAt: now,
+			}
+			tx.SetIndex(index, id, 0)
+		}
+		if err := store.Save(tx, store.Releases, release); err != nil {
+			return err
+		}
+		return c.audit(tx, miosa.Event{
+			DeploymentID: dep.ID, Type: "release.uploaded",
+			Message: fmt.Sprintf("release %s was uploaded: %d files, %d bytes", id, stored.Manifest.Files, stored.Blob.Size),
+			Details: map[string]string{"release_id": id, "sha256": stored.Blob.SHA256},
+		})
+	})
+	if err != nil {
+		return resource.Release{}, err
+	}
+	if release.Revision == 0 || c.status == http.StatusCreated {
+		release.Revision = revision
+	}
+	c.etag = release.Revision
+	return c.releaseResource(release, miosa.Version{}), nil
+}

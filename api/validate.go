@@ -1,0 +1,332 @@
+package api
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/api/resource"
+)
+
+const (
+	maxName = 100
+	// A slug, "--" and an environment's name make one DNS label of at most 63.
+	maxSlug        = 40
+	maxEnvironment = 20
+	maxCommand     = 16 << 10
+	maxPath        = 1024
+	maxMetadata    = 16 << 10
+	maxExternalID  = 200
+	maxServices    = 20
+	maxVarName     = 256
+	maxVarValue    = 64 << 10
+	maxVars        = 500
+	maxVarsTotal   = 512 << 10
+)
+
+// faults gathers everything that is wrong with a request.
+type faults []miosa.Field
+
+func (f *faults) add(name, format string, args ...any) {
+	*f = append(*f, miosa.Field{Name: name, Message: fmt.Sprintf(format, args...)})
+}
+
+func (f *faults) err() error { return invalid(*f) }
+
+// name checks a name and returns it trimmed.
+func (f *faults) name(field, v string) string {
+	v = strings.TrimSpace(v)
+	n := utf8.RuneCountInString(v)
+	switch {
+	case n == 0:
+		f.add(field, "is needed")
+	case n > maxName:
+		f.add(field, "may have at most %d characters, it has %d", maxName, n)
+	case !utf8.ValidString(v) || strings.ContainsFunc(v, func(r rune) bool { return !unicode.IsGraphic(r) || r == utf8.RuneError }):
+		f.add(field, "may hold visible characters only: no line breaks, no control characters")
+	case !strings.ContainsFunc(v, func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }):
+		f.add(field, "needs at least one letter or digit")
+	}
+	return v
+}
+
+// slugOf makes a DNS label of a name. A name without a Latin letter or digit
+// gets one from its hash: the same name, the same slug.
+func slugOf(name string) string {
+	var b strings.Builder
+	for _, r := range strings.ToLower(name) {
+		switch {
+		case r >= 'a' && r <= 'z' || r >= '0' && r <= '9':
+			b.WriteRune(r)
+		case b.Len() > 0 && !strings.HasSuffix(b.String(), "-") && r != '\'':
+			// One hyphen at most: two separate a slug from an environment.
+			b.WriteByte('-')
+		}
+	}
+	slug := b.String()
+	slug = strings.Trim(slug[:min(len(slug), maxSlug)], "-")
+	if slug == "" {
+		sum := sha256.Sum256([]byte(name))
+		slug = "app-" + hex.EncodeToString(sum[:4])
+	}
+	return slug
+}
+
+// validLabel reports whether v is a slug or an environment's name: lower-case
+// letters, digits and single hyphens inside.
+func validLabel(v string, longest int) bool {
+	if v == "" || len(v) > longest || v[0] == '-' || v[len(v)-1] == '-' || strings.Contains(v, "--") {
+		return false
+	}
+	for i := range len(v) {
+		if c := v[i]; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-') {
+			return false
+		}
+	}
+	return true
+}
+
+func (f *faults) label(field, v string, longest int) {
+	if !validLabel(v, longest) {
+		f.add(field, "must be 1–%d lower-case letters, digits and single hyphens, not at its ends", longest)
+	}
+}
+
+func (f *faults) port(field string, v *int) {
+	if v != nil && (*v < 1 || *v > 65535) {
+		f.add(field, "must be 1–65535, not %d", *v)
+	}
+}
+
+func (f *faults) command(field, v string) {
+	switch {
+	case len(v) > maxCommand:
+		f.add(field, "may have at most %d characters", maxCommand)
+	case strings.ContainsRune(v, 0):
+		f.add(field, "may not hold a NUL character")
+	case v != "" && strings.TrimSpace(v) == "":
+		f.add(field, "is blank")
+	}
+}
+
+func (f *faults) path(field, v string) {
+	switch {
+	case v == "":
+	case v[0] != '/':
+		f.add(field, "must begin with /")
+	case len(v) > maxPath:
+		f.add(field, "may have at most %d characters", maxPath)
+	case strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '#' }):
+		f.add(field, "may not hold spaces, control characters or #")
+	}
+}
+
+func (f *faults) oneOf(field, v string, allowed ...string) {
+	for _, a := range allowed {
+		if v == a {
+			return
+		}
+	}
+	f.add(field, "must be one of %s", strings.Join(allowed, ", "))
+}
+
+func (f *faults) between(field string, v *int, low, high int) {
+	if v != nil && (*v < low || *v > high) {
+		f.add(field, "must be %d–%d, not %d", low, high, *v)
+	}
+}
+
+func (f *faults) metadata(field string, m map[string]any) {
+	if m == nil {
+		return
+	}
+	if raw, err := json.Marshal(m); err != nil || len(raw) > maxMetadata {
+		f.add(field, "may have at most %d KB as JSON", maxMetadata>>10)
+	}
+}
+
+func (f *faults) external(field, v string) {
+	if len(v) > maxExternalID || strings.ContainsFunc(v, unicode.IsControl) {
+		f.add(field, "may have at most %d visible characters", maxExternalID)
+	}
+}
+
+// attribution checks and converts; a key restricted to a workspace brings it along.
+func (c *call) attribution(f *faults, a resource.Attribution) (miosa.Attribution, error) {
+	f.external("external_workspace_id", a.ExternalWorkspaceID)
+	f.external("external_user_id", a.ExternalUserID)
+	f.external("external_project_id", a.ExternalProjectID)
+	out := miosa.Attribution{WorkspaceID: a.ExternalWorkspaceID, UserID: a.ExternalUserID, ProjectID: a.ExternalProjectID}
+	if c.key.WorkspaceID != "" {
+		if out.WorkspaceID != "" && out.WorkspaceID != c.key.WorkspaceID {
+			return out, otherWorkspace()
+		}
+		out.WorkspaceID = c.key.WorkspaceID
+	}
+	return out, nil
+}
+
+func otherWorkspace() error {
+	return &miosa.Error{Code: miosa.Forbidden, Public: "other_workspace", Message: "this key is restricted to another external_workspace_id"}
+}
+
+// varName: what a shell and every language can name.
+func (f *faults) varName(field, v string) bool {
+	ok := v != "" && len(v) <= maxVarName
+	for i := range len(v) {
+		c := v[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_' || i > 0 && c >= '0' && c <= '9') {
+			ok = false
+			break
+		}
+	}
+	if !ok {
+		f.add(field, "is no name for a variable: use letters, digits and _, not beginning with a digit")
+	}
+	return ok
+}
+
+// resources applies a change of size.
+func (f *faults) resources(field string, r miosa.Resources, p *resource.ResourcesPatch) miosa.Resources {
+	if p == nil {
+		return r
+	}
+	set := func(name string, to *int, v *int, low, high int) {
+		f.between(field+"."+name, v, low, high)
+		if v != nil {
+			*to = *v
+		}
+	}
+	set("vcpus", &r.VCPUs, p.VCPUs, 1, 256)
+	set("memory_mb", &r.MemoryMB, p.MemoryMB, 64, 4<<20)
+	set("disk_mb", &r.DiskMB, p.DiskMB, 64, 64<<20)
+	set("gpu", &r.GPU, p.GPU, 0, 16)
+	switch {
+	case p.EgressMbps.Null:
+		r.EgressMbps = 0
+	case p.EgressMbps.Set:
+		set("egress_mbps", &r.EgressMbps, &p.EgressMbps.Value, 1, 400_000)
+	}
+	return r
+}
+
+// health applies a change of health check.
+func (f *faults) health(field string, h miosa.HealthCheck, p *resource.HealthPatch) miosa.HealthCheck {
+	if p == nil {
+		return h
+	}
+	if p.Path != nil {
+		f.path(field+".path", *p.Path)
+		h.Path = *p.Path
+		if h.Path == "" {
+			h.Path = "/"
+		}
+	}
+	seconds := func(name string, to *time.Duration, v *float64, low, high float64) {
+		if v == nil {
+			return
+		}
+		if !(*v >= low && *v <= high) {
+			f.add(field+"."+name, "must be %g–%g seconds", low, high)
+			return
+		}
+		*to = time.Duration(*v * float64(time.Second))
+	}
+	seconds("interval_seconds", &h.Interval, p.IntervalSeconds, 1, 300)
+	seconds("timeout_seconds", &h.Timeout, p.TimeoutSeconds, 0.1, 60)
+	seconds("grace_period_seconds", &h.Grace, p.GracePeriodSeconds, 1, 600)
+	f.between(field+".unhealthy_threshold", p.UnhealthyThreshold, 1, 100)
+	if p.UnhealthyThreshold != nil {
+		h.Threshold = *p.UnhealthyThreshold
+	}
+	return h
+}
+
+// sticky checks and converts.
+func (f *faults) sticky(field string, s resource.Sticky) miosa.Sticky {
+	f.oneOf(field+".mode", s.Mode, "none", "cookie", "client_ip", "header")
+	token := func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
+	}
+	switch {
+	case len(s.Name) > 100 || strings.ContainsFunc(s.Name, token):
+		f.add(field+".name", "may hold letters, digits, - and _ only")
+	case s.Mode == "header" && s.Name == "":
+		f.add(field+".name", "is needed: the header's name")
+	}
+	if s.Mode == "none" {
+		return miosa.Sticky{Mode: miosa.StickyNone}
+	}
+	return miosa.Sticky{Mode: miosa.StickyMode(s.Mode), Name: s.Name}
+}
+
+// restart applies a change of restart policy.
+func (f *faults) restart(field string, r miosa.RestartPolicy, p *resource.RestartPatch) miosa.RestartPolicy {
+	if p == nil {
+		return r
+	}
+	if p.Policy != nil {
+		f.oneOf(field+".policy", *p.Policy, "always", "on_failure", "never")
+		r.Mode = miosa.RestartMode(*p.Policy)
+	}
+	if p.MaxAgeSeconds != nil {
+		if n := *p.MaxAgeSeconds; n != 0 && (n < 60 || n > 365*86400) {
+			f.add(field+".max_age_seconds", "must be 0 (never) or 60–31536000")
+		} else {
+			r.MaxAge = time.Duration(n) * time.Second
+		}
+	}
+	return r
+}
+
+// fits checks a size against the plan: what a plan doesn't hold is a
+// question of money, not of form.
+func fits(plan miosa.Plan, service string, r miosa.Resources) error {
+	over := ""
+	switch {
+	case r.VCPUs > plan.MaxVCPUs:
+		over = fmt.Sprintf("%d vCPUs an instance, not %d", plan.MaxVCPUs, r.VCPUs)
+	case r.MemoryMB > plan.MaxMemoryMB:
+		over = fmt.Sprintf("%d MB of memory an instance, not %d", plan.MaxMemoryMB, r.MemoryMB)
+	case r.DiskMB > plan.MaxDiskMB:
+		over = fmt.Sprintf("%d MB of disk an instance, not %d", plan.MaxDiskMB, r.DiskMB)
+	case r.GPU > 0 && !plan.GPU:
+		over = "no GPU"
+	default:
+		return nil
+	}
+	nearest := ""
+	for _, s := range miosa.Sizes() {
+		if s.Resources.VCPUs <= plan.MaxVCPUs && s.Resources.MemoryMB <= plan.MaxMemoryMB && s.Resources.DiskMB <= plan.MaxDiskMB {
+			nearest = fmt.Sprintf("; the largest size within it is %s (%d vCPUs, %d MB)", s.Slug, s.Resources.VCPUs, s.Resources.MemoryMB)
+		}
+	}
+	return quota(fmt.Sprintf("service %s: plan %s allows %s%s", service, plan.Name, over, nearest))
+}
+
+func str(v string) *string {
+	if v == "" {
+		return nil
+	}
+	return &v
+}
+
+func num(v int) *int {
+	if v == 0 {
+		return nil
+	}
+	return &v
+}
+
+func at(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return new(t.UTC())
+}
