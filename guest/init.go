@@ -138,7 +138,7 @@ func runPhases(ctx context.Context, phases []phase, done func(name string)) erro
 
 // killAll signals every process but PID 1. Anywhere else it would be the
 // whole machine's: there it does nothing.
-func killAll(sig syscall.Signal) {
+func killAll(_ int, sig syscall.Signal) {
 	if os.Getpid() == 1 {
 		_ = syscall.Kill(-1, sig)
 	}

@@ -155,7 +155,7 @@ func TestRefusesToRunBesideOthers(t *testing.T) {
 	if os.Getpid() == 1 {
 		t.Skip("this is PID 1")
 	}
-	killAll(unix.SIGKILL) // or there would be no more of this test
+	killAll(0, unix.SIGKILL) // or there would be no more of this test
 }
 
 func TestExitOfFailures(t *testing.T) {

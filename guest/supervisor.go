@@ -32,9 +32,9 @@ type supervisor struct {
 	command  command
 	out      *outbox
 	stops    <-chan wire.Stop
-	proc     string               // mount point of the proc file system
-	killAll  func(syscall.Signal) // every process but PID 1
-	log      func() []byte        // the kernel's log
+	proc     string                            // mount point of the proc file system
+	killAll  func(pid int, sig syscall.Signal) // every process that pid's command may have started
+	log      func() []byte                     // the kernel's log
 	port     int
 	statsMS  int
 	onStart  func()            // the command has been started
@@ -68,7 +68,7 @@ func (s *supervisor) run(ctx context.Context) wire.Exit {
 
 	status, stopped, killed := s.wait(ctx, p.pid, ended)
 	cancel()
-	s.killAll(syscall.SIGKILL)
+	s.killAll(p.pid, syscall.SIGKILL)
 	within(reapWait, gone)
 	s.drain(p)
 
@@ -106,12 +106,11 @@ func (s *supervisor) wait(ctx context.Context, pid int, ended <-chan syscall.Wai
 			}
 		case <-deadline.C:
 			killed = true
-			s.killAll(syscall.SIGKILL)
-			_ = syscall.Kill(-pid, syscall.SIGKILL)
+			s.killAll(pid, syscall.SIGKILL)
 		case <-done:
 			done = nil
 			stopped, killed = true, true
-			_ = syscall.Kill(-pid, syscall.SIGKILL)
+			s.killAll(pid, syscall.SIGKILL)
 		}
 	}
 }

@@ -1,0 +1,143 @@
+package guest
+
+import (
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	wire "github.com/miosa/miosa/wire/guest"
+)
+
+// supervise runs a shell command on this machine, as PID 1 would in a VM, and
+// returns how it ended and what it wrote. started is told once it runs.
+func supervise(t *testing.T, script string, stops <-chan wire.Stop, started func()) (wire.Exit, []wire.Line) {
+	t.Helper()
+	out := newTestOutbox(ringBytes)
+	s := &supervisor{
+		command: command{
+			path: "/bin/sh", argv: []string{"sh", "-c", script}, dir: "/", env: []string{"PATH=" + defaultPath},
+			account: account{uid: uint32(os.Getuid()), gid: uint32(os.Getgid())},
+		},
+		out: out, stops: stops, proc: t.TempDir(),
+		// In a VM everything is the command's; here only its group is.
+		killAll: func(pid int, sig syscall.Signal) { _ = syscall.Kill(-pid, sig) },
+		log:     func() []byte { return nil },
+		onStart: started,
+	}
+	exit := s.run(t.Context())
+	lines, _ := out.ring.from(1, 1<<20, 1<<30)
+	return exit, lines
+}
+
+func text(lines []wire.Line, stream wire.Stream) string {
+	var sb strings.Builder
+	for _, l := range lines {
+		if l.Stream == stream {
+			sb.Write(l.Text)
+			sb.WriteByte('\n')
+		}
+	}
+	return sb.String()
+}
+
+func nothing() {}
+
+func TestSupervisorReportsTheEnd(t *testing.T) {
+	for name, c := range map[string]struct {
+		script string
+		code   int
+		signal string
+	}{
+		"success": {"exit 0", 0, ""},
+		"failure": {"exit 3", 3, ""},
+		"signal":  {"kill -SEGV $$", -1, "SIGSEGV"},
+		"killed":  {"kill -KILL $$", -1, "SIGKILL"},
+	} {
+		exit, _ := supervise(t, c.script, nil, nothing)
+		if exit.Code != c.code || exit.Signal != c.signal || exit.Stopped || exit.OOM {
+			t.Errorf("%s: %+v", name, exit)
+		}
+	}
+}
+
+func TestSupervisorForwardsOutput(t *testing.T) {
+	_, lines := supervise(t, `echo one; echo two >&2; printf 'a\000b\377'`, nil, nothing)
+	if got := text(lines, wire.Stdout); got != "one\na\x00b\xff\n" {
+		t.Errorf("stdout %q", got)
+	}
+	if got := text(lines, wire.Stderr); got != "two\n" {
+		t.Errorf("stderr %q", got)
+	}
+}
+
+func TestSupervisorReapsOrphansAndEndsThem(t *testing.T) {
+	// A child that outlives the command, holding its output open.
+	exit, lines := supervise(t, `(echo late; exec sleep 1000) & sleep 0; while ! echo up; do :; done; exit 0`, nil, nothing)
+	if exit.Code != 0 || !strings.Contains(text(lines, wire.Stdout), "up") {
+		t.Errorf("%+v, %q", exit, text(lines, wire.Stdout))
+	}
+}
+
+func TestSupervisorStops(t *testing.T) {
+	stops := make(chan wire.Stop, 1)
+	exit, lines := supervise(t, `trap 'echo bye; exit 7' TERM; while :; do sleep 0.01; done`, stops, func() {
+		stops <- wire.Stop{Deadline: time.Minute}
+	})
+	// The signal may come before the trap is set.
+	if !exit.Stopped || exit.KilledAll || exit.Code == 7 != (text(lines, wire.Stdout) == "bye\n") || exit.Code != 7 && exit.Signal != "SIGTERM" {
+		t.Errorf("%+v, %q", exit, text(lines, wire.Stdout))
+	}
+}
+
+func TestSupervisorKillsAtTheDeadline(t *testing.T) {
+	stops := make(chan wire.Stop, 2)
+	exit, _ := supervise(t, `trap '' TERM; while :; do sleep 0.01; done`, stops, func() {
+		stops <- wire.Stop{Deadline: time.Hour}
+		stops <- wire.Stop{Deadline: 50 * time.Millisecond} // in more of a hurry
+	})
+	// Killed by SIGTERM if that came before the trap was set.
+	if !exit.Stopped || exit.Signal == "SIGKILL" != exit.KilledAll || exit.OOM {
+		t.Errorf("%+v", exit)
+	}
+}
+
+func TestSupervisorTellsWhatTheShellCouldNotRun(t *testing.T) {
+	for code, reason := range map[string]string{"127": wire.ExitNotFound, "126": wire.ExitNotExecutable, "1": ""} {
+		e := wire.Exit{}
+		switch code {
+		case "127":
+			e.Code = 127
+		case "126":
+			e.Code = 126
+		default:
+			e.Code = 1
+		}
+		s := &supervisor{command: command{shell: true}}
+		late := e
+		s.explain(&e, time.Second)
+		s.explain(&late, time.Minute)
+		if e.Reason != reason || late.Reason != "" {
+			t.Errorf("%s: reason %q, %q after a minute", code, e.Reason, late.Reason)
+		}
+	}
+}
+
+func TestCommandThatCannotStart(t *testing.T) {
+	for name, c := range map[string]struct {
+		command command
+		reason  string
+	}{
+		"absent":         {command{path: "/absent", argv: []string{"x"}, dir: "/"}, wire.ExitNotFound},
+		"no program":     {command{path: "/etc/passwd", argv: []string{"x"}, dir: "/"}, wire.ExitNotExecutable},
+		"too much":       {command{path: "/bin/sh", argv: []string{"x"}, env: []string{"X=" + strings.Repeat("x", 1<<22)}, dir: "/"}, wire.ExitSetup},
+		"dir is no more": {command{path: "/bin/sh", argv: []string{"x"}, dir: "/absent"}, wire.ExitNotFound},
+	} {
+		c.command.account = account{uid: uint32(os.Getuid()), gid: uint32(os.Getgid())}
+		_, err := c.command.start(newTestOutbox(1))
+		if err == nil || setupExit(err).Reason != c.reason {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
