@@ -15,6 +15,8 @@ HTTP   ?=
 DRIVER ?=
 FLAGS  ?=
 
+version := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
 # PID 1 ships inside every VM and is unpacked at every boot.
 init_limit := 4000000
 
@@ -36,7 +38,7 @@ setup: ## install what is missing (by apt, said aloud)
 
 build: ## bin/miosa, bin/miosa-init, the guest bundle, the packed example
 	@mkdir -p bin/examples
-	CGO_ENABLED=0 go build -trimpath -o bin/miosa ./cmd/miosa
+	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(version)' -o bin/miosa ./cmd/miosa
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/miosa-init ./cmd/miosa-init
 	size=$$(stat -c %s bin/miosa-init)
 	if (( size >= $(init_limit) )); then
@@ -55,10 +57,11 @@ test: setup build ## every test; what is skipped is listed with its reason
 lint: ## go vet, gofmt, go fix, golangci-lint, the import law
 	@scripts/lint.sh
 
-bench: setup build ## publish, cold start and healing, measured against their targets
-	go run ./bench/publish
-	go run ./bench/coldstart
-	go run ./bench/heal
+bench: setup build ## every program under bench/: figures beside their targets
+	@for program in bench/*/main.go; do
+		echo "== $${program%/main.go}"
+		go run "./$${program%/main.go}"
+	done
 
 clean: ## remove what was built here (not the data directory, not the caches)
 	rm -rf bin examples/*/build

@@ -27,18 +27,14 @@ const module = "github.com/miosa/miosa"
 var pure = []string{"reconcile", "rollout", "schedule", "lifecycle", "health", "liveness", "routing"}
 
 // ports are what the loops know of the outside world: types and an interface.
-// A folder inside a port's is one of its adapters unless it is listed below.
+// A folder inside a port's is one of its adapters unless it is its conformance
+// suite ("storetest") or listed below.
 var ports = []string{"store", "artifact", "vmm", "network", "secret", "logs"}
 
 // notAdapters are the folders inside a port's that are no implementation.
 var notAdapters = map[string]string{
-	"store/storetest":     "the conformance suite",
-	"artifact/blobtest":   "the conformance suite",
-	"vmm/vmmtest":         "the conformance suite",
-	"network/networktest": "the conformance suite",
-	"logs/logstest":       "the conformance suite",
-	"vmm/bundle":          "the guest bundle, shared by all drivers",
-	"logs/plane":          "the loop of the log plane",
+	"vmm/bundle": "the guest bundle, shared by all drivers",
+	"logs/plane": "the loop of the log plane",
 }
 
 // loops run for as long as the process does.
@@ -235,6 +231,19 @@ var rules = []rule{{
 		})
 	},
 }, {
+	name:   "what is for tests stays in tests",
+	reason: "the suites and the transcript player bring package testing and flags along",
+	broken: func(f *folder, report func(token.Pos, string)) {
+		if forTests(f.dir) || within(f.dir, []string{"bench"}) {
+			return
+		}
+		f.eachImport(func(pos token.Pos, p string) {
+			if in, ok := inModule(p); p == "testing" || ok && forTests(in) {
+				report(pos, "imports "+p)
+			}
+		})
+	},
+}, {
 	name:   "the client and the CLI stand outside the server",
 	reason: "they speak the public API as any other client does; importing the server would hide gaps in it",
 	broken: func(f *folder, report func(token.Pos, string)) {
@@ -365,10 +374,15 @@ func adapter(dir string) string {
 		return ""
 	}
 	name, _, _ := strings.Cut(rest, "/")
-	if _, not := notAdapters[port+"/"+name]; not {
+	if _, not := notAdapters[port+"/"+name]; not || name == port+"test" {
 		return ""
 	}
 	return port + "/" + name
+}
+
+// forTests: conformance suites, fixtures, and the transcript player.
+func forTests(dir string) bool {
+	return within(dir, []string{"transcript"}) || strings.HasSuffix(dir, "test") && strings.Contains(dir, "/")
 }
 
 func firstWords(text string) string {
@@ -579,6 +593,11 @@ func TestRulesSeeViolations(t *testing.T) {
 		},
 		"only programs import programs": {
 			{"agent/main.go", "package agent\n\nimport _ \"" + module + "/cmd/miosa\"\n"},
+		},
+		"what is for tests stays in tests": {
+			{"agent/check.go", "package agent\n\nimport _ \"testing\"\n"},
+			{"control/play.go", imports("control", module+"/transcript")},
+			{"api/fill.go", "package api\n\nimport _ \"" + module + "/store/storetest\"\n"},
 		},
 		"the client and the CLI stand outside the server": {
 			{"cli/ps.go", imports("cli", module+"/store")},
