@@ -36,7 +36,7 @@ demo: setup build ## show a publish, a VM's death and healing, a new version und
 setup: ## install what is missing (by apt, said aloud)
 	@scripts/setup.sh
 
-build: ## bin/miosa, bin/miosa-init, the guest bundle, the packed example
+build: ## bin/miosa, bin/miosa-init, the guest bundle, packed examples
 	@mkdir -p bin/examples
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(version)' -o bin/miosa ./cmd/miosa
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/miosa-init ./cmd/miosa-init
@@ -46,10 +46,17 @@ build: ## bin/miosa, bin/miosa-init, the guest bundle, the packed example
 		exit 1
 	fi
 	bin/miosa bundle build --init bin/miosa-init
-	OUT=bin/examples/hello.tar.zst examples/hello/pack
+	for example in hello crasher five-hundred leaky; do
+		OUT=bin/examples/$$example.tar.zst examples/$$example/pack
+	done
+	VERSION=2 OUT=bin/examples/hello-2.tar.zst examples/hello/pack
 
 examples: ## pack all six examples (fetches Debian's Python and Node.js)
-	@for example in examples/*/pack; do [[ -f $$example ]] && "$$example"; done
+	@for script in examples/*/pack; do
+		[[ -f $$script ]] || continue # examples/pack/ is the packer
+		name=$$(basename "$$(dirname "$$script")")
+		OUT=bin/examples/$$name.tar.zst "$$script"
+	done
 
 test: setup build ## every test; what is skipped is listed with its reason
 	@scripts/test.sh

@@ -9,15 +9,15 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 module=$(go list -m)
-# The qemu driver, whatever drives it in a test, and the programs whose tests
-# run the whole platform.
+# The qemu driver, whatever uses it or the guest bundle in a test, and the
+# programs whose tests run the whole platform.
 boots_vms() {
 	go list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' "$@" |
 		awk -v m="$module" '
 			function whole(p) { return p ~ "^" m "/(cmd/miosa|vmm/qemu|bench|e2e)(/|$)" && p !~ "/bench/load" }
 			{
 				vm = whole($1)
-				for (i = 2; i <= NF; i++) if ($i == m "/vmm/qemu") vm = 1
+				for (i = 2; i <= NF; i++) if ($i == m "/vmm/qemu" || $i == m "/vmm/bundle") vm = 1
 				if (vm) print $1
 			}'
 }
