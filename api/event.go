@@ -77,8 +77,8 @@ func (s *Server) listEvents(c *call) (rows[resource.Event], error) {
 		return rows[resource.Event]{}, err
 	}
 	found, err := collect(c, store.Events, f.prefix, f.passes)
-	slices.SortFunc(found, func(a, b miosa.Event) int { return cmp.Compare(b.ID, a.ID) })
-	return newest(found, func(e miosa.Event) string { return e.ID }, func(e miosa.Event) (resource.Event, error) {
+	slices.SortFunc(found, func(a, b miosa.Event) int { return inOrder(b, a) })
+	return newest(found, func(e miosa.Event) string { return fmt.Sprintf("%020d:%s", e.Revision, e.ID) }, func(e miosa.Event) (resource.Event, error) {
 		return eventResource(e), nil
 	}), err
 }
@@ -88,6 +88,12 @@ func (s *Server) listEvents(c *call) (rows[resource.Event], error) {
 type mark struct {
 	revision int64
 	id       string
+}
+
+// inOrder is the order of the stream. IDs alone don't give it: several writers
+// have several clocks.
+func inOrder(a, b miosa.Event) int {
+	return cmp.Or(cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.ID, b.ID))
 }
 
 func (m mark) String() string { return strconv.FormatInt(m.revision, 10) + ":" + m.id }
@@ -177,9 +183,7 @@ func (s *Server) follow(ctx context.Context, f eventFilter, last mark, resumed b
 				found = append(found, e)
 			}
 		}
-		slices.SortFunc(found, func(a, b miosa.Event) int {
-			return cmp.Or(cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.ID, b.ID))
-		})
+		slices.SortFunc(found, inOrder)
 		if !resumed {
 			found = found[max(0, len(found)-backlog):]
 		}
@@ -220,7 +224,7 @@ func (s *Server) watchEvents(ctx context.Context, f eventFilter, after int64, la
 				fresh = append(fresh, e)
 			}
 		}
-		slices.SortFunc(fresh, func(a, b miosa.Event) int { return cmp.Compare(a.ID, b.ID) })
+		slices.SortFunc(fresh, inOrder)
 		if n := len(fresh); n > 0 {
 			if !give(fresh) {
 				return nil

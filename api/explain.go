@@ -72,9 +72,9 @@ func (c *call) explainID(id string) (resource.Explanation, error) {
 // timeline are the latest events that match, oldest first.
 func (c *call) timeline(dep string, concerns func(miosa.Event) bool) ([]resource.Event, error) {
 	found, err := collect(c, store.Events, store.EventsOf(c.tenant.ID, dep), concerns)
-	found = found[:min(len(found), explainedEvents)]
+	slices.SortFunc(found, inOrder)
 	out := []resource.Event{}
-	for _, e := range slices.Backward(found) {
+	for _, e := range found[max(0, len(found)-explainedEvents):] {
 		out = append(out, eventResource(e))
 	}
 	return out, err

@@ -26,3 +26,6 @@ func ValidSlug(slug string) bool { return validLabel(slug, maxSlug) }
 
 // Preview is preview.
 func Preview(value string, secret bool) string { return preview(value, secret) }
+
+// Tag is the operation's section in the document.
+func (o Operation) Tag() string { return (&route{Pattern: o.Pattern}).tag() }

@@ -160,12 +160,15 @@ func collect[T any](c *call, k store.Kind[T], prefix string, keep func(T) bool) 
 	return out, nil
 }
 
-// servicesOf are an environment's services, oldest first.
+// servicesOf are an environment's services, oldest first, by name among those
+// made together.
 func (c *call) servicesOf(env miosa.Environment) ([]miosa.Service, error) {
 	all, err := collect(c, store.Services, store.ServicesOf(env.TenantID, env.DeploymentID), func(s miosa.Service) bool {
 		return s.EnvironmentID == env.ID
 	})
-	slices.Reverse(all)
+	slices.SortFunc(all, func(a, b miosa.Service) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.Name, b.Name))
+	})
 	return all, err
 }
 

@@ -368,6 +368,12 @@ func (p *publication) result() (resource.Published, error) {
 	if err != nil {
 		return resource.Published{}, err
 	}
+	// As the version has them.
+	place := func(s resource.Service) int {
+		return slices.IndexFunc(version.Services, func(spec miosa.ServiceSpec) bool { return spec.ServiceID == s.ID })
+	}
+	services = slices.DeleteFunc(services, func(s resource.Service) bool { return place(s) < 0 })
+	slices.SortFunc(services, func(a, b resource.Service) int { return place(a) - place(b) })
 	return resource.Published{
 		Deployment: shown, Version: versionResource(version, p.release.Manifest), Release: c.releaseResource(p.release, version),
 		Services: services, Rollout: rolloutResource(p.rollout), Promoted: p.rollout.Promote && isLive(p.rollout),

@@ -224,7 +224,7 @@ func instanceResource(i miosa.Instance) resource.Instance {
 		LastHealthCheckAt: at(o.LastProbeAt), LastHealthCheck: str(o.LastProbe), LastHeartbeatAt: at(o.ReportedAt),
 		ScheduledAt: at(i.ScheduledAt), StartedAt: at(o.StartedAt), HealthyAt: at(o.HealthyAt), StoppedAt: at(o.StoppedAt),
 		ErrorMessage: str(o.Failure.Message), LastLogLines: lines(o.Failure.LastLines),
-		RestartCount: o.RestartCount, NextRestartAt: at(o.NextRestartAt),
+		RestartCount: o.RestartCount, NextRestartAt: at(o.NextRestartAt), BootPhases: phases(o.Phases),
 		CPULimitMillicores: i.Spec.Resources.VCPUs * 1000, MemoryLimitMB: i.Spec.Resources.MemoryMB, DiskLimitMB: i.Spec.Resources.DiskMB,
 		Metadata: map[string]any{}, CreatedAt: i.CreatedAt.UTC(), UpdatedAt: i.UpdatedAt.UTC(),
 	}
@@ -338,4 +338,12 @@ func hostResource(h miosa.Host) resource.Host {
 		Overcommit: h.Overcommit, Schedulable: h.Schedulable, Liveness: string(h.Liveness), Version: h.Version,
 		CreatedAt: h.CreatedAt.UTC(), UpdatedAt: h.UpdatedAt.UTC(),
 	}
+}
+
+func phases(in []miosa.Phase) []resource.Phase {
+	out := make([]resource.Phase, 0, len(in))
+	for _, p := range in {
+		out = append(out, resource.Phase{Name: p.Name, At: p.At.UTC()})
+	}
+	return out
 }

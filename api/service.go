@@ -67,8 +67,12 @@ func (s *Server) listServices(c *call) (rows[resource.Service], error) {
 		return rows[resource.Service]{}, err
 	}
 	views = slices.DeleteFunc(views, func(v resource.Service) bool { return !f.stateIs(v.State) })
-	slices.SortFunc(views, func(a, b resource.Service) int { return strings.Compare(a.ID, b.ID) })
-	return rowsOf(views, true, func(v resource.Service) string { return v.ID }, func(v resource.Service) (resource.Service, error) {
+	// IDs minted within one millisecond have no order; names do.
+	key := func(v resource.Service) string {
+		return fmt.Sprintf("%020d:%s:%s", v.CreatedAt.UnixNano(), v.Name, v.ID)
+	}
+	slices.SortFunc(views, func(a, b resource.Service) int { return strings.Compare(key(a), key(b)) })
+	return rowsOf(views, true, key, func(v resource.Service) (resource.Service, error) {
 		return v, nil
 	}), nil
 }

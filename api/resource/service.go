@@ -130,10 +130,19 @@ type Instance struct {
 	LastLogLines       []string       `json:"last_log_lines" doc:"The last lines before its last failure; at most 50."`
 	RestartCount       int            `json:"restart_count"`
 	NextRestartAt      *time.Time     `json:"next_restart_at"`
+	BootPhases         []Phase        `json:"boot_phases"` // of the present boot, in order
 	CPULimitMillicores int            `json:"cpu_limit_millicores"`
 	MemoryLimitMB      int            `json:"memory_limit_mb"`
 	DiskLimitMB        int            `json:"disk_limit_mb"`
 	Metadata           map[string]any `json:"metadata"`
 	CreatedAt          time.Time      `json:"created_at"`
 	UpdatedAt          time.Time      `json:"updated_at"`
+}
+
+// Phase is a named moment of a boot: boot_decided, image_ready, slot_free,
+// vmm_started, kernel_started, pid1_started, hello, … app_started, listening,
+// healthy.
+type Phase struct {
+	Name string    `json:"name"`
+	At   time.Time `json:"at"`
 }
