@@ -65,7 +65,9 @@ func main() {
 	case "deaf":
 		signal.Ignore(syscall.SIGTERM)
 		fmt.Println("deaf")
-		select {}
+		for {
+			time.Sleep(time.Hour)
+		}
 	}
 }
 
