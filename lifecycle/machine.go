@@ -11,6 +11,7 @@ package lifecycle
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -48,6 +49,8 @@ type Machine struct {
 	stopAt         time.Time // when StopGuest was sent; its deadline follows
 	restarting     bool      // stopping only to boot again (RestartNonce)
 	nonce          int
+	lost           bool // control saw a boot of it here that this host knows nothing of
+	ask            bool // resumed while stopping: nobody knows whether the app was asked
 }
 
 type vmState int
@@ -58,21 +61,22 @@ const (
 	vmRunning                // the run command runs
 )
 
-// New is an instance that this host has not seen before. If its observation
-// shows boots (this host lost its state), the next boot goes on counting.
+// New is an instance that this host has not seen before: feed it Assigned. If
+// its observation shows a boot (this host lost its state), that boot is over,
+// which counts as a crash, and the next one goes on counting.
 func New(in miosa.Instance) *Machine {
 	obs := in.Observed
 	obs.InstanceID, obs.TenantID, obs.DeploymentID, obs.HostID = in.ID, in.TenantID, in.DeploymentID, in.HostID
 	obs.Failures = max(obs.Failures, in.PriorFailures)
-	return &Machine{in: in, obs: obs, nonce: in.RestartNonce}
+	lost := obs.State != "" && obs.State != miosa.Pending && !obs.State.Terminal()
+	return &Machine{in: in, obs: obs, nonce: in.RestartNonce, lost: lost}
 }
 
 // Resume is an instance whose state this host kept. alive tells whether its VM
 // of the present boot was found and adopted; otherwise a Vanished is to follow.
 func Resume(in miosa.Instance, obs miosa.Observation, now time.Time) *Machine {
 	m := New(in)
-	m.obs = obs
-	m.hint = ""
+	m.obs, m.lost = obs, false
 	switch obs.State {
 	case miosa.Starting:
 		m.vm = vmBooting
@@ -80,26 +84,27 @@ func Resume(in miosa.Instance, obs miosa.Observation, now time.Time) *Machine {
 		if m.began.IsZero() {
 			m.began = now
 		}
-		if at, ok := phaseAt(obs, "app_started"); ok {
+		if at, ok := PhaseAt(obs, "app_started"); ok {
 			m.vm, m.running = vmRunning, at
 			m.check = health.Resume(in.Spec.Health, at, false, false, now)
 		}
 	case miosa.Healthy, miosa.Unhealthy:
 		m.vm = vmRunning
 		m.began = obs.StartedAt
-		at, ok := phaseAt(obs, "app_started")
+		at, ok := PhaseAt(obs, "app_started")
 		if !ok {
 			at = obs.StartedAt
 		}
 		m.running = at
 		m.check = health.Resume(in.Spec.Health, at, obs.State == miosa.Healthy, true, now)
 	case miosa.Stopping:
-		m.vm, m.began, m.stopAt = vmRunning, obs.StartedAt, now
+		m.vm, m.began, m.stopAt, m.ask = vmRunning, obs.StartedAt, now, true
 	}
 	return m
 }
 
-func phaseAt(obs miosa.Observation, name string) (time.Time, bool) {
+// PhaseAt is when the observed boot came to a phase, if it did.
+func PhaseAt(obs miosa.Observation, name string) (time.Time, bool) {
 	for _, p := range obs.Phases {
 		if p.Name == name {
 			return p.At, true
@@ -157,8 +162,17 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 }
 
 // key is what a report is due for when it changes.
-func (m *Machine) key() string {
-	return fmt.Sprint(m.obs.State, m.obs.Boot, m.obs.VMID, m.obs.Generation, m.vm, m.obs.Failure.At)
+type key struct {
+	state      miosa.InstanceState
+	boot       int
+	vmid       string
+	generation int64
+	vm         vmState
+	failed     time.Time
+}
+
+func (m *Machine) key() key {
+	return key{m.obs.State, m.obs.Boot, m.obs.VMID, m.obs.Generation, m.vm, m.obs.Failure.At}
 }
 
 func (m *Machine) report(now time.Time) Effect {
@@ -182,18 +196,24 @@ func (m *Machine) assigned(now time.Time, in miosa.Instance) []Effect {
 	if in.Generation < m.in.Generation {
 		return nil
 	}
-	first := m.obs.State == ""
+	first, lost := m.obs.State == "", m.lost
+	m.lost = false
 	in.Observed = miosa.Observation{}
 	m.in = in
 	m.obs.Generation = in.Generation
 	switch {
 	case in.Goal == miosa.GoalStop:
 		return m.stop(now)
+	case lost:
+		return m.crashed(now, miosa.Failure{Kind: miosa.FailureHost, Message: "its host lost everything it knew of it"})
 	case first:
 		m.become(miosa.Pending)
 		m.obs.NextRestartAt = now
 	case in.RestartNonce != m.nonce && m.vm != vmNone && m.stopAt.IsZero():
 		m.nonce = in.RestartNonce
+		if m.vm == vmBooting {
+			return m.restart(now) // there is nobody to ask yet
+		}
 		m.restarting = true
 		return m.stopGuest(now)
 	}
@@ -239,6 +259,9 @@ func (m *Machine) reached(now time.Time, e Reached) []Effect {
 	m.phase(e.Name, e.At)
 	switch e.Name {
 	case "app_started":
+		if m.vm != vmBooting {
+			return nil // a guest that reconnects tells it again: no new grace for that
+		}
 		m.vm = vmRunning
 		m.running = now
 		m.check = health.Begin(m.in.Spec.Health, now)
@@ -255,7 +278,7 @@ func (m *Machine) reached(now time.Time, e Reached) []Effect {
 const maxPhases = 32
 
 func (m *Machine) phase(name string, at time.Time) {
-	if _, ok := phaseAt(m.obs, name); ok || len(m.obs.Phases) >= maxPhases {
+	if _, ok := PhaseAt(m.obs, name); ok || len(m.obs.Phases) >= maxPhases {
 		return
 	}
 	// A new slice: reports already made share the old one.
@@ -289,11 +312,15 @@ func (m *Machine) healthy(now time.Time) {
 }
 
 func (m *Machine) exited(now time.Time, e Exited) []Effect {
+	f := e.Failure
+	f.LastLines = lastLines(f.LastLines)
+	if f.Kind != miosa.FailureNone {
+		f.At = now
+	}
 	if m.obs.State == miosa.Stopping || m.restarting || e.Stopped {
-		m.obs.Failure = e.Failure
+		m.obs.Failure = f
 		return nil // Vanished follows and ends it
 	}
-	f := e.Failure
 	if f.Kind == miosa.FailureExit && f.ExitCode == 0 && m.in.Restart.Mode != miosa.RestartAlways && m.in.Restart.Mode != "" {
 		f.Kind = miosa.FailureCompleted
 		m.obs.Failure = f
@@ -321,8 +348,10 @@ func (m *Machine) restart(now time.Time) []Effect {
 	kill := Kill{m.obs.Boot}
 	m.vm, m.restarting, m.stopAt, m.probing = vmNone, false, time.Time{}, false
 	m.become(miosa.Pending)
-	m.obs.NextRestartAt = now
-	return []Effect{kill}
+	if m.in.Goal == miosa.GoalDrain {
+		return append([]Effect{kill}, m.ended(now, miosa.Stopped)...)
+	}
+	return append([]Effect{kill}, m.boot(now)...)
 }
 
 // crashed is the one path for every failure: exit, VM crash, probes, host.
@@ -378,6 +407,9 @@ func (m *Machine) due(now time.Time) []Effect {
 		if m.in.Goal == miosa.GoalDrain {
 			return m.ended(now, miosa.Stopped)
 		}
+	case m.ask:
+		m.ask = false
+		return m.stopGuest(now)
 	case !m.stopAt.IsZero():
 		if !now.Before(m.stopAt.Add(StopDeadline + KillAfter)) {
 			if m.restarting {
@@ -415,7 +447,8 @@ func (m *Machine) boot(now time.Time) []Effect {
 	m.obs.Boot++
 	m.become(miosa.Starting)
 	m.obs.StartedAt, m.obs.NextRestartAt = now, time.Time{}
-	m.obs.Phases, m.obs.VMID = nil, ""
+	// The address may be another tenant's by now: none until the VMM has one.
+	m.obs.Phases, m.obs.VMID, m.obs.Addr = nil, "", netip.AddrPort{}
 	m.obs.LastProbe, m.obs.LastProbeAt = "", time.Time{}
 	m.phase("boot_decided", now)
 	m.vm, m.began, m.hint, m.probing, m.stopAt = vmBooting, now, "", false, time.Time{}
@@ -426,7 +459,7 @@ func (m *Machine) boot(now time.Time) []Effect {
 // graceWords says why an app was never healthy, as its developer needs it.
 func (m *Machine) graceWords() string {
 	port := m.in.Spec.Port
-	_, listening := phaseAt(m.obs, "listening")
+	_, listening := PhaseAt(m.obs, "listening")
 	switch {
 	case !listening:
 		return fmt.Sprintf("nothing listened on port %d within %s: the app must listen on the port in $PORT (%d) on all addresses", port, m.check.Check.Grace, port)
