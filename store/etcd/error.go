@@ -27,18 +27,27 @@ func do[T any](ctx context.Context, s *Store, call func(ctx context.Context) (T,
 	if err := s.health.enter(); err != nil {
 		return none, err
 	}
-	defer s.health.leave()
-	// The engine inside the process hangs when its disk fails; then its end
-	// ends the call, and the cause is the disk.
+	// With its disk gone the engine holds its locks for ever; whoever waits
+	// for one, in a read, does not look at a context. So the call is left
+	// behind when the engine ends.
 	callCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop := context.AfterFunc(s.health.ctx, cancel)
-	defer stop()
-	v, err := call(callCtx)
-	if ended := s.health.err(); err != nil && ended != nil {
-		return none, ended
+	type result struct {
+		v   T
+		err error
 	}
-	return v, translate(ctx, err)
+	done := make(chan result, 1)
+	go func() {
+		defer s.health.leave()
+		v, err := call(callCtx)
+		done <- result{v, err}
+	}()
+	select {
+	case r := <-done:
+		return r.v, translate(ctx, r.err)
+	case <-s.health.ctx.Done():
+		return none, s.health.err()
+	}
 }
 
 // translate gives etcd's errors the meaning they have here.

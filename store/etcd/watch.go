@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"iter"
@@ -42,12 +43,15 @@ func (s *Store) Watch(ctx context.Context, prefix string, after int64) iter.Seq2
 // follow is one watch. It returns the last revision it yielded, and nil if
 // the reader had enough.
 func (s *Store) follow(ctx context.Context, prefix string, after int64, yield func(store.Batch, error) bool) (int64, error) {
-	ctx, cancel := context.WithCancel(ctx)
+	if err := s.health.err(); err != nil {
+		return after, err
+	}
+	watchCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	watchCtx := ctx
+	defer context.AfterFunc(s.health.ctx, cancel)()
 	if !s.local {
 		// A member that lost its cluster must not leave us waiting for ever.
-		watchCtx = clientv3.WithRequireLeader(ctx)
+		watchCtx = clientv3.WithRequireLeader(watchCtx)
 	}
 	changes := s.client.Watch(watchCtx, prefix,
 		clientv3.WithPrefix(), clientv3.WithRev(max(after, 0)+1), clientv3.WithProgressNotify())
@@ -60,7 +64,7 @@ func (s *Store) follow(ctx context.Context, prefix string, after int64, yield fu
 			return after, s.health.err()
 		}
 		if !open {
-			return after, translate(ctx, context.Canceled)
+			return after, cmp.Or(s.health.err(), translate(ctx, context.Canceled))
 		}
 		if r.CompactRevision != 0 {
 			return after, store.ErrCompacted
