@@ -260,8 +260,11 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 		if err != nil {
 			continue
 		}
+		_, launched := lifecycle.PhaseAt(s.Observation, "app_started")
 		wg.Go(func() {
-			if err := stopVM(ctx, vm); err != nil {
+			if !launched {
+				// Nothing of the app runs yet: there is nobody to ask.
+			} else if err := stopVM(ctx, vm); err != nil {
 				a.log.Warn("virtual machine did not stop by itself", "vm", s.VM.ID, "err", err)
 			}
 			if err := vm.Kill(ctx); err != nil {

@@ -396,10 +396,11 @@ type Published struct {
 		PublicURL       string `json:"public_url"`
 	} `json:"deployment"`
 	Version struct {
-		ID           string `json:"id"`
-		Number       int    `json:"version_number"`
-		State        string `json:"state"`
-		ErrorMessage string `json:"error_message"`
+		ID           string   `json:"id"`
+		Number       int      `json:"version_number"`
+		State        string   `json:"state"`
+		ErrorMessage string   `json:"error_message"`
+		LastLines    []string `json:"last_log_lines"`
 	} `json:"version"`
 	Services []struct {
 		ID string `json:"id"`
