@@ -1,14 +1,11 @@
 package api
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"io"
-	"strings"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
+	"github.com/miosa/miosa/secret"
 	"github.com/miosa/miosa/store"
 )
 
@@ -243,12 +240,12 @@ func (s *Server) createAPIKey(c *call, in resource.APIKeyCreate) (resource.APIKe
 	if err := f.err(); err != nil {
 		return resource.APIKeyMinted{}, err
 	}
-	secret, hash, err := MintKey(miosa.Role(in.Role), s.random)
+	full, hash, err := secret.NewAPIKey(miosa.Role(in.Role), s.random)
 	if err != nil {
 		return resource.APIKeyMinted{}, err
 	}
 	key := miosa.APIKey{
-		Hash: hash, Hint: secret[:10], Name: in.Name, Role: miosa.Role(in.Role), TenantID: in.TenantID,
+		Hash: hash, Hint: full[:10], Name: in.Name, Role: miosa.Role(in.Role), TenantID: in.TenantID,
 		WorkspaceID: in.ExternalWorkspaceID, CreatedAt: s.now().UTC(),
 	}
 	if key.ID, err = s.newID(miosa.PrefixKey); err != nil {
@@ -269,7 +266,7 @@ func (s *Server) createAPIKey(c *call, in resource.APIKeyCreate) (resource.APIKe
 		}
 		return c.audit(tx, miosa.Event{TenantID: key.TenantID, Type: "api_key.created", Message: fmt.Sprintf("a %s key (%s…) was made", key.Role, key.Hint)})
 	})
-	return resource.APIKeyMinted{APIKey: apiKeyResource(key), Key: secret}, err
+	return resource.APIKeyMinted{APIKey: apiKeyResource(key), Key: full}, err
 }
 
 func (s *Server) getAPIKey(c *call, _ none) (resource.APIKey, error) {
@@ -339,30 +336,4 @@ func (s *Server) getHost(c *call, _ none) (resource.Host, error) {
 	h, err := store.Get(c.r.Context(), s.store, store.Hosts, store.HostKey(id))
 	c.etag = h.Revision
 	return hostResource(h), err
-}
-
-const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-
-// MintKey makes an API key of 40 random characters (238 bits) behind its
-// role's prefix, and the hash that is stored of it. The key is never shown
-// again.
-func MintKey(role miosa.Role, random io.Reader) (key, hash string, err error) {
-	prefix := map[miosa.Role]string{miosa.RoleUser: "msk_u_", miosa.RolePlatform: "msk_p_", miosa.RoleAdmin: "msk_a_"}[role]
-	if prefix == "" {
-		return "", "", fmt.Errorf("mint key: no role %q", role)
-	}
-	var b strings.Builder
-	b.WriteString(prefix)
-	one := make([]byte, 1)
-	for b.Len() < len(prefix)+40 {
-		if _, err := io.ReadFull(random, one); err != nil {
-			return "", "", fmt.Errorf("mint key: %w", err)
-		}
-		// 248 is the largest multiple of 62 in a byte: no character is likelier.
-		if one[0] < 248 {
-			b.WriteByte(base62[one[0]%62])
-		}
-	}
-	sum := sha256.Sum256([]byte(b.String()))
-	return b.String(), hex.EncodeToString(sum[:]), nil
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api"
 	"github.com/miosa/miosa/artifact"
+	"github.com/miosa/miosa/secret"
 	"github.com/miosa/miosa/store"
 )
 
@@ -110,7 +111,7 @@ func (p *Platform) AddTenant(slug string) miosa.Tenant {
 // AddKey mints a key and returns it whole.
 func (p *Platform) AddKey(role miosa.Role, tenant, workspace string) string {
 	p.t.Helper()
-	key, hash, err := api.MintKey(role, rand.Reader)
+	key, hash, err := secret.NewAPIKey(role, rand.Reader)
 	if err != nil {
 		p.t.Fatal(err)
 	}
