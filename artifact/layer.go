@@ -25,7 +25,7 @@ const (
 
 // layers reads tar archives into one tree, one above the other.
 type layers struct {
-	ctx    context.Context //nolint:containedctx // one call's worth
+	ctx    context.Context // of the one call
 	tree   *Tree
 	limits Limits
 	kind   miosa.Kind
@@ -352,7 +352,7 @@ func (c *content) Read(p []byte) (int, error) {
 	c.left -= int64(n)
 	c.l.bytes += int64(n)
 	c.l.layerBytes += int64(n)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		if err = nil; c.left > 0 {
 			err = io.ErrUnexpectedEOF
 		}

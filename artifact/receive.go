@@ -64,7 +64,7 @@ func Receive(ctx context.Context, blobs Blobs, up Upload, limits Limits) (Stored
 // intake reads the body and writes it to the blob on the way. It remembers
 // what really went wrong: decoders word every error as their own.
 type intake struct {
-	ctx   context.Context //nolint:containedctx // one call's worth
+	ctx   context.Context // of the one call
 	body  io.Reader
 	blob  io.Writer
 	limit int64

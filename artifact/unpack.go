@@ -68,7 +68,7 @@ func (r *hashing) Read(p []byte) (int, error) {
 }
 
 type unpacker struct {
-	ctx    context.Context //nolint:containedctx // one call's worth
+	ctx    context.Context // of the one call
 	blobs  Blobs           // for scratch space
 	kind   miosa.Kind
 	limits Limits
