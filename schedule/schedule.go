@@ -180,6 +180,7 @@ func nearest(r *Request, fleet []Host) (string, bool) {
 	sizes := miosa.Sizes()
 	for i := len(sizes) - 1; i >= 0; i-- {
 		probe.Resources = sizes[i].Resources
+		probe.Resources.GPU = r.Resources.GPU
 		if probe.Resources.MemoryMB >= r.Resources.MemoryMB && probe.Resources.VCPUs >= r.Resources.VCPUs {
 			continue
 		}
