@@ -24,6 +24,7 @@ type machine struct {
 	tunnels map[tunnelID]routing.Backend
 
 	reportAt time.Time
+	stopping bool
 }
 
 // departure is a backend that left the table while something hung on it.
@@ -138,6 +139,9 @@ func (m *machine) handle(now time.Time, ev event) []effect {
 			return []effect{count{}}
 		}
 	case tunnelOpened:
+		if m.stopping {
+			return []effect{closeTunnel{ev.id}}
+		}
 		m.tunnels[ev.id] = ev.backend
 		// The upgrade may have been under way while its backend left.
 		if d := m.leaving[ev.backend]; d != nil {
@@ -148,6 +152,7 @@ func (m *machine) handle(now time.Time, ev event) []effect {
 	case woke:
 		return m.due(now)
 	case stopping:
+		m.stopping = true
 		var out []effect
 		for _, id := range slices.Sorted(maps.Keys(m.tunnels)) {
 			out = append(out, closeTunnel{id})

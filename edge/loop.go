@@ -1,0 +1,162 @@
+package edge
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/miosa/miosa/routing"
+)
+
+// loop feeds the machine and carries out what it decides. It alone changes
+// entries, pools and the list of backends.
+type loop struct {
+	rt      *Router
+	machine *machine
+	reports chan routing.Report
+
+	mu       sync.Mutex // guards backends, which the router's end reads too
+	backends map[routing.Backend]*backend
+}
+
+// sweepEvery is how often connections at rest are looked over.
+const sweepEvery = 5 * time.Second
+
+func newLoop(rt *Router, reports chan routing.Report) *loop {
+	return &loop{
+		rt:       rt,
+		machine:  newMachine(rt.cfg.RouterID),
+		reports:  reports,
+		backends: map[routing.Backend]*backend{},
+	}
+}
+
+func (l *loop) run(ctx context.Context) {
+	defer close(l.rt.stopped)
+	defer l.closeAll()
+	wake := time.NewTimer(time.Hour)
+	defer wake.Stop()
+	sweep := time.NewTicker(sweepEvery)
+	defer sweep.Stop()
+	for {
+		if at := l.machine.wake(); at.IsZero() {
+			wake.Stop()
+		} else {
+			wake.Reset(time.Until(at))
+		}
+		var ev event
+		select {
+		case <-ctx.Done():
+			return
+		case ev = <-l.rt.events:
+		case b := <-l.rt.idle:
+			ev = backendIdle{b}
+		case <-wake.C:
+			ev = woke{}
+		case <-sweep.C:
+			l.sweep()
+			continue
+		}
+		l.carry(ev)
+	}
+}
+
+// carry gives the machine an event and does what it says, in order; what a
+// count finds goes back in at once.
+func (l *loop) carry(ev event) {
+	for _, e := range l.machine.handle(time.Now(), ev) {
+		switch e := e.(type) {
+		case setPool:
+			l.rt.table.set(e.host, l.pool(e.pool))
+		case dropHost:
+			l.rt.table.drop(e.host)
+		case admit:
+			l.backend(e.backend).retired.Store(false)
+		case retire:
+			// Flagged first: who counts itself out from here on says so, and
+			// who did before is seen by the count that follows.
+			b := l.backend(e.backend)
+			b.retired.Store(true)
+			b.drain()
+		case forget:
+			l.mu.Lock()
+			delete(l.backends, e.backend)
+			l.mu.Unlock()
+		case cut:
+			l.backend(e.backend).cut(endedByDrain, false)
+			l.rt.killTunnels(e.backend)
+		case closeTunnel:
+			l.rt.askTunnel(e.id)
+		case count:
+			l.carry(counted{l.counts()})
+		case report:
+			l.rt.markApplied()
+			l.post(e.Report)
+		}
+	}
+}
+
+// post leaves the report for the sender, in place of one that it has not
+// taken yet.
+func (l *loop) post(r routing.Report) {
+	select {
+	case <-l.reports:
+	default:
+	}
+	l.reports <- r // there is room: nobody else puts anything in
+}
+
+func (l *loop) counts() map[routing.Backend]int {
+	out := map[routing.Backend]int{}
+	for id, b := range l.backends {
+		if n := b.inFlight.Load(); n > 0 {
+			out[id] = int(n)
+		}
+	}
+	return out
+}
+
+func (l *loop) pool(p routing.Pool) *pool {
+	out := &pool{Pool: p, replaced: make(chan struct{})}
+	for _, id := range p.Backends {
+		out.backends = append(out.backends, l.backend(id))
+	}
+	return out
+}
+
+func (l *loop) backend(id routing.Backend) *backend {
+	b := l.backends[id]
+	if b == nil {
+		b = newBackend(id, cookieToken(l.rt.cfg.StickyKey, id.InstanceID), l.rt.idle)
+		l.mu.Lock()
+		l.backends[id] = b
+		l.mu.Unlock()
+	}
+	return b
+}
+
+func (l *loop) sweep() {
+	now := time.Now()
+	for _, b := range l.backends {
+		b.sweep(now, now.Add(-l.rt.cfg.RestTimeout))
+	}
+}
+
+// cutAll ends everything in flight, or only the streams of events: the router
+// stops.
+func (l *loop) cutAll(eventsOnly bool) {
+	l.mu.Lock()
+	backends := maps.Clone(l.backends)
+	l.mu.Unlock()
+	for _, b := range backends {
+		b.cut(endedByStop, eventsOnly)
+	}
+}
+
+func (l *loop) closeAll() {
+	for _, b := range l.backends {
+		b.retired.Store(true)
+		b.drain()
+	}
+}
