@@ -213,9 +213,8 @@ func (a *app) closedWith(conn *websocket.Conn, want websocket.StatusCode) {
 	}
 }
 
-// unpack packs an example with its own script and lays it out in a new
-// directory, so that what runs is what a release holds.
-func unpack(t *testing.T, name, version string) string {
+// packed is an example, packed with its own script.
+func packed(t *testing.T, name, version string) string {
 	t.Helper()
 	archive := filepath.Join(t.TempDir(), "rootfs.tar.zst")
 	cmd := exec.CommandContext(t.Context(), filepath.Join(name, "pack"))
@@ -223,6 +222,14 @@ func unpack(t *testing.T, name, version string) string {
 	if said, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s/pack: %v\n%s", name, err, said)
 	}
+	return archive
+}
+
+// unpack lays a packed example out in a new directory, so that what runs is
+// what a release holds.
+func unpack(t *testing.T, name, version string) string {
+	t.Helper()
+	archive := packed(t, name, version)
 	dir := t.TempDir()
 	root, err := os.OpenRoot(dir)
 	if err != nil {
