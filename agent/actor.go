@@ -109,6 +109,10 @@ func (x *actor) carryOut(ctx context.Context, effect lifecycle.Effect) {
 			x.a.log.Error("detach network", "instance", x.id, "err", err)
 		}
 	case lifecycle.Report:
+		if f := e.Observation.Failure; f.Kind != "" && len(f.LastLines) == 0 {
+			x.machine.AttachLines(x.tail.last())
+			e.Observation.Failure = x.machine.Observation().Failure
+		}
 		x.save(e.Observation)
 		x.a.report.add(e.Observation)
 	}

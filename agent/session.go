@@ -275,7 +275,7 @@ func exitFailure(e *guest.Exit, command string, lines []string) miosa.Failure {
 		f.Kind, f.Message = miosa.FailureExit, fmt.Sprintf("%s exited with code %d", what, e.Code)
 	}
 	if e.Reason != "" && e.Message != "" {
-		f.Message += ": " + e.Message
+		f.Message = e.Message // it names what is missing, and where
 	}
 	return f
 }

@@ -388,6 +388,14 @@ func (m *Machine) crashed(now time.Time, f miosa.Failure) []Effect {
 	return kill
 }
 
+// AttachLines gives the present failure its last log lines where the event
+// that told of it had none: grace runs out by time alone, and time knows no log.
+func (m *Machine) AttachLines(lines []string) {
+	if m.obs.Failure.Kind != "" && len(m.obs.Failure.LastLines) == 0 {
+		m.obs.Failure.LastLines = lastLines(lines)
+	}
+}
+
 func lastLines(lines []string) []string {
 	if len(lines) > MaxLastLines {
 		lines = lines[len(lines)-MaxLastLines:]

@@ -31,7 +31,7 @@ func main() {
 		}
 		os.Exit(code)
 	case "sleep": // never listens
-		select {}
+		time.Sleep(time.Hour)
 	case "loopback":
 		addr = "127.0.0.1:" + port
 	case "ipv6":
