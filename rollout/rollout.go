@@ -133,34 +133,34 @@ func survey(in Input) progress {
 	return p
 }
 
+// slot counts one slot by its best occupant, whatever their order: healthy or
+// done with its work, else failed, else the newest that is under way.
 func (p *progress) slot(in Input, service string, n int) {
-	var best miosa.Instance
+	var under, failed miosa.Instance
 	for _, i := range in.Instances {
 		if i.VersionID != in.Target.ID || i.ServiceID != service || i.Slot != n || i.CreatedAt.Before(in.Rollout.CreatedAt) && i.State().Terminal() {
 			continue
 		}
+		completed := i.Observed.Failure.Kind == miosa.FailureCompleted && i.State() == miosa.Stopped
 		switch {
-		case i.State() == miosa.Healthy:
+		case i.State() == miosa.Healthy, completed && i.Spec.Port == 0:
 			p.healthy++
 			return
-		case i.State() == miosa.Failed:
-			if p.failed.ID == "" || i.ID < p.failed.ID {
-				p.failed = i
+		case i.State() == miosa.Failed, completed:
+			if failed.ID == "" || i.ID < failed.ID {
+				failed = i
 			}
-			return
-		case i.Observed.Failure.Kind == miosa.FailureCompleted && i.State() == miosa.Stopped:
-			if i.Spec.Port == 0 {
-				p.healthy++ // a job that did its work
-				return
-			}
-			p.failed = i
-			return
-		case !i.State().Terminal() && (best.ID == "" || i.ID > best.ID):
-			best = i
+		case !i.State().Terminal() && i.ID > under.ID:
+			under = i
 		}
 	}
-	if best.ID != "" {
-		p.waiting = append(p.waiting, best)
+	switch {
+	case failed.ID != "":
+		if p.failed.ID == "" || failed.ID < p.failed.ID {
+			p.failed = failed
+		}
+	case under.ID != "":
+		p.waiting = append(p.waiting, under)
 	}
 }
 

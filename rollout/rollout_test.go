@@ -1,0 +1,233 @@
+package rollout_test
+
+import (
+	"flag"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/rollout"
+	"github.com/miosa/miosa/transcript"
+)
+
+var update = flag.Bool("update", false, "accept the transcripts' new output")
+
+var epoch = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+
+func TestTranscripts(t *testing.T) {
+	transcript.Run(t, "testdata/*.txt", *update, func() transcript.Player {
+		s := &stage{in: rollout.Input{Now: epoch}}
+		return s.line
+	})
+}
+
+// stage is one rollout from version 1 to version 2.
+type stage struct{ in rollout.Input }
+
+// line carries out one line of a script:
+//
+//	service NAME replicas=2 [worker] [drain=60]
+//	publish [promote=no] [first]
+//	instance ID SERVICE slot=0 [version=1] STATE [failure="words"] [kind=exit] [reason="no room"] [said=line]
+//	acknowledged | cancel by=rol_2 | delete | wait 10m
+//
+// Each but the setting up decides, and goes to the decided step.
+func (s *stage) line(l transcript.Line) (string, error) {
+	switch l.Word(0) {
+	case "service":
+		svc := miosa.Service{ID: l.Word(1), Name: l.Word(1), DesiredReplicas: l.Int("replicas", 1), DrainSeconds: l.Int("drain", 0)}
+		s.in.Services = append(s.in.Services, svc)
+		spec := miosa.ServiceSpec{ServiceID: svc.ID, Name: svc.Name, Port: 8080}
+		if l.Has("worker") {
+			spec.Port = 0
+		}
+		s.in.Target.ID = "ver_2"
+		s.in.Target.Services = append(s.in.Target.Services, spec)
+		return "", nil
+	case "publish":
+		s.in.Rollout = miosa.Rollout{
+			ID: "rol_1", TargetID: "ver_2", FromID: "ver_1", Promote: l.Text("promote", "yes") == "yes", Step: miosa.StepStarting,
+			CreatedAt: s.in.Now, StepSince: s.in.Now, Deadline: s.in.Now.Add(rollout.StartDeadline),
+		}
+		if l.Has("first") {
+			s.in.Rollout.FromID = ""
+		}
+	case "instance":
+		s.instance(l)
+	case "acknowledged":
+		s.in.Acknowledged = true
+	case "cancel":
+		s.in.Rollout.CancelledBy = l.Text("by", "rol_2")
+	case "delete":
+		s.in.Deleted = true
+	case "wait":
+		d, err := time.ParseDuration(l.Word(1))
+		if err != nil {
+			return "", err
+		}
+		s.in.Now = s.in.Now.Add(d)
+	default:
+		return "", fmt.Errorf("no such command")
+	}
+	if s.in.Rollout.ID == "" {
+		return "", nil
+	}
+	return s.decide(), nil
+}
+
+func (s *stage) instance(l transcript.Line) {
+	i := miosa.Instance{
+		ID: l.Word(1), ServiceID: l.Word(2), VersionID: fmt.Sprint("ver_", l.Int("version", 2)), Slot: l.Int("slot", 0),
+		Goal: miosa.GoalRun, HostID: "host_1", CreatedAt: s.in.Now, Spec: miosa.ServiceSpec{Name: l.Word(2), Port: 8080},
+	}
+	for _, spec := range s.in.Target.Services {
+		if spec.ServiceID == i.ServiceID {
+			i.Spec = spec
+		}
+	}
+	if reason, ok := l.Value("reason"); ok {
+		i.HostID, i.Reasons = "", []string{reason}
+	}
+	i.Observed.State = miosa.InstanceState(l.Word(3))
+	i.Observed.Failure = miosa.Failure{Kind: miosa.FailureKind(l.Text("kind", "")), Message: l.Text("failure", "")}
+	if said, ok := l.Value("said"); ok {
+		i.Observed.Failure.LastLines = []string{said}
+	}
+	s.in.Instances = slices.DeleteFunc(s.in.Instances, func(o miosa.Instance) bool { return o.ID == i.ID })
+	s.in.Instances = append(s.in.Instances, i)
+}
+
+func (s *stage) decide() string {
+	d := rollout.Decide(s.in)
+	moved := d.Step != s.in.Rollout.Step
+	w := fmt.Sprintf("%s: %s", d.Step, d.Reason)
+	for _, f := range []struct {
+		set  bool
+		word string
+	}{{d.Ready, "ready"}, {d.Activate, "make it live"}, {d.Failed, "the version failed"}, {len(d.Lines) > 0, fmt.Sprintf("said %q", d.Lines)}} {
+		if f.set {
+			w += " | " + f.word
+		}
+	}
+	if moved && !d.Deadline.IsZero() {
+		w += " | within " + d.Deadline.Sub(s.in.Now).String()
+	}
+	if moved {
+		s.in.Rollout.Deadline, s.in.Rollout.StepSince = d.Deadline, s.in.Now
+	}
+	s.in.Rollout.Step, s.in.Rollout.Reason = d.Step, d.Reason
+	return w
+}
+
+// A rollout takes its steps forward only, makes a version live only after it
+// was ready, and comes to an end under any fortunes, in bounded time.
+func TestSteps(t *testing.T) {
+	rank := map[miosa.RolloutStep]int{miosa.StepStarting: 0, miosa.StepFlipping: 1, miosa.StepDraining: 2, miosa.StepDone: 3, miosa.StepFailed: 3, miosa.StepCancelled: 3}
+	rapid.Check(t, func(t *rapid.T) {
+		in := drawInput(t)
+		began := in.Now
+		ready, live := false, false
+		for range 200 {
+			d := rollout.Decide(in)
+			other := in
+			other.Instances = slices.Clone(in.Instances)
+			slices.Reverse(other.Instances)
+			if again := rollout.Decide(other); again.Step != d.Step || again.Reason != d.Reason || again.Activate != d.Activate || again.Failed != d.Failed {
+				t.Fatalf("%+v in one order, %+v in another", d, again)
+			}
+			was := in.Rollout.Step
+			ready = ready || d.Ready
+			switch {
+			case rank[d.Step] < rank[was], was.Terminal() && d.Step != was:
+				t.Fatalf("%s after %s", d.Step, was)
+			case d.Reason == "" && !was.Terminal():
+				t.Fatalf("%s without a reason", d.Step)
+			case d.Activate && (!ready || live || d.Step != miosa.StepDraining):
+				t.Fatalf("made live: %+v, ready before: %t, live before: %t", d, ready, live)
+			case d.Step == miosa.StepFailed && !d.Failed, d.Failed && live:
+				t.Fatalf("%+v, live before: %t", d, live)
+			case was == miosa.StepFlipping && d.Step == miosa.StepFailed:
+				t.Fatal("failed while flipping")
+			case !in.Rollout.Promote && (d.Activate || d.Step == miosa.StepFlipping):
+				t.Fatalf("not to be promoted, and yet %+v", d)
+			case !d.Step.Terminal() && d.Step == was && d.Wake.IsZero():
+				t.Fatalf("%s waits for no time", d.Step)
+			}
+			live = live || d.Activate
+			if d.Step.Terminal() {
+				return
+			}
+			if d.Step != was {
+				in.Rollout.Deadline, in.Rollout.StepSince = d.Deadline, in.Now
+			}
+			in.Rollout.Step, in.Rollout.Reason = d.Step, d.Reason
+			fortune(t, &in)
+			if bound := rollout.StartDeadline + rollout.FlipDeadline + time.Hour; in.Now.Sub(began) > bound {
+				t.Fatalf("still %s after %s", in.Rollout.Step, in.Now.Sub(began))
+			}
+		}
+		t.Fatal("no end")
+	})
+}
+
+func drawInput(t *rapid.T) rollout.Input {
+	in := rollout.Input{Now: epoch, Target: miosa.Version{ID: "ver_2"}}
+	for n := range rapid.IntRange(1, 3).Draw(t, "services") {
+		id := fmt.Sprint("svc_", n)
+		in.Services = append(in.Services, miosa.Service{ID: id, DesiredReplicas: rapid.IntRange(0, 3).Draw(t, "replicas"), DrainSeconds: rapid.IntRange(0, 100).Draw(t, "drain")})
+		if rapid.IntRange(0, 5).Draw(t, "in the target") > 0 {
+			in.Target.Services = append(in.Target.Services, miosa.ServiceSpec{ServiceID: id, Port: rapid.SampledFrom([]int{0, 80}).Draw(t, "port")})
+		}
+	}
+	in.Rollout = miosa.Rollout{
+		ID: "rol_1", TargetID: "ver_2", FromID: rapid.SampledFrom([]string{"", "ver_1", "ver_2"}).Draw(t, "from"), Promote: rapid.Bool().Draw(t, "promote"),
+		Step: miosa.StepStarting, CreatedAt: epoch, Deadline: epoch.Add(rollout.StartDeadline),
+	}
+	for n := range rapid.IntRange(0, 6).Draw(t, "instances") {
+		in.Instances = append(in.Instances, miosa.Instance{
+			ID: fmt.Sprint("ri_", n), Goal: miosa.GoalRun, VersionID: rapid.SampledFrom([]string{"ver_1", "ver_2", "ver_2"}).Draw(t, "version"),
+			ServiceID: fmt.Sprint("svc_", rapid.IntRange(0, 2).Draw(t, "service")), Slot: rapid.IntRange(0, 2).Draw(t, "slot"), HostID: "host_1",
+			CreatedAt: epoch.Add(time.Duration(rapid.IntRange(-1, 1).Draw(t, "made")) * time.Second),
+		})
+	}
+	return in
+}
+
+// fortune is what may happen between two decisions.
+func fortune(t *rapid.T, in *rollout.Input) {
+	in.Now = in.Now.Add(rapid.SampledFrom([]time.Duration{time.Second, 10 * time.Second, time.Minute, 5 * time.Minute}).Draw(t, "later"))
+	in.Acknowledged = rapid.IntRange(0, 3).Draw(t, "acknowledged") == 0
+	in.Instances = slices.Clone(in.Instances)
+	for n := range in.Instances {
+		if i := &in.Instances[n]; rapid.Bool().Draw(t, "changes") && !i.Observed.State.Terminal() {
+			i.Observed.State = rapid.SampledFrom([]miosa.InstanceState{miosa.Pending, miosa.Starting, miosa.Healthy, miosa.Healthy, miosa.Unhealthy, miosa.Stopped, miosa.Failed}).Draw(t, "state")
+			if i.Observed.State == miosa.Stopped {
+				i.Observed.Failure.Kind = rapid.SampledFrom([]miosa.FailureKind{"", miosa.FailureCompleted}).Draw(t, "kind")
+			}
+		}
+	}
+	switch rapid.IntRange(0, 40).Draw(t, "event") {
+	case 0:
+		in.Rollout.CancelledBy = "rol_9"
+	case 1:
+		in.Deleted = true
+	}
+}
+
+// A rollout that gave no new version a chance says why.
+func TestFailureSaysWhatItWaitedFor(t *testing.T) {
+	in := rollout.Input{
+		Now: epoch.Add(rollout.StartDeadline), Target: miosa.Version{ID: "ver_2", Services: []miosa.ServiceSpec{{ServiceID: "web"}}},
+		Services:  []miosa.Service{{ID: "web", DesiredReplicas: 1}},
+		Rollout:   miosa.Rollout{ID: "rol_1", TargetID: "ver_2", Step: miosa.StepStarting, CreatedAt: epoch, Deadline: epoch.Add(rollout.StartDeadline)},
+		Instances: []miosa.Instance{{ID: "ri_1", ServiceID: "web", VersionID: "ver_2", Goal: miosa.GoalRun, Reasons: []string{"1 host cordoned"}, CreatedAt: epoch}},
+	}
+	if d := rollout.Decide(in); !d.Failed || !strings.Contains(d.Reason, "1 host cordoned") {
+		t.Errorf("%+v", d)
+	}
+}
