@@ -1,6 +1,7 @@
 package store
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/miosa/miosa"
@@ -203,10 +204,8 @@ func ParseKey(key string) (kind, id string, ok bool) {
 		return "", "", false
 	}
 	seg := strings.Split(rest, "/")
-	for _, s := range seg {
-		if s == "" {
-			return "", "", false
-		}
+	if slices.Contains(seg, "") {
+		return "", "", false
 	}
 	id = seg[len(seg)-1]
 	switch {

@@ -31,10 +31,11 @@ type Store interface {
 	// Unavailable that it could not answer: then the transaction may have
 	// been applied all the same.
 	Commit(ctx context.Context, txn Txn) (int64, error)
-	// Watch yields every change under prefix ("": all) after the given revision, in
-	// commit order, each commit's changes together, until ctx ends (then the
-	// sequence just ends). What it yielded can be read. When that revision is compacted away the error is
-	// ErrCompacted: list again and watch from there.
+	// Watch yields every change under prefix ("": all) after the given
+	// revision, in commit order, each commit's changes together, until ctx
+	// ends (then the sequence just ends). What it yielded can be read at once.
+	// When that revision is compacted away the error is ErrCompacted: list
+	// again and watch from there.
 	Watch(ctx context.Context, prefix string, after int64) iter.Seq2[Batch, error]
 	// Revision is the newest committed revision.
 	Revision(ctx context.Context) (int64, error)

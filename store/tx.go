@@ -73,7 +73,8 @@ func Update(ctx context.Context, s Store, fn func(tx *Tx) error) (revision int64
 		if try == updateTries-1 {
 			break
 		}
-		if err := sleep(ctx, rand.N(pause)); err != nil {
+		wait := rand.N(pause) //nolint:gosec // chance keeps the tries apart, it guards nothing
+		if err := sleep(ctx, wait); err != nil {
 			return 0, err
 		}
 		pause = min(2*pause, lastPause)
