@@ -248,6 +248,10 @@ func (w *worker) request(ctx context.Context, method, body string) (version stri
 func (w *worker) answer(method string) (version string, err error) {
 	res, err := http.ReadResponse(w.br, &http.Request{Method: method})
 	if err != nil {
+		// Half a line reads as a malformed one: what counts is the cut.
+		if _, cut := w.br.Peek(1); cut != nil {
+			err = fmt.Errorf("%w in the answer's head: %w", cut, err)
+		}
 		return "", err
 	}
 	body, err := io.ReadAll(io.LimitReader(res.Body, 16<<20))
