@@ -74,7 +74,11 @@ func (d *Driver) tryKVM(ctx context.Context) error {
 	defer c.Close()
 	// The deadline, or the process' end, ends the read.
 	defer context.AfterFunc(ctx, func() { c.Close() })()
-	for conn := guest.NewConn(c); ; {
+	conn := guest.NewConn(c)
+	if err := conn.WriteMessage(guest.NewSession(0).Connect(1)); err != nil {
+		return err
+	}
+	for {
 		message, err := conn.ReadMessage()
 		if err != nil {
 			if ctx.Err() != nil {

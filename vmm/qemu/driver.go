@@ -256,12 +256,13 @@ func (d *Driver) Adopt(_ context.Context, h vmm.Handle) (vmm.VM, error) {
 	}
 	p, err := openProcess(h.PID)
 	if err != nil {
+		d.sweep(h.ID)
 		return nil, fmt.Errorf("adopt vm %s: %w", h.ID, err)
 	}
 	// Checked with the process held: the pid can't become another's meanwhile.
 	if p.startTime != h.StartTime || p.exited() || d.idOf(h.PID) != h.ID {
 		p.close()
-		d.sweep(h.ID, h.PID)
+		d.sweep(h.ID)
 		return nil, fmt.Errorf("adopt vm %s: process %d is not it: %w", h.ID, h.PID, vmm.ErrGone)
 	}
 	console, err := openConsole(filepath.Join(h.RunDir, consoleFile))
@@ -276,9 +277,9 @@ func (d *Driver) Adopt(_ context.Context, h vmm.Handle) (vmm.VM, error) {
 	return d.watch(h, p, console, group), nil
 }
 
-// sweep removes what a dead VM left, unless a live one has its ID by now.
-func (d *Driver) sweep(id string, dead int) {
-	if running, err := d.scan(); err != nil || running[id] != 0 && running[id] != dead {
+// sweep removes what a dead VM left, unless a live one has its ID.
+func (d *Driver) sweep(id string) {
+	if running, err := d.scan(); err != nil || running[id] != 0 {
 		return
 	}
 	if err := d.removeLeftovers(id); err != nil {

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -18,16 +21,19 @@ import (
 	"github.com/miosa/miosa/vmm/vmmtest"
 )
 
-// insideVar marks the process that runs in a network namespace of its own.
-const insideVar = "MIOSA_TEST_NAMESPACE"
+// placeVar names the directory of everything a run of these tests makes; it
+// marks the process that runs inside.
+const placeVar = "MIOSA_TEST_PLACE"
 
-// TestMain runs everything, as root, in a network namespace that nothing else
-// is in, and gives the tests a directory that goes with them.
+// TestMain runs the tests in a process of their own, as root in a network
+// namespace that nothing else is in. Whatever ends that process, a timeout
+// too, no VM and no file of it is left.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == starterArgument {
 		os.Exit(starter())
 	}
-	if os.Geteuid() == 0 && os.Getenv(insideVar) == "" {
+	place := os.Getenv(placeVar)
+	if place == "" {
 		os.Exit(runInside())
 	}
 	if os.Geteuid() == 0 {
@@ -37,37 +43,73 @@ func TestMain(m *testing.M) {
 			}
 		}
 	}
-	dir, err := os.MkdirTemp("", "qemu-test-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	shared.dir = dir
-	code := m.Run()
-	if err := os.RemoveAll(dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	os.Exit(code)
+	shared.dir = place
+	os.Exit(m.Run())
 }
 
 func runInside() int {
+	fail := func(err error) int {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	self, err := os.Executable()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return fail(err)
 	}
+	place, err := os.MkdirTemp("", "qt") // short: socket paths have 107 bytes
+	if err != nil {
+		return fail(err)
+	}
+	defer sweepPlace(place)
 	cmd := exec.Command(self, os.Args[1:]...)
-	cmd.Env = append(os.Environ(), insideVar+"=1")
+	cmd.Env = append(os.Environ(), placeVar+"="+place)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Run(); err != nil {
-		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-			return exit.ExitCode()
-		}
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
+	}
+	// The terminal's Ctrl-C reaches the inside too; we stay to sweep.
+	interrupts := make(chan os.Signal, 1)
+	signal.Notify(interrupts, os.Interrupt, syscall.SIGTERM)
+	runtime.LockOSThread() // Pdeathsig means the thread
+	err = cmd.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return max(exit.ExitCode(), 1)
+	}
+	if err != nil {
+		return fail(err)
 	}
 	return 0
+}
+
+// sweepPlace ends what still runs for a directory below place, and removes it.
+func sweepPlace(place string) {
+	dirs, err := filepath.Glob(filepath.Join(place, hostDir+"*"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	for _, dir := range dirs {
+		d := &Driver{config: Config{DataDir: dir, RunDir: filepath.Join(dir, "run"), CellID: testCell(dir)}, log: quiet}
+		if os.Geteuid() == 0 {
+			d.cgroups, _ = findGroups("/sys/fs/cgroup")
+		}
+		if ended, err := d.Reclaim(context.Background(), func(string) bool { return false }); err != nil || len(ended) > 0 {
+			fmt.Fprintln(os.Stderr, "ended after the tests:", ended, err)
+		}
+	}
+	if err := os.RemoveAll(place); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+}
+
+// hostDir begins the names of data directories: a comma must survive QEMU's
+// syntax.
+const hostDir = "h,"
+
+// testCell is a cell id that only this directory has.
+func testCell(dir string) string {
+	sum := crc32.ChecksumIEEE([]byte(dir))
+	return fmt.Sprintf("%08x", sum)
 }
 
 // shared is built once: a bundle with this tree's miosa-init, a base image.

@@ -2,9 +2,10 @@ package vmmtest
 
 import (
 	"context"
-	"crypto/rand"
+
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"strconv"
 	"testing"
@@ -20,33 +21,28 @@ import (
 const limit = 3 * time.Minute
 
 // Session is the agent's side of one VM's control channel: it keeps the lines,
-// checks their numbers, and acknowledges them.
+// each once and in order, and acknowledges them.
 type Session struct {
-	t    testing.TB
-	conn net.Conn
-	wire *guest.Conn
+	t     testing.TB
+	conn  net.Conn
+	wire  *guest.Conn
+	state *guest.Session
 
 	Hello guest.Hello
 	Lines []guest.Line // all so far, over every connection that Resume made
-	Gap   uint64
+	Gap   uint64       // lines lost
 }
 
 // Open dials the VM and waits for its hello.
 func Open(t testing.TB, vm vmm.VM) *Session {
 	t.Helper()
-	s := &Session{t: t}
-	s.open(vm)
+	s := &Session{t: t, state: guest.NewSession(0)}
+	s.Resume(vm)
 	return s
 }
 
-// Resume dials again, after Close, and asks for what follows the last line.
+// Resume dials again, after Close, and goes on after the last line.
 func (s *Session) Resume(vm vmm.VM) {
-	s.t.Helper()
-	s.open(vm)
-	s.send(guest.Message{Attach: &guest.Attach{Version: guest.MaxVersion, After: s.last()}})
-}
-
-func (s *Session) open(vm vmm.VM) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -56,6 +52,7 @@ func (s *Session) open(vm vmm.VM) {
 	}
 	s.t.Cleanup(func() { c.Close() })
 	s.conn, s.wire = c, guest.NewConn(c)
+	s.send(s.state.Connect(rand.Uint64() | 1))
 	s.Hello = *s.until("hello", func(m guest.Message) bool { return m.Hello != nil }).Hello
 }
 
@@ -75,7 +72,9 @@ func (s *Session) Boot(id string, a network.Attachment, command string) {
 	if a.NIC.Gateway.IsValid() {
 		b.Network.Gateway = a.NIC.Gateway.String()
 	}
-	_, _ = rand.Read(b.Entropy)
+	for i := range b.Entropy {
+		b.Entropy[i] = byte(rand.Uint32())
+	}
 	s.send(guest.Message{Boot: b})
 }
 
@@ -86,32 +85,29 @@ func (s *Session) send(m guest.Message) {
 	}
 }
 
-func (s *Session) last() uint64 {
-	if len(s.Lines) == 0 {
-		return s.Gap
-	}
-	return s.Lines[len(s.Lines)-1].N
-}
-
-// next reads one message; lines are kept and acknowledged.
+// next reads one message that counts; lines are kept and acknowledged.
 func (s *Session) next() (guest.Message, error) {
 	s.t.Helper()
 	_ = s.conn.SetReadDeadline(time.Now().Add(limit))
-	m, err := s.wire.ReadMessage()
-	if err != nil || m.Lines == nil {
-		return m, err
-	}
-	for _, l := range m.Lines.Lines {
-		if want := s.last() + m.Lines.Gap + 1; l.N != want {
-			s.t.Fatalf("line %d came where %d was due", l.N, want)
+	for {
+		m, err := s.wire.ReadMessage()
+		if err != nil {
+			return m, err
 		}
-		s.Gap, m.Lines.Gap = s.Gap+m.Lines.Gap, 0
-		s.Lines = append(s.Lines, l)
-	}
-	if err := s.wire.WriteMessage(guest.Message{Ack: &guest.Ack{N: s.last()}}); err != nil {
+		m, ok, err := s.state.Receive(m)
+		if err != nil {
+			s.t.Fatalf("the guest is out of step: %v", err)
+		}
+		if !ok {
+			continue
+		}
+		if m.Lines != nil {
+			s.Gap += m.Lines.Gap
+			s.Lines = append(s.Lines, m.Lines.Lines...)
+			err = s.wire.WriteMessage(guest.Message{Ack: &guest.Ack{N: s.state.After()}})
+		}
 		return m, err
 	}
-	return m, nil
 }
 
 func (s *Session) until(what string, found func(guest.Message) bool) guest.Message {
@@ -192,9 +188,10 @@ func (s *Session) End() (reported bool) {
 	}
 }
 
+// text are the last lines, for a failure's report.
 func (s *Session) text() string {
 	var text string
-	for _, l := range s.Lines {
+	for _, l := range s.Lines[max(0, len(s.Lines)-20):] {
 		text += "\n" + string(l.Stream) + ": " + string(l.Text)
 	}
 	return text

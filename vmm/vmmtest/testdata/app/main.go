@@ -12,8 +12,10 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 func main() {
@@ -43,14 +45,21 @@ func main() {
 		os.Exit(argument())
 	case "log":
 		lines(argument())
-		select {}
+		wait()
 	case "crash":
 		if err := os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
-		select {}
+		wait()
 	}
+}
+
+// wait ends by a signal's default action only.
+func wait() {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	<-hup
 }
 
 func lines(count int) {
