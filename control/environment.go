@@ -288,6 +288,7 @@ func (p *pass) slots() {
 		case reconcile.Restart:
 			i := a.Instance
 			i.RestartNonce++
+			i.ReplaceAsked = false
 			p.assign(i)
 			p.instanceEvent("instance.restarted", a.Reason, i)
 		}

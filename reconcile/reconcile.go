@@ -48,7 +48,7 @@ type Op string
 const (
 	Create  Op = "create"  // a new instance in a slot
 	Drain   Op = "drain"   // leave the route table, then stop
-	Restart Op = "restart" // boot again in place, at once
+	Restart Op = "restart" // boot again in place, at once; that also answers ReplaceAsked
 )
 
 // Action is one step towards what should be.
@@ -127,7 +127,8 @@ var rules = []rule{
 		}},
 	{"where there is no room for a replacement, an unhealthy instance is restarted in place",
 		func(s *slot) bool {
-			return len(s.live) == 2 && s.live[0].State() == miosa.Unhealthy && s.live[1].HostID == ""
+			return len(s.live) == 2 && s.live[0].State() == miosa.Unhealthy && s.live[1].HostID == "" &&
+				s.in.Hosts[s.live[0].HostID].Liveness == miosa.Alive
 		}, restartInPlace},
 	{"a replacement under way is waited for",
 		func(s *slot) bool { return len(s.live) > 1 }, rest},
@@ -224,6 +225,8 @@ func leaveReason(s *slot, i miosa.Instance) string {
 		return "its host left the fleet"
 	case h.Liveness != miosa.Alive:
 		return "its host is " + string(h.Liveness)
+	case restarting(i):
+		return ""
 	case i.State() == miosa.Unhealthy:
 		return "unhealthy: " + i.Observed.Failure.Message
 	case i.ReplaceAsked:
@@ -234,6 +237,11 @@ func leaveReason(s *slot, i miosa.Instance) string {
 		return fmt.Sprintf("failed %d times in a row on one host", i.Observed.Failures-i.PriorFailures)
 	}
 	return ""
+}
+
+// restarting: its host has not taken up yet that it is to boot again in place.
+func restarting(i miosa.Instance) bool {
+	return i.RestartNonce > 0 && i.Observed.Generation < i.Generation
 }
 
 // failedReplacement: the last attempt to replace the occupant failed for
