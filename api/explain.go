@@ -214,7 +214,9 @@ func (c *call) explainService(dep miosa.Deployment, s resource.Service) (resourc
 
 // troubles adds what is wrong with instances that should run.
 func (c *call) troubles(e *resource.Explanation, dep string, of func(miosa.Instance) bool) error {
-	instances, err := c.instances(dep, func(i miosa.Instance) bool { return of(i) && i.Goal == miosa.GoalRun && i.State() != miosa.Healthy })
+	instances, err := c.instances(dep, func(i miosa.Instance) bool {
+		return of(i) && i.Goal == miosa.GoalRun && i.State() != miosa.Healthy && i.State() != miosa.Stopped
+	})
 	for _, i := range instances {
 		why := ""
 		if r := reasons(i); len(r) > 0 {
@@ -267,7 +269,7 @@ func (c *call) explainDeployment(dep miosa.Deployment) (resource.Explanation, er
 		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
 			return e, err
 		}
-		e.Reasons = append(e.Reasons, fmt.Sprintf("the latest %s (version %d) is %s: %s", last.Kind, target.Number, last.Step, cmp.Or(last.Reason, "it has just begun")))
+		e.Reasons = append(e.Reasons, fmt.Sprintf("the latest %s (version %d), %s: %s", last.Kind, target.Number, last.Step, cmp.Or(last.Reason, "it has just begun")))
 		e.LogLines = lines(target.LastLines)
 	}
 	if err := c.troubles(&e, dep.ID, func(i miosa.Instance) bool { return i.EnvironmentID == env.ID }); err != nil {

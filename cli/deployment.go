@@ -1,0 +1,107 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/miosa/miosa/api/resource"
+	"github.com/miosa/miosa/client"
+)
+
+func (a *app) deploymentsCommand() *cobra.Command {
+	list := a.run(0, 0, func(ctx context.Context, c *client.Client, _ []string) error { return a.deployments(ctx, c) })
+	cmd := &cobra.Command{Use: "deployments", Short: "List and show deployments", Args: noSuchCommand, RunE: list}
+	ls := &cobra.Command{Use: "ls", Short: "List deployments, newest first", RunE: list}
+	get := &cobra.Command{Use: "get DEPLOYMENT", Short: "Show a deployment"}
+	get.RunE = a.run(1, 1, func(ctx context.Context, c *client.Client, args []string) error {
+		dep, err := find(ctx, c, args[0])
+		if err != nil {
+			return err
+		}
+		return a.show(dep, func() { a.showDeployment(ctx, c, dep) })
+	})
+	cmd.AddCommand(ls, get)
+	return cmd
+}
+
+func (a *app) deployments(ctx context.Context, c *client.Client) error {
+	found, err := client.Collect(c.Deployments(ctx))
+	if err != nil {
+		return err
+	}
+	return a.show(found, func() {
+		if len(found) == 0 {
+			a.printf("No deployments. Publish an app with: miosa publish FILE --name NAME\n")
+			return
+		}
+		rows := [][]string{}
+		for _, d := range found {
+			rows = append(rows, []string{d.Slug, d.State, a.age(d.CreatedAt), d.PublicURL})
+		}
+		a.table([]string{"DEPLOYMENT", "STATE", "AGE", "URL"}, rows)
+	})
+}
+
+func (a *app) showDeployment(ctx context.Context, c *client.Client, d resource.Deployment) {
+	a.fields([][2]string{
+		{"deployment", d.Slug}, {"name", d.Name}, {"id", d.ID}, {"state", d.State}, {"url", d.PublicURL},
+		{"version", text(d.ActiveVersionID)}, {"rollout", text(d.RolloutID)},
+	})
+	for s, err := range c.Services(ctx, d.ID) {
+		if err != nil {
+			return
+		}
+		a.printf("  service %s: %s, %d of %d instances ready\n", s.Name, s.State, s.ReadyReplicas, s.DesiredReplicas)
+	}
+}
+
+func (a *app) removeCommand() *cobra.Command {
+	yes := false
+	cmd := &cobra.Command{Use: "rm DEPLOYMENT", Short: "Delete a deployment with everything in it"}
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.RunE = a.run(1, 1, func(ctx context.Context, c *client.Client, args []string) error {
+		dep, err := find(ctx, c, args[0])
+		if err != nil {
+			return err
+		}
+		if !yes {
+			if err := a.sure(dep); err != nil {
+				return err
+			}
+		}
+		gone, err := c.DeleteDeployment(ctx, dep.ID)
+		if err != nil {
+			return err
+		}
+		return a.show(gone, func() { a.printf("%s is deleted.\n", dep.Slug) })
+	})
+	return cmd
+}
+
+// sure asks the person at the terminal to write the name.
+func (a *app) sure(dep resource.Deployment) error {
+	if !a.cfg.Terminal(a.cfg.Stdout) {
+		return usagef("deleting %s needs --yes where nobody can be asked", dep.Slug)
+	}
+	fmt.Fprintf(a.cfg.Stderr, "This deletes %s, its versions and variables for good.\nWrite its name to go on: ", dep.Slug)
+	line, err := bufio.NewReader(a.cfg.Stdin).ReadString('\n')
+	if err != nil && line == "" {
+		return fmt.Errorf("read answer: %w", err)
+	}
+	if strings.TrimSpace(line) != dep.Slug {
+		return fmt.Errorf("not deleted: that is not its name")
+	}
+	return nil
+}
+
+// noSuchCommand refuses arguments of a command that only has others below it.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("unknown command %q for %q\nSee: %s --help", args[0], cmd.CommandPath(), cmd.CommandPath())
+	}
+	return nil
+}

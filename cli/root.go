@@ -1,0 +1,208 @@
+// Package cli is the commands that talk to a platform: publish, ps, scale and
+// the rest. They stand on the public API alone, through the client package.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/client"
+)
+
+// Config is what the commands have of the world.
+type Config struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Getenv         func(string) string // nil: os.Getenv
+	Version        string
+	Now            func() time.Time       // nil: time.Now; for ages
+	Terminal       func(w io.Writer) bool // nil: asks the system
+}
+
+// The exit codes, as --help has them.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitNotFound    = 3
+	exitNotLive     = 4
+	exitNoPlatform  = 5
+	exitInterrupted = 130
+)
+
+const long = `Publish packaged apps into microVMs and run them.
+
+Start a platform on this machine with "miosa up"; the other commands find the
+last one that this user started, or the one named by --context or MIOSA_CONTEXT.
+
+Exit codes:
+  0    done
+  1    failed; the message says why
+  2    the command line is wrong
+  3    there is no such thing
+  4    the publish, promote, rollback or restart did not go live; what was
+       live before goes on serving
+  5    no platform answers
+  130  interrupted`
+
+// app is one run of a command.
+type app struct {
+	cfg     Config
+	context string // --context
+	json    bool   // --json
+}
+
+// New makes the root command; the caller adds its own and executes it. It
+// prints no errors: see ExitCode.
+func New(cfg Config) *cobra.Command {
+	if cfg.Getenv == nil {
+		cfg.Getenv = os.Getenv
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Terminal == nil {
+		cfg.Terminal = isTerminal
+	}
+	a := &app{cfg: cfg}
+	root := &cobra.Command{
+		Use: "miosa", Short: "Publish packaged apps into microVMs and run them", Long: long, Version: cfg.Version,
+		SilenceErrors: true, SilenceUsage: true,
+	}
+	root.SetIn(cfg.Stdin)
+	root.SetOut(cfg.Stdout)
+	root.SetErr(cfg.Stderr)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &usageError{fmt.Sprintf("%v\nSee: %s --help", err, cmd.CommandPath())}
+	})
+	root.PersistentFlags().StringVar(&a.context, "context", "", "context `FILE` of the platform (default: MIOSA_CONTEXT, or the last \"miosa up\" of this user)")
+	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
+	root.AddCommand(
+		a.publishCommand(), a.psCommand(), a.scaleCommand(), a.restartCommand(), a.versionsCommand(), a.rollbackCommand(), a.promoteCommand(),
+		a.envCommand(), a.eventsCommand(), a.whyCommand(), a.removeCommand(), a.deploymentsCommand(), a.instancesCommand(),
+	)
+	return root
+}
+
+// usageError is a wrong command line.
+type usageError struct{ message string }
+
+func (e *usageError) Error() string { return e.message }
+
+func usagef(format string, args ...any) error {
+	return &usageError{fmt.Sprintf(format, args...)}
+}
+
+// outcomeError is a version that did not go live. Its words may have been
+// printed with the progress.
+type outcomeError struct{ message string }
+
+func (e *outcomeError) Error() string { return e.message }
+
+// platformError is a platform that does not answer.
+type platformError struct{ message string }
+
+func (e *platformError) Error() string { return e.message }
+
+// ExitCode is the code with which the process should end for an error that a
+// command returned, 0 for nil. An error with an empty text needs no printing.
+func ExitCode(err error) int {
+	var (
+		usage    *usageError
+		outcome  *outcomeError
+		platform *platformError
+	)
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &usage), miosa.CodeOf(err) == miosa.Invalid, strings.HasPrefix(err.Error(), "unknown command "):
+		return exitUsage
+	case errors.As(err, &outcome), strings.HasPrefix(client.Code(err), "rollout_") && client.Code(err) != "rollout_in_progress":
+		return exitNotLive
+	case errors.As(err, &platform), errors.Is(err, client.ErrNoPlatform), client.Unreachable(err) && !errors.Is(err, context.Canceled):
+		return exitNoPlatform
+	case errors.Is(err, context.Canceled):
+		return exitInterrupted
+	case client.Status(err) == 404, miosa.CodeOf(err) == miosa.NotFound:
+		return exitNotFound
+	}
+	return exitFailed
+}
+
+// words turns an error of a call into what a person can use.
+func (a *app) words(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled):
+		return err
+	case client.Unreachable(err):
+		return &platformError{fmt.Sprintf("%v\nIs the platform running? Start it with: miosa up", err)}
+	case client.Status(err) == 401:
+		return fmt.Errorf("%w\nThe context's key is not valid any more: \"miosa up\" mints new ones at every start", err)
+	case client.Status(err) >= 500:
+		if e, ok := errors.AsType[*client.Error](err); ok {
+			return fmt.Errorf("%w (request %s)", err, e.RequestID)
+		}
+	}
+	return err
+}
+
+// run wraps a command's function: arguments checked, client made, errors put in words.
+func (a *app) run(low, high int, fn func(ctx context.Context, c *client.Client, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < low || high >= 0 && len(args) > high {
+			return usagef("wrong number of arguments: %s\nSee: %s --help", cmd.UseLine(), cmd.CommandPath())
+		}
+		c, err := a.client()
+		if err != nil {
+			return err
+		}
+		return a.words(fn(cmd.Context(), c, args))
+	}
+}
+
+// client is made from the context file.
+func (a *app) client() (*client.Client, error) {
+	path := a.context
+	if path == "" {
+		path = a.cfg.Getenv("MIOSA_CONTEXT")
+	}
+	if path == "" {
+		remembered, err := client.RememberedContext()
+		if err != nil {
+			return nil, err
+		}
+		if _, err := os.Stat(remembered); errors.Is(err, os.ErrNotExist) {
+			return nil, client.ErrNoPlatform
+		}
+		path = remembered
+	}
+	known, err := client.ReadContext(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, &platformError{fmt.Sprintf("there is no context file %s: is the platform running?", path)}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return client.New(client.Config{URL: known.APIURL, Key: known.APIKey, UserAgent: "miosa-cli/" + a.cfg.Version})
+}
+
+// isTerminal asks the system.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}

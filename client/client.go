@@ -1,0 +1,326 @@
+// Package client talks to a platform's public API. Calls are typed, errors
+// carry the API's code and request ID, and what may be repeated safely is:
+// every mutation has an idempotency key, so that one whose answer was lost is
+// not done twice.
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/miosa/miosa/api/resource"
+)
+
+// Config says where the API is and who asks.
+type Config struct {
+	URL       string       // "http://127.0.0.1:7070"; the path /api/v1 is added
+	Key       string       // msk_…
+	HTTP      *http.Client // nil: one without an overall timeout, as publishes are waited for
+	UserAgent string       // "" : "miosa-go"
+	// Attempts bounds how often a request is sent, the first included; 0: 5,
+	// which waits up to about 4 s in between.
+	Attempts int
+}
+
+// Client is safe for concurrent use.
+type Client struct {
+	base     string
+	key      string
+	http     *http.Client
+	agent    string
+	attempts int
+}
+
+// New checks the configuration; it connects to nothing.
+func New(cfg Config) (*Client, error) {
+	u, err := url.Parse(cfg.URL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("the API's URL %q is not http://… or https://…", cfg.URL)
+	}
+	if cfg.Key == "" {
+		return nil, errors.New("an API key is needed")
+	}
+	c := &Client{
+		base: strings.TrimSuffix(strings.TrimSuffix(cfg.URL, "/"), "/api/v1") + "/api/v1",
+		key:  cfg.Key, http: cfg.HTTP, agent: cfg.UserAgent, attempts: cfg.Attempts,
+	}
+	if c.http == nil {
+		c.http = &http.Client{Transport: &http.Transport{
+			Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second, ForceAttemptHTTP2: true,
+			ExpectContinueTimeout: 2 * time.Second, // see Upload
+		}}
+	}
+	if c.agent == "" {
+		c.agent = "miosa-go"
+	}
+	if c.attempts == 0 {
+		c.attempts = 5
+	}
+	return c, nil
+}
+
+// Error is an answer of the API that is not a success.
+type Error struct {
+	Status     int
+	Code       string // "deployment_not_found", "name_taken" …
+	Message    string // for people
+	RequestID  string
+	Fields     []resource.ProblemField
+	RetryAfter time.Duration // 0: the API did not say
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Code is the API's code of an error, "" when the API did not answer.
+func Code(err error) string {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Code
+	}
+	return ""
+}
+
+// Status is the HTTP status of an error, 0 when the API did not answer.
+func Status(err error) int {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Status
+	}
+	return 0
+}
+
+// Option changes one call.
+type Option func(*request)
+
+type request struct {
+	method string
+	path   string
+	query  url.Values
+	header http.Header
+	// body makes the body anew for each attempt; nil: none. open may be set
+	// instead of raw for what is too large for memory.
+	raw  []byte
+	open func() (io.ReadCloser, int64, error)
+}
+
+// Wait asks to answer only when the rollout that the call begins is decided.
+func Wait() Option { return func(r *request) { r.query.Set("wait", "true") } }
+
+// WaitFor is Wait with a limit, in whole seconds; then the call answers with
+// how far it has come.
+func WaitFor(d time.Duration) Option {
+	return func(r *request) { r.header.Set("Prefer", "wait="+strconv.Itoa(int(d/time.Second))) }
+}
+
+// Async asks for an answer at once where the call would wait.
+func Async() Option { return func(r *request) { r.header.Set("Prefer", "respond-async") } }
+
+// IfMatch has the call fail with 412 unless the object still has the ETag.
+func IfMatch(etag string) Option { return func(r *request) { r.header.Set("If-Match", etag) } }
+
+// IdempotencyKey replaces the random one: the same key within 24 hours gets
+// the first answer again.
+func IdempotencyKey(key string) Option {
+	return func(r *request) { r.header.Set("Idempotency-Key", key) }
+}
+
+// Query sets a query parameter, e.g. a filter of a list.
+func Query(name, value string) Option {
+	return func(r *request) {
+		if value != "" {
+			r.query.Set(name, value)
+		}
+	}
+}
+
+func (c *Client) request(method, path string, body any, options []Option) (*request, error) {
+	r := &request{method: method, path: path, query: url.Values{}, header: http.Header{}}
+	if body != nil {
+		raw, err := json.Marshal(body)
+		if err != nil {
+			return nil, fmt.Errorf("write request: %w", err)
+		}
+		r.raw = raw
+		r.header.Set("Content-Type", "application/json")
+	}
+	if method != http.MethodGet {
+		r.header.Set("Idempotency-Key", randomKey())
+	}
+	for _, o := range options {
+		o(r)
+	}
+	return r, nil
+}
+
+func randomKey() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// call sends a request, again where that is safe and may help, and reads the
+// answer's data into out (nil: it is dropped).
+func (c *Client) call(ctx context.Context, method, path string, body, out any, options ...Option) error {
+	r, err := c.request(method, path, body, options)
+	if err != nil {
+		return err
+	}
+	resp, err := c.send(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return fmt.Errorf("read answer of %s %s: %w", method, path, err)
+	}
+	return nil
+}
+
+// send returns a success, its body open.
+func (c *Client) send(ctx context.Context, r *request) (*http.Response, error) {
+	for attempt := 1; ; attempt++ {
+		resp, err := c.once(ctx, r)
+		if err == nil {
+			return resp, nil
+		}
+		if attempt >= c.attempts || ctx.Err() != nil || !again(err) {
+			return nil, err
+		}
+		if err := pause(ctx, attempt, err); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// again reports whether the same request may do better. All mutations have
+// an idempotency key, so that a lost answer is no reason not to.
+func again(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		_, local := errors.AsType[*localError](err)
+		return !local
+	}
+	switch e.Status {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusTooManyRequests:
+		return true
+	}
+	return e.Code == "idempotency_in_progress"
+}
+
+// localError is trouble on our side of the wire: a file that can't be read.
+type localError struct{ error }
+
+func (e *localError) Unwrap() error { return e.error }
+
+// pause grows from 100 ms, doubled each time, half of it random.
+func pause(ctx context.Context, attempt int, cause error) error {
+	d := 100 * time.Millisecond << (attempt - 1)
+	if n, err := rand.Int(rand.Reader, big.NewInt(int64(d/2))); err == nil {
+		d = d/2 + time.Duration(n.Int64())
+	}
+	if e, ok := errors.AsType[*Error](cause); ok && e.RetryAfter > d {
+		d = e.RetryAfter
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+func (c *Client) once(ctx context.Context, r *request) (*http.Response, error) {
+	var body io.ReadCloser
+	var length int64
+	switch {
+	case r.open != nil:
+		var err error
+		if body, length, err = r.open(); err != nil {
+			return nil, &localError{err}
+		}
+	case r.raw != nil:
+		body, length = io.NopCloser(bytes.NewReader(r.raw)), int64(len(r.raw))
+	}
+	target := c.base + r.path
+	if len(r.query) > 0 {
+		target += "?" + r.query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, target, body)
+	if err != nil {
+		return nil, &localError{fmt.Errorf("%s %s: %w", r.method, r.path, err)}
+	}
+	req.ContentLength = length
+	for name, values := range r.header {
+		req.Header[name] = values
+	}
+	req.Header.Set("Authorization", "Bearer "+c.key)
+	req.Header.Set("User-Agent", c.agent)
+	if req.Header.Get("Accept") == "" {
+		req.Header.Set("Accept", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, &connectionError{base: strings.TrimSuffix(c.base, "/api/v1"), err: err}
+	}
+	if resp.StatusCode/100 == 2 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	return nil, problem(resp)
+}
+
+// connectionError is a request that got no answer.
+type connectionError struct {
+	base string
+	err  error
+}
+
+func (e *connectionError) Error() string {
+	cause := e.err
+	if u, ok := errors.AsType[*url.Error](cause); ok {
+		cause = u.Err
+	}
+	return fmt.Sprintf("no answer from %s: %v", e.base, cause)
+}
+
+func (e *connectionError) Unwrap() error { return e.err }
+
+// Unreachable reports whether the API did not answer at all.
+func Unreachable(err error) bool {
+	_, ok := errors.AsType[*connectionError](err)
+	return ok
+}
+
+// maxProblem bounds what is read of an error's body.
+const maxProblem = 64 << 10
+
+func problem(resp *http.Response) *Error {
+	e := &Error{Status: resp.StatusCode, RequestID: resp.Header.Get("X-Request-ID")}
+	raw, _ := io.ReadAll(io.LimitReader(resp.Body, maxProblem))
+	var p resource.Problem
+	if json.Unmarshal(raw, &p) == nil && p.Error.Code != "" {
+		e.Code, e.Message, e.Fields = p.Error.Code, p.Error.Message, p.Error.Details.Fields
+	} else {
+		// Not the API's own words: a proxy's, perhaps.
+		e.Message = fmt.Sprintf("the API answered %s", resp.Status)
+	}
+	if n, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && n > 0 {
+		e.RetryAfter = time.Duration(n) * time.Second
+	}
+	return e
+}
