@@ -217,7 +217,7 @@ func fullTransaction(t *testing.T, s Store) {
 
 // counter has many goroutines add to one value by compare-and-swap.
 func counter(t *testing.T, s Store) {
-	const workers, each = 32, 20
+	const workers, each = 16, 20
 	var wg sync.WaitGroup
 	for range workers {
 		wg.Go(func() {
