@@ -366,6 +366,9 @@ func (x *exchange) copyBody(c *upstream, res response) (whole bool, err error) {
 	flusher, _ := x.w.(http.Flusher)
 	buffer := buffers.Get().(*[]byte)
 	defer buffers.Put(buffer)
+	// What the app sent so far is not held back for what may follow; only the
+	// head of a small answer waits for the body that is right behind it.
+	held := left < 0 || left > 4<<10
 	for {
 		if left == 0 {
 			return true, nil
@@ -375,6 +378,10 @@ func (x *exchange) copyBody(c *upstream, res response) (whole bool, err error) {
 			p = p[:min(int64(len(p)), left)]
 		}
 		if c.br.Buffered() == 0 {
+			if held && flusher != nil {
+				flusher.Flush()
+				held = false
+			}
 			c.readWithin(time.Now(), x.rt.cfg.IdleTimeout)
 		}
 		n, rerr := src.Read(p)
@@ -387,10 +394,7 @@ func (x *exchange) copyBody(c *upstream, res response) (whole bool, err error) {
 			if werr != nil {
 				return false, werr
 			}
-			// What the app sent so far is not held back for what may follow.
-			if rerr == nil && left != 0 && c.br.Buffered() == 0 && flusher != nil {
-				flusher.Flush()
-			}
+			held = true
 		}
 		if rerr == nil {
 			continue
