@@ -121,7 +121,8 @@ func (m *Machine) load(now time.Time, e Loaded, t *touched) {
 	if m.loaded.IsZero() {
 		m.loaded = now
 	}
-	clear(m.busy)
+	// Commits under way stay so: deciding again before their answer would do
+	// the same twice.
 	for env := range m.w.environments {
 		t.env(env)
 	}
@@ -370,8 +371,10 @@ func (m *Machine) Wake() time.Time {
 			at = t
 		}
 	}
-	for _, t := range m.wakes {
-		earlier(t)
+	for env, t := range m.wakes {
+		if m.busy[env] == nil { // else its commit's answer is waited for
+			earlier(t)
+		}
 	}
 	for _, r := range m.routers {
 		earlier(r.heard.Add(RouterTimeout))
