@@ -50,7 +50,20 @@ type Bundle struct {
 	Initrd        string // path of initrd.cpio, uncompressed
 	Digest        string // hex SHA-256 of everything that went in
 	KernelVersion string // the kernel's release, as in uname -r
-	KernelPackage string // package name and version
+	KernelPackage string // file name of the Debian package
+}
+
+// KernelArgs are the kernel arguments that every driver should give this
+// kernel besides its own. Under software emulation they take some 0.5 s off a
+// boot: no self-tests of ciphers that nobody uses, no table of events for
+// kernel probes, no certificates to check modules with that carry no
+// signatures any more. Found with initcall_debug; nothing of it is of use to a
+// guest.
+func (Bundle) KernelArgs() []string {
+	return []string{
+		"cryptomgr.notests",
+		"initcall_blacklist=init_kprobe_trace,load_system_certificate_list",
+	}
 }
 
 const (

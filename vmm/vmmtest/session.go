@@ -158,7 +158,7 @@ func (s *Session) Exit() guest.Exit {
 	s.t.Helper()
 	exit := *s.until("exit", func(m guest.Message) bool { return m.Exit != nil }).Exit
 	// The VM may be gone before it reads this.
-	_ = s.wire.WriteMessage(guest.Message{Ack: &guest.Ack{N: exit.LastLine}})
+	_ = s.wire.WriteMessage(guest.Message{Ack: &guest.Ack{N: exit.LastLine, Exit: true}})
 	return exit
 }
 

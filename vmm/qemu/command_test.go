@@ -1,0 +1,73 @@
+package qemu
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/miosa/miosa/vmm"
+)
+
+func TestCommand(t *testing.T) {
+	d := &Driver{config: Config{DataDir: "/var/lib/miosa", Binary: "/usr/bin/qemu", TranslationMB: 32}, tscKHz: 2600000}
+	spec := vmm.Spec{
+		ID: "ri_a-1", VCPUs: 1, MemoryMB: 512, BaseDisk: "/base", DataDisk: "/data",
+		NIC: vmm.NIC{Tap: "mi0badcafe-0", MAC: "02:00:00:00:00:01"},
+	}
+	want := `/usr/bin/qemu -name guest=/var/lib/miosa/vm/ri_a-1 -machine microvm,dump-guest-core=off,mem-merge=off
+		-m 512 -smp 1 -nodefaults -no-user-config -no-reboot -display none -monitor none
+		-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+		-chardev stdio,id=con,signal=off -serial chardev:con -kernel /proc/self/fd/3 -initrd /proc/self/fd/4
+		-append console=ttyS0 reboot=t panic=-1 quiet tsc_early_khz=2600000
+		-device virtio-serial-device -chardev socket,id=ctl,fd=8,server=on,wait=off -device virtserialport,chardev=ctl,name=ctl
+		-accel tcg,thread=single,tb-size=32 -cpu max
+		-add-fd fd=5,set=1 -drive file=/dev/fdset/1,if=none,id=base,format=raw,readonly=on,file.locking=off -device virtio-blk-device,drive=base
+		-add-fd fd=6,set=2 -add-fd fd=7,set=2
+		-drive file=/dev/fdset/2,if=none,id=data,format=raw,cache=unsafe,discard=unmap,file.locking=off -device virtio-blk-device,drive=data
+		-netdev tap,id=net,fd=9 -device virtio-net-device,netdev=net,mac=02:00:00:00:00:01`
+	if got := strings.Join(d.command(spec, "tcg"), " "); got != strings.Join(strings.Fields(want), " ") {
+		t.Errorf("command is\n%s", got)
+	}
+
+	spec.VCPUs = 2
+	spec.NIC = vmm.NIC{MAC: "02:00:00:00:00:01", Guest: netip.MustParsePrefix("10.0.2.15/24"), Forward: netip.MustParseAddrPort("127.0.0.1:20001"), GuestPort: 8080}
+	got := strings.Join(d.command(spec, "kvm"), " ")
+	for _, part := range []string{"-accel kvm -cpu host", "-smp 2", "-netdev user,id=net,ipv6=off,hostfwd=tcp:127.0.0.1:20001-10.0.2.15:8080"} {
+		if !strings.Contains(got, part) {
+			t.Errorf("command has no %q:\n%s", part, got)
+		}
+	}
+	if strings.Contains(got, "tsc_early_khz") {
+		t.Error("KVM needs no told TSC frequency")
+	}
+	if got := strings.Join(d.command(spec, "tcg"), " "); !strings.Contains(got, "thread=multi") {
+		t.Errorf("two processors share one thread:\n%s", got)
+	}
+}
+
+// Only our own VMs are found by their arguments, whatever the directory is
+// called.
+func TestArgumentsTellWhoseAProcessIs(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		dir := "/" + rapid.StringMatching(`[a-z,=./-]{1,12}`).Draw(t, "dir")
+		d := &Driver{config: Config{DataDir: dir}}
+		id := rapid.StringMatching(`[a-z0-9][a-z0-9_.-]{0,20}`).Draw(t, "id")
+		if got := d.idIn([]string{"qemu", "-m", "1", "-name", d.nameArgument(id), "-x"}); got != id {
+			t.Fatalf("%q was found as %q", id, got)
+		}
+		other := &Driver{config: Config{DataDir: dir + "x"}}
+		for _, argv := range [][]string{
+			nil, {"qemu"}, {"-name"}, {"grep", d.nameArgument(id)},
+			{"qemu", "-name", other.nameArgument(id)},
+			{"qemu", "-name", d.nameArgument(id) + "/x"},
+			{"qemu", "-name", d.nameArgument(id) + ",process=x"},
+			{"qemu", "-name", d.nameArgument("")},
+		} {
+			if got := d.idIn(argv); got != "" {
+				t.Fatalf("%q was found in %q", got, argv)
+			}
+		}
+	})
+}

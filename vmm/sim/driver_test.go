@@ -1,0 +1,163 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/miosa/miosa/network"
+	"github.com/miosa/miosa/network/user"
+	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/vmm/vmmtest"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+func driver(t *testing.T, host *Host) *Driver {
+	t.Helper()
+	d, err := New(Config{Host: host}, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func newNetwork(t *testing.T) network.Network {
+	t.Helper()
+	n, err := user.New(user.Config{File: filepath.Join(t.TempDir(), "ports")}, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func attach(t *testing.T, n network.Network, instance string) network.Attachment {
+	t.Helper()
+	a, err := n.Attach(context.Background(), instance, 8080, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func TestConformance(t *testing.T) {
+	vmmtest.Run(t, func(t *testing.T) vmmtest.Fixture {
+		ours, other, n := new(Host), new(Host), newNetwork(t)
+		t.Cleanup(func() {
+			for _, h := range []*Host{ours, other} {
+				if _, err := driver(t, h).Reclaim(context.Background(), func(string) bool { return false }); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		return vmmtest.Fixture{
+			Driver:   func(t *testing.T) vmm.Driver { return driver(t, ours) },
+			Stranger: func(t *testing.T) vmm.Driver { return driver(t, other) },
+			Attach:   func(t *testing.T, instance string) network.Attachment { return attach(t, n, instance) },
+			Disks:    func(*testing.T, string) (string, string) { return "/base", "/data" },
+			Program:  "sim",
+			Left: func(_ *testing.T, h vmm.Handle) (left []string) {
+				ours.mu.Lock()
+				defer ours.mu.Unlock()
+				if m, ok := ours.machines[h.ID]; ok && m.handle == h {
+					left = append(left, h.ID)
+				}
+				return left
+			},
+		}
+	})
+}
+
+// boot starts a VM with a command.
+func boot(t *testing.T, command string) (vmm.VM, *vmmtest.Session, network.Attachment) {
+	t.Helper()
+	a := attach(t, newNetwork(t), "ri_a")
+	vm, err := driver(t, nil).Start(t.Context(), vmm.Spec{
+		ID: "ri_a-1", VCPUs: 1, MemoryMB: 128, BaseDisk: "/base", DataDisk: "/data", NIC: a.NIC,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = vm.Kill(context.Background()) })
+	s := vmmtest.Open(t, vm)
+	s.Boot("ri_a", a, command)
+	return vm, s, a
+}
+
+func TestEnds(t *testing.T) {
+	for command, want := range map[string]string{
+		"sim exit 3":            "code -3",
+		"sim exit 0 after=10ms": "code -0",
+		"sim oom":               "code 1 SIGKILL oom",
+		"sim not-found":         "code -127 not_found",
+		"sim nonsense":          "code -127 setup",
+		"sim exit 2 log=3":      "code -2",
+	} {
+		vm, s, _ := boot(t, command)
+		exit := s.Exit()
+		got := fmt.Sprintf("code %d", -exit.Code)
+		if exit.Code == 0 {
+			got = "code -0"
+		}
+		for _, word := range []string{exit.Signal, exit.Reason} {
+			if word != "" {
+				got += " " + word
+			}
+		}
+		if exit.OOM {
+			got += " oom"
+		}
+		if got != want {
+			t.Errorf("%s: %s, want %s (%+v)", command, got, want, exit)
+		}
+		<-vm.Done()
+	}
+}
+
+func TestAnswers(t *testing.T) {
+	for command, want := range map[string]int{
+		"sim serve": 200,
+		"sim 500":   500,
+		"sim serve status=302 slow=10ms delay=1ms log=2": 302,
+		"/app/server --real":                             200,
+		"sim exit 1 after=1h":                            200,
+	} {
+		_, s, a := boot(t, command)
+		s.Phase("listening")
+		client := http.Client{
+			Timeout:       time.Minute,
+			Transport:     &http.Transport{DisableKeepAlives: true},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}
+		r, err := client.Get("http://" + a.Address.String())
+		if err != nil {
+			t.Fatalf("%s: %v", command, err)
+		}
+		r.Body.Close()
+		if r.StatusCode != want {
+			t.Errorf("%s answered %d, want %d", command, r.StatusCode, want)
+		}
+	}
+}
+
+func TestADeafAppIsKilledAtTheDeadline(t *testing.T) {
+	vm, s, _ := boot(t, "sim serve deaf")
+	s.Phase("listening")
+	s.Stop(10 * time.Millisecond)
+	if exit := s.Exit(); !exit.KilledAll || !exit.Stopped || exit.Signal != "SIGKILL" {
+		t.Errorf("exit is %+v", exit)
+	}
+	<-vm.Done()
+}
+
+func TestWordsThatMeanNothing(t *testing.T) {
+	for _, command := range []string{"sim exit", "sim exit x", "sim log -1", "sim 99", "sim serve slow=x", "sim serve what=1", "sim dance"} {
+		if b, err := parse(command); err == nil {
+			t.Errorf("%q means %+v", command, b)
+		}
+	}
+}
