@@ -4,17 +4,18 @@
 #
 # Two passes: packages without VMs run under the race detector; those that
 # boot VMs run without it and one package after the other, because under
-# emulation a VM wants a core to itself.
+# emulation a VM wants a core to itself. The simulation goes with them: it is
+# one goroutine, and long.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 module=$(go list -m)
-# The qemu driver, whatever uses it or the guest bundle in a test, and the
-# programs whose tests run the whole platform.
-boots_vms() {
+# The qemu driver, whatever uses it or the guest bundle in a test, and what
+# runs the whole platform.
+unraced() {
 	go list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' "$@" |
 		awk -v m="$module" '
-			function whole(p) { return p ~ "^" m "/(cmd/miosa|vmm/qemu|bench|e2e)(/|$)" && p !~ "/bench/load" }
+			function whole(p) { return p ~ "^" m "/(cmd/miosa|vmm/qemu|bench|e2e|sim)(/|$)" && p !~ "/bench/load" }
 			{
 				vm = whole($1)
 				for (i = 2; i <= NF; i++) if ($i == m "/vmm/qemu" || $i == m "/vmm/bundle") vm = 1
@@ -26,8 +27,8 @@ boots_vms() {
 if [[ ${1-} == --events ]]; then
 	shift
 	mapfile -t all < <(go list "$@")
-	mapfile -t vms < <(boots_vms "$@")
-	mapfile -t plain < <(printf '%s\n' "${all[@]}" | grep -vxF -f <(printf '%s\n' "${vms[@]:-none}"))
+	mapfile -t alone < <(unraced "$@")
+	mapfile -t plain < <(printf '%s\n' "${all[@]}" | grep -vxF -f <(printf '%s\n' "${alone[@]:-none}"))
 	status=0
 	race=(-race)
 	if [[ $(go env CGO_ENABLED) != 1 ]] || ! command -v "$(go env CC)" >/dev/null; then
@@ -37,8 +38,8 @@ if [[ ${1-} == --events ]]; then
 	if ((${#plain[@]})); then
 		go test -json -count=1 -timeout 15m "${race[@]}" "${plain[@]}" || status=1
 	fi
-	if ((${#vms[@]})); then
-		go test -json -count=1 -timeout 20m -p 1 "${vms[@]}" || status=1
+	if ((${#alone[@]})); then
+		go test -json -count=1 -timeout 20m -p 1 "${alone[@]}" || status=1
 	fi
 	exit $status
 fi
@@ -46,6 +47,6 @@ fi
 . scripts/tools.sh
 runner=$(gotestsum)
 (($#)) || set -- ./...
-# So that tests find the guest that was built just now.
+# Administrators' commands (mkfs.ext4, ip) may lie outside PATH.
 export PATH=$PATH:/usr/sbin:/sbin
 exec "$runner" --format pkgname-and-test-fails --format-hide-empty-pkg --raw-command -- scripts/test.sh --events "$@"
