@@ -90,17 +90,21 @@ func (x *exchange) tunnel(c *upstream, res response) {
 	// What either side sent right behind its head.
 	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
 	first, _ := c.br.Peek(c.br.Buffered())
+	// Known before the client knows of it, and not asked to close before its
+	// head is out: whoever asks waits for the lock.
+	t.toClient.mu.Lock()
+	x.rt.openTunnel(t, c.backend)
+	defer x.rt.closeTunnel(t)
 	_ = client.SetWriteDeadline(time.Now().Add(x.rt.cfg.StallTimeout))
-	if _, err := client.Write([]byte(head.String())); err != nil {
+	_, err = client.Write([]byte(head.String()))
+	t.toClient.mu.Unlock()
+	if err != nil {
 		x.failed = "client_gone"
 		return
 	}
 	if t.toApp.write(t, early) != nil || t.toClient.write(t, first) != nil {
 		return
 	}
-
-	x.rt.openTunnel(t, c.backend)
-	defer x.rt.closeTunnel(t)
 	var other sync.WaitGroup
 	other.Go(func() { t.copy(&t.toApp, &t.toClient) })
 	t.copy(&t.toClient, &t.toApp)
