@@ -174,6 +174,9 @@ func TestResolveCommand(t *testing.T) {
 	if _, _, err := resolveCommand(root, wire.Boot{Command: "a | b"}); setupExit(err).Reason != wire.ExitNotFound {
 		t.Errorf("shell syntax without a shell: %v", err)
 	}
+	if argv, shell, err := resolveCommand(root, wire.Boot{Command: "serve [::]:80"}); err != nil || shell || len(argv) != 2 {
+		t.Errorf("a pattern without a shell: %q, %v, %v", argv, shell, err)
+	}
 	write(t, root, "bin/sh", program(elfX86_64, ""), 0o755)
 	for _, c := range []struct {
 		boot wire.Boot

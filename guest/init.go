@@ -258,7 +258,7 @@ func (i *Init) network(context.Context) error {
 	if err := <-i.rest; err != nil {
 		return err
 	}
-	return setUpNetwork("/sys", i.boot.Network)
+	return setUpNetwork("/sys", "/proc", i.boot.Network)
 }
 
 func (i *Init) awaitRoot(context.Context) error { return <-i.root }

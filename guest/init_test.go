@@ -85,8 +85,8 @@ func TestFindInterface(t *testing.T) {
 	write(t, sysfs, "class/net/eth0/address", "52:54:00:aa:bb:cc\n", 0o644)
 	write(t, sysfs, "class/net/eth0/ifindex", "2\n", 0o644)
 	for mac, want := range map[string]int{"": 2, "52:54:00:AA:BB:CC": 2, "52:54:00:00:00:00": 0} {
-		if got, err := findInterface(sysfs, mac); got != want || (want == 0) == (err == nil) {
-			t.Errorf("%q: index %d, %v", mac, got, err)
+		if name, got, err := findInterface(sysfs, mac); got != want || (want == 0) != (err != nil) || (want == 0) != (name == "") {
+			t.Errorf("%q: %s, index %d, %v", mac, name, got, err)
 		}
 	}
 }

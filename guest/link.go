@@ -33,13 +33,14 @@ const (
 
 // findSerial returns the device of the virtio-serial port with our name, "".
 func findSerial(sysfs, dev string) string {
-	names, err := filepath.Glob(filepath.Join(sysfs, "class/virtio-ports/*/name"))
+	ports := filepath.Join(sysfs, "class/virtio-ports")
+	entries, err := os.ReadDir(ports)
 	if err != nil {
 		return ""
 	}
-	for _, path := range names {
-		if b, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(b)) == portName {
-			return filepath.Join(dev, filepath.Base(filepath.Dir(path)))
+	for _, e := range entries {
+		if b, err := os.ReadFile(filepath.Join(ports, e.Name(), "name")); err == nil && strings.TrimSpace(string(b)) == portName {
+			return filepath.Join(dev, e.Name())
 		}
 	}
 	return ""

@@ -76,12 +76,13 @@ func (l *moduleLoader) loadUntil(stop func(kernelModule) bool) error {
 func (l *moduleLoader) present(device int) bool {
 	if l.loaded == nil {
 		l.loaded = map[int]bool{}
-		paths, err := filepath.Glob(filepath.Join(l.sysfs, "bus/virtio/devices/*/device"))
+		devices := filepath.Join(l.sysfs, "bus/virtio/devices")
+		entries, err := os.ReadDir(devices)
 		if err != nil {
 			return true
 		}
-		for _, path := range paths {
-			b, err := os.ReadFile(path)
+		for _, e := range entries {
+			b, err := os.ReadFile(filepath.Join(devices, e.Name(), "device"))
 			if err != nil {
 				continue
 			}

@@ -4,12 +4,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
-	"path/filepath"
 
 	wire "github.com/miosa/miosa/wire/guest"
 )
@@ -132,36 +133,48 @@ func acknowledgement(b []byte, seq uint32) (code int, ok bool) {
 	return 0, false
 }
 
-// findInterface returns the index of the interface with the MAC, or of the
-// only Ethernet one when mac is empty.
-func findInterface(sysfs, mac string) (int, error) {
-	names, err := filepath.Glob(filepath.Join(sysfs, "class/net/*"))
+// findInterface returns the interface with the MAC, or the only one besides
+// loopback when mac is empty.
+func findInterface(sysfs, mac string) (name string, index int, err error) {
+	entries, err := os.ReadDir(filepath.Join(sysfs, "class/net"))
 	if err != nil {
-		return 0, err
+		return "", 0, err
 	}
-	for _, dir := range names {
-		if filepath.Base(dir) == "lo" {
+	for _, e := range entries {
+		if e.Name() == "lo" {
 			continue
 		}
+		dir := filepath.Join(sysfs, "class/net", e.Name())
 		address, err := os.ReadFile(filepath.Join(dir, "address"))
 		if err != nil {
 			continue
 		}
 		if mac == "" || strings.EqualFold(strings.TrimSpace(string(address)), mac) {
-			return readInt(filepath.Join(dir, "ifindex"))
+			index, err := readInt(filepath.Join(dir, "ifindex"))
+			return e.Name(), index, err
 		}
 	}
 	if mac == "" {
-		return 0, errors.New("the machine has no network interface")
+		return "", 0, errors.New("the machine has no network interface")
 	}
-	return 0, fmt.Errorf("no network interface has the address %s", mac)
+	return "", 0, fmt.Errorf("no network interface has the address %s", mac)
+}
+
+// disableIPv6 keeps the kernel from giving the interface a link-local address.
+// A kernel without IPv6 has nothing to disable.
+func disableIPv6(procfs, name string) error {
+	path := filepath.Join(procfs, "sys/net/ipv6/conf", name, "disable_ipv6")
+	if err := os.WriteFile(path, []byte("1"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("disable IPv6 on %s: %w", name, err)
+	}
+	return nil
 }
 
 // loopbackIndex is lo's, the first interface of every network namespace.
 const loopbackIndex = 1
 
 // setUpNetwork configures loopback and, with conf, the one interface.
-func setUpNetwork(sysfs string, conf *wire.Network) error {
+func setUpNetwork(sysfs, procfs string, conf *wire.Network) error {
 	n, err := openNetlink()
 	if err != nil {
 		return err
@@ -177,9 +190,16 @@ func setUpNetwork(sysfs string, conf *wire.Network) error {
 	if err != nil {
 		return fmt.Errorf("the instance's address: %w", err)
 	}
-	index, err := findInterface(sysfs, conf.MAC)
+	name, index, err := findInterface(sysfs, conf.MAC)
 	if err != nil {
 		return err
+	}
+	if address.Addr().Is4() {
+		// No link-local address: the host's rules and the meter know one
+		// address, and the boot is spared the neighbour discovery.
+		if err := disableIPv6(procfs, name); err != nil {
+			return err
+		}
 	}
 	if err := n.addAddress(index, address); err != nil {
 		return fmt.Errorf("set address %s: %w", address, err)

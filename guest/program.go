@@ -45,6 +45,9 @@ func resolveCommand(root string, b wire.Boot) (argv []string, shell bool, err er
 		return argv, false, nil
 	}
 	if _, err := os.Stat(filepath.Join(root, shellPath)); err != nil {
+		if argv != nil { // only patterns: they stand for themselves
+			return argv, false, nil
+		}
 		return nil, false, cannotStart(wire.ExitNotFound,
 			"The run command uses shell syntax, but the image has no /bin/sh. Give a plain command, or add a shell to the image.")
 	}

@@ -129,6 +129,8 @@ type vm struct {
 	dir  string
 	cmd  *exec.Cmd
 	done chan struct{}
+
+	retries int // connections that the guest did not answer on
 }
 
 // boot starts a VM and makes sure that nothing of it outlives the test.
@@ -166,7 +168,7 @@ func boot(t *testing.T) *vm {
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-chardev", "file,id=con,path="+filepath.Join(dir, "console.log"), "-serial", "chardev:con",
 		"-kernel", f.bundle.Kernel, "-initrd", f.bundle.Initrd,
-		"-append", "console=ttyS0 reboot=t panic=-1 quiet cryptomgr.notests initcall_blacklist=init_kprobe_trace,load_system_certificate_list tsc_early_khz="+tscKHz(t),
+		"-append", "console=ttyS0 reboot=t panic=-1 quiet "+strings.Join(f.bundle.KernelArgs(), " ")+" tsc_early_khz="+tscKHz(t),
 		"-device", "virtio-serial-device",
 		"-chardev", "socket,id=ctl,path="+filepath.Join(dir, "ctl.sock")+",server=on,wait=off",
 		"-device", "virtserialport,chardev=ctl,name=ctl",
@@ -221,23 +223,51 @@ type host struct {
 	s    *wire.Session
 }
 
-// dial connects and attaches.
-func (v *vm) dial(s *wire.Session) *host {
+// dial connects, attaches, and waits for the guest's answer; as every host
+// must, it connects anew when none comes.
+func (v *vm) dial(s *wire.Session) (*host, wire.Hello) {
 	v.t.Helper()
-	for {
+	for giveUp := time.Now().Add(vmLimit); time.Now().Before(giveUp); {
 		nc, err := net.Dial("unix", filepath.Join(v.dir, "ctl.sock"))
-		if err == nil {
-			_ = nc.SetDeadline(time.Now().Add(vmLimit))
-			h := &host{t: v.t, nc: nc, conn: wire.NewConn(nc), s: s}
-			h.send(s.Connect(rand.Uint64() | 1))
-			return h
+		if err != nil {
+			select {
+			case <-v.done:
+				v.t.Fatal("QEMU ended before the test could connect")
+			case <-v.t.Context().Done():
+				v.t.Fatal("cut short")
+			case <-time.After(5 * time.Millisecond): // its socket is about to appear
+			}
+			continue
 		}
-		select {
-		case <-v.done:
-			v.t.Fatal("QEMU ended before the test could connect")
-		case <-v.t.Context().Done():
-			v.t.Fatal("cut short")
-		case <-time.After(5 * time.Millisecond): // its socket is about to appear
+		h := &host{t: v.t, nc: nc, conn: wire.NewConn(nc), s: s}
+		if hello, err := h.attach(); err == nil {
+			_ = nc.SetDeadline(giveUp)
+			return h, hello
+		}
+		_ = nc.Close()
+		v.retries++
+	}
+	v.t.Fatal("the guest did not say hello")
+	return nil, wire.Hello{}
+}
+
+// attach sends Attach and waits for its Hello.
+func (h *host) attach() (wire.Hello, error) {
+	if err := h.nc.SetDeadline(time.Now().Add(wire.HelloTimeout)); err != nil {
+		return wire.Hello{}, err
+	}
+	if err := h.conn.WriteMessage(h.s.Connect(rand.Uint64() | 1)); err != nil {
+		return wire.Hello{}, err
+	}
+	for {
+		m, err := h.conn.ReadMessage()
+		if err != nil {
+			return wire.Hello{}, err
+		}
+		if m, ok, err := h.s.Receive(m); err != nil {
+			return wire.Hello{}, err
+		} else if ok {
+			return *m.Hello, nil
 		}
 	}
 }
@@ -269,7 +299,7 @@ func (h *host) receive() wire.Message {
 
 // transcript is all that a VM told.
 type transcript struct {
-	hello  wire.Hello
+	hello  wire.Hello // the first one
 	phases []wire.Phase
 	lines  []string
 	gap    uint64
@@ -279,8 +309,6 @@ type transcript struct {
 
 func (tr *transcript) note(m wire.Message) {
 	switch {
-	case m.Hello != nil:
-		tr.hello = *m.Hello
 	case m.Phase != nil:
 		tr.phases = append(tr.phases, *m.Phase)
 	case m.Lines != nil:
@@ -319,8 +347,7 @@ func (h *host) until(tr *transcript, stop func(wire.Message) bool) {
 	}
 }
 
-func hello(m wire.Message) bool { return m.Hello != nil }
-func exit(m wire.Message) bool  { return m.Exit != nil }
+func exit(m wire.Message) bool { return m.Exit != nil }
 func phase(name string) func(wire.Message) bool {
 	return func(m wire.Message) bool { return m.Phase != nil && m.Phase.Name == name }
 }
@@ -350,10 +377,9 @@ func spec(command string) wire.Boot {
 func run(t *testing.T, b wire.Boot) transcript {
 	t.Helper()
 	v := boot(t)
-	h := v.dial(wire.NewSession(0))
+	h, hello := v.dial(wire.NewSession(0))
 	defer h.nc.Close()
-	var tr transcript
-	h.until(&tr, hello)
+	tr := transcript{hello: hello}
 	h.send(wire.Message{Boot: &b})
 	h.until(&tr, exit)
 	h.finish(v)

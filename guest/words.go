@@ -10,11 +10,13 @@ import (
 const shellBuiltins = " . : alias break case cd continue eval exec export for if read readonly return set shift source trap ulimit umask unset until wait while "
 
 // splitCommand splits a command into words as a POSIX shell would. Where it
-// has syntax that only a shell can carry out (pipes, variables, patterns,
-// assignments …) it returns shell true and no words.
+// has syntax that only a shell can carry out (pipes, variables, assignments …)
+// it returns shell true and no words. Patterns want a shell too, but the words
+// come with them: a pattern that matches nothing stands for itself, as in
+// "--listen [::]:80".
 func splitCommand(command string) (argv []string, shell bool, err error) {
 	var word strings.Builder
-	inWord, quoted := false, false
+	inWord, quoted, pattern := false, false, false
 	end := func() {
 		if inWord {
 			argv = append(argv, word.String())
@@ -54,7 +56,11 @@ func splitCommand(command string) (argv []string, shell bool, err error) {
 			}
 			inWord, quoted = true, true
 			i += n
-		case strings.IndexByte("|&;<>()$`*?[\n", c) >= 0,
+		case strings.IndexByte("*?[", c) >= 0:
+			pattern = true
+			word.WriteByte(c)
+			inWord = true
+		case strings.IndexByte("|&;<>()$`\n", c) >= 0,
 			!inWord && strings.IndexByte("~#!{", c) >= 0,
 			c == '=' && len(argv) == 0 && !quoted && isName(word.String()):
 			return nil, true, nil
@@ -70,7 +76,7 @@ func splitCommand(command string) (argv []string, shell bool, err error) {
 	if strings.Contains(shellBuiltins, " "+argv[0]+" ") {
 		return nil, true, nil
 	}
-	return argv, false, nil
+	return argv, pattern, nil
 }
 
 // doubleQuoted appends what stands up to the closing quote and returns how

@@ -29,6 +29,13 @@ const (
 	MaxVersion = 1
 )
 
+// HelloTimeout is how long a host should wait for the Hello that answers its
+// Attach before it closes the connection and makes another. A machine that
+// still boots may need longer, and that is no harm; but a host must not wait
+// for ever: with QEMU 7.2, after many quick reconnections under load, a port's
+// output was seen to stand still until the next disconnection freed it.
+const HelloTimeout = 5 * time.Second
+
 // MaxFrame bounds one frame's body in bytes, in both directions.
 const MaxFrame = 1 << 20
 
