@@ -88,7 +88,7 @@ func (p platform) call(method, path string, body any, headers ...string) answer 
 		p.t.Fatal(err)
 	}
 	a := answer{Status: resp.StatusCode, Header: resp.Header, Raw: string(raw)}
-	if strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json") {
+	if method != "HEAD" && strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json") {
 		if err := json.Unmarshal(raw, &a.Body); err != nil {
 			p.t.Fatalf("%s %s answers no JSON: %v\n%s", method, path, err, raw)
 		}

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"time"
 
 	"github.com/miosa/miosa"
@@ -57,8 +58,9 @@ func (c *call) once(key string, body []byte) (reply, error) {
 	answer, err := c.run(body)
 	if err != nil {
 		status, problem := problem(err, c.id)
-		if status >= 500 {
-			// The claim goes, so that a retry runs; what remains ends by its TTL.
+		if status >= 500 || status == http.StatusBadRequest {
+			// Our failure, or what could not be read as a request: the claim
+			// goes, so that a retry runs.
 			c.release(place, mine, nil)
 			return reply{}, err
 		}
