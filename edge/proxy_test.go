@@ -814,7 +814,9 @@ func (w stuckWriter) Write(p []byte) (int, error) {
 func TestAccessLogNeverHoldsUpARequest(t *testing.T) {
 	w := stuckWriter{make(chan struct{})}
 	g, stop := newRig(t, Config{AccessLog: w})
-	g.rt.accessLog.batch = make([]byte, logBatchMax) // before any request
+	g.rt.accessLog.mu.Lock()
+	g.rt.accessLog.batch = make([]byte, logBatchMax)
+	g.rt.accessLog.mu.Unlock()
 	if got := g.get("http://nobody.test/"); got.StatusCode != 404 && got.StatusCode != 503 {
 		t.Error(got.Status)
 	}
