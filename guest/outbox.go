@@ -10,11 +10,12 @@ import (
 
 // What the outbox keeps and how it sends.
 const (
-	ringBytes  = 4 << 20         // replay ring
-	patience   = time.Second     // how long the command may wait to write a line
-	batchLines = 512             // at most, in one frame
-	batchBytes = 128 << 10       // about, of text in one frame
-	exitWait   = 5 * time.Second // for a host that is there to acknowledge the exit
+	ringBytes  = 4 << 20                // replay ring
+	patience   = time.Second            // how long the command may wait to write a line
+	batchLines = 512                    // at most, in one frame
+	batchBytes = 128 << 10              // about, of text in one frame
+	exitWait   = 5 * time.Second        // for a host that is there to acknowledge the exit
+	linesWait  = 250 * time.Millisecond // for one that has acknowledged the last line since
 	exitAway   = 10 * time.Minute
 )
 
@@ -43,7 +44,8 @@ type outbox struct {
 	lineNext  uint64 // number of the next line to send
 	exitSent  time.Time
 	exitAcked bool
-	dropping  bool // the ring was full for longer than patience
+	linesDone time.Time // when the last line was acknowledged after the exit was sent
+	dropping  bool      // the ring was full for longer than patience
 
 	changed chan struct{} // closed and replaced whenever something above changes
 }
@@ -96,6 +98,7 @@ func (o *outbox) rewind(after uint64) {
 	o.attached = true
 	o.small = nil
 	o.phaseNext, o.lineNext, o.exitSent = 0, after+1, time.Time{}
+	o.linesDone = time.Time{}
 	if o.ring.ack(after) {
 		o.dropping = false
 	}
@@ -120,8 +123,11 @@ func (o *outbox) ack(a wire.Ack) {
 	if o.ring.ack(a.N) {
 		o.dropping = false
 	}
-	if a.Exit && o.exit != nil {
-		o.exitAcked = true
+	if o.exit != nil {
+		o.exitAcked = o.exitAcked || a.Exit
+		if a.N >= o.exit.LastLine && !o.exitSent.IsZero() && o.linesDone.IsZero() {
+			o.linesDone = time.Now()
+		}
 	}
 	o.notify()
 }
@@ -246,14 +252,18 @@ func (o *outbox) awaitExitAck(ctx context.Context) {
 	defer away.Stop()
 	for {
 		o.mu.Lock()
-		acked, sent, there, changed := o.exitAcked, o.exitSent, o.connected && !o.exitSent.IsZero(), o.changed
+		acked, there, changed := o.exitAcked, o.connected && !o.exitSent.IsZero(), o.changed
+		until := o.exitSent.Add(exitWait)
+		if !o.linesDone.IsZero() {
+			until = o.linesDone.Add(linesWait)
+		}
 		o.mu.Unlock()
 		if acked {
 			return
 		}
 		var enough <-chan time.Time
 		if there {
-			t := time.NewTimer(time.Until(sent.Add(exitWait)))
+			t := time.NewTimer(time.Until(until))
 			defer t.Stop()
 			enough = t.C
 		}

@@ -159,10 +159,16 @@ func TestOutboxAwaitsTheExitsAck(t *testing.T) {
 			o.attach(wire.Attach{Nonce: 1})
 			drainOutbox(o)
 			time.Sleep(time.Second)
-			o.ack(wire.Ack{N: 1}) // the lines only
-			time.Sleep(time.Second)
 			o.ack(wire.Ack{N: 1, Exit: true})
-		}, 2 * time.Second},
+		}, time.Second},
+		"only the lines acknowledged": {func(o *outbox) {
+			o.connect()
+			o.attach(wire.Attach{Nonce: 1})
+			o.ack(wire.Ack{N: 1}) // before it was sent: tells nothing of it
+			drainOutbox(o)
+			time.Sleep(time.Second)
+			o.ack(wire.Ack{N: 1})
+		}, time.Second + linesWait},
 		"there, but silent": {func(o *outbox) {
 			o.connect()
 			o.attach(wire.Attach{Nonce: 1})

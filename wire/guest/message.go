@@ -180,8 +180,9 @@ const (
 
 // Exit is the guest's last word: how the run command ended. The guest sends
 // it after its last line, waits for Ack with Exit set, and reboots, which ends
-// the VMM. It waits 5 seconds for a host that is there, and 10 minutes for one
-// that is away, so that an exit during an agent's restart is not lost.
+// the VMM. It waits 5 seconds for a host that is there (a quarter of one after
+// the last line was acknowledged without Exit), and 10 minutes for one that is
+// away, so that an exit during an agent's restart is not lost.
 type Exit struct {
 	Code      int    `json:"code"`             // exit code, −1 when killed by a signal
 	Signal    string `json:"signal,omitempty"` // "SIGKILL"
