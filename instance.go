@@ -2,6 +2,7 @@ package miosa
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -30,12 +31,7 @@ var instanceNext = map[InstanceState][]InstanceState{
 
 // CanBecome reports whether next is a legal successor of s.
 func (s InstanceState) CanBecome(next InstanceState) bool {
-	for _, n := range instanceNext[s] {
-		if n == next {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(instanceNext[s], next)
 }
 
 // Terminal reports whether nothing follows.

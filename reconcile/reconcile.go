@@ -108,7 +108,7 @@ var rules = []rule{
 		}, rest},
 	{"an empty slot is filled",
 		func(s *slot) bool { return len(s.live) == 0 },
-		func(s *slot, r *Result) { r.create(s, "", "", 0, "slot "+itoa(s.number)+" is empty") }},
+		func(s *slot, r *Result) { r.create(s, "", "", 0, "an instance is needed for slot "+itoa(s.number)) }},
 	{"a healthy replacement takes over",
 		func(s *slot) bool { return len(s.live) > 1 && newest(s).State() == miosa.Healthy }, takeOver},
 	{"a replacement is called off when the old one is well again",

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"syscall"
 
 	"github.com/miosa/miosa/cli"
 )
@@ -23,19 +22,11 @@ func run() int {
 	// SIGTERM is handled by `up` alone, where it means: leave the VMs running.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	root := cli.New(cli.Config{
-		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Version: version,
-	})
+	root := cli.New(cli.Config{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Version: version})
 	root.AddCommand(upCommand(), downCommand(), bundleCommand())
 	err := root.ExecuteContext(ctx)
-	if err == nil {
-		return 0
+	if err != nil && err.Error() != "" && !errors.Is(err, context.Canceled) {
+		fmt.Fprintln(os.Stderr, "miosa: "+err.Error())
 	}
-	code := cli.ExitCode(err)
-	if message := err.Error(); message != "" && !errors.Is(err, context.Canceled) {
-		fmt.Fprintln(os.Stderr, "miosa: "+message)
-	}
-	return code
+	return cli.ExitCode(err)
 }
-
-var _ = syscall.SIGTERM

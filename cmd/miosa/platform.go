@@ -28,6 +28,7 @@ import (
 	"github.com/miosa/miosa/network/tap"
 	"github.com/miosa/miosa/network/user"
 	"github.com/miosa/miosa/secret"
+	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/etcd"
 	"github.com/miosa/miosa/vmm"
 	"github.com/miosa/miosa/vmm/bundle"
@@ -214,7 +215,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	if err != nil {
 		return err
 	}
-	p.vault = secret.NewBox(keeper, dataKeys{p.store})
+	p.vault = secret.NewBox(keeper, store.DataKeys{Store: p.store})
 	if p.blobs, err = local.New(local.Config{Dir: c.path("blobs")}); err != nil {
 		return err
 	}
@@ -359,6 +360,13 @@ func (f *failure) report(part string, err error) {
 // start runs every part.
 func (p *platform) start(ctx context.Context, apiListener net.Listener) *failure {
 	f := &failure{err: make(chan error, 1)}
+	p.parts.Go(func() {
+		// The engine may end by itself, as when its disk is full: nothing can be
+		// decided without it, and a restart with room is the way out.
+		if err := p.store.Wait(ctx); ctx.Err() == nil {
+			f.report("store", err)
+		}
+	})
 	p.parts.Go(func() { f.report("control", p.control.Run(ctx)) })
 	p.parts.Go(func() { f.report("agent", p.agent.Run(ctx)) })
 	p.parts.Go(func() { f.report("router", p.router.Run(ctx)) })

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,28 +14,6 @@ import (
 	"github.com/miosa/miosa/secret"
 	"github.com/miosa/miosa/store"
 )
-
-// dataKeys keeps the tenants' wrapped data keys in the store.
-type dataKeys struct{ store store.Store }
-
-// DataKey implements secret.KeyStore.
-func (d dataKeys) DataKey(ctx context.Context, tenant string) ([]byte, int64, error) {
-	e, err := d.store.Get(ctx, store.DataKeyKey(tenant))
-	return e.Value, e.Revision, err
-}
-
-// PutDataKey implements secret.KeyStore.
-func (d dataKeys) PutDataKey(ctx context.Context, tenant string, wrapped []byte, revision int64) (bool, error) {
-	key := store.DataKeyKey(tenant)
-	_, err := d.store.Commit(ctx, store.Txn{
-		If:  []store.Condition{{Key: key, Revision: revision}},
-		Put: []store.Put{{Key: key, Value: wrapped}},
-	})
-	if errors.Is(err, store.ErrConflict) {
-		return false, nil
-	}
-	return err == nil, err
-}
 
 // keyPair are the keys minted at this start.
 type keyPair struct{ platform, admin string }
