@@ -110,6 +110,13 @@ func (p *pass) wakeAt(at time.Time) {
 	}
 }
 
+// wakeAfterWindow looks again once every router had time to report.
+func (p *pass) wakeAfterWindow() {
+	if end := p.m.windowEnds(); p.now.Before(end) {
+		p.wakeAt(end)
+	}
+}
+
 // decide looks at the rollouts first, then at the slots, then at who drains.
 func (p *pass) decide() {
 	p.dep = p.m.w.deployments[p.env.DeploymentID]
@@ -167,6 +174,9 @@ func (p *pass) rollouts() {
 			Deleted: p.deleted(), Acknowledged: p.m.acknowledged(p.now, r.ID),
 		})
 		p.wakeAt(d.Wake)
+		if d.Step == miosa.StepFlipping {
+			p.wakeAfterWindow()
+		}
 		p.step(r, target, d)
 	}
 }
@@ -400,6 +410,7 @@ func (p *pass) existing() {
 		case i.Goal == miosa.GoalDrain:
 			stop, reason, wake := reconcile.Drained(p.now, i, p.m.routedState(p.now, i.ID))
 			p.wakeAt(wake)
+			p.wakeAfterWindow()
 			if stop {
 				i.Goal = miosa.GoalStop
 				p.assign(i)

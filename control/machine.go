@@ -14,7 +14,8 @@ const (
 	// RouterTimeout is the silence after which a router is no longer waited for.
 	RouterTimeout = 10 * time.Second
 	// RouterWindow is how long after its start a control plane assumes that
-	// routers it has not heard of yet still hold every instance.
+	// there are routers it has not heard of yet, which hold every instance:
+	// longer than the two seconds between a router's reports.
 	RouterWindow = 3 * time.Second
 	// retryAfter spaces attempts after a commit that failed for passing reasons.
 	retryAfter = 200 * time.Millisecond
@@ -180,10 +181,19 @@ func (m *Machine) reported(now time.Time, r routing.Report, t *touched) {
 		known = &router{}
 		m.routers[r.RouterID] = known
 	}
+	if r.Generation > known.generation {
+		m.waiting(t)
+	}
+	for id := range known.inFlight {
+		if r.InFlight[id] == 0 { // the last request through this router has ended
+			if i, ok := m.w.instances[id]; ok && i.Goal == miosa.GoalDrain {
+				t.env(i.EnvironmentID)
+			}
+		}
+	}
 	known.heard = now
 	known.generation = max(known.generation, r.Generation)
 	known.inFlight = r.InFlight
-	m.waiting(t)
 }
 
 // waiting marks every environment that waits for routers.
@@ -330,9 +340,11 @@ func (m *Machine) liveRollout(env string) (miosa.Rollout, bool) {
 	return miosa.Rollout{}, false
 }
 
+func (m *Machine) windowEnds() time.Time { return m.loaded.Add(RouterWindow) }
+
 // routedState is what the routers make of an instance.
 func (m *Machine) routedState(now time.Time, id string) reconcile.Routed {
-	if now.Sub(m.loaded) < RouterWindow && len(m.routers) == 0 {
+	if now.Before(m.windowEnds()) {
 		return reconcile.Routed{Held: true}
 	}
 	left, gone := m.left[id]
@@ -352,7 +364,7 @@ func (m *Machine) routedState(now time.Time, id string) reconcile.Routed {
 // acknowledged reports whether every live router serves the rollout's target.
 func (m *Machine) acknowledged(now time.Time, rolloutID string) bool {
 	generation, ok := m.flipped[rolloutID]
-	if !ok || now.Sub(m.loaded) < RouterWindow && len(m.routers) == 0 {
+	if !ok || now.Before(m.windowEnds()) {
 		return false
 	}
 	for _, rt := range m.routers {
