@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/control"
 	"github.com/miosa/miosa/routing"
 	"github.com/miosa/miosa/schedule"
 	"github.com/miosa/miosa/store"
@@ -22,13 +23,15 @@ type checker struct {
 	services  map[string]miosa.Service
 	changed   bool
 	stopped   map[string]time.Time // deployment → when a customer last stopped an instance of it
-	healthyAt map[string]time.Time // environment → since when it has an active version
+	since     map[string]time.Time // instance → since when it is in its state
+	unproven  map[string]bool      // versions that nobody asked to make live
 }
 
 func newChecker(s *Sim) *checker {
 	return &checker{
 		s: s, instances: map[string]miosa.Instance{}, versions: map[string]miosa.Version{}, rollouts: map[string]miosa.Rollout{},
 		envs: map[string]miosa.Environment{}, services: map[string]miosa.Service{}, stopped: map[string]time.Time{},
+		since: map[string]time.Time{}, unproven: map[string]bool{},
 	}
 }
 
@@ -46,23 +49,26 @@ func (c *checker) observed(o *occupant, obs miosa.Observation) {
 }
 
 // committed takes a commit in and checks each change against what was.
-func (c *checker) committed(b store.Batch) {
+func (c *checker) committed(b control.Changed) {
 	c.changed = true
-	for _, ch := range b.Changes {
-		kind, id, ok := store.ParseKey(ch.Key)
-		if !ok {
-			continue
-		}
-		if ch.Deleted {
-			c.forget(kind, id)
-			continue
-		}
-		noun, err := store.Decode(ch.Entry)
-		if err != nil {
-			c.s.fail("decode: %v", err)
-			return
-		}
+	for _, noun := range b.Put {
 		c.take(noun)
+	}
+	for _, gone := range b.Gone {
+		c.forget(gone.Kind, gone.ID)
+	}
+}
+
+// published: a table names nobody who has been known to be unwell, or to be
+// leaving, for longer than the news takes.
+func (c *checker) published(t routing.Table) {
+	for _, name := range sortedIDs(t.Routes) {
+		for _, b := range t.Routes[name].Backends {
+			i, ok := c.instances[b.InstanceID]
+			if ok && i.State() != miosa.Healthy && c.s.now.Sub(c.since[b.InstanceID]) > time.Second {
+				c.s.fail("table %d sends %s to %s, which is %s", t.Generation, name, b.InstanceID, i.State())
+			}
+		}
 	}
 }
 
@@ -90,6 +96,9 @@ func (c *checker) take(noun any) {
 			c.s.fail("%s: its assignment went back from %s/%d to %s/%d", v.ID, was.Goal, was.Generation, v.Goal, v.Generation)
 		}
 		c.instances[v.ID] = v
+		if v.State() != was.State() {
+			c.since[v.ID] = c.s.now
+		}
 	case miosa.Observation:
 		i := c.instances[v.InstanceID]
 		if i.Observed.State.Terminal() {
@@ -98,8 +107,12 @@ func (c *checker) take(noun any) {
 		if v.Seq < i.Observed.Seq {
 			c.s.fail("%s: an older observation took the place of a newer", v.InstanceID)
 		}
+		was := i.State()
 		i.Observed = v
 		c.instances[v.InstanceID] = i
+		if i.State() != was {
+			c.since[v.InstanceID] = c.s.now
+		}
 	case miosa.Version:
 		if was, ok := c.versions[v.ID]; ok && versionRank(v.State) < versionRank(was.State) {
 			c.s.fail("%s went back from %s to %s", v.ID, was.State, v.State)
@@ -119,10 +132,37 @@ func (c *checker) take(noun any) {
 			}
 		}
 		c.rollouts[v.ID] = v
+		if was.ID == "" {
+			if _, before := c.unproven[v.TargetID]; !before || v.Promote {
+				c.unproven[v.TargetID] = !v.Promote
+			}
+		}
 	case miosa.Environment:
+		if v.ActiveVersionID != c.envs[v.ID].ActiveVersionID {
+			c.flipped(v)
+		}
 		c.envs[v.ID] = v
 	case miosa.Service:
 		c.services[v.ID] = v
+	}
+}
+
+// flipped: a version becomes live when somebody asked for that, and every
+// router in touch with control serves it, or none of its instances any more.
+func (c *checker) flipped(env miosa.Environment) {
+	if c.unproven[env.ActiveVersionID] {
+		c.s.fail("%s was made live; it was only to be proven", env.ActiveVersionID)
+	}
+	if c.s.cfg.Faults {
+		return // deadlines pass and instances die: the drain has its own checks
+	}
+	for _, r := range c.s.routers {
+		for _, name := range sortedIDs(r.table.Routes) {
+			pool := r.table.Routes[name]
+			if c.services[pool.ServiceID].EnvironmentID == env.ID && pool.VersionID != env.ActiveVersionID && c.services[pool.ServiceID].DesiredReplicas > 0 && !c.recentlyEmptied(c.services[pool.ServiceID]) {
+				c.s.fail("%s was made live while %s still serves %s", env.ActiveVersionID, r.id, pool.VersionID)
+			}
+		}
 	}
 }
 
@@ -155,7 +195,7 @@ func (c *checker) always() error {
 			return fmt.Errorf("active version %s of %s is %s", v.ID, e.ID, v.State)
 		}
 	}
-	slots := map[string]int{}
+	slots, filled := map[string]int{}, map[string]string{}
 	used := map[string]miosa.Resources{}
 	for _, i := range c.instances {
 		if i.State().Terminal() {
@@ -166,6 +206,12 @@ func (c *checker) always() error {
 			key := fmt.Sprint(i.VersionID, i.ServiceID, i.Slot)
 			if slots[key]++; slots[key] > 2 {
 				return fmt.Errorf("slot %d of %s has %d occupants", i.Slot, i.VersionID, slots[key])
+			}
+			if i.Replaces == "" {
+				if other := filled[key]; other != "" {
+					return fmt.Errorf("slot %d of %s was filled twice: %s and %s", i.Slot, i.VersionID, other, i.ID)
+				}
+				filled[key] = i.ID
 			}
 		}
 	}
@@ -180,9 +226,12 @@ func (c *checker) always() error {
 // noBackend: a request found nobody. Without injected faults that must not be
 // once a version is live, but where the customer took the capacity away.
 func (c *checker) noBackend(hostName string, pool routing.Pool, excused bool) {
-	env := c.envs[c.services[pool.ServiceID].EnvironmentID]
 	svc := c.services[pool.ServiceID]
-	if c.s.cfg.Faults || excused || env.ActiveVersionID == "" || svc.DesiredReplicas == 0 || len(pool.Backends) == 0 && svc.UpdatedAt.IsZero() && c.recentlyEmptied(svc) {
+	env := c.envs[svc.EnvironmentID]
+	if env.ActiveVersionID == "" || svc.DesiredReplicas == 0 {
+		return // as the customer wants it
+	}
+	if c.s.cfg.Faults || excused || len(pool.Backends) == 0 && c.recentlyEmptied(svc) {
 		c.s.report.Excused++
 		return
 	}
@@ -242,42 +291,55 @@ func (c *checker) settled() error {
 }
 
 func (c *checker) settledApp(a *app) error {
-	env, svc := c.envs[a.env.ID], c.services[a.svc.ID]
-	healthy, failed := map[int]bool{}, map[int]bool{}
-	for _, i := range c.instances {
-		if i.EnvironmentID != env.ID {
-			continue
-		}
-		if i.State() == miosa.Failed && i.VersionID == env.ActiveVersionID {
-			failed[i.Slot] = true
-		}
-		if i.State().Terminal() {
-			continue
-		}
-		switch {
-		case i.VersionID != env.ActiveVersionID:
+	env := c.envs[a.env.ID]
+	for _, id := range sortedIDs(c.instances) {
+		if i := c.instances[id]; i.EnvironmentID == env.ID && !i.State().Terminal() && i.VersionID != env.ActiveVersionID {
 			return fmt.Errorf("in the end %s of %s, which is not live, is %s", i.ID, i.VersionID, i.State())
-		case i.Slot >= svc.DesiredReplicas:
-			return fmt.Errorf("in the end %s holds slot %d of %d", i.ID, i.Slot, svc.DesiredReplicas)
-		case i.State() == miosa.Healthy && healthy[i.Slot]:
-			return fmt.Errorf("in the end slot %d of %s is held twice", i.Slot, a.dep.Name)
-		case i.State() == miosa.Healthy:
-			healthy[i.Slot] = true
 		}
 	}
 	if env.ActiveVersionID == "" {
 		return nil
 	}
-	command := c.versions[env.ActiveVersionID].Services[0].Command
-	if !behaviourOf(command).mayLive() {
-		return fmt.Errorf("in the end %s serves a version that is %s", a.dep.Name, command)
+	for _, spec := range c.versions[env.ActiveVersionID].Services {
+		if err := c.settledService(a, env, c.services[spec.ServiceID], spec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *checker) settledService(a *app, env miosa.Environment, svc miosa.Service, spec miosa.ServiceSpec) error {
+	healthy, rests := map[int]bool{}, map[int]miosa.InstanceState{}
+	for _, id := range sortedIDs(c.instances) {
+		i := c.instances[id]
+		if i.VersionID != env.ActiveVersionID || i.ServiceID != svc.ID {
+			continue
+		}
+		switch {
+		case i.State() == miosa.Failed, i.State() == miosa.Stopped && i.Observed.Failure.Kind == miosa.FailureCompleted:
+			rests[i.Slot] = i.State()
+		case i.State().Terminal():
+		case i.Slot >= svc.DesiredReplicas:
+			return fmt.Errorf("in the end %s holds slot %d of %d", i.ID, i.Slot, svc.DesiredReplicas)
+		case i.State() == miosa.Healthy && healthy[i.Slot]:
+			return fmt.Errorf("in the end slot %d of %s in %s is held twice", i.Slot, svc.Name, a.dep.Name)
+		case i.State() == miosa.Healthy:
+			healthy[i.Slot] = true
+		}
+	}
+	b := behaviourOf(spec.Command)
+	if !b.mayLive() {
+		return fmt.Errorf("in the end %s serves a version that is %s", a.dep.Name, b)
 	}
 	for n := range svc.DesiredReplicas {
-		if !healthy[n] && !failed[n] && command != string(flaky) {
-			return fmt.Errorf("in the end slot %d of %s (%s) is empty", n, a.dep.Name, command)
+		if !healthy[n] && rests[n] == "" && b != flaky {
+			return fmt.Errorf("in the end slot %d of %s in %s (%s) is empty", n, svc.Name, a.dep.Name, b)
 		}
-		if failed[n] && !c.s.cfg.Faults {
-			return fmt.Errorf("in the end slot %d of %s failed without any fault", n, a.dep.Name)
+		if rests[n] == miosa.Failed && !healthy[n] && !c.s.cfg.Faults {
+			return fmt.Errorf("in the end slot %d of %s in %s failed without any fault", n, svc.Name, a.dep.Name)
+		}
+		if rests[n] == miosa.Stopped && b != finishes {
+			return fmt.Errorf("in the end slot %d of %s in %s rests, although it has no end", n, svc.Name, a.dep.Name)
 		}
 	}
 	return nil

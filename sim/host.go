@@ -23,6 +23,7 @@ type host struct {
 	lane  lane
 	slots map[string]*occupant
 	next  int
+	full  bool // its disk: nothing boots
 }
 
 // occupant is one instance on a host.
@@ -33,7 +34,9 @@ type occupant struct {
 	in      miosa.Instance
 	vm      *vm
 	wake    time.Time
+	timer   int // the one that counts
 	reports lane
+	lost    bool // with the disk it was written on: what was not reported never is
 }
 
 // vm is one booted machine with the app in it.
@@ -123,8 +126,9 @@ func (h *host) crashAgent() {
 			}
 			continue
 		}
-		o.machine = lifecycle.Resume(o.in, o.saved, h.s.now)
+		o.machine = lifecycle.Resume(o.in, o.saved, h.s.clock())
 		o.wake = time.Time{}
+		o.timer++
 		o.report(o.saved)
 		lost := o.vm == nil || !o.vm.alive || o.vm.boot != o.saved.Boot
 		epoch := h.epoch
@@ -148,12 +152,35 @@ func (h *host) crashAgent() {
 	h.reconnect()
 }
 
+// loseDisk is the end of all that the host knew and ran; the machine comes
+// back with an empty disk.
+func (h *host) loseDisk() {
+	h.s.trace("%s loses its disk", h.id)
+	h.epoch++
+	for _, id := range sortedIDs(h.slots) {
+		o := h.slots[id]
+		o.lost = true
+		if o.vm != nil {
+			o.vm.alive, o.vm.serving, o.vm.injured = false, false, true
+		}
+		delete(h.slots, id)
+	}
+	h.reconnect()
+}
+
+// fill makes its disk full for a while.
+func (h *host) fill(d time.Duration) {
+	h.s.trace("the disk of %s is full for %s", h.id, d)
+	h.full = true
+	h.s.after(d, func() { h.full = false })
+}
+
 // replay is the guest saying hello again: an app that started while the agent
 // was away is told of.
 func (o *occupant) replay(v *vm) {
 	if v.serving || v.deaf {
-		o.feed(lifecycle.Reached{Boot: v.boot, Name: "app_started", At: o.h.s.now})
-		o.feed(lifecycle.Reached{Boot: v.boot, Name: "listening", At: o.h.s.now, Hint: "any"})
+		o.feed(lifecycle.Reached{Boot: v.boot, Name: "app_started", At: o.h.s.clock()})
+		o.feed(lifecycle.Reached{Boot: v.boot, Name: "listening", At: o.h.s.clock(), Hint: "any"})
 	}
 }
 
@@ -162,15 +189,22 @@ func (o *occupant) feed(ev lifecycle.Event) {
 		return
 	}
 	s := o.h.s
-	for _, effect := range o.machine.Handle(s.now, ev) {
+	for _, effect := range o.machine.Handle(s.clock(), ev) {
 		o.carryOut(effect)
 	}
 	at := o.machine.Wake()
-	if at.IsZero() || !o.wake.IsZero() && !at.Before(o.wake) && o.wake.After(s.now) {
+	if at.IsZero() || at.Equal(o.wake) {
 		return
 	}
 	o.wake = at
-	o.later(max(at.Sub(s.now), 0), func() { o.feed(lifecycle.Tick{}) })
+	o.timer++
+	timer := o.timer
+	o.later(max(at.Sub(s.clock()), 0), func() {
+		if timer == o.timer {
+			o.wake = time.Time{}
+			o.feed(lifecycle.Tick{})
+		}
+	})
 }
 
 // later does something unless the agent has crashed meanwhile.
@@ -187,6 +221,9 @@ func (o *occupant) carryOut(effect lifecycle.Effect) {
 	s := o.h.s
 	switch e := effect.(type) {
 	case lifecycle.Boot:
+		if o.vm != nil && o.vm.alive {
+			s.fail("%s boots while the VM of boot %d still runs", o.in.ID, o.vm.boot)
+		}
 		o.boot(e.Boot)
 	case lifecycle.Probe:
 		o.probe(e)
@@ -213,8 +250,11 @@ func (o *occupant) carryOut(effect lifecycle.Effect) {
 func (o *occupant) report(obs miosa.Observation) {
 	s, hostID := o.h.s, o.h.id
 	s.inOrder(&o.reports, s.between(500*time.Microsecond, 30*time.Millisecond), func() {
+		if o.lost {
+			return
+		}
 		_, err := store.Update(context.Background(), s.store, func(tx *store.Tx) error {
-			return control.Record(tx, hostID, obs, s.now, s)
+			return control.Record(tx, hostID, obs, s.clock(), s)
 		})
 		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
 			s.fail("report of %s refused: %v", obs.InstanceID, err)
@@ -232,7 +272,12 @@ func (o *occupant) boot(n int) {
 		if o.vm != v {
 			return
 		}
-		o.feed(lifecycle.Reached{Boot: n, Name: "image_ready", At: s.now})
+		o.feed(lifecycle.Reached{Boot: n, Name: "image_ready", At: s.clock()})
+		if o.h.full {
+			v.injured = true
+			o.feed(lifecycle.NotStarted{Boot: n, Failure: miosa.Failure{Kind: miosa.FailureHost, Message: "the host's disk is full"}})
+			return
+		}
 		if s.cfg.Faults && s.chance(0.01) {
 			o.feed(lifecycle.NotStarted{Boot: n, Failure: miosa.Failure{Kind: miosa.FailureHost, Message: "the host could not start the virtual machine"}})
 			return
@@ -240,7 +285,7 @@ func (o *occupant) boot(n int) {
 		o.h.next++
 		v.alive = true
 		v.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(o.h.n), byte(o.h.next >> 8), byte(o.h.next)}), uint16(max(o.in.Spec.Port, 1)))
-		o.feed(lifecycle.Started{Boot: n, VMID: fmt.Sprintf("%s-%d", o.in.ID, n), Addr: v.addr, At: s.now})
+		o.feed(lifecycle.Started{Boot: n, VMID: fmt.Sprintf("%s-%d", o.in.ID, n), Addr: v.addr, At: s.clock()})
 		// From here on things happen in the VM, agent or no agent.
 		s.after(s.between(500*time.Millisecond, 4*time.Second), func() { o.inside(v, behaviour) })
 	})
@@ -256,7 +301,7 @@ func (o *occupant) inside(v *vm, b behaviour) {
 		o.exit(v, miosa.Failure{Kind: miosa.FailureNotFound, Message: "not found"})
 		return
 	}
-	o.say(v, lifecycle.Reached{Boot: v.boot, Name: "app_started", At: s.now})
+	o.say(v, lifecycle.Reached{Boot: v.boot, Name: "app_started", At: s.clock()})
 	start := s.between(20*time.Millisecond, 2*time.Second)
 	if b == slow {
 		start = s.between(10*time.Second, 40*time.Second)
@@ -273,10 +318,13 @@ func (o *occupant) inside(v *vm, b behaviour) {
 			return
 		case sick:
 			v.deaf = true
+		case finishes:
+			o.exit(v, miosa.Failure{Kind: miosa.FailureExit, Message: "exited with code 0"})
+			return
 		default:
 			v.serving = true
 		}
-		o.say(v, lifecycle.Reached{Boot: v.boot, Name: "listening", At: s.now, Hint: "any"})
+		o.say(v, lifecycle.Reached{Boot: v.boot, Name: "listening", At: s.clock(), Hint: "any"})
 		if b == flaky {
 			s.after(s.between(30*time.Second, 20*time.Minute), func() {
 				if v.alive && !v.stopping {
@@ -332,7 +380,7 @@ func (o *occupant) probe(e lifecycle.Probe) {
 	s, v := o.h.s, o.vm
 	took := s.between(time.Millisecond, 60*time.Millisecond)
 	o.later(took, func() {
-		r := health.Result{At: s.now, Detail: "connection refused"}
+		r := health.Result{At: s.clock(), Detail: "connection refused"}
 		switch {
 		case v == nil || !v.alive:
 		case v.deaf:

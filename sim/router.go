@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/control"
 	"github.com/miosa/miosa/routing"
 )
@@ -18,6 +19,11 @@ type router struct {
 	tables   lane
 	reports  lane
 	next     int
+	hosts    []string // of the table, sorted
+	silent   bool     // cut off from control: serves on from the table it has
+	// behind: it was cut off for longer than control waits for a router, and
+	// has not had a table since. What it loses is nobody's fault.
+	behind bool
 }
 
 func newRouter(s *Sim, n int) *router {
@@ -30,19 +36,45 @@ func newRouter(s *Sim, n int) *router {
 func (r *router) send(t routing.Table) {
 	epoch := r.s.epoch
 	r.s.inOrder(&r.tables, r.s.between(200*time.Microsecond, 80*time.Millisecond), func() {
-		if epoch == r.s.epoch && t.Generation > r.table.Generation {
-			r.table = t
-			r.report()
+		if epoch == r.s.epoch && !r.silent {
+			r.apply(t)
 		}
 	})
 }
 
-// reconnect is a new stream from a new control plane: its first table comes by
-// Publish; only our own word has to be said again.
-func (r *router) reconnect() { r.report() }
+func (r *router) apply(t routing.Table) {
+	if t.Generation <= r.table.Generation {
+		return
+	}
+	r.table, r.hosts = t, sortedIDs(t.Routes)
+	r.report()
+}
+
+// fallSilent cuts the router off from control for a while. Then it gets the
+// newest table, as any router that connects.
+func (r *router) fallSilent(d time.Duration) {
+	if r.silent {
+		return
+	}
+	r.s.trace("%s is cut off for %s", r.id, d)
+	r.silent = true
+	// Its last report may be two seconds old; beyond that control gives it up.
+	r.s.after(control.RouterTimeout-3*time.Second, func() { r.behind = r.behind || r.silent })
+	r.s.after(d, func() {
+		r.s.trace("%s is back", r.id)
+		r.silent = false
+		r.apply(r.s.table)
+		r.report()
+		// What it had sent off before is still on its way.
+		r.s.after(2*miosa.DefaultDrain, func() { r.behind = r.silent })
+	})
+}
 
 func (r *router) report() {
-	rep := routing.Report{RouterID: r.id, Generation: r.table.Generation, InFlight: map[string]int{}, At: r.s.now}
+	if r.silent {
+		return
+	}
+	rep := routing.Report{RouterID: r.id, Generation: r.table.Generation, InFlight: map[string]int{}, At: r.s.clock()}
 	for id, n := range r.inFlight {
 		rep.InFlight[id] = n
 	}
@@ -58,9 +90,8 @@ func (r *router) beat() {
 
 // traffic is one request to one host name after the other.
 func (r *router) traffic() {
-	hosts := sortedIDs(r.table.Routes)
-	if len(hosts) > 0 {
-		r.request(hosts[r.s.rng.IntN(len(hosts))])
+	if len(r.hosts) > 0 {
+		r.request(r.hosts[r.s.rng.IntN(len(r.hosts))])
 	}
 	r.s.after(r.s.between(5*time.Millisecond, 3*time.Second), r.traffic)
 }
@@ -71,7 +102,7 @@ func (r *router) request(hostName string) {
 		return
 	}
 	r.s.report.Requests++
-	excused := false
+	excused := r.behind
 	for range pool.Backends {
 		r.next++
 		b := pool.Backends[r.next%len(pool.Backends)]
@@ -79,10 +110,10 @@ func (r *router) request(hostName string) {
 		if o == nil || !o.vm.alive || !o.vm.serving {
 			// Refused: tried on the next one. A backend that was told to stop while
 			// a router still holds it is what must never be.
-			if o != nil && o.vm.alive && o.vm.stopping && !o.vm.injured {
+			if o != nil && o.vm.alive && o.vm.stopping && !o.vm.injured && !r.behind && !r.s.jumpedLately() {
 				r.s.fail("request to %s refused by %s, which was told to stop while a router held it", hostName, b.InstanceID)
 			}
-			if o == nil || o.vm.injured || o.vm.deaf {
+			if o == nil && r.s.cfg.Faults || o != nil && o.vm.injured || o != nil && o.vm.deaf {
 				excused = true
 			}
 			continue
@@ -119,7 +150,7 @@ func (r *router) begin(hostName, instance string, v *vm, limit time.Duration) {
 		}
 		switch {
 		case v.alive && !v.stopping:
-		case v.injured:
+		case v.injured, r.behind, r.s.jumpedLately():
 			r.s.report.Excused++
 		case r.s.now.Sub(began) >= limit:
 			r.s.report.Excused++
@@ -128,4 +159,9 @@ func (r *router) begin(hostName, instance string, v *vm, limit time.Duration) {
 			r.s.fail("a request of %s to %s was cut after %s, within the drain limit, by no fault", hostName, instance, r.s.now.Sub(began))
 		}
 	})
+}
+
+// jumpedLately: deadlines that the clock jumped over came early.
+func (s *Sim) jumpedLately() bool {
+	return !s.jumped.IsZero() && s.now.Sub(s.jumped) < 5*time.Minute
 }

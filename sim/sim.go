@@ -8,6 +8,7 @@ package sim
 import (
 	"container/heap"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/control"
+	"github.com/miosa/miosa/lifecycle"
+	"github.com/miosa/miosa/routing"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
 )
@@ -28,7 +31,7 @@ type Config struct {
 	Actions     int           // what users and faults do, all in all
 	Span        time.Duration // over how much virtual time
 	Settle      time.Duration // quiet time after it
-	Faults      bool          // crashes of apps, VMs, agents and control
+	Faults      bool          // crashes of apps, VMs, agents and control, full disks, silent routers, jumping clocks
 	Trace       func(string)  // each event in words; nil: none
 }
 
@@ -38,13 +41,16 @@ type Report struct {
 	Publishes, Flips, Failures int // rollouts asked for, made live, failed
 	Requests, Lost, Excused    int // Excused: cut by a fault that was injected
 	Boots, Crashes             int
+	Reloads, Refused           int // watches that began anew; commits that failed for passing reasons
 }
 
 // Sim is one run's world.
 type Sim struct {
 	cfg    Config
 	rng    *rand.Rand
-	now    time.Time
+	now    time.Time // monotonic: what happens, happens in this order
+	skew   time.Duration
+	jumped time.Time // when the wall clock last jumped
 	queue  queue
 	seq    uint64
 	store  *memory.Store
@@ -54,11 +60,14 @@ type Sim struct {
 	control *control.Machine
 	epoch   int // of control: events for a former process are dropped
 	wake    time.Time
+	timer   int // the one that counts
 	hosts   []*host
 	routers []*router
 	users   *users
 	check   *checker
 	watch   lane
+	watches int           // counts watches begun: changes on a former one are lost
+	table   routing.Table // the newest published
 	err     error
 }
 
@@ -91,7 +100,7 @@ func (q *queue) Pop() any {
 // not hold, and when.
 func Run(cfg Config) (Report, error) {
 	s := &Sim{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x6d696f7361)), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
-	s.store = memory.New(func() time.Time { return s.now })
+	s.store = memory.New(s.clock)
 	s.check = newChecker(s)
 	s.users = newUsers(s)
 	for n := range cfg.Hosts {
@@ -126,6 +135,22 @@ func Run(cfg Config) (Report, error) {
 		s.err = fmt.Errorf("seed %d at %s, event %d: %w", cfg.Seed, s.now.Format("15:04:05.000"), s.report.Events, s.err)
 	}
 	return s.report, s.err
+}
+
+// clock is the time of day as every process sees it. It may jump.
+func (s *Sim) clock() time.Time { return s.now.Add(s.skew) }
+
+// jump sets the clock of all: an operator, or a time server after long silence.
+func (s *Sim) jump(by time.Duration) {
+	s.trace("the clock jumps by %s", by)
+	s.skew += by
+	s.jumped = s.now
+	s.tell(control.Tick{})
+	for _, h := range s.hosts {
+		for _, id := range sortedIDs(h.slots) {
+			h.slots[id].feed(lifecycle.Tick{})
+		}
+	}
 }
 
 func (s *Sim) trace(format string, args ...any) {
@@ -166,15 +191,15 @@ func (s *Sim) Read(p []byte) (int, error) {
 func (s *Sim) drain() {
 	for _, batch := range s.store.ChangesSince(s.seen) {
 		s.seen = batch.Revision
-		s.check.committed(batch)
 		changed, err := control.ChangedBy(batch)
 		if err != nil {
 			s.fail("decode a change: %v", err)
 			return
 		}
-		epoch := s.epoch
+		s.check.committed(changed)
+		watch := s.watches
 		s.inOrder(&s.watch, s.between(100*time.Microsecond, 5*time.Millisecond), func() {
-			if epoch == s.epoch {
+			if watch == s.watches {
 				s.tell(changed)
 			}
 		})
@@ -196,26 +221,44 @@ func (s *Sim) inOrder(l *lane, d time.Duration, do func()) {
 // startControl begins a control plane that knows nothing but the records.
 func (s *Sim) startControl() {
 	s.epoch++
+	s.timer++
 	s.wake = time.Time{}
 	s.control = control.NewMachine(control.Config{
 		Hosts: func(t miosa.Tenant, d miosa.Deployment, e miosa.Environment) []string {
 			return []string{d.Slug + "--" + e.Name + "." + t.Slug + ".sim"}
 		},
 	})
-	epoch := s.epoch
+	s.reload(func() {
+		for _, h := range s.hosts {
+			h.reconnect()
+		}
+	})
+}
+
+// reload is a watch that begins with all records, read at one moment and
+// handed over a little later; changes since then follow.
+func (s *Sim) reload(then func()) {
+	s.watches++
+	watch := s.watches
 	s.after(s.between(time.Millisecond, 300*time.Millisecond), func() {
-		if epoch != s.epoch {
+		if watch != s.watches {
 			return
 		}
+		// What was committed up to here comes with the records, not after them.
+		s.watches++
+		watch = s.watches
 		loaded, err := control.LoadAll(context.Background(), s.store)
 		if err != nil {
 			s.fail("load: %v", err)
 			return
 		}
-		s.tell(loaded)
-		for _, h := range s.hosts {
-			h.reconnect()
-		}
+		s.inOrder(&s.watch, s.between(100*time.Microsecond, 50*time.Millisecond), func() {
+			if watch != s.watches {
+				return
+			}
+			s.tell(loaded)
+			then()
+		})
 	})
 }
 
@@ -224,25 +267,32 @@ func (s *Sim) crashControl() {
 	s.trace("control crashes")
 	s.startControl()
 	for _, r := range s.routers {
-		r.reconnect()
+		s.after(s.between(time.Millisecond, 2*time.Second), r.report)
 	}
 }
 
 // tell feeds control's machine and carries out what it asks for.
 func (s *Sim) tell(ev control.Event) {
-	effects := s.control.Handle(s.now, ev)
+	effects := s.control.Handle(s.clock(), ev)
 	for _, effect := range effects {
 		s.carryOut(effect)
 	}
-	if at := s.control.Wake(); !at.IsZero() && (s.wake.IsZero() || at.Before(s.wake) || !s.wake.After(s.now)) {
-		s.wake = at
-		epoch := s.epoch
-		s.after(max(at.Sub(s.now), 0), func() {
-			if epoch == s.epoch {
-				s.tell(control.Tick{})
-			}
-		})
+	at := s.control.Wake()
+	if _, ok := ev.(control.Tick); ok && !at.IsZero() && !at.After(s.clock()) {
+		s.fail("control wants to be woken at once, right after it was")
 	}
+	if at.IsZero() || at.Equal(s.wake) {
+		return
+	}
+	s.wake = at
+	s.timer++
+	timer := s.timer
+	s.after(max(at.Sub(s.clock()), 0), func() {
+		if timer == s.timer {
+			s.wake = time.Time{}
+			s.tell(control.Tick{})
+		}
+	})
 }
 
 func (s *Sim) carryOut(effect control.Effect) {
@@ -250,6 +300,8 @@ func (s *Sim) carryOut(effect control.Effect) {
 	switch e := effect.(type) {
 	case control.Publish:
 		s.trace("table %d with %d routes", e.Table.Generation, len(e.Table.Routes))
+		s.table = e.Table
+		s.check.published(e.Table)
 		for _, r := range s.routers {
 			r.send(e.Table)
 		}
@@ -266,7 +318,7 @@ func (s *Sim) carryOut(effect control.Effect) {
 			if epoch != s.epoch {
 				return // control died before it could write
 			}
-			answer := s.commit(e)
+			answer := s.attempt(e)
 			s.after(s.between(100*time.Microsecond, 5*time.Millisecond), func() {
 				if epoch == s.epoch {
 					s.tell(answer)
@@ -284,15 +336,52 @@ func (s *Sim) carryOut(effect control.Effect) {
 	}
 }
 
+// attempt is a commit as networks and other writers leave it: refused, changed
+// in between, or carried out with its answer lost.
+func (s *Sim) attempt(e control.Commit) control.Committed {
+	switch {
+	case s.cfg.Faults && s.chance(0.02):
+		s.report.Refused++
+		return e.Answer(0, errors.New("the store is away"))
+	case s.cfg.Faults && s.chance(0.005):
+		s.report.Refused++
+		s.commit(e)
+		return e.Answer(0, errors.New("the answer was lost"))
+	case s.chance(0.02):
+		s.intervene(e)
+	}
+	return s.commit(e)
+}
+
+// intervene writes one of the records first, as somebody else would.
+func (s *Sim) intervene(e control.Commit) {
+	for _, put := range e.Put {
+		i, ok := put.(miosa.Instance)
+		if !ok {
+			continue
+		}
+		if _, err := store.Update(context.Background(), s.store, func(tx *store.Tx) error {
+			known, err := store.Load(tx, store.Instances, store.InstanceKey(i.TenantID, i.DeploymentID, i.ID))
+			if err != nil {
+				return err
+			}
+			return store.Save(tx, store.Instances, known)
+		}); err != nil && miosa.CodeOf(err) != miosa.NotFound {
+			s.fail("intervene: %v", err)
+		}
+		return
+	}
+}
+
 func (s *Sim) commit(e control.Commit) control.Committed {
-	if err := e.Mint(s.now, s); err != nil {
+	if err := e.Mint(s.clock(), s); err != nil {
 		s.fail("mint: %v", err)
 	}
 	sealed := map[string][]byte{}
 	for _, i := range e.Bootable() {
 		sealed[i.ID] = []byte("sealed")
 	}
-	revision, err := store.Try(context.Background(), s.store, func(tx *store.Tx) error { return e.Write(tx, sealed, s.now, s) })
+	revision, err := store.Try(context.Background(), s.store, func(tx *store.Tx) error { return e.Write(tx, sealed, s.clock(), s) })
 	answer := e.Answer(revision, err)
 	s.report.Commits++
 	if answer.Conflict {

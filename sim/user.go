@@ -21,12 +21,15 @@ const (
 	never   behaviour = "never"   // never listens
 	sick    behaviour = "sick"    // answers 500
 	missing behaviour = "missing" // its command is not there
+
+	// finishes exits with 0 after a while, as a job does.
+	finishes behaviour = "finishes"
 )
 
 func behaviourOf(command string) behaviour { return behaviour(command) }
 
 // mayLive: versions of this kind become healthy.
-func (b behaviour) mayLive() bool { return b == good || b == slow || b == flaky }
+func (b behaviour) mayLive() bool { return b == good || b == slow || b == flaky || b == finishes }
 
 // users do at random what the API lets them.
 type users struct {
@@ -39,14 +42,14 @@ type users struct {
 type app struct {
 	dep     miosa.Deployment
 	env     miosa.Environment
-	svc     miosa.Service
+	svcs    []miosa.Service // web first
 	deleted bool
 }
 
 func newUsers(s *Sim) *users { return &users{s: s} }
 
 func (u *users) id(prefix string) string {
-	id, err := miosa.NewID(prefix, u.s.now, u.s)
+	id, err := miosa.NewID(prefix, u.s.clock(), u.s)
 	if err != nil {
 		u.s.fail("mint: %v", err)
 	}
@@ -60,7 +63,7 @@ func (u *users) update(fn func(tx *store.Tx) error) error {
 }
 
 func (u *users) setUp() error {
-	u.tenant = miosa.Tenant{ID: u.id(miosa.PrefixTenant), Name: "t", Slug: "t", Plan: "default", CreatedAt: u.s.now}
+	u.tenant = miosa.Tenant{ID: u.id(miosa.PrefixTenant), Name: "t", Slug: "t", Plan: "default", CreatedAt: u.s.clock()}
 	return u.update(func(tx *store.Tx) error {
 		for _, h := range u.s.hosts {
 			if err := store.Save(tx, store.Hosts, h.noun()); err != nil {
@@ -76,6 +79,7 @@ func (u *users) plan() {
 	for range u.s.cfg.Deployments {
 		u.s.after(u.s.between(0, u.s.cfg.Span/4), u.create)
 	}
+	u.s.after(u.s.cfg.Span, u.calmDown)
 	for range u.s.cfg.Actions {
 		u.s.after(time.Duration(u.s.rng.Float64()*float64(u.s.cfg.Span)), u.act)
 	}
@@ -84,19 +88,55 @@ func (u *users) plan() {
 func (u *users) create() {
 	a := &app{}
 	n := len(u.apps)
-	a.dep = miosa.Deployment{ID: u.id(miosa.PrefixDeployment), TenantID: u.tenant.ID, Name: fmt.Sprint("app", n), Slug: fmt.Sprint("app", n), State: miosa.DeploymentPending, CreatedAt: u.s.now}
-	a.env = miosa.Environment{ID: u.id(miosa.PrefixEnvironment), TenantID: u.tenant.ID, DeploymentID: a.dep.ID, Name: miosa.Production, CreatedAt: u.s.now}
-	a.svc = miosa.Service{
-		ID: u.id(miosa.PrefixService), TenantID: u.tenant.ID, DeploymentID: a.dep.ID, EnvironmentID: a.env.ID, Name: "web",
-		Type: miosa.ServiceWeb, DesiredReplicas: 1 + u.s.rng.IntN(3), Restart: miosa.RestartPolicy{Mode: miosa.RestartAlways}, CreatedAt: u.s.now,
-	}
+	a.dep = miosa.Deployment{ID: u.id(miosa.PrefixDeployment), TenantID: u.tenant.ID, Name: fmt.Sprint("app", n), Slug: fmt.Sprint("app", n), State: miosa.DeploymentPending, CreatedAt: u.s.clock()}
+	a.env = miosa.Environment{ID: u.id(miosa.PrefixEnvironment), TenantID: u.tenant.ID, DeploymentID: a.dep.ID, Name: miosa.Production, CreatedAt: u.s.clock()}
+	a.svcs = u.services(a)
 	u.apps = append(u.apps, a)
 	if err := u.update(func(tx *store.Tx) error {
-		return errors.Join(store.Save(tx, store.Deployments, a.dep), store.Save(tx, store.Environments, a.env), store.Save(tx, store.Services, a.svc))
+		err := errors.Join(store.Save(tx, store.Deployments, a.dep), store.Save(tx, store.Environments, a.env))
+		for _, svc := range a.svcs {
+			err = errors.Join(err, store.Save(tx, store.Services, svc))
+		}
+		return err
 	}); err != nil {
 		u.s.fail("create: %v", err)
 	}
-	u.publish(a, good)
+	u.publish(a, good, true)
+}
+
+// services are a web one, and in some apps a worker that runs on and a job
+// that comes to an end.
+func (u *users) services(a *app) []miosa.Service {
+	add := func(name string, t miosa.ServiceType, replicas int, mode miosa.RestartMode) miosa.Service {
+		return miosa.Service{
+			ID: u.id(miosa.PrefixService), TenantID: u.tenant.ID, DeploymentID: a.dep.ID, EnvironmentID: a.env.ID, Name: name,
+			Type: t, DesiredReplicas: replicas, Restart: miosa.RestartPolicy{Mode: mode}, CreatedAt: u.s.clock(),
+		}
+	}
+	svcs := []miosa.Service{add("web", miosa.ServiceWeb, 1+u.s.rng.IntN(3), miosa.RestartAlways)}
+	if u.s.chance(0.3) {
+		svcs[0].Restart.MaxAge = 15 * time.Minute
+	}
+	if u.s.chance(0.4) {
+		svcs = append(svcs, add("queue", miosa.ServiceWorker, 1, miosa.RestartAlways))
+	}
+	if u.s.chance(0.3) {
+		mode := miosa.RestartOnFailure
+		if u.s.chance(0.3) {
+			mode = miosa.RestartNever
+		}
+		svcs = append(svcs, add("job", miosa.ServiceWorker, 1, mode))
+	}
+	return svcs
+}
+
+// calmDown ends what would go on for ever: the configured restarts.
+func (u *users) calmDown() {
+	for _, a := range u.apps {
+		for _, svc := range a.svcs {
+			u.edit(a, svc, func(s *miosa.Service) { s.Restart.MaxAge = 0 })
+		}
+	}
 }
 
 func (u *users) act() {
@@ -115,9 +155,11 @@ func (u *users) act() {
 		if s.cfg.Faults {
 			kinds = append(kinds, flaky)
 		}
-		u.publish(a, kinds[s.rng.IntN(len(kinds))])
+		u.publish(a, kinds[s.rng.IntN(len(kinds))], s.chance(0.85))
 	case roll < 40:
-		u.scale(a, s.rng.IntN(5))
+		n := s.rng.IntN(5)
+		s.trace("scale %s to %d", a.dep.Name, n)
+		u.edit(a, a.svcs[0], func(svc *miosa.Service) { svc.DesiredReplicas = n })
 	case roll < 50:
 		u.rollback(a)
 	case roll < 56:
@@ -126,11 +168,25 @@ func (u *users) act() {
 		u.stopOne(a)
 	case roll < 62:
 		u.remove(a)
+	case roll < 64:
+		s.trace("the watch has a gap")
+		s.report.Reloads++
+		s.reload(func() {})
+	case roll < 66:
+		s.routers[s.rng.IntN(len(s.routers))].fallSilent(s.between(time.Second, 6*time.Second))
 	case !s.cfg.Faults:
 		u.replace(a)
-	case roll < 72:
+	case roll < 68:
+		s.routers[s.rng.IntN(len(s.routers))].fallSilent(s.between(5*time.Second, 2*time.Minute))
+	case roll < 69:
+		s.jump(s.between(-2*time.Minute, 10*time.Minute))
+	case roll < 70:
+		s.hosts[s.rng.IntN(len(s.hosts))].fill(s.between(time.Second, 2*time.Minute))
+	case roll < 71:
+		s.hosts[s.rng.IntN(len(s.hosts))].loseDisk()
+	case roll < 76:
 		s.injure(func(o *occupant) { s.trace("VM of %s is killed", o.in.ID); o.vm.injured = true; o.vanish(o.vm) })
-	case roll < 80:
+	case roll < 82:
 		s.injure(func(o *occupant) {
 			s.trace("app of %s exits", o.in.ID)
 			o.vm.injured = true
@@ -172,7 +228,7 @@ func (u *users) deafen(o *occupant) {
 }
 
 // begin is the transaction behind publish, promote and rollback.
-func (u *users) begin(a *app, kind miosa.RolloutKind, target miosa.Version, cancel bool) {
+func (u *users) begin(a *app, kind miosa.RolloutKind, target miosa.Version, cancel, promote bool) {
 	u.s.report.Publishes++
 	err := u.update(func(tx *store.Tx) error {
 		env, err := store.Load(tx, store.Environments, store.EnvironmentKey(a.env.TenantID, a.dep.ID, a.env.ID))
@@ -206,8 +262,8 @@ func (u *users) begin(a *app, kind miosa.RolloutKind, target miosa.Version, canc
 		}
 		return store.Save(tx, store.Rollouts, miosa.Rollout{
 			ID: id, TenantID: a.env.TenantID, DeploymentID: a.dep.ID, EnvironmentID: a.env.ID, Kind: kind, TargetID: target.ID,
-			FromID: env.ActiveVersionID, Promote: true, Step: miosa.StepStarting, StepSince: u.s.now,
-			Deadline: u.s.now.Add(10 * time.Minute), CreatedAt: u.s.now,
+			FromID: env.ActiveVersionID, Promote: promote, Step: miosa.StepStarting, StepSince: u.s.clock(),
+			Deadline: u.s.clock().Add(10 * time.Minute), CreatedAt: u.s.clock(),
 		})
 	})
 	if err != nil && miosa.CodeOf(err) != miosa.Conflict && miosa.CodeOf(err) != miosa.NotFound {
@@ -215,18 +271,28 @@ func (u *users) begin(a *app, kind miosa.RolloutKind, target miosa.Version, canc
 	}
 }
 
-func (u *users) publish(a *app, b behaviour) {
+func (u *users) publish(a *app, b behaviour, promote bool) {
 	u.number++
+	var specs []miosa.ServiceSpec
+	for n, svc := range a.svcs {
+		spec := miosa.ServiceSpec{
+			ServiceID: svc.ID, Name: svc.Name, Type: svc.Type, Command: string(good), Health: miosa.DefaultHealthCheck(), Resources: miosa.DefaultResources(),
+		}
+		switch {
+		case n == 0:
+			spec.Port, spec.Command = 8080, string(b)
+		case svc.Name == "job":
+			spec.Command = string(finishes)
+		}
+		specs = append(specs, spec)
+	}
 	v := miosa.Version{
 		ID: u.id(miosa.PrefixVersion), TenantID: a.env.TenantID, DeploymentID: a.dep.ID, EnvironmentID: a.env.ID,
-		Number: u.number, Kind: miosa.KindRootFS, State: miosa.VersionCreated, CreatedAt: u.s.now,
-		Services: []miosa.ServiceSpec{{
-			ServiceID: a.svc.ID, Name: "web", Type: miosa.ServiceWeb, Command: string(b), Port: 8080,
-			Health: miosa.DefaultHealthCheck(), Resources: miosa.DefaultResources(),
-		}},
+		Number: u.number, Kind: miosa.KindRootFS, State: miosa.VersionCreated, CreatedAt: u.s.clock(),
+		Services: specs,
 	}
-	u.s.trace("publish %s %s of %s", b, v.ID, a.dep.Name)
-	u.begin(a, miosa.RolloutPublish, v, false)
+	u.s.trace("publish %s %s of %s, to be promoted: %t", b, v.ID, a.dep.Name, promote)
+	u.begin(a, miosa.RolloutPublish, v, false, promote)
 }
 
 func (u *users) rollback(a *app) {
@@ -240,20 +306,20 @@ func (u *users) rollback(a *app) {
 		return
 	}
 	u.s.trace("rollback of %s to %s", a.dep.Name, v.ID)
-	u.begin(a, miosa.RolloutRollback, v, true)
+	u.begin(a, miosa.RolloutRollback, v, true, true)
 }
 
-func (u *users) scale(a *app, n int) {
-	u.s.trace("scale %s to %d", a.dep.Name, n)
+// edit changes a service as the API does.
+func (u *users) edit(a *app, which miosa.Service, how func(*miosa.Service)) {
 	if err := u.update(func(tx *store.Tx) error {
-		svc, err := store.Load(tx, store.Services, store.ServiceKey(a.env.TenantID, a.dep.ID, a.svc.ID))
+		svc, err := store.Load(tx, store.Services, store.ServiceKey(a.env.TenantID, a.dep.ID, which.ID))
 		if err != nil {
 			return err
 		}
-		svc.DesiredReplicas = n
+		how(&svc)
 		return store.Save(tx, store.Services, svc)
 	}); err != nil && miosa.CodeOf(err) != miosa.NotFound {
-		u.s.fail("scale: %v", err)
+		u.s.fail("change %s: %v", which.Name, err)
 	}
 }
 
@@ -296,7 +362,7 @@ func (u *users) stopOne(a *app) {
 		}
 		u.s.trace("stop of %s asked for", i.ID)
 		u.s.check.askedToStop(i.DeploymentID)
-		i.Goal, i.GoalReason, i.GoalSince = miosa.GoalDrain, "stopped by request", u.s.now
+		i.Goal, i.GoalReason, i.GoalSince = miosa.GoalDrain, "stopped by request", u.s.clock()
 		i.Generation++
 	})
 }
@@ -309,7 +375,7 @@ func (u *users) remove(a *app) {
 		if err != nil {
 			return err
 		}
-		dep.DeletedAt = u.s.now
+		dep.DeletedAt = u.s.clock()
 		return store.Save(tx, store.Deployments, dep)
 	}); err != nil {
 		u.s.fail("delete: %v", err)
