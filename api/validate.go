@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -128,10 +129,8 @@ func (f *faults) path(field, v string) {
 }
 
 func (f *faults) oneOf(field, v string, allowed ...string) {
-	for _, a := range allowed {
-		if v == a {
-			return
-		}
+	if slices.Contains(allowed, v) {
+		return
 	}
 	f.add(field, "must be one of %s", strings.Join(allowed, ", "))
 }

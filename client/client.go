@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"net/http"
 	"net/url"
@@ -265,9 +266,7 @@ func (c *Client) once(ctx context.Context, r *request) (*http.Response, error) {
 		return nil, &localError{fmt.Errorf("%s %s: %w", r.method, r.path, err)}
 	}
 	req.ContentLength = length
-	for name, values := range r.header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, r.header)
 	req.Header.Set("Authorization", "Bearer "+c.key)
 	req.Header.Set("User-Agent", c.agent)
 	if req.Header.Get("Accept") == "" {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -515,9 +516,7 @@ func (r *Rig) Hello(ctx context.Context, name string, extra map[string]any) (Pub
 // HelloBody is the publish body of the hello example.
 func HelloBody(release string, extra map[string]any) map[string]any {
 	body := map[string]any{"release_id": release, "run_command": "/app/server", "port": 8080, "health_check_path": "/healthz"}
-	for k, v := range extra {
-		body[k] = v
-	}
+	maps.Copy(body, extra)
 	return body
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -101,9 +102,7 @@ func packApp(t *testing.T, root string) string {
 // body is a publish of the test app in a mode, with a short grace.
 func body(release, mode string, health map[string]any) map[string]any {
 	h := map[string]any{"path": "/healthz", "grace_period_seconds": 6, "interval_seconds": 1, "timeout_seconds": 1}
-	for k, v := range health {
-		h[k] = v
-	}
+	maps.Copy(h, health)
 	return map[string]any{"release_id": release, "services": []map[string]any{{
 		"name": "web", "type": "web", "run_command": "/app/server " + mode, "port": 8080, "health_check": h,
 		"resources": map[string]any{"memory_mb": 128, "disk_mb": 64},
