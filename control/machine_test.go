@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -374,13 +375,13 @@ func (b *bench) settled() bool {
 }
 
 func (b *bench) state() string {
-	out := ""
+	var out strings.Builder
 	for _, i := range b.instances() {
 		if !i.State().Terminal() {
-			out += fmt.Sprintf("%s %s %s on %q; ", i.ID, i.Goal, i.State(), i.HostID)
+			out.WriteString(fmt.Sprintf("%s %s %s on %q; ", i.ID, i.Goal, i.State(), i.HostID))
 		}
 	}
-	return out
+	return out.String()
 }
 
 // Whatever comes late, twice, anew or not at all: a slot is filled once, an

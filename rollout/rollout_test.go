@@ -105,23 +105,24 @@ func (s *stage) instance(l transcript.Line) {
 func (s *stage) decide() string {
 	d := rollout.Decide(s.in)
 	moved := d.Step != s.in.Rollout.Step
-	w := fmt.Sprintf("%s: %s", d.Step, d.Reason)
+	var w strings.Builder
+	w.WriteString(fmt.Sprintf("%s: %s", d.Step, d.Reason))
 	for _, f := range []struct {
 		set  bool
 		word string
 	}{{d.Ready, "ready"}, {d.Activate, "make it live"}, {d.Failed, "the version failed"}, {len(d.Lines) > 0, fmt.Sprintf("said %q", d.Lines)}} {
 		if f.set {
-			w += " | " + f.word
+			w.WriteString(" | " + f.word)
 		}
 	}
 	if moved && !d.Deadline.IsZero() {
-		w += " | within " + d.Deadline.Sub(s.in.Now).String()
+		w.WriteString(" | within " + d.Deadline.Sub(s.in.Now).String())
 	}
 	if moved {
 		s.in.Rollout.Deadline, s.in.Rollout.StepSince = d.Deadline, s.in.Now
 	}
 	s.in.Rollout.Step, s.in.Rollout.Reason = d.Step, d.Reason
-	return w
+	return w.String()
 }
 
 // A rollout takes its steps forward only, makes a version live only after it
