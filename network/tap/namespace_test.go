@@ -15,13 +15,13 @@ import (
 // namespace is a network namespace of its own, on a thread of its own. Both
 // end with the test.
 type namespace struct {
-	t     *testing.T
+	t     testing.TB
 	tid   int
 	calls chan func()
 }
 
 // newNamespace needs root; tests of this package are skipped without.
-func newNamespace(t *testing.T) *namespace {
+func newNamespace(t testing.TB) *namespace {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("network namespaces need root")
@@ -152,7 +152,7 @@ type guest struct {
 	plugs []*os.File
 }
 
-func newGuest(t *testing.T, host *namespace, tap, mac, cidr, gateway string) *guest {
+func newGuest(t testing.TB, host *namespace, tap, mac, cidr, gateway string) *guest {
 	t.Helper()
 	g := &guest{namespace: newNamespace(t)}
 	var hostEnd, guestEnd *os.File

@@ -118,7 +118,15 @@ func (n *Network) Attach(_ context.Context, instance string, port, egressMbps in
 	}
 	// The rules come first: a tap is never up without them.
 	if err := n.admit(index, egressMbps); err != nil {
-		return network.Attachment{}, fmt.Errorf("admit instance %s: %w", instance, err)
+		// Somebody flushed the host's rules, ours with them: put them back,
+		// for the other instances too.
+		n.log.Warn("instance rules are rebuilt", "err", err)
+		if err := n.buildRules(); err != nil {
+			return network.Attachment{}, fmt.Errorf("rebuild rules: %w", err)
+		}
+		if err := n.admit(index, egressMbps); err != nil {
+			return network.Attachment{}, fmt.Errorf("admit instance %s: %w", instance, err)
+		}
 	}
 	if err := n.makeLink(index, instance); err != nil {
 		if !known {

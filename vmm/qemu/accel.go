@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -39,7 +40,10 @@ func (d *Driver) Accel(ctx context.Context) (string, error) {
 		return answer, nil
 	}
 	began := time.Now()
-	why := d.tryKVM(ctx)
+	why := kvmReachable(d.root)
+	if why == nil {
+		why = d.boots(ctx, "kvm", kvmTime)
+	}
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
@@ -54,15 +58,12 @@ func (d *Driver) Accel(ctx context.Context) (string, error) {
 	return d.chosen, nil
 }
 
-// tryKVM boots our kernel under KVM, without disks; nil when it said hello.
-func (d *Driver) tryKVM(ctx context.Context) error {
-	if err := kvmReachable(d.root); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, kvmTime)
+// boots boots our kernel, without disks; nil when it said hello in time.
+func (d *Driver) boots(ctx context.Context, accel string, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	spec := vmm.Spec{ID: "kvm-probe-" + strconv.Itoa(os.Getpid()), VCPUs: 1, MemoryMB: 128, NIC: vmm.NIC{MAC: "02:00:00:00:00:01"}}
-	m, err := d.start(spec, "kvm")
+	spec := vmm.Spec{ID: "probe-" + strconv.Itoa(os.Getpid()), VCPUs: 1, MemoryMB: 128, NIC: vmm.NIC{MAC: "02:00:00:00:00:01"}}
+	m, err := d.start(spec, accel)
 	if err != nil {
 		return err
 	}
@@ -72,22 +73,25 @@ func (d *Driver) tryKVM(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	// The deadline, or the process' end, ends the read.
 	defer context.AfterFunc(ctx, func() { c.Close() })()
+	if err := awaitHello(c); err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("our kernel did not come up under %s within %s", accel, within)
+		}
+		return fmt.Errorf("our kernel did not come up under %s: %w", accel, err)
+	}
+	return nil
+}
+
+func awaitHello(c net.Conn) error {
 	conn := guest.NewConn(c)
 	if err := conn.WriteMessage(guest.NewSession(0).Connect(1)); err != nil {
 		return err
 	}
 	for {
 		message, err := conn.ReadMessage()
-		if err != nil {
-			if ctx.Err() != nil {
-				return fmt.Errorf("our kernel did not come up under KVM within %s", kvmTime)
-			}
-			return fmt.Errorf("our kernel did not come up under KVM: %w", err)
-		}
-		if message.Hello != nil {
-			return nil
+		if err != nil || message.Hello != nil {
+			return err
 		}
 	}
 }

@@ -47,8 +47,9 @@ type Config struct {
 	// CellID is the platform's id on this host: 8 lower-case hex characters.
 	CellID string
 	// RunDir holds sockets and pipes and must be ours alone; "":
-	// /run/miosa/<cell> as root, else miosa-<uid>/<cell> under os.TempDir().
-	// It must be short: socket paths end at 107 bytes.
+	// /run/miosa/<cell> as root, else miosa/<cell> under XDG_RUNTIME_DIR, else
+	// miosa-<uid>-<cell> under os.TempDir(). It must be short: socket paths
+	// end at 107 bytes.
 	RunDir string
 
 	Kernel string // vmlinux
@@ -60,8 +61,7 @@ type Config struct {
 
 	Binary string // "": qemu-system-x86_64 in PATH
 	Accel  string // "auto" (and ""), "kvm" or "tcg"
-	// TranslationMB is TCG's cache of translated code; 0: 32. See
-	// docs of defaultTranslationMB for what was measured.
+	// TranslationMB is the size of the cache of translated code under TCG; 0: 32.
 	TranslationMB int
 	// UID is what a VM runs as whose spec names none; 0: 199999. Only as root.
 	UID int
@@ -106,9 +106,13 @@ func New(config Config, log *slog.Logger) (*Driver, error) {
 	}
 	c.DataDir = filepath.Clean(c.DataDir)
 	if c.RunDir == "" {
-		c.RunDir = filepath.Join("/run/miosa", c.CellID)
-		if !d.root {
-			c.RunDir = filepath.Join(os.TempDir(), "miosa-"+strconv.Itoa(os.Getuid()), c.CellID)
+		switch session := os.Getenv("XDG_RUNTIME_DIR"); {
+		case d.root:
+			c.RunDir = filepath.Join("/run/miosa", c.CellID)
+		case session != "":
+			c.RunDir = filepath.Join(session, "miosa", c.CellID)
+		default:
+			c.RunDir = filepath.Join(os.TempDir(), "miosa-"+strconv.Itoa(os.Getuid())+"-"+c.CellID)
 		}
 	}
 	if !filepath.IsAbs(c.RunDir) {
@@ -231,6 +235,14 @@ func (d *Driver) start(spec vmm.Spec, accel string) (_ *Machine, err error) {
 func (d *Driver) makeRunDir(id string) error {
 	if err := os.MkdirAll(d.config.RunDir, 0o700); err != nil {
 		return fmt.Errorf("make run directory: %w", err)
+	}
+	// Where everybody may make directories, somebody else may have made it.
+	var st unix.Stat_t
+	if err := unix.Lstat(d.config.RunDir, &st); err != nil {
+		return fmt.Errorf("make run directory: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+		return fmt.Errorf("run directory %s is not ours alone", d.config.RunDir)
 	}
 	err := os.Mkdir(d.runDir(id), 0o700)
 	if !errors.Is(err, fs.ErrExist) {

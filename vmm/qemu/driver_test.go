@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -527,5 +528,58 @@ func TestBadConfigs(t *testing.T) {
 	}
 	if miosa.CodeOf(vmm.Spec{}.Check()) != miosa.Invalid {
 		t.Error("an empty spec is no invalid one")
+	}
+}
+
+// What the KVM probe does, under the accelerator that is here.
+func TestProbe(t *testing.T) {
+	h := newHost(t)
+	d := h.driver(t)
+	if err := d.boots(t.Context(), "tcg", 3*time.Minute); err != nil {
+		t.Error(err)
+	}
+	if err := d.boots(t.Context(), "tcg", time.Millisecond); err == nil {
+		t.Error("a kernel came up in a millisecond")
+	}
+	if ids := d.leftovers(); len(ids) > 0 {
+		t.Errorf("left %v", ids)
+	}
+}
+
+// Where there is no tap QEMU itself forwards a loopback port.
+func TestUserNetworking(t *testing.T) {
+	h := newHost(t)
+	var err error
+	if h.network, err = user.New(user.Config{File: filepath.Join(h.config.DataDir, "ports")}, quiet); err != nil {
+		t.Fatal(err)
+	}
+	spec, a := h.spec(t, "ri_a")
+	vm := start(t, h.driver(t), spec)
+	s := vmmtest.Open(t, vm)
+	s.Boot("ri_a", a, "/app/app serve")
+	s.Phase("listening")
+	client := http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
+	r, err := client.Get("http://" + a.Address.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		t.Errorf("the app answered %d", r.StatusCode)
+	}
+}
+
+func TestASharedRunDirectoryIsRefused(t *testing.T) {
+	h := newHost(t)
+	spec, _ := h.spec(t, "ri_a")
+	if err := os.Mkdir(h.config.RunDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(h.config.RunDir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if vm, err := h.driver(t).Start(t.Context(), spec); err == nil {
+		_ = vm.Kill(context.Background())
+		t.Error("sockets were made where everybody writes")
 	}
 }

@@ -50,9 +50,9 @@ func (m *Machine) await() {
 		exit.Err = fmt.Errorf("qemu ended with code %d: %s", exit.Code, lastLine(m.console.bytes()))
 	}
 	exit.Err = errors.Join(exit.Err, m.clear())
-	m.process.close()
 	m.exit = exit
 	close(m.done)
+	m.process.close() // after done: who finds it closed finds that too
 }
 
 // clear removes the run directory and the cgroup.
@@ -131,8 +131,13 @@ func (m *Machine) Kill(ctx context.Context) error {
 		return nil
 	default:
 	}
-	if err := m.process.kill(); err != nil && !errors.Is(err, os.ErrClosed) {
-		return fmt.Errorf("kill vm %s: %w", m.handle.ID, err)
+	if err := m.process.kill(); err != nil {
+		select {
+		case <-m.done:
+			return nil
+		default:
+			return fmt.Errorf("kill vm %s: %w", m.handle.ID, err)
+		}
 	}
 	select {
 	case <-m.done:
