@@ -90,6 +90,7 @@ type pass struct {
 	env    miosa.Environment
 	dep    miosa.Deployment
 	fleet  []schedule.Host
+	all    []miosa.Instance // of the environment, in order of ID
 	commit Commit
 	placed []miosa.Instance
 	wake   time.Time
@@ -121,6 +122,7 @@ func (p *pass) wakeAfterWindow() {
 func (p *pass) decide() {
 	p.dep = p.m.w.deployments[p.env.DeploymentID]
 	p.versions = map[string]miosa.Version{}
+	p.all = p.m.instancesOf(p.env.ID)
 	p.rollouts()
 	p.slots()
 	p.existing()
@@ -160,7 +162,7 @@ func (p *pass) version(id string) (miosa.Version, bool) {
 func (p *pass) deleted() bool { return p.dep.ID == "" || !p.dep.DeletedAt.IsZero() }
 
 func (p *pass) rollouts() {
-	instances, services := p.m.instancesOf(p.env.ID), p.m.servicesOf(p.env.ID)
+	instances, services := p.all, p.m.servicesOf(p.env.ID)
 	for _, r := range sorted(p.m.w.members(p.env.ID).rollouts, p.m.w.rollouts) {
 		if r.Step.Terminal() {
 			continue
@@ -283,7 +285,7 @@ func (p *pass) slots() {
 	sides := p.sides()
 	r := reconcile.Decide(reconcile.Input{
 		Now: p.now, Services: p.m.servicesOf(p.env.ID), Sides: sides,
-		Instances: p.m.instancesOf(p.env.ID), Hosts: p.m.w.hosts,
+		Instances: p.all, Hosts: p.m.w.hosts,
 	})
 	p.wakeAt(r.Wake)
 	for _, a := range r.Actions {
@@ -327,7 +329,7 @@ func (p *pass) create(a reconcile.Action) {
 // place looks for a host, and otherwise says why there is none.
 func (p *pass) place(i *miosa.Instance, svc miosa.Service, avoid []string) bool {
 	peers := map[string]int{}
-	for _, o := range p.m.instancesOf(p.env.ID) {
+	for _, o := range p.all {
 		if o.ServiceID == i.ServiceID && o.VersionID == i.VersionID && !o.State().Terminal() {
 			peers[o.HostID]++
 		}
@@ -395,7 +397,7 @@ func (p *pass) existing() {
 			done[i.ID] = true
 		}
 	}
-	for _, i := range p.m.instancesOf(p.env.ID) {
+	for _, i := range p.all {
 		if done[i.ID] || i.State().Terminal() {
 			continue
 		}
