@@ -262,10 +262,11 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 		}
 		_, launched := lifecycle.PhaseAt(s.Observation, "app_started")
 		wg.Go(func() {
-			if !launched {
-				// Nothing of the app runs yet: there is nobody to ask.
-			} else if err := stopVM(ctx, vm); err != nil {
-				a.log.Warn("virtual machine did not stop by itself", "vm", s.VM.ID, "err", err)
+			// Before the app is launched there is nobody to ask.
+			if launched {
+				if err := stopVM(ctx, vm); err != nil {
+					a.log.Warn("virtual machine did not stop by itself", "vm", s.VM.ID, "err", err)
+				}
 			}
 			if err := vm.Kill(ctx); err != nil {
 				a.log.Error("end virtual machine", "vm", s.VM.ID, "err", err)

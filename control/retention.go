@@ -3,6 +3,7 @@ package control
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -265,7 +266,7 @@ func (r *Retention) apply(ctx context.Context, now time.Time, s Sweep) error {
 
 func (r *Retention) one(ctx context.Context, fn func(tx *store.Tx) error) error {
 	_, err := store.Try(ctx, r.Store, fn)
-	if err == store.ErrConflict || miosa.CodeOf(err) == miosa.Precondition {
+	if errors.Is(err, store.ErrConflict) || miosa.CodeOf(err) == miosa.Precondition {
 		return nil
 	}
 	return err

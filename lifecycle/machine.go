@@ -133,7 +133,7 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 	case Assigned:
 		out = m.assigned(now, e.Instance)
 	case Reached:
-		out = m.reached(now, e)
+		m.reached(now, e)
 	case Started:
 		m.obs.VMID, m.obs.Addr = e.VMID, e.Addr
 		m.phase("vmm_started", e.At)
@@ -255,7 +255,7 @@ func (m *Machine) ended(now time.Time, state miosa.InstanceState) []Effect {
 	return []Effect{Release{}}
 }
 
-func (m *Machine) reached(now time.Time, e Reached) []Effect {
+func (m *Machine) reached(now time.Time, e Reached) {
 	m.phase(e.Name, e.At)
 	switch e.Name {
 	case "app_started":

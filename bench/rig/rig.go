@@ -183,7 +183,7 @@ func (r *Rig) await(ctx context.Context) error {
 			return ctx.Err()
 		case err := <-r.exited:
 			r.exited <- err
-			return fmt.Errorf("miosa up ended: %v\n%s", err, r.Tail())
+			return fmt.Errorf("miosa up ended: %w\n%s", err, r.Tail())
 		case <-deadline.C:
 			return fmt.Errorf("miosa up is not ready after 2 minutes\n%s", r.Tail())
 		case <-tick.C:

@@ -95,7 +95,7 @@ func stopLeftovers(ctx context.Context, dir string, out, errOut io.Writer) (err 
 		return err
 	}
 	defer func() { err = errors.Join(err, p.cell.close()) }()
-	if err := p.chooseDriver(ctx); err != nil {
+	if err := p.chooseDriver(); err != nil {
 		return err
 	}
 	ended, err := p.driver.Reclaim(ctx, func(string) bool { return false })

@@ -455,7 +455,7 @@ func TestPlatformRestarts(t *testing.T) {
 			t.Fatalf("%d %s %v", resp.Status, resp.Body, err)
 		}
 		for _, wait := range []time.Duration{50 * time.Millisecond, 500 * time.Millisecond, 1500 * time.Millisecond} {
-			time.Sleep(wait) // the moment is the point: anywhere in the boot
+			<-time.After(wait) // the moment is the point: anywhere in the boot
 			if err := j.Kill(); err != nil {
 				t.Fatal(err)
 			}

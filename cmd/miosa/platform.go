@@ -222,7 +222,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	if p.images, err = erofs.New(erofs.Config{Dir: c.path("images"), Builds: max(1, runtime.NumCPU()/2)}, p.blobs); err != nil {
 		return err
 	}
-	if err := p.chooseDriver(ctx); err != nil {
+	if err := p.chooseDriver(); err != nil {
 		return err
 	}
 	if p.control, err = control.New(control.Options{
@@ -300,7 +300,7 @@ func (nopCloser) Close() error { return nil }
 
 // chooseDriver finds what boots instances here, and the network that goes
 // with it: taps as root, loopback ports otherwise.
-func (p *platform) chooseDriver(ctx context.Context) error {
+func (p *platform) chooseDriver() error {
 	if p.cfg.driver == "sim" {
 		d, err := vmsim.New(vmsim.Config{}, p.log)
 		if err != nil {
