@@ -77,11 +77,15 @@ func (s *Server) requestID(r *http.Request) (string, error) {
 	}
 	for i := range len(id) {
 		c := id[i]
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("._-:", c) >= 0) {
+		if !alphanumeric(rune(c)) && strings.IndexByte("._-:", c) < 0 {
 			return s.newID(miosa.PrefixRequest)
 		}
 	}
 	return id, nil
+}
+
+func alphanumeric(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
 }
 
 // recover turns a panic into a 500 that says nothing of it.

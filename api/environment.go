@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -156,7 +157,7 @@ func (c *call) changeVars(environment string, values map[string]*string, secret 
 			return err
 		}
 		vars.TenantID, vars.DeploymentID, vars.EnvironmentID = dep.TenantID, dep.ID, env.ID
-		touched, err := merge(&vars, values, fresh, c.route.Method == "DELETE")
+		touched, err := merge(&vars, values, fresh, c.route.Method == http.MethodDelete)
 		if err != nil {
 			return err
 		}

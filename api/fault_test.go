@@ -454,7 +454,7 @@ func TestUploads(t *testing.T) {
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err == nil {
 		resp.Body.Close()
-		if resp.StatusCode != 400 {
+		if resp.StatusCode != http.StatusBadRequest {
 			t.Errorf("cut off: %d", resp.StatusCode)
 		}
 	}
@@ -530,7 +530,7 @@ func (p platform) stream(path string, headers ...string) *sse {
 	p.t.Helper()
 	ctx, cancel := context.WithCancel(p.t.Context())
 	p.t.Cleanup(cancel)
-	req, err := http.NewRequestWithContext(ctx, "GET", p.URL+"/api/v1"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.URL+"/api/v1"+path, nil)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -540,7 +540,7 @@ func (p platform) stream(path string, headers ...string) *sse {
 		req.Header.Set(name, value)
 	}
 	resp := p.Do(req)
-	if resp.StatusCode != 200 || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
+	if resp.StatusCode != http.StatusOK || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
 		p.t.Fatalf("stream: %d %s", resp.StatusCode, resp.Header.Get("Content-Type"))
 	}
 	return &sse{p.t, bufio.NewScanner(resp.Body), cancel}
@@ -691,7 +691,7 @@ func TestNotReady(t *testing.T) {
 	}
 	for path, status := range map[string]int{"/readyz": 503, "/healthz": 200} {
 		w := httptest.NewRecorder()
-		server.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		server.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 		if w.Code != status || strings.Contains(w.Body.String(), "10.0.0.1") {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)
 		}

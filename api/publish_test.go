@@ -52,9 +52,9 @@ func TestPublishToRollback(t *testing.T) {
 	if again.text("data.active_version_id") != second.text("data.version.id") {
 		t.Errorf("promote: %s", again.Raw)
 	}
-	same := p.want(200, "POST", "/deployments/"+dep+"/rollback", map[string]any{"release_id": second.text("data.release.id")})
+	p.want(200, "POST", "/deployments/"+dep+"/rollback", map[string]any{"release_id": second.text("data.release.id")})
 	p.settled(dep)
-	if same = p.want(200, "POST", "/deployments/"+dep+"/rollback", map[string]any{"version_id": second.text("data.version.id")}); same.at("data.rollout") != nil {
+	if same := p.want(200, "POST", "/deployments/"+dep+"/rollback", map[string]any{"version_id": second.text("data.version.id")}); same.at("data.rollout") != nil {
 		t.Errorf("rolling back to what is live begins a rollout: %s", same.Raw)
 	}
 }

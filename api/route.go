@@ -56,7 +56,6 @@ func (r *route) mutates() bool { return r.Method != http.MethodGet }
 type handler struct {
 	in, out reflect.Type
 	list    bool
-	bare    bool // no {"data": …} envelope
 	run     func(s *Server, c *call, body []byte) (any, error)
 }
 

@@ -91,7 +91,7 @@ func bodyFor(op api.Operation, w world) any {
 	case "createAPIKey":
 		return map[string]any{"role": "user", "tenant_id": w.ids["tenants"]}
 	}
-	if op.Method == "GET" || op.Method == "DELETE" {
+	if op.Method == http.MethodGet || op.Method == http.MethodDelete {
 		return nil
 	}
 	return map[string]any{}
@@ -217,7 +217,7 @@ func TestEveryRouteKeepsItsSchema(t *testing.T) {
 			if a.Header.Get("X-Request-ID") == "" {
 				t.Error("no X-Request-ID")
 			}
-			single := op.Method == "GET" && !op.List && op.ID != "explain" && op.ID != "getPlan" && op.ID != "currentTenant"
+			single := op.Method == http.MethodGet && !op.List && op.ID != "explain" && op.ID != "getPlan" && op.ID != "currentTenant"
 			if single && !regexp.MustCompile(`^"\d+"$`).MatchString(a.Header.Get("ETag")) {
 				t.Errorf("ETag %q", a.Header.Get("ETag"))
 			}
@@ -327,9 +327,9 @@ func validate(doc answer, schema, v any, path string) []string {
 	if ref, ok := s["$ref"].(string); ok {
 		s, _ = doc.at(strings.ReplaceAll(strings.TrimPrefix(ref, "#/"), "/", ".")).(map[string]any)
 	}
-	if any, ok := s["anyOf"].([]any); ok {
+	if options, ok := s["anyOf"].([]any); ok {
 		var wrong []string
-		for _, option := range any {
+		for _, option := range options {
 			if wrong = validate(doc, option, v, path); len(wrong) == 0 {
 				return nil
 			}

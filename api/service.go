@@ -277,7 +277,7 @@ func (c *call) changeService(at store.Location, change serviceChange) (resource.
 		return resource.Service{}, err
 	}
 	if begun.ID != "" && wait > 0 {
-		ended := false
+		var ended bool
 		if begun, ended, err = c.s.await(c.r.Context(), begun, revision, wait); err != nil {
 			return resource.Service{}, err
 		}

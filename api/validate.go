@@ -86,7 +86,7 @@ func validLabel(v string, longest int) bool {
 		return false
 	}
 	for i := range len(v) {
-		if c := v[i]; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-') {
+		if c := v[i]; c != '-' && (!alphanumeric(rune(c)) || c >= 'A' && c <= 'Z') {
 			return false
 		}
 	}
@@ -180,7 +180,7 @@ func (f *faults) varName(field, v string) bool {
 	ok := v != "" && len(v) <= maxVarName
 	for i := range len(v) {
 		c := v[i]
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_' || i > 0 && c >= '0' && c <= '9') {
+		if c != '_' && (!alphanumeric(rune(c)) || i == 0 && c >= '0' && c <= '9') {
 			ok = false
 			break
 		}
@@ -250,9 +250,7 @@ func (f *faults) health(field string, h miosa.HealthCheck, p *resource.HealthPat
 // sticky checks and converts.
 func (f *faults) sticky(field string, s resource.Sticky) miosa.Sticky {
 	f.oneOf(field+".mode", s.Mode, "none", "cookie", "client_ip", "header")
-	token := func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
-	}
+	token := func(r rune) bool { return !alphanumeric(r) && r != '-' && r != '_' }
 	switch {
 	case len(s.Name) > 100 || strings.ContainsFunc(s.Name, token):
 		f.add(field+".name", "may hold letters, digits, - and _ only")
@@ -287,7 +285,7 @@ func (f *faults) restart(field string, r miosa.RestartPolicy, p *resource.Restar
 // fits checks a size against the plan: what a plan doesn't hold is a
 // question of money, not of form.
 func fits(plan miosa.Plan, service string, r miosa.Resources) error {
-	over := ""
+	var over string
 	switch {
 	case r.VCPUs > plan.MaxVCPUs:
 		over = fmt.Sprintf("%d vCPUs an instance, not %d", plan.MaxVCPUs, r.VCPUs)

@@ -172,23 +172,23 @@ func (s *shell) settle() {
 func words(line string) []string {
 	var out []string
 	var word strings.Builder
-	quoted, any := false, false
+	quoted, some := false, false
 	for _, r := range line {
 		switch {
 		case r == '"':
-			quoted, any = !quoted, true
+			quoted, some = !quoted, true
 		case r == ' ' && !quoted:
-			if any {
+			if some {
 				out = append(out, word.String())
 			}
 			word.Reset()
-			any = false
+			some = false
 		default:
 			word.WriteRune(r)
-			any = true
+			some = true
 		}
 	}
-	if any {
+	if some {
 		out = append(out, word.String())
 	}
 	return out
