@@ -260,7 +260,7 @@ func (m *Machine) reached(now time.Time, e Reached) {
 	switch e.Name {
 	case "app_started":
 		if m.vm != vmBooting {
-			return nil // a guest that reconnects tells it again: no new grace for that
+			return // a guest that reconnects tells it again: no new grace for that
 		}
 		m.vm = vmRunning
 		m.running = now
@@ -271,7 +271,6 @@ func (m *Machine) reached(now time.Time, e Reached) {
 			m.check.Hurry(now)
 		}
 	}
-	return nil
 }
 
 // maxPhases bounds what a lying guest can make us keep.
