@@ -152,12 +152,12 @@ func (b *backend) sweep(now, before time.Time) {
 	}
 }
 
-// cut ends everything in flight, or only the streams of events.
+// cut ends everything in flight but the tunnels, or only the streams of events.
 func (b *backend) cut(why int32, eventsOnly bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for c := range b.conns {
-		if !eventsOnly || c.events.Load() {
+		if !c.tunnelled.Load() && (!eventsOnly || c.events.Load()) {
 			c.interrupt(why)
 		}
 	}

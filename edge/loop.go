@@ -85,7 +85,7 @@ func (l *loop) carry(ev event) {
 			l.mu.Unlock()
 		case cut:
 			l.backend(e.backend).cut(endedByDrain, false)
-			l.rt.killTunnels(e.backend)
+			l.rt.expireTunnels(e.backend)
 		case closeTunnel:
 			l.rt.askTunnel(e.id)
 		case count:

@@ -322,13 +322,13 @@ func (rt *Router) askTunnel(id tunnelID) {
 	}
 }
 
-// killTunnels ends what is left of the tunnels to a backend.
-func (rt *Router) killTunnels(b routing.Backend) {
+// expireTunnels ends what is left of the tunnels to a backend.
+func (rt *Router) expireTunnels(b routing.Backend) {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	for _, t := range rt.tunnels {
 		if t.app.backend.Backend == b {
-			t.kill()
+			go t.expire()
 		}
 	}
 }

@@ -22,12 +22,14 @@ type tunnel struct {
 	toApp     half
 	active    atomic.Int64 // Unix nanoseconds: when bytes last came from either side
 
-	mu    sync.Mutex // guards asked, and orders it with the read deadlines
-	asked bool
+	mu      sync.Mutex // guards asked, and orders it with the read deadlines
+	asked   bool
+	expired atomic.Bool // the deadlines are final
 }
 
 // half is one direction of a tunnel.
 type half struct {
+	tunnel   *tunnel
 	src, dst net.Conn
 	stall    time.Duration
 	masked   bool // frames towards the app are
@@ -42,6 +44,9 @@ type half struct {
 
 // closeGrace is how long both sides have to answer a close frame.
 const closeGrace = 3 * time.Second
+
+// cutGrace is what remains of that when the drain window is over.
+const cutGrace = 500 * time.Millisecond
 
 // tunnelBuffer is what each direction of a tunnel copies through; most carry
 // small messages, and there may be very many.
@@ -86,6 +91,8 @@ func (x *exchange) tunnel(c *upstream, res response) {
 		toClient:  half{src: c.Conn, dst: client, stall: x.rt.cfg.StallTimeout},
 		toApp:     half{src: client, dst: c.Conn, stall: x.rt.cfg.StallTimeout, masked: true},
 	}
+	t.toClient.tunnel, t.toApp.tunnel = t, t
+	c.tunnelled.Store(true)
 	t.active.Store(time.Now().UnixNano())
 	// What either side sent right behind its head.
 	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
@@ -102,14 +109,14 @@ func (x *exchange) tunnel(c *upstream, res response) {
 		x.failed = "client_gone"
 		return
 	}
-	if t.toApp.write(t, early) != nil || t.toClient.write(t, first) != nil {
+	if t.toApp.write(early) != nil || t.toClient.write(first) != nil {
 		return
 	}
 	var other sync.WaitGroup
 	other.Go(func() { t.copy(&t.toApp, &t.toClient) })
 	t.copy(&t.toClient, &t.toApp)
 	other.Wait()
-	if c.ended.Load() == endedByDrain {
+	if t.expired.Load() {
 		x.failed = "drained"
 	}
 	x.bytesOut = t.toClient.count()
@@ -130,7 +137,7 @@ func (t *tunnel) copy(h, back *half) {
 		n, err = h.src.Read(*buffer)
 		if n > 0 {
 			t.active.Store(time.Now().UnixNano())
-			if werr := h.write(t, (*buffer)[:n]); werr != nil {
+			if werr := h.write((*buffer)[:n]); werr != nil {
 				// The destination is gone: what it sent before may still come.
 				t.linger(back)
 				return
@@ -216,11 +223,24 @@ func (t *tunnel) ask(code uint16) {
 	closeWrite(t.toApp.dst)
 }
 
+// expire is ask when the time is over: whatever either side is doing, the
+// tunnel ends within cutGrace.
+func (t *tunnel) expire() {
+	t.mu.Lock()
+	t.asked = true
+	t.expired.Store(true)
+	until := time.Now().Add(cutGrace)
+	_ = t.toClient.src.SetDeadline(until)
+	_ = t.toApp.src.SetDeadline(until)
+	t.mu.Unlock()
+	t.ask(closeGoingAway)
+}
+
 // write passes p on, with the close frame put in where it is due.
-func (h *half) write(t *tunnel, p []byte) error {
+func (h *half) write(p []byte) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !t.websocket {
+	if !h.tunnel.websocket {
 		return h.send(p)
 	}
 	for len(p) > 0 {
@@ -282,7 +302,7 @@ func (h *half) send(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
-	if now := time.Now(); h.until.Sub(now) < h.stall/2 {
+	if now := time.Now(); h.until.Sub(now) < h.stall/2 && !h.tunnel.expired.Load() {
 		h.until = now.Add(h.stall)
 		_ = h.dst.SetWriteDeadline(h.until)
 	}

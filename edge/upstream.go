@@ -23,8 +23,9 @@ type upstream struct {
 	readUntil  time.Time // the deadlines set
 	writeUntil time.Time
 
-	ended  atomic.Int32 // why it was interrupted
-	events atomic.Bool  // it carries a stream of events, which has no end by itself
+	tunnelled atomic.Bool  // it was upgraded, and is ended by other means
+	ended     atomic.Int32 // why it was interrupted
+	events    atomic.Bool  // it carries a stream of events, which has no end by itself
 }
 
 // Why an exchange was ended from outside.
