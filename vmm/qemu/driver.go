@@ -82,6 +82,10 @@ type Driver struct {
 	tscKHz  int    // host's time stamp counter
 	cgroups groups // how cgroups are made here; nil: not at all
 
+	// placesMu keeps the cell's run directory and cgroup from being removed as
+	// empty while a VM's are made in them.
+	placesMu sync.Mutex
+
 	// accelMu guards the decision between KVM and TCG, taken once.
 	accelMu sync.Mutex
 	chosen  string
@@ -184,12 +188,13 @@ func (d *Driver) start(spec vmm.Spec, accel string) (_ *Machine, err error) {
 	if len(d.socket(spec.ID)) > maxSocketPath {
 		return nil, miosa.Errorf(miosa.Invalid, "the socket path of vm %s is too long", spec.ID)
 	}
-	if err := d.makeRunDir(spec.ID); err != nil {
+	group, err := d.makePlaces(spec, accel)
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.RemoveAll(dir))
+			err = errors.Join(err, d.removeLeftovers(spec.ID))
 		}
 	}()
 
@@ -208,17 +213,6 @@ func (d *Driver) start(spec vmm.Spec, accel string) (_ *Machine, err error) {
 		}
 	}()
 
-	var group group
-	if d.cgroups != nil {
-		if group, err = d.cgroups.make(d.groupPath(spec.ID), limitsOf(spec, accel)); err != nil {
-			return nil, fmt.Errorf("make cgroup: %w", err)
-		}
-		defer func() {
-			if err != nil {
-				err = errors.Join(err, group.remove())
-			}
-		}()
-	}
 	p, err := d.launch(spec, accel, f, group)
 	if err != nil {
 		return nil, err
@@ -228,6 +222,20 @@ func (d *Driver) start(spec vmm.Spec, accel string) (_ *Machine, err error) {
 		h.Cgroup = d.groupPath(spec.ID)
 	}
 	return d.watch(h, p, console, group), nil
+}
+
+// makePlaces makes the VM's run directory and cgroup, or nothing.
+func (d *Driver) makePlaces(spec vmm.Spec, accel string) (group, error) {
+	d.placesMu.Lock()
+	defer d.placesMu.Unlock()
+	if err := d.makeRunDir(spec.ID); err != nil || d.cgroups == nil {
+		return nil, err
+	}
+	g, err := d.cgroups.make(d.groupPath(spec.ID), limitsOf(spec, accel))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make cgroup: %w", err), os.RemoveAll(d.runDir(spec.ID)))
+	}
+	return g, nil
 }
 
 // makeRunDir makes the VM's directory. What a dead VM of the same ID left is
@@ -299,10 +307,18 @@ func (d *Driver) sweep(id string) {
 	}
 }
 
+// removeLeftovers removes a dead VM's run directory and cgroup, and the
+// cell's own when they were the last.
 func (d *Driver) removeLeftovers(id string) error {
 	err := os.RemoveAll(d.runDir(id))
 	if d.cgroups != nil {
 		err = errors.Join(err, d.cgroups.find(d.groupPath(id)).remove())
+	}
+	d.placesMu.Lock()
+	defer d.placesMu.Unlock()
+	_ = os.Remove(d.config.RunDir) // fails while it holds anything
+	if d.cgroups != nil && len(d.cgroups.list(d.groupPath(""))) == 0 {
+		err = errors.Join(err, d.cgroups.find(d.groupPath("")).remove())
 	}
 	return err
 }

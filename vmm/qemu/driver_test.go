@@ -62,8 +62,8 @@ func newHost(t *testing.T) *host {
 			t.Error(err)
 		}
 		if d.cgroups != nil {
-			if err := d.cgroups.find(d.groupPath("")).remove(); err != nil {
-				t.Error(err)
+			if groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + d.groupPath("")); len(groups) > 0 {
+				t.Errorf("left behind: %v", groups)
 			}
 		}
 		if err := errors.Join(

@@ -49,19 +49,10 @@ func (m *Machine) await() {
 	if exit.Code > 0 && exit.Err == nil {
 		exit.Err = fmt.Errorf("qemu ended with code %d: %s", exit.Code, lastLine(m.console.bytes()))
 	}
-	exit.Err = errors.Join(exit.Err, m.clear())
+	exit.Err = errors.Join(exit.Err, m.driver.removeLeftovers(m.handle.ID))
 	m.exit = exit
 	close(m.done)
 	m.process.close() // after done: who finds it closed finds that too
-}
-
-// clear removes the run directory and the cgroup.
-func (m *Machine) clear() error {
-	err := os.RemoveAll(m.handle.RunDir)
-	if m.group != nil {
-		err = errors.Join(err, m.group.remove())
-	}
-	return err
 }
 
 // lastLine is QEMU's or the kernel's last word, made printable.

@@ -2,12 +2,12 @@ package vmmtest
 
 import (
 	"context"
-
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -190,9 +190,9 @@ func (s *Session) End() (reported bool) {
 
 // text are the last lines, for a failure's report.
 func (s *Session) text() string {
-	var text string
+	var text strings.Builder
 	for _, l := range s.Lines[max(0, len(s.Lines)-20):] {
-		text += "\n" + string(l.Stream) + ": " + string(l.Text)
+		text.WriteString("\n" + string(l.Stream) + ": " + string(l.Text))
 	}
-	return text
+	return text.String()
 }
