@@ -14,9 +14,6 @@ import (
 	"github.com/miosa/miosa/vmm"
 )
 
-// vmUIDBase is the first of the user IDs that VM processes run as, one each.
-const vmUIDBase = 200000
-
 // boot is one boot of an instance, from its image to the end of its VM. run
 // (or adopted) is its one goroutine; the actor calls the other methods.
 type boot struct {
@@ -98,14 +95,13 @@ func (b *boot) start() (vmm.VM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attach the network: %w", err)
 	}
-	uid := vmUIDBase + b.address.Index
-	disk, err := x.a.disks.create(x.id, in.Spec.Resources.DiskMB, uid)
+	disk, err := x.a.disks.create(x.id, in.Spec.Resources.DiskMB)
 	if err != nil {
 		return nil, fmt.Errorf("make the ephemeral disk: %w", err)
 	}
 	vm, err := x.a.cfg.Driver.Start(b.ctx, vmm.Spec{
 		ID: b.id(), VCPUs: in.Spec.Resources.VCPUs, MemoryMB: in.Spec.Resources.MemoryMB,
-		BaseDisk: base, DataDisk: disk, NIC: b.address.NIC, UID: uid,
+		BaseDisk: base, DataDisk: disk, NIC: b.address.NIC, UID: b.address.UID,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start the virtual machine: %w", err)

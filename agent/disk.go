@@ -51,8 +51,8 @@ const (
 )
 
 func (d *disks) prepare() error {
-	// Others may pass through, not list: VM processes have uids of their own.
-	if err := os.MkdirAll(filepath.Join(d.dir, templatesDir), 0o711); err != nil {
+	// VMs get open files: nobody else has business here.
+	if err := os.MkdirAll(filepath.Join(d.dir, templatesDir), 0o700); err != nil {
 		return fmt.Errorf("prepare the agent's directory: %w", err)
 	}
 	return nil
@@ -66,7 +66,7 @@ func (d *disks) path(id, name string) string { return filepath.Join(d.dir, id, n
 // machine.
 func (d *disks) write(id, name string, data []byte, sync bool) error {
 	dir := filepath.Join(d.dir, id)
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	f, err := os.CreateTemp(dir, "."+name+"-*")
@@ -171,14 +171,15 @@ func (d *disks) removeDisk(id string) error {
 }
 
 // create makes a fresh, empty ephemeral disk of the size for one boot: a
-// sparse copy of a template made once per size, owned by the VM's uid.
-func (d *disks) create(id string, megabytes, uid int) (string, error) {
+// sparse copy of a template made once per size. The driver hands it to the VM
+// as an open file: nobody else needs to read it.
+func (d *disks) create(id string, megabytes int) (string, error) {
 	template, err := d.template(megabytes)
 	if err != nil {
 		return "", err
 	}
 	path := d.path(id, diskFile)
-	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", err
 	}
 	if err := d.removeDisk(id); err != nil {
@@ -186,11 +187,6 @@ func (d *disks) create(id string, megabytes, uid int) (string, error) {
 	}
 	if err := copySparse(path, template); err != nil {
 		return "", errors.Join(err, d.removeDisk(id))
-	}
-	if os.Geteuid() == 0 {
-		if err := os.Chown(path, uid, uid); err != nil {
-			return "", err
-		}
 	}
 	return path, nil
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/lifecycle"
+	"github.com/miosa/miosa/network"
 	"github.com/miosa/miosa/vmm"
 	"github.com/miosa/miosa/wire/cell"
 	"github.com/miosa/miosa/wire/guest"
@@ -27,10 +29,11 @@ const (
 // talk holds the conversation with a guest until its VM has ended.
 func (b *boot) talk(vm vmm.VM) {
 	defer b.slot()
+	lines := guest.NewSession(b.x.tail.after(b.number))
 	for b.ctx.Err() == nil {
 		conn, err := vm.Dial(b.ctx)
 		if err == nil {
-			err = b.converse(vm, conn)
+			err = b.converse(vm, conn, lines)
 			conn.Close()
 		}
 		select {
@@ -60,51 +63,37 @@ func (b *boot) vanished(vm vmm.VM) {
 		message = "the kernel of the virtual machine panicked"
 	}
 	b.x.post(lifecycle.Vanished{Boot: b.number, Message: message, LastLines: b.x.tail.last()})
+	// Requests in flight to it fail now rather than after minutes of silence.
+	if s, ok := b.x.a.cfg.Network.(network.Severer); ok {
+		if err := s.Sever(b.ctx, b.x.id); err != nil && b.ctx.Err() == nil {
+			b.x.a.log.Warn("close connections to a dead instance", "instance", b.x.id, "err", err)
+		}
+	}
 }
 
 // session is one connection to the guest.
 type session struct {
-	b       *boot
-	conn    *guest.Conn
-	pid1    time.Time // host's clock at PID 1's first instruction
-	heard   time.Time
-	acked   uint64
-	exited  bool
-	greeted bool
-	leaving *guest.Exit // reported, but its last lines are still to come
-	since   time.Time   // when it was reported
+	b      *boot
+	conn   *guest.Conn
+	lines  *guest.Session // over all connections of the boot
+	pid1   time.Time      // host's clock at PID 1's first instruction
+	heard  time.Time
+	acked  uint64
+	exited bool
 }
 
 // converse speaks over one connection until it breaks or the VM ends.
-func (b *boot) converse(vm vmm.VM, raw net.Conn) error {
-	s := &session{b: b, conn: guest.NewConn(raw), heard: time.Now()}
-	messages := make(chan guest.Message, 16)
-	broken := make(chan error, 1)
+func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session) error {
+	s := &session{b: b, conn: guest.NewConn(raw), lines: lines, heard: time.Now(), acked: lines.After()}
 	ctx, cancel := context.WithCancel(b.ctx)
 	defer cancel()
-	go func() {
-		for {
-			m, err := s.conn.ReadMessage()
-			var invalid *guest.InvalidMessageError
-			if errors.As(err, &invalid) {
-				continue // hostile or newer; the stream is still in step
-			}
-			if err != nil {
-				broken <- err
-				return
-			}
-			select {
-			case messages <- m:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	// The reader above ends when the caller closes raw.
-	if err := s.conn.WriteMessage(guest.Message{Ping: &guest.Ping{Seq: 1}}); err != nil {
+	messages, broken := s.read(ctx)
+	if err := s.conn.WriteMessage(lines.Connect(nonce())); err != nil {
 		return err
 	}
+	hello := time.NewTimer(guest.HelloTimeout)
 	ping, persist := time.NewTicker(pingEvery), time.NewTicker(persistLag)
+	defer hello.Stop()
 	defer ping.Stop()
 	defer persist.Stop()
 	for {
@@ -120,14 +109,16 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn) error {
 		case m := <-messages:
 			s.heard = time.Now()
 			err = s.handle(m)
+		case <-hello.C:
+			if !lines.Live() {
+				return nil // it boots, or the port stands still: a new connection helps
+			}
 		case deadline := <-b.stop:
 			err = s.conn.WriteMessage(guest.Message{Stop: &guest.Stop{Deadline: deadline}})
 		case <-persist.C:
-			if err = s.acknowledge(); err == nil && s.leaving != nil {
-				err = s.exit(s.leaving)
-			}
+			err = s.acknowledge()
 		case <-ping.C:
-			if time.Since(s.heard) > silentFor {
+			if lines.Live() && time.Since(s.heard) > silentFor {
 				b.x.post(lifecycle.Silent{Boot: b.number, LastLines: b.x.tail.last()})
 				return nil
 			}
@@ -137,6 +128,36 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn) error {
 			return err
 		}
 	}
+}
+
+// read hands on what the guest says, until the caller closes the connection.
+func (s *session) read(ctx context.Context) (<-chan guest.Message, <-chan error) {
+	messages, broken := make(chan guest.Message, 16), make(chan error, 1)
+	go func() {
+		for {
+			m, err := s.conn.ReadMessage()
+			if _, invalid := errors.AsType[*guest.InvalidMessageError](err); invalid {
+				continue // hostile or newer; the stream is still in step
+			}
+			if err != nil {
+				broken <- err
+				return
+			}
+			select {
+			case messages <- m:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return messages, broken
+}
+
+// nonce marks one connection.
+func nonce() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails: see crypto/rand
+	return binary.LittleEndian.Uint64(b[:]) | 1
 }
 
 // rest takes what the guest said before the stream ended.
@@ -152,6 +173,10 @@ func (s *session) rest(messages <-chan guest.Message) {
 }
 
 func (s *session) handle(m guest.Message) error {
+	m, ok, err := s.lines.Receive(m)
+	if err != nil || !ok {
+		return err
+	}
 	switch {
 	case m.Hello != nil:
 		return s.hello(m.Hello)
@@ -159,9 +184,6 @@ func (s *session) handle(m guest.Message) error {
 		s.phase(m.Phase)
 	case m.Lines != nil:
 		s.b.x.tail.add(s.b.number, m.Lines)
-		if s.leaving != nil {
-			return s.exit(s.leaving)
-		}
 	case m.Exit != nil:
 		return s.exit(m.Exit)
 	}
@@ -169,41 +191,29 @@ func (s *session) handle(m guest.Message) error {
 }
 
 func (s *session) hello(h *guest.Hello) error {
-	if s.greeted {
-		return nil
-	}
-	if h.Max < guest.MinVersion || h.Min > guest.MaxVersion {
-		s.b.x.post(lifecycle.NotStarted{Boot: s.b.number, Failure: miosa.Failure{Kind: miosa.FailureBoot, Message: "the guest speaks another protocol version than this host"}})
-		return fmt.Errorf("guest speaks versions %d to %d", h.Min, h.Max)
-	}
-	version := min(h.Max, guest.MaxVersion)
-	s.greeted = true
 	now := time.Now().UTC()
 	s.pid1 = now.Add(-time.Duration(h.UptimeMS) * time.Millisecond)
-	switch h.State {
-	case "waiting":
-		s.b.reachedAt("kernel_started", s.pid1.Add(-time.Duration(h.KernelMS)*time.Millisecond), "")
-		s.b.reachedAt("pid1_started", s.pid1, "")
-		s.b.reachedAt("hello", now, "")
-		boot, err := s.b.bootMessage()
-		if err != nil {
-			s.b.x.a.log.Error("boot configuration", "instance", s.b.x.id, "err", err)
-			s.b.x.post(lifecycle.NotStarted{Boot: s.b.number, Failure: failureOf(err)})
-			return err
-		}
-		boot.Version = version
-		return s.conn.WriteMessage(guest.Message{Boot: boot})
-	case "exited":
-		if err := s.conn.WriteMessage(guest.Message{Attach: &guest.Attach{Version: version, After: s.b.x.tail.after(s.b.number)}}); err != nil {
-			return err
+	if h.State != guest.StateWaiting {
+		if h.Boot != s.b.number {
+			return fmt.Errorf("the guest is in boot %d, not %d", h.Boot, s.b.number)
 		}
 		if h.Exit != nil {
-			return s.exit(h.Exit)
+			return nil // it comes again as a message, behind its last lines
 		}
+		s.b.slot()
 		return nil
 	}
-	s.b.slot()
-	return s.conn.WriteMessage(guest.Message{Attach: &guest.Attach{Version: version, After: s.b.x.tail.after(s.b.number)}})
+	s.b.reachedAt("kernel_started", s.pid1.Add(-time.Duration(h.KernelMS)*time.Millisecond), "")
+	s.b.reachedAt("pid1_started", s.pid1, "")
+	s.b.reachedAt("hello", now, "")
+	boot, err := s.b.bootMessage()
+	if err != nil {
+		s.b.x.a.log.Error("boot configuration", "instance", s.b.x.id, "err", err)
+		s.b.x.post(lifecycle.NotStarted{Boot: s.b.number, Failure: failureOf(err)})
+		return err
+	}
+	boot.Version = s.lines.Version()
+	return s.conn.WriteMessage(guest.Message{Boot: boot})
 }
 
 func (s *session) phase(p *guest.Phase) {
@@ -220,8 +230,8 @@ func (s *session) phase(p *guest.Phase) {
 // acknowledge writes the last lines down and frees the guest's ring: what is
 // acknowledged survives a restart of ours.
 func (s *session) acknowledge() error {
-	n := s.b.x.tail.after(s.b.number)
-	if n == s.acked || !s.greeted {
+	n := s.lines.After()
+	if n == s.acked || !s.lines.Live() {
 		return nil
 	}
 	if err := s.b.x.a.disks.writeTail(s.b.x.id, s.b.x.tail.dump()); err != nil {
@@ -232,23 +242,14 @@ func (s *session) acknowledge() error {
 	return s.conn.WriteMessage(guest.Message{Ack: &guest.Ack{N: n}})
 }
 
+// exit takes the guest's last word; its last lines came before it.
 func (s *session) exit(e *guest.Exit) error {
 	if s.exited {
 		return nil
 	}
-	// After a re-attachment the lines are replayed behind the exit: wait for
-	// the last of them, but not for ever, as a guest may lie.
-	if s.b.x.tail.after(s.b.number) < e.LastLine {
-		if s.leaving == nil {
-			s.leaving, s.since = e, time.Now()
-		}
-		if time.Since(s.since) < linesLag {
-			return s.acknowledge()
-		}
-	}
 	s.exited = true
 	s.b.x.post(lifecycle.Exited{Boot: s.b.number, Stopped: e.Stopped, Failure: exitFailure(e, s.b.in.Spec.Command, s.b.x.tail.last())})
-	return s.conn.WriteMessage(guest.Message{Ack: &guest.Ack{N: e.LastLine}})
+	return s.conn.WriteMessage(guest.Message{Ack: &guest.Ack{N: s.lines.After(), Exit: true}})
 }
 
 // exitFailure puts the guest's report into a customer's words.

@@ -21,19 +21,22 @@ func stopVM(ctx context.Context, vm vmm.VM) error {
 	}
 	defer raw.Close()
 	conn := guest.NewConn(raw)
+	// Nobody wants its last lines any more: after all it holds.
+	lines := guest.NewSession(0)
+	if err := conn.WriteMessage(lines.Connect(nonce())); err != nil {
+		return fmt.Errorf("reach the guest: %w", err)
+	}
 	if err := conn.WriteMessage(guest.Message{Stop: &guest.Stop{Deadline: lifecycle.StopDeadline}}); err != nil {
 		return fmt.Errorf("ask the guest to stop: %w", err)
 	}
 	go func() {
 		for {
 			m, err := conn.ReadMessage()
-			var invalid *guest.InvalidMessageError
-			if err != nil && !errors.As(err, &invalid) {
+			if _, invalid := errors.AsType[*guest.InvalidMessageError](err); err != nil && !invalid {
 				return
 			}
 			if m.Exit != nil {
-				// Nobody wants its last lines any more: let it go at once.
-				if err := conn.WriteMessage(guest.Message{Ack: &guest.Ack{N: m.Exit.LastLine}}); err != nil {
+				if err := conn.WriteMessage(guest.Message{Ack: &guest.Ack{N: m.Exit.LastLine, Exit: true}}); err != nil {
 					return
 				}
 			}

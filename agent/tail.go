@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"fmt"
 	"sync"
 
 	"github.com/miosa/miosa/lifecycle"
@@ -12,7 +13,7 @@ import (
 const tailLine = 2 << 10
 
 // tail keeps an instance's last log lines over its boots, and which line of
-// the present boot was the last: lines that come twice are dropped.
+// the present boot was the last.
 type tail struct {
 	mu    sync.Mutex // guards all below
 	boot  int
@@ -57,10 +58,10 @@ func (t *tail) add(boot int, batch *guest.Lines) {
 	if boot != t.boot {
 		t.boot, t.n = boot, 0
 	}
+	if batch.Gap > 0 {
+		t.lines = append(t.lines, fmt.Sprintf("… %d lines were lost here …", batch.Gap))
+	}
 	for _, l := range batch.Lines {
-		if l.N <= t.n {
-			continue
-		}
 		t.n = l.N
 		text := l.Text
 		if len(text) > tailLine {

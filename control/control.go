@@ -125,14 +125,11 @@ func (c *Control) post(ctx context.Context, ev Event) {
 func (c *Control) follow(ctx context.Context) error {
 	for ctx.Err() == nil {
 		loaded, err := LoadAll(ctx, c.store)
-		if err != nil && ctx.Err() == nil {
-			return err
+		if err == nil {
+			c.post(ctx, loaded)
+			err = c.watch(ctx, loaded.Revision)
 		}
-		if ctx.Err() != nil {
-			break
-		}
-		c.post(ctx, loaded)
-		if err := c.watch(ctx, loaded.Revision); err != nil && !errors.Is(err, store.ErrCompacted) && ctx.Err() == nil {
+		if err != nil && !errors.Is(err, store.ErrCompacted) && ctx.Err() == nil {
 			return fmt.Errorf("watch the records: %w", err)
 		}
 	}

@@ -111,6 +111,7 @@ func (x *exchange) stick(h http.Header, p *pool, b *backend) {
 			return
 		}
 	}
+	//nolint:gosec // Secure exactly where the client came over TLS: plain HTTP would drop the cookie
 	h.Add("Set-Cookie", (&http.Cookie{
 		Name:     cookieName(p),
 		Value:    b.token,

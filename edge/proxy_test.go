@@ -708,7 +708,7 @@ func TestWaitsForABackend(t *testing.T) {
 		}
 	})
 	for g.rt.table.find("app.test").waiting.Load() == 0 {
-		time.Sleep(time.Millisecond) // until the request waits; how long does not matter
+		time.Sleep(time.Millisecond) //nolint:forbidigo // polls a state that has no event, with a deadline around it
 	}
 	g.route(map[string]routing.Pool{"app.test": poolOf(at("ri_a", app(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "came") })))})
 	asked.Wait()

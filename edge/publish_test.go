@@ -65,7 +65,7 @@ func TestPublishesUnderLoad(t *testing.T) {
 	for _, name := range []string{"1", "2", "3", "4"} {
 		// Not before all WebSockets hang on the version that is to leave.
 		for g.tunnelsTo(oldID) < 20 {
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) //nolint:forbidigo // polls a state that has no event, with a deadline around it
 		}
 		next, id := version(name), "ri_"+name
 		g.route(pool(id, name, next))

@@ -67,7 +67,7 @@ func readLines(br *bufio.Reader) (string, error) {
 		if len(all) > maxHead {
 			return "", errBadHead
 		}
-		if err == bufio.ErrBufferFull {
+		if errors.Is(err, bufio.ErrBufferFull) {
 			continue
 		}
 		if err != nil {

@@ -214,7 +214,7 @@ func (rt *Router) Run(ctx context.Context) error {
 		}
 		rt.awaitTunnels(grace)
 		cancel()
-		<-served
+		_ = <-served // ended because it was told to
 	}
 	end()
 	background.Wait()

@@ -286,7 +286,7 @@ func TestDrainCutsWhatNeverEnds(t *testing.T) {
 		}
 	})
 	for g.rt.table.find("app.test").pool.Load().backends[0].inFlight.Load() < 2 {
-		time.Sleep(time.Millisecond) // until both are under way; how long does not matter
+		time.Sleep(time.Millisecond) //nolint:forbidigo // polls a state that has no event, with a deadline around it
 	}
 	g.route(nil)
 	if b, err := io.ReadAll(res.Body); err == nil {

@@ -116,9 +116,6 @@ func Start(ctx context.Context, opts Options) (*Rig, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := os.Chmod(dir, 0o711); err != nil {
-			return nil, err
-		}
 		r.Dir, r.own = dir, true
 	}
 	r.Log = opts.Log

@@ -40,8 +40,7 @@ func cellID(dir string) string {
 // openCell makes the directory if need be and takes its lock. It fails when
 // another platform runs on it.
 func openCell(dir string) (*cell, error) {
-	// Others may pass through: instance VMs have user IDs of their own.
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
 	real, err := filepath.EvalSymlinks(dir)

@@ -337,7 +337,7 @@ func removeGroup(dir string) error {
 		if err = unix.Rmdir(dir); !errors.Is(err, unix.EBUSY) {
 			break
 		}
-		time.Sleep(wait)
+		time.Sleep(wait) //nolint:forbidigo // the kernel has no event for it
 	}
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -64,7 +64,7 @@ func TestConnReturnsWhatWasWritten(t *testing.T) {
 				t.Fatalf("got %+v, want %+v", got, m)
 			}
 		}
-		if _, err := r.ReadMessage(); err != io.EOF {
+		if _, err := r.ReadMessage(); !errors.Is(err, io.EOF) {
 			t.Fatalf("after the last: %v, want EOF", err)
 		}
 		if r.Skipped() != 0 {
