@@ -22,19 +22,27 @@ func newChannel(t transport, out *outbox) *channel {
 
 // run serves connections until ctx ends or the transport fails for good.
 func (c *channel) run(ctx context.Context) error {
+	var in *wire.Conn
 	for {
-		rwc, err := c.transport.Dial(ctx)
+		rwc, fresh, err := c.transport.Dial(ctx)
 		if err != nil {
 			return err
 		}
+		out := wire.NewConn(rwc)
+		// What was read of a stream that goes on may be half a frame of the
+		// host that has just come.
+		if fresh {
+			in = out
+		}
 		epoch := c.out.connect()
-		conn := wire.NewConn(rwc)
 		written := make(chan struct{})
 		go func() {
 			defer close(written)
-			c.write(ctx, conn, epoch)
+			if c.write(ctx, out, epoch) != nil {
+				_ = rwc.Close() // ends the reading too, where the stream is broken
+			}
 		}()
-		c.read(conn)
+		c.read(in)
 		c.out.disconnect(epoch)
 		_ = rwc.Close()
 		<-written
@@ -42,15 +50,14 @@ func (c *channel) run(ctx context.Context) error {
 }
 
 // write sends what the outbox picks until the connection is over.
-func (c *channel) write(ctx context.Context, conn *wire.Conn, epoch int) {
+func (c *channel) write(ctx context.Context, conn *wire.Conn, epoch int) error {
 	for {
 		m, ok := c.out.next(ctx, epoch)
 		if !ok {
-			return
+			return nil
 		}
 		if err := conn.WriteMessage(m); err != nil {
-			c.out.disconnect(epoch)
-			return
+			return err
 		}
 	}
 }

@@ -7,15 +7,17 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// transport is the way to the host. Dial waits until a host is there; the
-// connection ends with an error when it has gone.
+// transport is the way to the host. Dial waits until a host is there; reading
+// from the connection ends when it has gone. fresh is false when the bytes go
+// on where those of the last connection ended.
 type transport interface {
-	Dial(ctx context.Context) (io.ReadWriteCloser, error)
+	Dial(ctx context.Context) (conn io.ReadWriteCloser, fresh bool, err error)
 }
 
 // The names both sides agree on.
@@ -47,9 +49,12 @@ func findSerial(sysfs, dev string) string {
 }
 
 // serialPort is a virtio-serial port. It is one byte stream for the life of
-// the VM, whoever is at the other end: that nobody is shows as a hang-up.
+// the VM, whoever is at the other end: that nobody is shows as a hang-up. The
+// kernel learns of hosts that come and go beside the bytes, so a hang-up may
+// be seen late, or not at all, and bytes of the next host before it.
 type serialPort struct {
-	fd int
+	fd     int
+	dialed bool // before; used by Dial alone
 }
 
 func openSerial(path string) (*serialPort, error) {
@@ -60,69 +65,60 @@ func openSerial(path string) (*serialPort, error) {
 	return &serialPort{fd: fd}, nil
 }
 
-// errAway says that no host is at the other end.
-var errAway = errors.New("the host is away")
-
-func (p *serialPort) Dial(ctx context.Context) (io.ReadWriteCloser, error) {
+func (p *serialPort) Dial(ctx context.Context) (io.ReadWriteCloser, bool, error) {
 	wait := dialFirst
 	for {
-		there, err := p.hostThere()
+		ready, err := p.poll(0, 0)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
-		if there {
-			return serialConn{p}, nil
+		if ready&unix.POLLHUP == 0 {
+			fresh := !p.dialed
+			p.dialed = true
+			return &serialConn{port: p}, fresh, nil
 		}
 		if err := pause(ctx, wait); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		wait = min(2*wait, dialLast)
 	}
 }
 
-// hostThere reports whether someone is at the other end now.
-func (p *serialPort) hostThere() (bool, error) {
-	fds := []unix.PollFd{{Fd: int32(p.fd)}}
-	if _, err := unix.Poll(fds, 0); err != nil && !errors.Is(err, unix.EINTR) {
-		return false, os.NewSyscallError("poll", err)
-	}
-	return fds[0].Revents&unix.POLLHUP == 0, nil
-}
-
-// poll waits for events, or for the host to go.
-func (p *serialPort) poll(events int16) error {
+// poll waits for events or a hang-up, at most timeout; negative: for ever.
+func (p *serialPort) poll(events int16, timeout time.Duration) (ready int16, err error) {
 	fds := []unix.PollFd{{Fd: int32(p.fd), Events: events}}
+	ms := int(timeout.Milliseconds())
+	if timeout < 0 {
+		ms = -1
+	}
 	for {
-		_, err := unix.Poll(fds, -1)
-		switch {
-		case errors.Is(err, unix.EINTR):
+		_, err := unix.Poll(fds, ms)
+		if errors.Is(err, unix.EINTR) {
 			continue
-		case err != nil:
-			return os.NewSyscallError("poll", err)
-		case fds[0].Revents&events != 0 && fds[0].Revents&unix.POLLHUP == 0:
-			return nil
-		case fds[0].Revents&events&unix.POLLIN != 0:
-			return nil // what the host said before it went is still to be read
 		}
-		return errAway
+		return fds[0].Revents, os.NewSyscallError("poll", err)
 	}
 }
 
-// serialConn is the port while a host is there. Closing it leaves the port
-// open for the next one.
-type serialConn struct{ p *serialPort }
+// serialConn is the port while a host is there. Closing it ends its writes
+// and leaves the port open for the next one.
+type serialConn struct {
+	port   *serialPort
+	closed atomic.Bool
+}
 
-func (c serialConn) Read(b []byte) (int, error) {
+func (c *serialConn) Read(b []byte) (int, error) {
 	for {
-		n, err := unix.Read(c.p.fd, b)
+		n, err := unix.Read(c.port.fd, b)
 		switch {
 		case n > 0:
 			return n, nil
 		case err == nil:
 			return 0, io.EOF
 		case errors.Is(err, unix.EAGAIN):
-			if err := c.p.poll(unix.POLLIN); err != nil {
-				return 0, io.EOF
+			// A hang-up ends the wait too; the next read then says so.
+			if _, err := c.port.poll(unix.POLLIN, -1); err != nil {
+				return 0, err
 			}
 		case !errors.Is(err, unix.EINTR):
 			return 0, os.NewSyscallError("read", err)
@@ -130,38 +126,50 @@ func (c serialConn) Read(b []byte) (int, error) {
 	}
 }
 
-func (c serialConn) Write(b []byte) (int, error) {
-	done := 0
-	for done < len(b) {
-		n, err := unix.Write(c.p.fd, b[done:])
+// Write sends all of b. While nobody is there it waits: whether the host is
+// gone is for Read to find out, which then closes the connection.
+func (c *serialConn) Write(b []byte) (int, error) {
+	for done := 0; ; {
+		n, err := unix.Write(c.port.fd, b[done:])
 		switch {
 		case n > 0:
-			done += n
+			if done += n; done == len(b) {
+				return done, nil
+			}
 		case errors.Is(err, unix.EAGAIN):
-			if err := c.p.poll(unix.POLLOUT); err != nil {
+			if c.closed.Load() {
+				return done, os.ErrClosed
+			}
+			ready, err := c.port.poll(unix.POLLOUT, dialLast)
+			if err != nil {
 				return done, err
+			}
+			if ready&unix.POLLHUP != 0 { // which poll does not wait out
+				time.Sleep(dialFirst)
 			}
 		case err != nil && !errors.Is(err, unix.EINTR):
 			return done, os.NewSyscallError("write", err)
 		}
 	}
-	return done, nil
 }
 
-func (c serialConn) Close() error { return nil }
+func (c *serialConn) Close() error {
+	c.closed.Store(true)
+	return nil
+}
 
 // vsockDialer reaches the host over a virtio socket.
 type vsockDialer struct{ port uint32 }
 
-func (d vsockDialer) Dial(ctx context.Context) (io.ReadWriteCloser, error) {
+func (d vsockDialer) Dial(ctx context.Context) (io.ReadWriteCloser, bool, error) {
 	wait := dialFirst
 	for {
 		conn, err := d.dialOnce()
 		if err == nil {
-			return conn, nil
+			return conn, true, nil
 		}
 		if err := pause(ctx, wait); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		wait = min(2*wait, dialLast)
 	}

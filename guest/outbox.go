@@ -39,7 +39,9 @@ type outbox struct {
 	connected bool   // a host is at the other end …
 	attached  bool   // … and has said what it wants
 	hello     bool   // one is to be sent …
-	nonce     uint64 // … with this
+	nonce     uint64 // … with this, of the last Attach
+	known     bool   // a host has attached, or booted the machine …
+	after     uint64 // … and holds the lines up to here
 	phaseNext int    // index of the next phase to send
 	lineNext  uint64 // number of the next line to send
 	exitSent  time.Time
@@ -63,13 +65,18 @@ func (o *outbox) notify() {
 	o.changed = make(chan struct{})
 }
 
-// connect begins a connection and returns its epoch.
+// connect begins a connection and returns its epoch. The last Attach is
+// answered once more: on a virtio-serial port a host's coming is told apart
+// from its bytes, and may be told after its Attach was read. To any other host
+// the answer means nothing: its own Attach is still to come.
 func (o *outbox) connect() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.epoch++
-	o.connected, o.attached = true, false
-	o.hello, o.nonce = true, 0
+	o.connected, o.hello = true, true
+	if o.known {
+		o.rewind(o.after)
+	}
 	o.notify()
 	return o.epoch
 }
@@ -89,8 +96,9 @@ func (o *outbox) disconnect(epoch int) {
 func (o *outbox) attach(a wire.Attach) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.hello, o.nonce = true, a.Nonce
-	o.rewind(min(a.After, o.ring.last))
+	o.hello, o.nonce, o.known = true, a.Nonce, true
+	o.after = min(a.After, o.ring.last)
+	o.rewind(o.after)
 }
 
 // rewind sends phases again, lines from after+1 on, and the exit; mu is held.
@@ -111,7 +119,8 @@ func (o *outbox) booted(b wire.Boot) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.instanceID, o.boot, o.state = b.InstanceID, b.Boot, wire.StateRunning
-	if !o.attached {
+	if !o.known {
+		o.known = true
 		o.rewind(0)
 	}
 }
@@ -123,6 +132,7 @@ func (o *outbox) ack(a wire.Ack) {
 	if o.ring.ack(a.N) {
 		o.dropping = false
 	}
+	o.after = max(o.after, min(a.N, o.ring.last))
 	if o.exit != nil {
 		o.exitAcked = o.exitAcked || a.Exit
 		if a.N >= o.exit.LastLine && !o.exitSent.IsZero() && o.linesDone.IsZero() {

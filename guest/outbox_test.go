@@ -77,7 +77,7 @@ func TestOutboxOverItsLife(t *testing.T) {
 	o.line(wire.Stdout, []byte("x"), false)
 	o.send(wire.Message{Pong: &wire.Ping{}}) // nobody asked
 	second := o.connect()
-	expect(t, o, "hello(running,0) ")
+	expect(t, o, "hello(running,7) phase(mount) phase(root) lines(gap 0, 3-5) ")
 	o.disconnect(first) // a late word about the first connection
 	o.attach(wire.Attach{After: 3, Nonce: 8})
 	expect(t, o, "hello(running,8) phase(mount) phase(root) lines(gap 0, 4-5) ")
@@ -95,6 +95,19 @@ func TestOutboxOverItsLife(t *testing.T) {
 	if _, ok := o.next(t.Context(), second); ok {
 		t.Error("a message for nobody")
 	}
+}
+
+// On a serial port the host's Attach may be read before its coming is seen:
+// it is answered all the same.
+func TestOutboxAnswersAnAttachThatOvertookItsHost(t *testing.T) {
+	o := newTestOutbox(1 << 20)
+	o.line(wire.Stdout, []byte("x"), false)
+	first := o.connect()
+	expect(t, o, "hello(waiting,0) ")
+	o.attach(wire.Attach{Nonce: 5}) // of the next host
+	o.disconnect(first)
+	o.connect()
+	expect(t, o, "hello(waiting,5) lines(gap 0, 1-1) ")
 }
 
 func TestOutboxServesAHostThatDoesNotAttach(t *testing.T) {
