@@ -288,7 +288,12 @@ func (c *call) changeService(at store.Location, change serviceChange) (resource.
 			c.status = http.StatusOK
 		}
 	}
-	return c.showService(at, dep)
+	view, err := c.showService(at, dep)
+	if begun.ID != "" {
+		// Also when it is over already: it is how the caller learns the end.
+		view.RolloutID = str(begun.ID)
+	}
+	return view, err
 }
 
 // txService writes what a service may change without a version.

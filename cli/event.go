@@ -71,5 +71,14 @@ func (a *app) followEvents(ctx context.Context, c *client.Client, deployment str
 }
 
 func (a *app) event(e resource.Event) {
-	a.printf("%s  %-24s  %s\n", e.CreatedAt.Local().Format("2006-01-02 15:04:05"), printable(e.Type), printable(e.Message))
+	a.printf("%s  %-24s  %s\n", e.CreatedAt.Local().Format("2006-01-02 15:04:05"), printable(e.Type), printable(told(e)))
+}
+
+// told is an event's message with the instance it is about: several may be
+// doing the same at once.
+func told(e resource.Event) string {
+	if e.RuntimeInstanceID != nil {
+		return short(*e.RuntimeInstanceID) + ": " + e.Message
+	}
+	return e.Message
 }

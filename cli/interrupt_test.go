@@ -3,6 +3,7 @@ package cli_test
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -87,9 +88,12 @@ func TestEventsAreFollowed(t *testing.T) {
 	s.settle()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	out := watch("version 2")
+	first, out := watch(`"id"`), watch("version 2")
 	code := make(chan int)
-	go func() { code <- s.run(ctx, out, "events", "hello", "-f", "-n", "1", "--json") }()
+	go func() {
+		code <- s.run(ctx, io.MultiWriter(first, out), "events", "hello", "-f", "-n", "1", "--json")
+	}()
+	<-first.found // it follows
 	s.run(t.Context(), &quiet, "publish", s.file("b.tar"), "--name", "hello", "--wait=false")
 	<-out.found
 	cancel()

@@ -88,6 +88,7 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 		return err
 	}
 	p.step("Uploaded %s: %s, %d files", release.ID, size(release.SizeBytes), release.ArtifactManifest.Files)
+	p.wait("publishing")
 	body.ReleaseID = release.ID
 	var options []client.Option
 	if a.json && f.wait {

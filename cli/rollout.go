@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/miosa/miosa/api/resource"
@@ -78,7 +79,10 @@ func (f *following) show(e resource.Event) {
 		return
 	}
 	f.seen[e.ID] = true
-	f.p.step("  %s", e.Message)
+	f.p.step("  %s", told(e))
+	if strings.HasPrefix(e.Type, "rollout.") {
+		f.p.wait("%s", e.Message)
+	}
 }
 
 // decided asks until the rollout is live or has ended.

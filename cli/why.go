@@ -56,7 +56,7 @@ func (a *app) explain(e resource.Explanation) {
 	if len(e.Events) > 0 {
 		a.printf("\nWhat happened:\n")
 		for _, ev := range e.Events {
-			a.printf("  %s  %s\n", ev.CreatedAt.Local().Format("15:04:05"), printable(ev.Message))
+			a.printf("  %s  %s\n", ev.CreatedAt.Local().Format("15:04:05"), printable(told(ev)))
 		}
 	}
 }

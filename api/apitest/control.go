@@ -21,8 +21,8 @@ import (
 type Control struct {
 	store store.Store
 
-	mu   sync.Mutex
-	held map[string]chan struct{} // guarded by mu: rollouts that wait, by ID
+	released chan struct{} // closed by Release
+	once     sync.Once
 }
 
 const (
@@ -30,23 +30,8 @@ const (
 	cmdHeld   = "/app/held"
 )
 
-// Release lets every held rollout go on.
-func (c *Control) Release() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for id, ch := range c.held {
-		close(ch)
-		delete(c.held, id)
-	}
-}
-
-func (c *Control) hold(id string) <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	ch := make(chan struct{})
-	c.held[id] = ch
-	return ch
-}
+// Release lets every held rollout go on, also those to come.
+func (c *Control) Release() { c.once.Do(func() { close(c.released) }) }
 
 func (c *Control) run(ctx context.Context, after int64) {
 	var work sync.WaitGroup
@@ -94,7 +79,7 @@ func (c *Control) roll(ctx, life context.Context, r miosa.Rollout) {
 	if strings.HasPrefix(command, cmdHeld) {
 		select {
 		case <-life.Done():
-		case <-c.hold(r.ID):
+		case <-c.released:
 		}
 	}
 	switch {

@@ -40,12 +40,12 @@ type Platform struct {
 	Handler *api.Server
 	Log     *Log
 
-	t *testing.T
+	t testing.TB
 }
 
 // Start runs a platform over a store until the test ends. Fields of cfg that
 // a test does not care about are filled in.
-func Start(t *testing.T, s store.Store, cfg api.Config) *Platform {
+func Start(t testing.TB, s store.Store, cfg api.Config) *Platform {
 	t.Helper()
 	p := &Platform{Store: s, t: t, Uploads: &Uploads{}, Log: &Log{}}
 	if cfg.PublicURL == nil {
@@ -61,7 +61,7 @@ func Start(t *testing.T, s store.Store, cfg api.Config) *Platform {
 	}
 	p.Handler = handler
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	p.Control = &Control{store: s, held: map[string]chan struct{}{}}
+	p.Control = &Control{store: s, released: make(chan struct{})}
 	revision, err := s.Revision(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +146,7 @@ func (p *Platform) Do(req *http.Request) *http.Response {
 }
 
 // ID mints one.
-func ID(t *testing.T, prefix string) string {
+func ID(t testing.TB, prefix string) string {
 	t.Helper()
 	id, err := miosa.NewID(prefix, time.Now(), rand.Reader)
 	if err != nil {

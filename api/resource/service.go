@@ -13,7 +13,7 @@ type Service struct {
 	DesiredReplicas int            `json:"desired_replicas"`
 	ReadyReplicas   int            `json:"ready_replicas" doc:"Healthy instances of the active version."`
 	State           string         `json:"state" enum:"pending,starting,running,degraded,stopped,failed"`
-	RolloutID       *string        `json:"rollout_id" doc:"The rollout that goes on in its environment now, if one does."`
+	RolloutID       *string        `json:"rollout_id" doc:"The rollout that goes on in its environment now, if one does; after a change, the one it began."`
 	VersionID       *string        `json:"version_id" doc:"The version it runs; null before the first."`
 	RunCommand      *string        `json:"run_command"`
 	Port            *int           `json:"port"`
