@@ -20,18 +20,29 @@ import (
 const (
 	redial     = 50 * time.Millisecond
 	pingEvery  = 15 * time.Second
-	silentFor  = 90 * time.Second // without any word: the guest is deaf
-	persistLag = time.Second      // how long lines wait to be written down and acknowledged
-	linesLag   = 3 * time.Second  // how long an exit waits for its last lines
-	hostname   = 12               // characters of the instance ID that make its host name
+	silentFor  = 90 * time.Second      // without any word: the guest is deaf
+	lastWords  = 50 * time.Millisecond // from the end of the process to the end of its stream
+	persistLag = time.Second           // how long lines wait to be written down and acknowledged
+	linesLag   = 3 * time.Second       // how long an exit waits for its last lines
+	hostname   = 12                    // characters of the instance ID that make its host name
 )
 
 // talk holds the conversation with a guest until its VM has ended.
 func (b *boot) talk(vm vmm.VM) {
 	defer b.slot()
 	lines := guest.NewSession(b.x.tail.after(b.number))
+	// A dead VM must not be dialled to the end of a time-out.
+	alive, cancel := context.WithCancel(b.ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-vm.Done():
+			cancel()
+		case <-alive.Done():
+		}
+	}()
 	for b.ctx.Err() == nil {
-		conn, err := vm.Dial(b.ctx)
+		conn, err := vm.Dial(alive)
 		if err == nil {
 			err = b.converse(vm, conn, lines)
 			conn.Close()
@@ -93,6 +104,8 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session) error {
 	}
 	hello := time.NewTimer(guest.HelloTimeout)
 	ping, persist := time.NewTicker(pingEvery), time.NewTicker(persistLag)
+	done := vm.Done()
+	var last <-chan time.Time
 	defer hello.Stop()
 	defer ping.Stop()
 	defer persist.Stop()
@@ -101,8 +114,10 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-vm.Done():
-			s.rest(messages)
+		case <-done:
+			// What it said last is still on its way through the socket.
+			done, last = nil, time.After(lastWords)
+		case <-last:
 			return nil
 		case err = <-broken:
 			s.rest(messages)
