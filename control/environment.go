@@ -33,7 +33,7 @@ func (m *Machine) decideAll(now time.Time, envs map[string]bool) []Effect {
 	slices.Sort(ids)
 	for _, id := range ids {
 		if b := m.busy[id]; b != nil {
-			if b.revision == 0 || b.revision > m.w.revision {
+			if !b.over(now, m.w.revision) {
 				continue
 			}
 			delete(m.busy, id)

@@ -51,6 +51,17 @@ type Machine struct {
 type commitUnderWay struct {
 	revision int64 // 0: not answered yet
 	placed   []miosa.Instance
+	// until holds the environment still after an error: the commit may have
+	// been carried out all the same, and then its changes are on their way.
+	until time.Time
+}
+
+// over: what the commit changed is in our picture by now.
+func (b *commitUnderWay) over(now time.Time, revision int64) bool {
+	if !b.until.IsZero() {
+		return !now.Before(b.until) || b.until.Sub(now) > retryAfter // the clock went back
+	}
+	return b.revision != 0 && b.revision <= revision
 }
 
 // NewMachine makes a machine that knows nothing yet: feed it Loaded first.
@@ -160,13 +171,15 @@ func (m *Machine) change(e Changed, t *touched) []Effect {
 
 func (m *Machine) committed(now time.Time, e Committed, t *touched) {
 	switch {
-	case e.Err != nil, e.Conflict:
-		delete(m.busy, e.Environment)
+	case e.Err != nil:
 		m.wakes[e.Environment] = now.Add(retryAfter)
-		if e.Conflict {
-			// What conflicted is on its way; look again when it is here.
-			m.wakes[e.Environment] = now.Add(retryAfter / 10)
+		if b := m.busy[e.Environment]; b != nil {
+			b.until = m.wakes[e.Environment]
 		}
+	case e.Conflict:
+		delete(m.busy, e.Environment)
+		// What conflicted is on its way; look again when it is here.
+		m.wakes[e.Environment] = now.Add(retryAfter / 10)
 	default:
 		if b := m.busy[e.Environment]; b != nil {
 			b.revision = e.Revision
@@ -384,7 +397,7 @@ func (m *Machine) Wake() time.Time {
 		}
 	}
 	for env, t := range m.wakes {
-		if m.busy[env] == nil { // else its commit's answer is waited for
+		if b := m.busy[env]; b == nil || !b.until.IsZero() { // else its commit's answer is waited for
 			earlier(t)
 		}
 	}

@@ -37,6 +37,7 @@ type bench struct {
 	answers []control.Committed
 	table   routing.Table
 	numbers int
+	lost    int // batches to be told before time goes on: an answer was lost
 }
 
 func newBench(t *rapid.T) *bench {
@@ -179,7 +180,7 @@ func (b *bench) deliver(n int) {
 func (b *bench) commit(fails bool) {
 	e := b.commits[0]
 	b.commits = b.commits[1:]
-	if fails {
+	if fails && rapid.Bool().Draw(b.T, "not carried out") {
 		b.answers = append(b.answers, e.Answer(0, errors.New("the store is away")))
 		return
 	}
@@ -195,8 +196,12 @@ func (b *bench) commit(fails bool) {
 	if answer.Err != nil {
 		b.Fatalf("commit refused: %v", answer.Err)
 	}
-	b.answers = append(b.answers, answer)
 	b.collect()
+	if fails {
+		answer = e.Answer(0, errors.New("the answer was lost"))
+		b.lost = len(b.batches)
+	}
+	b.answers = append(b.answers, answer)
 }
 
 func (b *bench) answer() {
@@ -261,7 +266,13 @@ func (b *bench) report(i miosa.Instance, state func(miosa.Instance) miosa.Instan
 
 // step is one thing that happens, in any order that can be.
 func (b *bench) step() {
-	b.now = b.now.Add(rapid.SampledFrom([]time.Duration{0, time.Millisecond, time.Second, 15 * time.Second}).Draw(b.T, "later"))
+	later := rapid.SampledFrom([]time.Duration{0, time.Millisecond, time.Second, 15 * time.Second}).Draw(b.T, "later")
+	// A watch is never as late as a lost answer is held for.
+	for later > 100*time.Millisecond && b.told < b.lost {
+		b.told++
+		b.deliver(b.told - 1)
+	}
+	b.now = b.now.Add(later)
 	switch event := rapid.IntRange(0, 19).Draw(b.T, "event"); event {
 	case 0, 1, 2, 3:
 		if b.told < len(b.batches) {
