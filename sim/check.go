@@ -209,7 +209,7 @@ func (c *checker) always() error {
 			}
 			if i.Replaces == "" {
 				if other := filled[key]; other != "" {
-					return fmt.Errorf("slot %d of %s was filled twice: %s and %s", i.Slot, i.VersionID, other, i.ID)
+					return fmt.Errorf("slot %d of %s was filled twice: %s and %s", i.Slot, i.VersionID, min(other, i.ID), max(other, i.ID))
 				}
 				filled[key] = i.ID
 			}
@@ -246,8 +246,10 @@ func (c *checker) recentlyEmptied(svc miosa.Service) bool {
 		return true
 	}
 	for _, i := range c.instances {
-		if i.ServiceID == svc.ID && i.Goal == miosa.GoalRun && i.State() != miosa.Healthy {
-			return true // scaled up from nothing a moment ago
+		// Scaled up from nothing: the first is not healthy yet, or not known to
+		// be so to a router that was cut off for some seconds.
+		if i.ServiceID == svc.ID && i.Goal == miosa.GoalRun && (i.State() != miosa.Healthy || c.s.now.Sub(c.since[i.ID]) < 10*time.Second) {
+			return true
 		}
 	}
 	return false
@@ -271,8 +273,12 @@ func (c *checker) settled() error {
 	}
 	for _, a := range c.s.users.apps {
 		if a.deleted {
-			if n, err := store.Collect(store.List(context.Background(), c.s.store, store.Instances, store.InstancesOf(a.dep.TenantID, a.dep.ID), store.ScanOptions{})); err != nil || len(n) > 0 {
-				return fmt.Errorf("in the end deleted %s has %d instances (%v)", a.dep.Name, len(n), err)
+			n, err := store.Collect(store.List(context.Background(), c.s.store, store.Instances, store.InstancesOf(a.dep.TenantID, a.dep.ID), store.ScanOptions{}))
+			if err != nil {
+				return err
+			}
+			if len(n) > 0 {
+				return fmt.Errorf("in the end deleted %s has %d instances", a.dep.Name, len(n))
 			}
 			continue
 		}
