@@ -77,7 +77,9 @@ func (c *clinic) line(l transcript.Line) (string, error) {
 	return "", fmt.Errorf("no such command")
 }
 
-func (c *clinic) stamp() string { return fmt.Sprintf("%8s  ", c.now.Sub(epoch).Round(time.Millisecond)) }
+func (c *clinic) stamp() string {
+	return fmt.Sprintf("%8s  ", c.now.Sub(epoch).Round(time.Millisecond))
+}
 
 func (c *clinic) next() string { return "next probe after " + c.t.Wake().Sub(c.now).String() }
 

@@ -318,7 +318,7 @@ func (p *platform) chooseDriver() error {
 		return fmt.Errorf("find the cache directory: %w", err)
 	}
 	d, err := qemu.New(qemu.Config{
-		DataDir: p.cell.dir, CellID: p.cell.id, Kernel: b.Kernel, Initrd: b.Initrd, Digest: b.Digest,
+		DataDir: p.cell.dir, CellID: p.cell.id, Kernel: b.Kernel, Initrd: b.Initrd, KernelArgs: b.KernelArgs(), Digest: b.Digest,
 		CacheDir: filepath.Join(cache, "miosa"), Accel: p.cfg.accel,
 	}, p.log)
 	if err != nil {

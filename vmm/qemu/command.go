@@ -83,7 +83,7 @@ func (d *Driver) command(spec vmm.Spec, accel string) []string {
 // kernelArguments: without the host's TSC frequency most boots under TCG hang
 // in its calibration.
 func (d *Driver) kernelArguments(accel string) string {
-	words := []string{"console=ttyS0", "reboot=t", "panic=-1", "quiet"}
+	words := append([]string{"console=ttyS0", "reboot=t", "panic=-1", "quiet"}, d.config.KernelArgs...)
 	if accel != "kvm" {
 		words = append(words, "tsc_early_khz="+strconv.Itoa(d.tscKHz))
 	}

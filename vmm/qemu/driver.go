@@ -52,8 +52,9 @@ type Config struct {
 	// end at 107 bytes.
 	RunDir string
 
-	Kernel string // vmlinux
-	Initrd string
+	Kernel     string // vmlinux
+	Initrd     string
+	KernelArgs []string // what this kernel wants besides the driver's own; nothing secret
 	// Digest identifies the bundle that kernel and initrd are of. With
 	// CacheDir it keeps the answer of the KVM probe until the host reboots.
 	Digest   string
