@@ -389,7 +389,7 @@ func (b *bench) state() string {
 	var out strings.Builder
 	for _, i := range b.instances() {
 		if !i.State().Terminal() {
-			out.WriteString(fmt.Sprintf("%s %s %s on %q; ", i.ID, i.Goal, i.State(), i.HostID))
+			fmt.Fprintf(&out, "%s %s %s on %q; ", i.ID, i.Goal, i.State(), i.HostID)
 		}
 	}
 	return out.String()

@@ -44,7 +44,7 @@ func drive() error {
 	if err != nil {
 		return err
 	}
-	answer := []byte(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nServer: app\r\nCache-Control: no-cache\r\nContent-Length: %d\r\n\r\n%s", benchBody, strings.Repeat("x", benchBody)))
+	answer := fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nServer: app\r\nCache-Control: no-cache\r\nContent-Length: %d\r\n\r\n%s", benchBody, strings.Repeat("x", benchBody))
 	go func() {
 		for {
 			c, err := l.Accept()

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -331,12 +332,7 @@ func (x *exchange) giveUp(f failure) {
 }
 
 func (x *exchange) hasTried(b *backend) bool {
-	for _, t := range x.tried {
-		if t == b {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(x.tried, b)
 }
 
 // done counts and logs the request.

@@ -214,7 +214,9 @@ func (rt *Router) Run(ctx context.Context) error {
 		}
 		rt.awaitTunnels(grace)
 		cancel()
-		_ = <-served // ended because it was told to
+		if e := <-served; !errors.Is(e, http.ErrServerClosed) {
+			rt.log.Warn("listener ended with an error", "err", e)
+		}
 	}
 	end()
 	background.Wait()

@@ -168,9 +168,8 @@ func (i *Init) openChannel(ctx context.Context) error {
 	}
 	i.channel = newChannel(t, i.out)
 	go func() {
-		if err := i.channel.run(ctx); err != nil {
-			fmt.Fprintln(i.console, "miosa-init: the control channel broke:", err)
-		}
+		err := i.channel.run(ctx) // ends only when it can't go on
+		fmt.Fprintln(i.console, "miosa-init: the control channel broke:", err)
 	}()
 	i.watchSignals(ctx)
 	go i.loadRest()

@@ -53,8 +53,8 @@ func findSerial(sysfs, dev string) string {
 // kernel learns of hosts that come and go beside the bytes, so a hang-up may
 // be seen late, or not at all, and bytes of the next host before it.
 type serialPort struct {
-	fd     int
-	dialed bool // before; used by Dial alone
+	fd      int
+	dialled bool // before; used by Dial alone
 }
 
 func openSerial(path string) (*serialPort, error) {
@@ -73,8 +73,8 @@ func (p *serialPort) Dial(ctx context.Context) (io.ReadWriteCloser, bool, error)
 			return nil, false, err
 		}
 		if ready&unix.POLLHUP == 0 {
-			fresh := !p.dialed
-			p.dialed = true
+			fresh := !p.dialled
+			p.dialled = true
 			return &serialConn{port: p}, fresh, nil
 		}
 		if err := pause(ctx, wait); err != nil {
@@ -145,7 +145,7 @@ func (c *serialConn) Write(b []byte) (int, error) {
 				return done, err
 			}
 			if ready&unix.POLLHUP != 0 { // which poll does not wait out
-				time.Sleep(dialFirst)
+				time.Sleep(dialFirst) //nolint:forbidigo // a hang-up ends with no event
 			}
 		case err != nil && !errors.Is(err, unix.EINTR):
 			return done, os.NewSyscallError("write", err)

@@ -3,6 +3,7 @@ package guest
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,22 +30,22 @@ func drainOutbox(o *outbox) []wire.Message {
 }
 
 func kinds(messages []wire.Message) string {
-	s := ""
+	var s strings.Builder
 	for _, m := range messages {
 		switch {
 		case m.Hello != nil:
-			s += fmt.Sprintf("hello(%s,%d) ", m.Hello.State, m.Hello.Nonce)
+			s.WriteString(fmt.Sprintf("hello(%s,%d) ", m.Hello.State, m.Hello.Nonce))
 		case m.Phase != nil:
-			s += "phase(" + m.Phase.Name + ") "
+			s.WriteString("phase(" + m.Phase.Name + ") ")
 		case m.Lines != nil:
-			s += fmt.Sprintf("lines(gap %d, %d-%d) ", m.Lines.Gap, m.Lines.Lines[0].N, m.Lines.Lines[len(m.Lines.Lines)-1].N)
+			s.WriteString(fmt.Sprintf("lines(gap %d, %d-%d) ", m.Lines.Gap, m.Lines.Lines[0].N, m.Lines.Lines[len(m.Lines.Lines)-1].N))
 		case m.Pong != nil:
-			s += "pong "
+			s.WriteString("pong ")
 		case m.Exit != nil:
-			s += fmt.Sprintf("exit(%d) ", m.Exit.LastLine)
+			s.WriteString(fmt.Sprintf("exit(%d) ", m.Exit.LastLine))
 		}
 	}
-	return s
+	return s.String()
 }
 
 func expect(t *testing.T, o *outbox, want string) {

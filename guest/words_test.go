@@ -65,12 +65,12 @@ func TestSplitCommandAgreesWithTheShell(t *testing.T) {
 			return
 		}
 		out, err := exec.Command("sh", "-c", `x() { for a do printf '<%s>' "$a"; done; }; `+in).CombinedOutput()
-		want := ""
+		var want strings.Builder
 		for _, a := range argv[1:] {
-			want += "<" + a + ">"
+			want.WriteString("<" + a + ">")
 		}
-		if err != nil || string(out) != want {
-			t.Fatalf("%q: split into %s, the shell says %s (%v)", in, want, out, err)
+		if err != nil || string(out) != want.String() {
+			t.Fatalf("%q: split into %s, the shell says %s (%v)", in, want.String(), out, err)
 		}
 	})
 }

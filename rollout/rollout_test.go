@@ -106,7 +106,7 @@ func (s *stage) decide() string {
 	d := rollout.Decide(s.in)
 	moved := d.Step != s.in.Rollout.Step
 	var w strings.Builder
-	w.WriteString(fmt.Sprintf("%s: %s", d.Step, d.Reason))
+	fmt.Fprintf(&w, "%s: %s", d.Step, d.Reason)
 	for _, f := range []struct {
 		set  bool
 		word string

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"time"
 
@@ -75,9 +76,7 @@ func (r *router) report() {
 		return
 	}
 	rep := routing.Report{RouterID: r.id, Generation: r.table.Generation, InFlight: map[string]int{}, At: r.s.clock()}
-	for id, n := range r.inFlight {
-		rep.InFlight[id] = n
-	}
+	maps.Copy(rep.InFlight, r.inFlight)
 	r.s.inOrder(&r.reports, r.s.between(200*time.Microsecond, 20*time.Millisecond), func() {
 		r.s.tell(control.Reported{Report: rep})
 	})

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -148,12 +149,7 @@ func (l Line) Word(n int) string {
 
 // Has reports whether word is one of Words.
 func (l Line) Has(word string) bool {
-	for _, w := range l.Words() {
-		if w == word {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(l.Words(), word)
 }
 
 // Value is the value of key=value.
