@@ -224,6 +224,9 @@ func (o *occupant) carryOut(effect lifecycle.Effect) {
 		if o.vm != nil && o.vm.alive {
 			s.fail("%s boots while the VM of boot %d still runs", o.in.ID, o.vm.boot)
 		}
+		if in := o.machine.Instance(); !in.Proven && in.RestartNonce == 0 && e.Boot > health.RolloutBoots {
+			s.fail("%s, of a version that was never healthy, is booted for the %dth time", in.ID, e.Boot)
+		}
 		o.boot(e.Boot)
 	case lifecycle.Probe:
 		o.probe(e)
