@@ -13,9 +13,9 @@ import (
 const (
 	// RouterTimeout is the silence after which a router is no longer waited for.
 	RouterTimeout = 10 * time.Second
-	// RouterWindow is how long after its start a control plane assumes that
-	// there are routers it has not heard of yet, which hold every instance:
-	// longer than the two seconds between a router's reports.
+	// RouterWindow is how long after its start a control plane of a fleet
+	// assumes that there are routers it has not heard of yet, which hold every
+	// instance: longer than the two seconds between a router's reports.
 	RouterWindow = 3 * time.Second
 	// retryAfter spaces attempts after a commit that failed for passing reasons.
 	retryAfter = 200 * time.Millisecond
@@ -25,6 +25,10 @@ const (
 type Config struct {
 	// Hosts names an environment's public host names.
 	Hosts func(miosa.Tenant, miosa.Deployment, miosa.Environment) []string
+	// RouterWindow is how long after the start routers may exist that were not
+	// heard of yet. Where the only router is in this very process, which has no
+	// table before it gets one from here, there are none: 0.
+	RouterWindow time.Duration
 }
 
 // Machine is the control plane's mind: it takes events and returns effects,
@@ -353,7 +357,7 @@ func (m *Machine) liveRollout(env string) (miosa.Rollout, bool) {
 	return miosa.Rollout{}, false
 }
 
-func (m *Machine) windowEnds() time.Time { return m.loaded.Add(RouterWindow) }
+func (m *Machine) windowEnds() time.Time { return m.loaded.Add(m.cfg.RouterWindow) }
 
 // routedState is what the routers make of an instance.
 func (m *Machine) routedState(now time.Time, id string) reconcile.Routed {

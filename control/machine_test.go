@@ -43,7 +43,7 @@ type bench struct {
 func newBench(t *rapid.T) *bench {
 	b := &bench{T: t, now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)}
 	b.store = memory.New(func() time.Time { return b.now })
-	b.m = control.NewMachine(control.Config{Hosts: func(_ miosa.Tenant, d miosa.Deployment, _ miosa.Environment) []string {
+	b.m = control.NewMachine(control.Config{RouterWindow: control.RouterWindow, Hosts: func(_ miosa.Tenant, d miosa.Deployment, _ miosa.Environment) []string {
 		return []string{d.Slug + ".test"}
 	}})
 	b.update(func(tx *store.Tx) error {

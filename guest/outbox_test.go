@@ -34,15 +34,15 @@ func kinds(messages []wire.Message) string {
 	for _, m := range messages {
 		switch {
 		case m.Hello != nil:
-			s.WriteString(fmt.Sprintf("hello(%s,%d) ", m.Hello.State, m.Hello.Nonce))
+			fmt.Fprintf(&s, "hello(%s,%d) ", m.Hello.State, m.Hello.Nonce)
 		case m.Phase != nil:
 			s.WriteString("phase(" + m.Phase.Name + ") ")
 		case m.Lines != nil:
-			s.WriteString(fmt.Sprintf("lines(gap %d, %d-%d) ", m.Lines.Gap, m.Lines.Lines[0].N, m.Lines.Lines[len(m.Lines.Lines)-1].N))
+			fmt.Fprintf(&s, "lines(gap %d, %d-%d) ", m.Lines.Gap, m.Lines.Lines[0].N, m.Lines.Lines[len(m.Lines.Lines)-1].N)
 		case m.Pong != nil:
 			s.WriteString("pong ")
 		case m.Exit != nil:
-			s.WriteString(fmt.Sprintf("exit(%d) ", m.Exit.LastLine))
+			fmt.Fprintf(&s, "exit(%d) ", m.Exit.LastLine)
 		}
 	}
 	return s.String()

@@ -224,6 +224,7 @@ func (s *Sim) startControl() {
 	s.timer++
 	s.wake = time.Time{}
 	s.control = control.NewMachine(control.Config{
+		RouterWindow: control.RouterWindow,
 		Hosts: func(t miosa.Tenant, d miosa.Deployment, e miosa.Environment) []string {
 			return []string{d.Slug + "--" + e.Name + "." + t.Slug + ".sim"}
 		},
