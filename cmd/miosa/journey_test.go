@@ -240,7 +240,7 @@ func TestBadPublishes(t *testing.T) {
 	}{
 		{"command not found", "/app/nothing", nil, "not found", ""},
 		{"not executable", "/etc/passwd", nil, "not executable", ""},
-		{"wrong architecture", "/app/arm", nil, "another processor", ""},
+		{"wrong architecture", "/app/arm", nil, "built for arm64", ""},
 		{"exits at once", "/app/server exit 3", nil, "exited with code 3", "line 59 before the end"},
 		{"never listens", "/app/server sleep", nil, "nothing listened on port 8080", "app starts in mode sleep"},
 		{"only on 127.0.0.1", "/app/server loopback", nil, "127.0.0.1", "app listens"},
