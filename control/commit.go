@@ -158,16 +158,32 @@ func PurgeRecords(ctx context.Context, s store.Store, e Purge) error {
 		func() error { return removeAll(ctx, s, store.Releases, store.ReleasesOf(e.Tenant, e.Deployment)) },
 		func() error { return removeAll(ctx, s, store.Services, store.ServicesOf(e.Tenant, e.Deployment)) },
 		func() error { return removeAll(ctx, s, store.VarSets, store.VarSetsOf(e.Tenant, e.Deployment)) },
-		func() error {
-			return removeAll(ctx, s, store.Environments, store.EnvironmentsOf(e.Tenant, e.Deployment))
-		},
+		func() error { return removeKeys(ctx, s, store.EnvironmentNameKey(e.Tenant, e.Deployment, "")) },
+		func() error { return removeKeys(ctx, s, store.ReleaseSHAKey(e.Tenant, e.Deployment, "")) },
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return fmt.Errorf("purge %s: %w", e.Deployment, err)
 		}
 	}
-	_, err := store.Update(ctx, s, func(tx *store.Tx) error {
+	// The environments are what control finds a deployment by: they go with it.
+	environments, err := store.Collect(store.List(ctx, s, store.Environments, store.EnvironmentsOf(e.Tenant, e.Deployment), store.ScanOptions{}))
+	if err != nil {
+		return fmt.Errorf("purge %s: %w", e.Deployment, err)
+	}
+	for len(environments) > 20 {
+		if err := removeSome(ctx, s, store.Environments, environments[20:min(40, len(environments))]); err != nil {
+			return fmt.Errorf("purge %s: %w", e.Deployment, err)
+		}
+		environments = append(environments[:20], environments[min(40, len(environments)):]...)
+	}
+	_, err = store.Update(ctx, s, func(tx *store.Tx) error {
+		for _, env := range environments {
+			tx.DropIndex(store.LiveKey(e.Tenant, env.ID))
+			if err := store.Remove(tx, store.Environments, env); err != nil {
+				return err
+			}
+		}
 		dep, err := store.Load(tx, store.Deployments, store.DeploymentKey(e.Tenant, e.Deployment))
 		if err != nil {
 			return err
@@ -189,17 +205,39 @@ func removeAll[T any](ctx context.Context, s store.Store, k store.Kind[T], prefi
 	}
 	for len(all) > 0 {
 		n := min(batch, len(all))
-		if _, err := store.Update(ctx, s, func(tx *store.Tx) error {
-			for _, v := range all[:n] {
-				if err := store.Remove(tx, k, v); err != nil {
-					return err
-				}
-			}
-			return nil
-		}); err != nil {
+		if err := removeSome(ctx, s, k, all[:n]); err != nil {
 			return err
 		}
 		all = all[n:]
+	}
+	return nil
+}
+
+func removeSome[T any](ctx context.Context, s store.Store, k store.Kind[T], some []T) error {
+	_, err := store.Update(ctx, s, func(tx *store.Tx) error {
+		for _, v := range some {
+			if err := store.Remove(tx, k, v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return err
+}
+
+// removeKeys deletes index entries, a few at a time.
+func removeKeys(ctx context.Context, s store.Store, prefix string) error {
+	var keys []string
+	for e, err := range s.Scan(ctx, prefix, store.ScanOptions{KeysOnly: true}) {
+		if err != nil {
+			return err
+		}
+		keys = append(keys, e.Key)
+	}
+	for some := range slices.Chunk(keys, store.MaxOps/2) {
+		if _, err := s.Commit(ctx, store.Txn{Delete: some}); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -16,14 +16,24 @@ import (
 // the next pass.
 const maxChanges = 20
 
+// maxCommitBytes bounds what they weigh (boot specs hold the customer's
+// variables), well below the store's 1.5 MB. One change always goes through.
+const maxCommitBytes = 512 << 10
+
+// recordBytes is what a record weighs without its variables, generously.
+const recordBytes = 4 << 10
+
 // decideAll decides the environments in order of ID and collects what is to
 // be committed.
 func (m *Machine) decideAll(now time.Time, envs map[string]bool) []Effect {
 	var out []Effect
 	fleet := m.w.fleet()
-	for _, b := range m.busy {
-		for _, i := range b.placed {
-			promise(fleet, i)
+	for _, id := range sortedKeys(m.busy) {
+		// What the world holds already must not count twice.
+		if b := m.busy[id]; !b.over(now, m.w.revision) {
+			for _, i := range b.placed {
+				promise(fleet, i)
+			}
 		}
 	}
 	ids := make([]string, 0, len(envs))
@@ -47,6 +57,11 @@ func (m *Machine) decideAll(now time.Time, envs map[string]bool) []Effect {
 		p.decide()
 		if !p.wake.IsZero() {
 			m.wakes[id] = p.wake
+			if p.empty() && !p.wake.After(now) {
+				// Nothing to do, and to be looked at again at once: a rule's fault,
+				// which must not cost a core.
+				m.wakes[id] = now.Add(time.Second)
+			}
 		}
 		if !p.empty() {
 			m.busy[id] = &commitUnderWay{placed: p.placed}
@@ -93,6 +108,7 @@ type pass struct {
 	all    []miosa.Instance // of the environment, in order of ID
 	commit Commit
 	placed []miosa.Instance
+	bytes  int // what the commit's records weigh, about
 	wake   time.Time
 
 	envChanged, depChanged bool
@@ -103,7 +119,9 @@ func (p *pass) empty() bool {
 	return len(p.commit.Put) == 0 && len(p.commit.Create) == 0 && len(p.commit.Release) == 0
 }
 
-func (p *pass) full() bool { return len(p.commit.Put)+len(p.commit.Create) >= maxChanges }
+func (p *pass) full() bool {
+	return len(p.commit.Put)+len(p.commit.Create) >= maxChanges || p.bytes >= maxCommitBytes
+}
 
 func (p *pass) wakeAt(at time.Time) {
 	if !at.IsZero() && (p.wake.IsZero() || at.Before(p.wake)) {
@@ -315,8 +333,12 @@ func (p *pass) create(a reconcile.Action) {
 		Goal: miosa.GoalRun, GoalSince: p.now, DrainSeconds: a.Service.DrainSeconds,
 		CreatedAt: p.now, UpdatedAt: p.now, CreatedReason: a.Reason,
 	}
+	p.bytes += recordBytes
 	if v, ok := p.version(a.Version); ok {
 		i.Attribution = v.Attribution
+		for _, variable := range v.Vars {
+			p.bytes += 2 * len(variable.Sealed) // sealed again, in base64
+		}
 	}
 	var avoid []string
 	if a.Avoid != "" {
@@ -356,11 +378,12 @@ func (p *pass) place(i *miosa.Instance, svc miosa.Service, avoid []string) bool 
 // drain takes an instance out of the table, or stops it at once when no
 // router ever held it.
 func (p *pass) drain(i miosa.Instance, reason string) {
+	serving := i.Serving()
 	i.Goal, i.GoalReason, i.GoalSince = miosa.GoalDrain, reason, p.now
 	if svc, ok := p.m.w.services[i.ServiceID]; ok {
 		i.DrainSeconds = svc.DrainSeconds
 	}
-	if routed := p.m.routedState(p.now, i.ID); !i.Serving() && !routed.Held && routed.InFlight == 0 || i.HostID == "" {
+	if routed := p.m.routedState(p.now, i.ID); !serving && !routed.Held && routed.InFlight == 0 || i.HostID == "" {
 		i.Goal = miosa.GoalStop
 	}
 	p.instanceEvent("instance.drained", reason, i)
@@ -373,6 +396,7 @@ func (p *pass) drain(i miosa.Instance, reason string) {
 func (p *pass) assign(i miosa.Instance) {
 	i.Generation++
 	i.UpdatedAt = p.now
+	p.bytes += recordBytes + 2*len(i.BootSpec)
 	p.commit.Put = append(p.commit.Put, i)
 }
 

@@ -187,6 +187,8 @@ func (m *Machine) committed(now time.Time, e Committed, t *touched) {
 	default:
 		if b := m.busy[e.Environment]; b != nil {
 			b.revision = e.Revision
+			// Whoever was decided while these counted twice looks again.
+			t.capacity = t.capacity || len(b.placed) > 0
 		}
 		t.env(e.Environment)
 	}

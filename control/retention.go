@@ -42,12 +42,15 @@ type Sweep struct {
 	Collect   []miosa.Release // their bytes may go
 	Rollouts  []miosa.Rollout
 	Instances []miosa.Instance
+	// Environments of the deployment: while a rollout is live in one, nothing
+	// is archived or collected.
+	Environments []miosa.Environment
 }
 
 // Retain says what is no longer kept. It never names what is live, what a
 // rollout is about, what an instance runs, or what one can roll back to.
 func Retain(now time.Time, r Records) Sweep {
-	var out Sweep
+	out := Sweep{Environments: r.Environments}
 	keep := map[string]bool{} // version IDs
 	for _, e := range r.Environments {
 		keep[e.ActiveVersionID], keep[e.PreviousVersionID] = true, true
@@ -231,13 +234,22 @@ func (r *Retention) load(ctx context.Context) (map[string]*Records, error) {
 func (r *Retention) apply(ctx context.Context, now time.Time, s Sweep) error {
 	for _, v := range s.Archive {
 		v.State, v.ArchivedAt, v.UpdatedAt = miosa.VersionArchived, now, now
-		if err := r.one(ctx, func(tx *store.Tx) error { return store.Save(tx, store.Versions, v) }); err != nil {
+		v.Vars, v.LastLines = nil, nil // never booted again
+		if err := r.one(ctx, func(tx *store.Tx) error {
+			if err := idle(tx, s.Environments); err != nil {
+				return err
+			}
+			return store.Save(tx, store.Versions, v)
+		}); err != nil {
 			return err
 		}
 	}
 	for _, rel := range s.Collect {
 		rel.State, rel.ArchivedAt = miosa.ReleaseArchived, now
 		if err := r.one(ctx, func(tx *store.Tx) error {
+			if err := idle(tx, s.Environments); err != nil {
+				return err
+			}
 			// The same bytes uploaded again must become a release anew.
 			tx.DropIndex(store.ReleaseSHAKey(rel.TenantID, rel.DeploymentID, rel.SHA256))
 			return store.Save(tx, store.Releases, rel)
@@ -259,6 +271,21 @@ func (r *Retention) apply(ctx context.Context, now time.Time, s Sweep) error {
 			return store.Remove(tx, store.Instances, i)
 		}); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// idle makes it a condition that no rollout is live: a publish, or a rollback,
+// may have been accepted since we looked.
+func idle(tx *store.Tx, environments []miosa.Environment) error {
+	for _, env := range environments {
+		holder, err := tx.Index(store.LiveKey(env.TenantID, env.ID))
+		if err != nil {
+			return err
+		}
+		if holder != "" {
+			return store.ErrConflict
 		}
 	}
 	return nil

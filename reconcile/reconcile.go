@@ -275,8 +275,11 @@ func restartInPlace(s *slot, r *Result) {
 
 // age waits for the configured restart.
 func age(s *slot, r *Result) {
-	if maxAge := s.service.Restart.MaxAge; maxAge > 0 && s.live[0].State() == miosa.Healthy {
-		r.wake(s.live[0].CreatedAt.Add(maxAge))
+	maxAge := s.service.Restart.MaxAge
+	// Past it, something else is waited for: a restart under way, or the next
+	// rollout where a replacement has failed.
+	if due := s.live[0].CreatedAt.Add(maxAge); maxAge > 0 && s.in.Now.Before(due) && s.live[0].State() == miosa.Healthy {
+		r.wake(due)
 	}
 }
 

@@ -2,6 +2,7 @@
 package cell
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 )
@@ -19,11 +20,13 @@ type BootSpec struct {
 
 // Encode is the plaintext to seal.
 func (s BootSpec) Encode() ([]byte, error) {
-	b, err := json.Marshal(s)
-	if err != nil {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // it is for no browser, and would swell sixfold
+	if err := enc.Encode(s); err != nil {
 		return nil, fmt.Errorf("encode boot spec: %w", err)
 	}
-	return b, nil
+	return b.Bytes(), nil
 }
 
 // DecodeBootSpec reads what Encode made.

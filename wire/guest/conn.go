@@ -73,7 +73,9 @@ func (c *Conn) WriteMessage(m Message) error {
 	defer c.wmu.Unlock()
 	c.wbuf.Reset()
 	c.wbuf.Write(make([]byte, headerLen))
-	if err := json.NewEncoder(&c.wbuf).Encode(m); err != nil {
+	enc := json.NewEncoder(&c.wbuf)
+	enc.SetEscapeHTML(false) // it is for no browser
+	if err := enc.Encode(m); err != nil {
 		return fmt.Errorf("encode guest message: %w", err)
 	}
 	frame := c.wbuf.Bytes()
