@@ -18,9 +18,10 @@ type actor struct {
 	machine *lifecycle.Machine
 	inbox   chan lifecycle.Event
 	done    chan struct{} // closed when the actor has ended
-	orphan  miosa.Instance
-	boot    *boot // the present one; nil between boots
-	tail    *tail // the last log lines, over all boots
+	forgot  chan struct{} // control does not know the instance any more
+	unsaved bool          // the state on disk is behind: the disk was full
+	boot    *boot         // the present one; nil between boots
+	tail    *tail         // the last log lines, over all boots
 	sealed  []byte
 }
 
@@ -29,7 +30,7 @@ const inboxSize = 64
 func (a *Agent) newActor(id string, m *lifecycle.Machine) *actor {
 	return &actor{
 		a: a, id: id, machine: m, inbox: make(chan lifecycle.Event, inboxSize), done: make(chan struct{}),
-		orphan: orphaned(m.Instance()), tail: newTail(),
+		forgot: make(chan struct{}, 1), tail: newTail(),
 	}
 }
 
@@ -40,6 +41,17 @@ func (x *actor) post(ev lifecycle.Event) {
 	case <-x.done:
 	}
 }
+
+// forget tells the actor that control does not know its instance.
+func (x *actor) forget() {
+	select {
+	case x.forgot <- struct{}{}:
+	default:
+	}
+}
+
+// saveAgain is how soon a state that could not be written is tried again.
+const saveAgain = 2 * time.Second
 
 func (x *actor) run(ctx context.Context) {
 	defer close(x.done)
@@ -56,6 +68,8 @@ func (x *actor) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case ev = <-x.inbox:
+		case <-x.forgot:
+			ev = lifecycle.Assigned{Instance: orphaned(x.machine.Instance())}
 		case <-timer.C:
 			ev = lifecycle.Tick{}
 		}
@@ -71,6 +85,10 @@ func (x *actor) run(ctx context.Context) {
 		wait := time.Hour
 		if at := x.machine.Wake(); !at.IsZero() {
 			wait = max(time.Until(at), 0)
+		}
+		if x.unsaved {
+			x.save(x.machine.Observation())
+			wait = min(wait, saveAgain)
 		}
 		timer.Reset(wait)
 	}
@@ -118,21 +136,23 @@ func (x *actor) carryOut(ctx context.Context, effect lifecycle.Effect) {
 	}
 }
 
-// save writes the state down, before anybody is told of it.
+// save writes the state down, before anybody is told of it. What can't be
+// written is tried again: a later start would otherwise not know this boot.
 func (x *actor) save(o miosa.Observation) {
-	if o.State.Terminal() {
-		if err := x.a.disks.remove(x.id); err != nil {
-			x.a.log.Error("remove state", "instance", x.id, "err", err)
-		}
-		return
-	}
 	var handle vmm.Handle
-	if x.boot != nil {
+	if o.State.Terminal() {
+		x.a.over(o)
+		if err := x.a.disks.removeDisk(x.id); err != nil {
+			x.a.log.Error("remove ephemeral disk", "instance", x.id, "err", err)
+		}
+	} else if x.boot != nil {
 		handle = x.boot.handle()
 	}
-	if err := x.a.disks.writeState(state{Instance: x.machine.Instance(), Observation: o, VM: handle}); err != nil {
+	err := x.a.disks.writeState(state{Instance: x.machine.Instance(), Observation: o, VM: handle})
+	if err != nil && !x.unsaved {
 		x.a.log.Error("write state", "instance", x.id, "err", err)
 	}
+	x.unsaved = err != nil
 }
 
 // resume takes up a state that an earlier process of ours wrote.

@@ -6,6 +6,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
@@ -58,10 +59,13 @@ type Agent struct {
 	probes *http.Client
 	report *reporter
 
-	mu     sync.Mutex // guards actors
+	mu     sync.Mutex // guards actors and ended
 	actors map[string]*actor
-	wg     sync.WaitGroup
-	ready  chan struct{}
+	// ended are the instances that are over here while control has not taken
+	// the word of it: an assignment that crosses it must not begin them anew.
+	ended map[string]miosa.Observation
+	wg    sync.WaitGroup
+	ready chan struct{}
 }
 
 // New checks the configuration and starts nothing.
@@ -72,12 +76,13 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.BootsAtOnce <= 0 {
 		cfg.BootsAtOnce = 2
 	}
-	return &Agent{
+	a := &Agent{
 		cfg: cfg, log: cfg.Log.With("host", cfg.Host.ID), disks: disks{dir: cfg.Dir},
 		boots: make(chan struct{}, cfg.BootsAtOnce), probes: probeClient(),
-		report: newReporter(cfg.Link, cfg.Host.ID, cfg.Log),
-		actors: map[string]*actor{}, ready: make(chan struct{}),
-	}, nil
+		actors: map[string]*actor{}, ended: map[string]miosa.Observation{}, ready: make(chan struct{}),
+	}
+	a.report = newReporter(cfg.Link, cfg.Host.ID, cfg.Log, a.taken, a.disowned)
+	return a, nil
 }
 
 // Ready is closed once earlier VMs were adopted and the host is registered.
@@ -120,7 +125,7 @@ func (a *Agent) follow(ctx context.Context) {
 			return
 		}
 		if first {
-			a.forget(ctx, assigned)
+			a.forget(assigned)
 			first = false
 			a.markReady()
 		}
@@ -152,8 +157,11 @@ func (a *Agent) assign(ctx context.Context, in miosa.Instance) {
 	a.mu.Lock()
 	x := a.actors[in.ID]
 	if x == nil {
-		if in.State().Terminal() {
+		if o, over := a.ended[in.ID]; over || in.State().Terminal() {
 			a.mu.Unlock()
+			if over {
+				a.report.add(o)
+			}
 			return
 		}
 		x = a.newActor(in.ID, lifecycle.New(in))
@@ -164,7 +172,7 @@ func (a *Agent) assign(ctx context.Context, in miosa.Instance) {
 }
 
 // forget stops what control does not know (any more).
-func (a *Agent) forget(_ context.Context, assigned []miosa.Instance) {
+func (a *Agent) forget(assigned []miosa.Instance) {
 	known := map[string]bool{}
 	for _, in := range assigned {
 		known[in.ID] = true
@@ -173,8 +181,34 @@ func (a *Agent) forget(_ context.Context, assigned []miosa.Instance) {
 	defer a.mu.Unlock()
 	for id, x := range a.actors {
 		if !known[id] {
-			x.post(lifecycle.Assigned{Instance: x.orphan})
+			x.forget()
 		}
+	}
+}
+
+// disowned: control does not know the instance, or not as this host's.
+func (a *Agent) disowned(id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if x := a.actors[id]; x != nil {
+		x.forget()
+	}
+}
+
+// over keeps the word of an instance's end until control has taken it.
+func (a *Agent) over(o miosa.Observation) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ended[o.InstanceID] = o
+}
+
+// taken: control has the word of an instance's end; nothing of it is needed.
+func (a *Agent) taken(id string) {
+	a.mu.Lock()
+	delete(a.ended, id)
+	a.mu.Unlock()
+	if err := a.disks.remove(id); err != nil {
+		a.log.Error("remove state", "instance", id, "err", err)
 	}
 }
 
@@ -206,9 +240,13 @@ func (a *Agent) adopt(ctx context.Context) error {
 			continue
 		}
 		vm, err := a.cfg.Driver.Adopt(ctx, s.VM)
-		if err != nil {
-			a.log.Info("virtual machine is gone", "instance", s.Instance.ID, "vm", s.VM.ID, "err", err)
+		switch {
+		case errors.Is(err, vmm.ErrGone):
+			a.log.Info("virtual machine is gone", "instance", s.Instance.ID, "vm", s.VM.ID)
 			continue
+		case err != nil:
+			// It may well run: to go on would end it as a leftover.
+			return fmt.Errorf("take up virtual machine %s again: %w", s.VM.ID, err)
 		}
 		running[s.VM.ID] = vm
 	}
@@ -225,8 +263,12 @@ func (a *Agent) adopt(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, s := range states {
+		if s.Observation.State.Terminal() {
+			a.ended[s.Instance.ID] = s.Observation
+			a.report.add(s.Observation)
+			continue
+		}
 		x := a.newActor(s.Instance.ID, lifecycle.Resume(s.Instance, s.Observation, time.Now().UTC()))
-		x.orphan = orphaned(s.Instance)
 		x.resume(ctx, s, running[s.VM.ID])
 		a.start(ctx, x)
 	}
@@ -243,40 +285,51 @@ func orphaned(in miosa.Instance) miosa.Instance {
 	return in
 }
 
-// Shutdown stops every VM of this host, apps first asked to end, without
-// touching what control wants: the next start boots them again. Call it after
-// Run has returned.
+// Shutdown stops every VM of this host without touching what control wants:
+// see StopAll. Call it after Run has returned.
 func (a *Agent) Shutdown(ctx context.Context) error {
-	states, err := a.disks.states(a.log)
+	return StopAll(ctx, a.cfg.Dir, a.cfg.Driver, a.log)
+}
+
+// StopAll stops every VM that an agent of the directory has running, apps
+// asked to end first. The instances are left waiting for their next boot,
+// which counts as no failure: the next start of an agent boots them again.
+func StopAll(ctx context.Context, dir string, driver vmm.Driver, log *slog.Logger) error {
+	d := disks{dir: dir}
+	if err := d.prepare(); err != nil {
+		return err
+	}
+	states, err := d.states(log)
 	if err != nil {
 		return err
 	}
 	var wg sync.WaitGroup
 	for _, s := range states {
-		if s.VM.ID == "" {
-			continue
+		if !s.Observation.State.Terminal() {
+			wg.Go(func() { stopInstance(ctx, &d, driver, log, s) })
 		}
-		vm, err := a.cfg.Driver.Adopt(ctx, s.VM)
-		if err != nil {
-			continue
-		}
-		_, launched := lifecycle.PhaseAt(s.Observation, "app_started")
-		wg.Go(func() {
-			// Before the app is launched there is nobody to ask.
-			if launched {
-				if err := stopVM(ctx, vm); err != nil {
-					a.log.Warn("virtual machine did not stop by itself", "vm", s.VM.ID, "err", err)
-				}
-			}
-			if err := vm.Kill(ctx); err != nil {
-				a.log.Error("end virtual machine", "vm", s.VM.ID, "err", err)
-			}
-			if err := a.disks.paused(s); err != nil {
-				a.log.Error("write state", "instance", s.Instance.ID, "err", err)
-			}
-		})
 	}
 	wg.Wait()
-	_, err = a.cfg.Driver.Reclaim(ctx, func(string) bool { return false })
+	_, err = driver.Reclaim(ctx, func(string) bool { return false })
 	return err
+}
+
+func stopInstance(ctx context.Context, d *disks, driver vmm.Driver, log *slog.Logger, s state) {
+	if s.Observation.State == miosa.Pending {
+		return
+	}
+	if s.VM.ID != "" {
+		vm, err := driver.Adopt(ctx, s.VM)
+		switch {
+		case errors.Is(err, vmm.ErrGone) && s.Observation.State != miosa.Starting:
+			return // it crashed by itself: the next start says so
+		case err == nil:
+			stopVM(ctx, vm, s, log)
+		case !errors.Is(err, vmm.ErrGone):
+			log.Error("find virtual machine", "vm", s.VM.ID, "err", err)
+		}
+	}
+	if err := d.paused(s); err != nil {
+		log.Error("write state", "instance", s.Instance.ID, "err", err)
+	}
 }

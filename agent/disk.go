@@ -51,6 +51,11 @@ const (
 )
 
 func (d *disks) prepare() error {
+	// Templates are quick to make, and those of sizes no longer asked for would
+	// stay for ever.
+	if err := os.RemoveAll(filepath.Join(d.dir, templatesDir)); err != nil {
+		return fmt.Errorf("prepare the agent's directory: %w", err)
+	}
 	// VMs get open files: nobody else has business here.
 	if err := os.MkdirAll(filepath.Join(d.dir, templatesDir), 0o700); err != nil {
 		return fmt.Errorf("prepare the agent's directory: %w", err)
@@ -131,6 +136,8 @@ func (d *disks) states(log *slog.Logger) ([]state, error) {
 		var s state
 		if err == nil {
 			err = json.Unmarshal(b, &s)
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("read the state of %s: %w", e.Name(), err)
 		}
 		if err != nil || s.Instance.ID != e.Name() || s.Schema > stateSchema {
 			log.Warn("state of an instance cannot be read; it is begun anew", "instance", e.Name(), "err", err)

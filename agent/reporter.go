@@ -23,6 +23,9 @@ type reporter struct {
 	link Link
 	host string
 	log  *slog.Logger
+	// taken is told of every end that control has the word of, disowned of
+	// every instance that control says is not this host's.
+	taken, disowned func(id string)
 
 	mu      sync.Mutex // guards queues and active
 	queues  map[string][]miosa.Observation
@@ -30,9 +33,9 @@ type reporter struct {
 	pending chan string
 }
 
-func newReporter(link Link, host string, log *slog.Logger) *reporter {
+func newReporter(link Link, host string, log *slog.Logger, taken, disowned func(id string)) *reporter {
 	return &reporter{
-		link: link, host: host, log: log, queues: map[string][]miosa.Observation{},
+		link: link, host: host, log: log, taken: taken, disowned: disowned, queues: map[string][]miosa.Observation{},
 		active: map[string]bool{}, pending: make(chan string, 1<<16),
 	}
 }
@@ -88,16 +91,40 @@ func (r *reporter) bring(ctx context.Context, id string) {
 		r.mu.Unlock()
 		err := r.link.Observe(ctx, r.host, o)
 		switch code := miosa.CodeOf(err); {
-		case err == nil, code == miosa.NotFound, code == miosa.Forbidden:
-			// Taken, or never to be taken: the instance is not ours any more.
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			r.drop(id, o.Seq)
+		case code == miosa.NotFound, code == miosa.Forbidden:
+			r.drop(id, o.Seq)
+			r.disowned(id)
+		case code == miosa.TooLarge, code == miosa.Invalid:
+			// Never to be taken as it is; the next one may be.
+			r.log.Error("report refused", "instance", id, "err", err)
 			r.drop(id, o.Seq)
 		default:
-			if ctx.Err() == nil {
-				r.log.Warn("report not taken", "instance", id, "err", err)
-				pause(ctx, reportRetry)
-			}
+			r.log.Warn("report not taken", "instance", id, "err", err)
+			r.later(id)
+			return
+		}
+		if o.State.Terminal() {
+			r.taken(id)
 		}
 	}
+}
+
+// later tries an instance's reports again after a pause, which holds up
+// nobody else's.
+func (r *reporter) later(id string) {
+	time.AfterFunc(reportRetry, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		select {
+		case r.pending <- id:
+		default:
+			r.active[id] = false
+		}
+	})
 }
 
 // drop removes the report with this number, which add may have moved.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/miosa/miosa"
@@ -18,13 +19,13 @@ import (
 )
 
 const (
-	redial     = 50 * time.Millisecond
-	pingEvery  = 15 * time.Second
-	silentFor  = 90 * time.Second      // without any word: the guest is deaf
-	lastWords  = 50 * time.Millisecond // from the end of the process to the end of its stream
-	persistLag = time.Second           // how long lines wait to be written down and acknowledged
-	linesLag   = 3 * time.Second       // how long an exit waits for its last lines
-	hostname   = 12                    // characters of the instance ID that make its host name
+	redial        = 50 * time.Millisecond
+	redialSlowest = 5 * time.Second
+	pingEvery     = 15 * time.Second
+	silentFor     = 90 * time.Second      // without any word: the guest is deaf
+	lastWords     = 50 * time.Millisecond // from the end of the process to the end of its stream
+	persistLag    = time.Second           // how long lines wait to be written down and acknowledged
+	hostname      = 12                    // characters of the instance ID that make its host name
 )
 
 // talk holds the conversation with a guest until its VM has ended.
@@ -41,11 +42,16 @@ func (b *boot) talk(vm vmm.VM) {
 		case <-alive.Done():
 		}
 	}()
+	wait, heard := redial, time.Now()
 	for b.ctx.Err() == nil {
 		conn, err := vm.Dial(alive)
 		if err == nil {
-			err = b.converse(vm, conn, lines)
+			err = b.converse(vm, conn, lines, &heard)
 			conn.Close()
+		}
+		// A guest that talks nonsense is not listened to all the time.
+		if wait = min(2*wait, redialSlowest); err == nil {
+			wait = redial
 		}
 		select {
 		case <-vm.Done():
@@ -53,7 +59,7 @@ func (b *boot) talk(vm vmm.VM) {
 			return
 		case <-b.ctx.Done():
 			return
-		case <-time.After(redial):
+		case <-time.After(wait):
 		}
 		if err != nil {
 			b.x.a.log.Debug("guest conversation ended", "instance", b.x.id, "err", err)
@@ -88,14 +94,13 @@ type session struct {
 	conn   *guest.Conn
 	lines  *guest.Session // over all connections of the boot
 	pid1   time.Time      // host's clock at PID 1's first instruction
-	heard  time.Time
 	acked  uint64
 	exited bool
 }
 
 // converse speaks over one connection until it breaks or the VM ends.
-func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session) error {
-	s := &session{b: b, conn: guest.NewConn(raw), lines: lines, heard: time.Now(), acked: lines.After()}
+func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session, heard *time.Time) error {
+	s := &session{b: b, conn: guest.NewConn(raw), lines: lines, acked: lines.After()}
 	ctx, cancel := context.WithCancel(b.ctx)
 	defer cancel()
 	messages, broken := s.read(ctx)
@@ -122,10 +127,11 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session) error {
 		case err = <-broken:
 			s.rest(messages)
 		case m := <-messages:
-			s.heard = time.Now()
+			*heard = time.Now()
 			err = s.handle(m)
 		case <-hello.C:
 			if !lines.Live() {
+				b.silent(*heard)
 				return nil // it boots, or the port stands still: a new connection helps
 			}
 		case deadline := <-b.stop:
@@ -133,10 +139,7 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session) error {
 		case <-persist.C:
 			err = s.acknowledge()
 		case <-ping.C:
-			if lines.Live() && time.Since(s.heard) > silentFor {
-				b.x.post(lifecycle.Silent{Boot: b.number, LastLines: b.x.tail.last()})
-				return nil
-			}
+			b.silent(*heard)
 			err = s.conn.WriteMessage(guest.Message{Ping: &guest.Ping{Seq: uint64(time.Now().UnixNano())}})
 		}
 		if err != nil {
@@ -145,9 +148,16 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session) error {
 	}
 }
 
+// silent tells the machine of a guest that has said nothing for long.
+func (b *boot) silent(heard time.Time) {
+	if time.Since(heard) > silentFor {
+		b.x.post(lifecycle.Silent{Boot: b.number, LastLines: b.x.tail.last()})
+	}
+}
+
 // read hands on what the guest says, until the caller closes the connection.
 func (s *session) read(ctx context.Context) (<-chan guest.Message, <-chan error) {
-	messages, broken := make(chan guest.Message, 16), make(chan error, 1)
+	messages, broken := make(chan guest.Message, 1), make(chan error, 1)
 	go func() {
 		for {
 			m, err := s.conn.ReadMessage()
@@ -228,10 +238,34 @@ func (s *session) hello(h *guest.Hello) error {
 		return err
 	}
 	boot.Version = s.lines.Version()
-	return s.conn.WriteMessage(guest.Message{Boot: boot})
+	err = s.conn.WriteMessage(guest.Message{Boot: boot})
+	if errors.Is(err, guest.ErrFrameTooLarge) {
+		s.b.x.post(lifecycle.NotStarted{Boot: s.b.number, Failure: miosa.Failure{
+			Kind: miosa.FailureBoot, Message: "the environment variables are too large together to be handed to the virtual machine",
+		}})
+	}
+	return err
 }
 
+// guestPhases are the names that a guest may report; anything else is a lie
+// or a newer guest's, and not kept.
+var guestPhases = map[string]bool{
+	"mount": true, "modules": true, "channel": true, "configure": true, "network": true, "root": true,
+	"switch_root": true, "prepare": true, "start_command": true, "app_started": true, "listening": true,
+}
+
+// clip bounds a guest's words: they go into records.
+func clip(s string, n int) string { return strings.ToValidUTF8(s[:min(len(s), n)], "\uFFFD") }
+
+const (
+	maxGuestWords  = 1 << 10
+	maxGuestSignal = 16
+)
+
 func (s *session) phase(p *guest.Phase) {
+	if !guestPhases[p.Name] {
+		return
+	}
 	at := time.Now().UTC()
 	if !s.pid1.IsZero() {
 		at = s.pid1.Add(time.Duration(p.UptimeMS) * time.Millisecond)
@@ -239,7 +273,7 @@ func (s *session) phase(p *guest.Phase) {
 	if p.Name == "app_started" {
 		s.b.slot() // the costly part of the boot is over: the next may begin
 	}
-	s.b.reachedAt(p.Name, at, p.AddrHint)
+	s.b.reachedAt(p.Name, at, clip(p.AddrHint, maxGuestSignal))
 }
 
 // acknowledge writes the last lines down and frees the guest's ring: what is
@@ -269,7 +303,8 @@ func (s *session) exit(e *guest.Exit) error {
 
 // exitFailure puts the guest's report into a customer's words.
 func exitFailure(e *guest.Exit, command string, lines []string) miosa.Failure {
-	f := miosa.Failure{At: time.Now().UTC(), ExitCode: e.Code, Signal: e.Signal, LastLines: lines}
+	signal := clip(e.Signal, maxGuestSignal)
+	f := miosa.Failure{At: time.Now().UTC(), ExitCode: e.Code, Signal: signal, LastLines: lines}
 	what := "the run command"
 	if command != "" {
 		what = fmt.Sprintf("the run command %q", command)
@@ -285,13 +320,13 @@ func exitFailure(e *guest.Exit, command string, lines []string) miosa.Failure {
 		f.Kind, f.Message = miosa.FailureBoot, "the virtual machine could not be set up"
 	case e.OOM:
 		f.Kind, f.Message = miosa.FailureOOM, what+" was killed because the instance ran out of memory"
-	case e.Signal != "":
-		f.Kind, f.Message = miosa.FailureSignal, what+" was killed by "+e.Signal
+	case signal != "":
+		f.Kind, f.Message = miosa.FailureSignal, what+" was killed by "+signal
 	default:
 		f.Kind, f.Message = miosa.FailureExit, fmt.Sprintf("%s exited with code %d", what, e.Code)
 	}
 	if e.Reason != "" && e.Message != "" {
-		f.Message = e.Message // it names what is missing, and where
+		f.Message = clip(e.Message, maxGuestWords) // it names what is missing, and where
 	}
 	return f
 }

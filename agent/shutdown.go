@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/miosa/miosa/lifecycle"
@@ -11,8 +12,21 @@ import (
 	"github.com/miosa/miosa/wire/guest"
 )
 
-// stopVM asks a guest to stop and waits for its VM to end.
-func stopVM(ctx context.Context, vm vmm.VM) error {
+// stopVM ends a VM, its app asked first.
+func stopVM(ctx context.Context, vm vmm.VM, s state, log *slog.Logger) {
+	// Before the app is launched there is nobody to ask.
+	if _, launched := lifecycle.PhaseAt(s.Observation, "app_started"); launched {
+		if err := askToStop(ctx, vm); err != nil {
+			log.Warn("virtual machine did not stop by itself", "vm", s.VM.ID, "err", err)
+		}
+	}
+	if err := vm.Kill(ctx); err != nil {
+		log.Error("end virtual machine", "vm", s.VM.ID, "err", err)
+	}
+}
+
+// askToStop asks a guest to stop and waits for its VM to end.
+func askToStop(ctx context.Context, vm vmm.VM) error {
 	ctx, cancel := context.WithTimeout(ctx, lifecycle.StopDeadline+lifecycle.KillAfter)
 	defer cancel()
 	raw, err := vm.Dial(ctx)

@@ -446,7 +446,7 @@ func (p *pass) existing() {
 				}
 			}
 		case i.HostID == "":
-			if p.place(&i, p.m.w.services[i.ServiceID], nil) {
+			if p.place(&i, p.m.w.services[i.ServiceID], p.avoid(i)) {
 				p.assign(i)
 			}
 		case !i.Proven && p.proven(i.VersionID):
@@ -454,6 +454,15 @@ func (p *pass) existing() {
 			p.assign(i)
 		}
 	}
+}
+
+// avoid is the host that a replacement flees, if it does.
+func (p *pass) avoid(i miosa.Instance) []string {
+	old, ok := p.m.w.instances[i.Replaces]
+	if ok && (old.State() == miosa.Pending || p.m.w.hosts[old.HostID].Liveness != miosa.Alive) {
+		return []string{old.HostID}
+	}
+	return nil
 }
 
 func (p *pass) proven(version string) bool {

@@ -35,6 +35,9 @@ const (
 	// startingCap bounds the wait between two probes of a starting app, so
 	// that a slow start is noticed within a second of its end.
 	startingCap = time.Second
+	// resumeGrace is the least that is left of grace after a time in which
+	// nobody probed: our absence is not the app's fault.
+	resumeGrace = 5 * time.Second
 )
 
 // Tracker follows one boot of one instance. The zero value is of no use: see
@@ -60,6 +63,9 @@ func Resume(check miosa.HealthCheck, began time.Time, healthy, ever bool, now ti
 	t.Healthy, t.Ever, t.Next = healthy, ever, now
 	if ever && !healthy {
 		t.Failures = t.Check.Threshold
+	}
+	if earliest := now.Add(min(resumeGrace, t.Check.Grace) - t.Check.Grace); !ever && t.Began.Before(earliest) {
+		t.Began = earliest
 	}
 	return t
 }

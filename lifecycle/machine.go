@@ -31,6 +31,9 @@ const (
 	// WorkerSettles is how long a worker's process must run to be called
 	// healthy, so that one which dies at once never is.
 	WorkerSettles = time.Second
+	// resumeDeadline is the least that is left of BootDeadline to a boot that is
+	// taken up again.
+	resumeDeadline = 30 * time.Second
 	// MaxLastLines bounds the log lines kept with a failure.
 	MaxLastLines = 50
 )
@@ -49,6 +52,7 @@ type Machine struct {
 	stopAt         time.Time // when StopGuest was sent; its deadline follows
 	restarting     bool      // stopping only to boot again (RestartNonce)
 	nonce          int
+	behind         int  // how often control had heard more than we remember
 	lost           bool // control saw a boot of it here that this host knows nothing of
 	ask            bool // resumed while stopping: nobody knows whether the app was asked
 }
@@ -81,8 +85,9 @@ func Resume(in miosa.Instance, obs miosa.Observation, now time.Time) *Machine {
 	case miosa.Starting:
 		m.vm = vmBooting
 		m.began = obs.StartedAt
-		if m.began.IsZero() {
-			m.began = now
+		// The time that we were away is not the boot's fault.
+		if earliest := now.Add(resumeDeadline - BootDeadline); m.began.Before(earliest) {
+			m.began = earliest
 		}
 		if at, ok := PhaseAt(obs, "app_started"); ok {
 			m.vm, m.running = vmRunning, at
@@ -146,8 +151,8 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 	case Vanished:
 		out = m.vanished(now, e)
 	case Silent:
-		if !m.worker() && m.obs.State == miosa.Healthy {
-			break // it answers its health checks: that counts for more
+		if m.vm != vmRunning || !m.worker() && m.obs.State == miosa.Healthy {
+			break // it boots, which has its own deadline; or it answers its health checks, which counts for more
 		}
 		out = m.crashed(now, miosa.Failure{
 			Kind: miosa.FailureVM, At: now, LastLines: e.LastLines,
@@ -169,10 +174,11 @@ type key struct {
 	generation int64
 	vm         vmState
 	failed     time.Time
+	behind     int
 }
 
 func (m *Machine) key() key {
-	return key{m.obs.State, m.obs.Boot, m.obs.VMID, m.obs.Generation, m.vm, m.obs.Failure.At}
+	return key{m.obs.State, m.obs.Boot, m.obs.VMID, m.obs.Generation, m.vm, m.obs.Failure.At, m.behind}
 }
 
 func (m *Machine) report(now time.Time) Effect {
@@ -198,6 +204,12 @@ func (m *Machine) assigned(now time.Time, in miosa.Instance) []Effect {
 	}
 	first, lost := m.obs.State == "", m.lost
 	m.lost = false
+	if in.Observed.Seq > m.obs.Seq {
+		// Our state on disk was behind what control has heard: it would drop all
+		// that we say until we have caught up.
+		m.obs.Seq = in.Observed.Seq
+		m.behind++
+	}
 	in.Observed = miosa.Observation{}
 	m.in = in
 	m.obs.Generation = in.Generation

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 
@@ -28,10 +29,27 @@ func capacity(dir string) (miosa.Resources, error) {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return miosa.Resources{}, fmt.Errorf("free disk of %s: %w", dir, err)
 	}
-	disk := int(fs.Bavail * uint64(fs.Bsize) >> 20)
+	disk := int((fs.Bavail*uint64(fs.Bsize) + instanceDisks(dir)) >> 20)
 	return miosa.Resources{
 		VCPUs: runtime.NumCPU(), MemoryMB: max(memory-reserveMemoryMB, memory/2), DiskMB: max(disk-reserveDiskMB, 0),
 	}, nil
+}
+
+// instanceDisks is what running instances have written: it is promised to them
+// already, and must not be missing from what there is to promise.
+func instanceDisks(dir string) uint64 {
+	disks, err := filepath.Glob(filepath.Join(dir, "agent", "*", "ephemeral.ext4"))
+	if err != nil {
+		return 0
+	}
+	var total uint64
+	for _, path := range disks {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil {
+			total += uint64(st.Blocks) * 512
+		}
+	}
+	return total
 }
 
 func memoryMB() (int, error) {

@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/agent"
 )
 
 const downDeadline = 60 * time.Second
@@ -57,7 +60,15 @@ func holder(dir string) (int, bool) {
 		return 0, false
 	}
 	pid, err := strconv.Atoi(lockHolder(dir))
-	return pid, err == nil && pid > 1
+	return pid, err == nil && pid > 1 && isUp(pid)
+}
+
+// isUp: the process is a `miosa up`. A lock file may name a former one, whose
+// number may be somebody else's by now.
+func isUp(pid int) bool {
+	argv, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	words := strings.Split(string(argv), "\x00")
+	return err == nil && len(words) > 1 && filepath.Base(words[0]) == "miosa" && slices.Contains(words[1:], "up")
 }
 
 // interrupt is Ctrl-C from afar: the running platform stops its instances.
@@ -77,7 +88,7 @@ func interrupt(ctx context.Context, pid int, dir string, out io.Writer) error {
 		case <-deadline.C:
 			return miosa.Errorf(miosa.Unavailable, "process %d did not end within %s", pid, downDeadline)
 		case <-tick.C:
-			if _, running := holder(dir); !running {
+			if !isUp(pid) {
 				fmt.Fprintln(out, "Stopped.")
 				return nil
 			}
@@ -98,16 +109,13 @@ func stopLeftovers(ctx context.Context, dir string, out, errOut io.Writer) (err 
 	if err := p.chooseDriver(); err != nil {
 		return err
 	}
-	ended, err := p.driver.Reclaim(ctx, func(string) bool { return false })
-	if err != nil {
+	fmt.Fprintf(out, "No miosa runs on %s; stopping the instances that were left running …\n", dir)
+	if err := agent.StopAll(ctx, p.cell.path("agent"), p.driver, p.log); err != nil {
 		return err
 	}
-	if err := p.network.Reclaim(ctx, func(string) bool { return false }); err != nil {
+	if err := p.clearNetwork(ctx); err != nil {
 		return err
 	}
-	if err := p.network.Close(ctx); err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "No miosa runs on %s; %d instances that were left running are stopped.\n", dir, len(ended))
+	fmt.Fprintln(out, "Stopped. The deployments come back with the next `miosa up`.")
 	return nil
 }

@@ -105,10 +105,14 @@ func runPlatform(cfg platformConfig, signals <-chan os.Signal, out, errOut io.Wr
 	failed := p.start(ctx, apiListener)
 	stop := func() { cancel(); p.finish() }
 
-	keys, err := p.ready(ctx, signals, failed)
+	keys, sig, err := p.ready(ctx, signals, failed)
 	if err != nil {
 		stop()
 		return err
+	}
+	if sig != nil {
+		stop()
+		return p.end(sig, signals, out)
 	}
 	if err := p.announce(keys, apiListener.Addr(), httpListener.Addr(), out, time.Since(began)); err != nil {
 		stop()
@@ -122,15 +126,19 @@ func runPlatform(cfg platformConfig, signals <-chan os.Signal, out, errOut io.Wr
 		stop()
 		return err
 	case sig := <-signals:
-		fmt.Fprintln(out)
-		if sig == syscall.SIGTERM {
-			fmt.Fprintln(out, "Ending; the instances keep running and the next `miosa up` takes them over.")
-			stop()
-			return nil
-		}
+		stop()
+		return p.end(sig, signals, out)
 	}
-	fmt.Fprintln(out, "Stopping the instances (again Ctrl-C to leave them running) …")
-	stop()
+}
+
+// end is what follows a signal, once every part has ended: SIGTERM leaves the
+// instances running, SIGINT stops them.
+func (p *platform) end(sig os.Signal, signals <-chan os.Signal, out io.Writer) error {
+	if sig == syscall.SIGTERM {
+		fmt.Fprintln(out, "\nEnded. The instances keep running; the next `miosa up` takes them over.")
+		return nil
+	}
+	fmt.Fprintln(out, "\nStopping the instances (again Ctrl-C to leave them running) …")
 	return p.stopInstances(signals, out)
 }
 
@@ -142,7 +150,9 @@ func (p *platform) stopInstances(signals <-chan os.Signal, out io.Writer) error 
 	select {
 	case err := <-done:
 		if err == nil {
-			err = p.network.Close(ctx)
+			err = p.clearNetwork(ctx)
+		}
+		if err == nil {
 			fmt.Fprintln(out, "Stopped. The deployments come back with the next `miosa up`.")
 		}
 		return err
@@ -150,6 +160,14 @@ func (p *platform) stopInstances(signals <-chan os.Signal, out io.Writer) error 
 		fmt.Fprintln(out, "Left as they are: the next `miosa up` or `miosa down` deals with them.")
 		return nil
 	}
+}
+
+// clearNetwork takes away all that instances had of the host's network.
+func (p *platform) clearNetwork(ctx context.Context) error {
+	if err := p.network.Reclaim(ctx, func(string) bool { return false }); err != nil {
+		return err
+	}
+	return p.network.Close(ctx)
 }
 
 func listen(flag, addr string) (net.Listener, error) {
@@ -406,20 +424,22 @@ func (p *platform) answers(context.Context) error {
 
 const readyDeadline = 2 * time.Minute
 
-// ready waits for every part and makes what a first start needs.
-func (p *platform) ready(ctx context.Context, signals <-chan os.Signal, failed *failure) (keyPair, error) {
+// ready waits for every part and makes what a first start needs. A signal that
+// comes meanwhile ends the wait and is returned.
+func (p *platform) ready(ctx context.Context, signals <-chan os.Signal, failed *failure) (keyPair, os.Signal, error) {
 	deadline := time.NewTimer(readyDeadline)
 	defer deadline.Stop()
 	for _, ready := range []<-chan struct{}{p.agent.Ready(), p.router.Ready()} {
 		select {
 		case <-ready:
 		case err := <-failed.err:
-			return keyPair{}, err
-		case <-signals:
-			return keyPair{}, context.Canceled
+			return keyPair{}, nil, err
+		case sig := <-signals:
+			return keyPair{}, sig, nil
 		case <-deadline.C:
-			return keyPair{}, miosa.Errorf(miosa.Unavailable, "not ready within %s; see the log above", readyDeadline)
+			return keyPair{}, nil, miosa.Errorf(miosa.Unavailable, "not ready within %s; see the log above", readyDeadline)
 		}
 	}
-	return p.firstRecords(ctx)
+	keys, err := p.firstRecords(ctx)
+	return keys, nil, err
 }

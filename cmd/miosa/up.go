@@ -47,7 +47,7 @@ a crash. "miosa down" stops everything.`,
 			if err != nil {
 				return err
 			}
-			// From here on the signals are ours: see Platform.Run.
+			// From here on the signals are ours: see platform.end.
 			signals := make(chan os.Signal, 4)
 			signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 			defer signal.Stop(signals)
