@@ -157,16 +157,29 @@ func (b *boot) kill() {
 	b.mu.Unlock()
 	b.cancel()
 	if vm != nil {
+		b.end(vm)
+	}
+	b.drainInbox()
+	b.slot()
+	if err := b.x.a.disks.removeDisk(b.x.id); err != nil {
+		b.x.a.log.Error("remove ephemeral disk", "instance", b.x.id, "err", err)
+	}
+}
+
+// end kills the VM. What a dead one leaves on the host is cleared away beside
+// us: the next boot, which shares nothing with it, need not wait.
+func (b *boot) end(vm vmm.VM) {
+	kill := func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(b.ctx), 30*time.Second)
 		defer cancel()
 		if err := vm.Kill(ctx); err != nil {
 			b.x.a.log.Error("end virtual machine", "instance", b.x.id, "vm", b.id(), "err", err)
 		}
 	}
-	b.drainInbox()
-	b.slot()
-	if err := b.x.a.disks.removeDisk(b.x.id); err != nil {
-		b.x.a.log.Error("remove ephemeral disk", "instance", b.x.id, "err", err)
+	b.x.a.wg.Go(kill)
+	select {
+	case <-vm.Done():
+	case <-time.After(30 * time.Second): // Kill has failed, and said so
 	}
 }
 

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -22,7 +21,8 @@ type Machine struct {
 	console *console
 	group   group
 	done    chan struct{}
-	exit    vmm.Exit // set before done is closed
+	exit    vmm.Exit      // set before done is closed
+	cleared chan struct{} // closed after done, when nothing is left of it
 
 	mu      sync.Mutex // guards dialled
 	dialled bool
@@ -32,7 +32,7 @@ var _ vmm.VM = (*Machine)(nil)
 
 // watch makes the Machine and waits for its end in the background.
 func (d *Driver) watch(h vmm.Handle, p *process, c *console, g group) *Machine {
-	m := &Machine{driver: d, handle: h, process: p, console: c, group: g, done: make(chan struct{})}
+	m := &Machine{driver: d, handle: h, process: p, console: c, group: g, done: make(chan struct{}), cleared: make(chan struct{})}
 	go m.await()
 	return m
 }
@@ -49,10 +49,15 @@ func (m *Machine) await() {
 	if exit.Code > 0 && exit.Err == nil {
 		exit.Err = fmt.Errorf("qemu ended with code %d: %s", exit.Code, lastLine(m.console.bytes()))
 	}
-	exit.Err = errors.Join(exit.Err, m.driver.removeLeftovers(m.handle.ID))
 	m.exit = exit
 	close(m.done)
 	m.process.close() // after done: who finds it closed finds that too
+	// A cgroup can stay busy for a second or two after its last process ended:
+	// whoever waits for the end must not wait for that.
+	if err := m.driver.removeLeftovers(m.handle.ID); err != nil {
+		m.driver.log.Warn("leftovers of a dead vm stay until the next start", "vm", m.handle.ID, "err", err)
+	}
+	close(m.cleared)
 }
 
 // lastLine is QEMU's or the kernel's last word, made printable.
@@ -67,7 +72,8 @@ func lastLine(b []byte) string {
 // Handle is what finds the VM again.
 func (m *Machine) Handle() vmm.Handle { return m.handle }
 
-// Done is closed when the process has ended and what it left is removed.
+// Done is closed when the process has ended; what it left is removed then,
+// which Kill waits for.
 func (m *Machine) Done() <-chan struct{} { return m.done }
 
 // Exit is how it ended; the zero value before Done.
@@ -115,23 +121,21 @@ func (c *channel) Close() error {
 	return err
 }
 
-// Kill ends the process with SIGKILL.
+// Kill ends the process with SIGKILL, and waits until nothing is left of it.
 func (m *Machine) Kill(ctx context.Context) error {
 	select {
 	case <-m.done:
-		return nil
 	default:
-	}
-	if err := m.process.kill(); err != nil {
-		select {
-		case <-m.done:
-			return nil
-		default:
-			return fmt.Errorf("kill vm %s: %w", m.handle.ID, err)
+		if err := m.process.kill(); err != nil {
+			select {
+			case <-m.done:
+			default:
+				return fmt.Errorf("kill vm %s: %w", m.handle.ID, err)
+			}
 		}
 	}
 	select {
-	case <-m.done:
+	case <-m.cleared:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("kill vm %s: %w", m.handle.ID, ctx.Err())

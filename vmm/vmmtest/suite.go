@@ -110,6 +110,11 @@ func (b *bench) end(vm vmm.VM) {
 func (b *bench) wantGone(vm vmm.VM) {
 	b.Helper()
 	b.wait(vm)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.Context()), limit) // also while cleaning up
+	defer cancel()
+	if err := vm.Kill(ctx); err != nil { // returns when all of it is removed
+		b.Errorf("kill of a vm that has ended: %v", err)
+	}
 	if left := b.Left(b.T, vm.Handle()); len(left) > 0 {
 		b.Errorf("left behind: %v", left)
 	}
