@@ -40,7 +40,7 @@ instances that it left running. Deployments and records stay.`,
 				return miosa.Errorf(miosa.NotFound, "there is no data directory %s", dir)
 			}
 			if pid, running := holder(dir); running {
-				return interrupt(cmd.Context(), pid, dir, cmd.OutOrStdout())
+				return interrupt(cmd.Context(), pid, cmd.OutOrStdout())
 			}
 			return stopLeftovers(cmd.Context(), dir, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -72,7 +72,7 @@ func isUp(pid int) bool {
 }
 
 // interrupt is Ctrl-C from afar: the running platform stops its instances.
-func interrupt(ctx context.Context, pid int, dir string, out io.Writer) error {
+func interrupt(ctx context.Context, pid int, out io.Writer) error {
 	fmt.Fprintf(out, "Stopping miosa (process %d) and its instances …\n", pid)
 	if err := syscall.Kill(pid, syscall.SIGINT); err != nil {
 		return fmt.Errorf("signal process %d: %w", pid, err)
