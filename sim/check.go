@@ -22,6 +22,7 @@ type checker struct {
 	envs      map[string]miosa.Environment
 	services  map[string]miosa.Service
 	changed   bool
+	awake     map[string]time.Time // service → when it was last scaled up from none
 	stopped   map[string]time.Time // deployment → when a customer last stopped an instance of it
 	since     map[string]time.Time // instance → since when it is in its state
 	unproven  map[string]bool      // versions that nobody asked to make live
@@ -30,7 +31,7 @@ type checker struct {
 func newChecker(s *Sim) *checker {
 	return &checker{
 		s: s, instances: map[string]miosa.Instance{}, versions: map[string]miosa.Version{}, rollouts: map[string]miosa.Rollout{},
-		envs: map[string]miosa.Environment{}, services: map[string]miosa.Service{}, stopped: map[string]time.Time{},
+		envs: map[string]miosa.Environment{}, services: map[string]miosa.Service{}, awake: map[string]time.Time{}, stopped: map[string]time.Time{},
 		since: map[string]time.Time{}, unproven: map[string]bool{},
 	}
 }
@@ -143,6 +144,9 @@ func (c *checker) take(noun any) {
 		}
 		c.envs[v.ID] = v
 	case miosa.Service:
+		if was, ok := c.services[v.ID]; ok && was.DesiredReplicas == 0 && v.DesiredReplicas > 0 {
+			c.awake[v.ID] = c.s.now
+		}
 		c.services[v.ID] = v
 	}
 }
@@ -244,6 +248,9 @@ func (c *checker) noBackend(hostName string, pool routing.Pool, excused bool) {
 func (c *checker) recentlyEmptied(svc miosa.Service) bool {
 	if at, ok := c.stopped[svc.DeploymentID]; ok && c.s.now.Sub(at) < 3*time.Minute {
 		return true
+	}
+	if at, ok := c.awake[svc.ID]; ok && c.s.now.Sub(at) < 5*time.Second {
+		return true // scaled up from nothing a moment ago: its first instance is being made
 	}
 	for _, i := range c.instances {
 		// Scaled up from nothing: the first is not healthy yet, or not known to
