@@ -48,6 +48,7 @@ type vm struct {
 	stopping bool
 	injured  bool // a fault was injected
 	addr     netip.AddrPort
+	words    lane // what the guest says
 }
 
 func newHost(s *Sim, n int) *host {
@@ -343,9 +344,17 @@ func (o *occupant) inside(v *vm, b behaviour) {
 
 // say brings the guest's words to the agent, if it is there to hear them.
 func (o *occupant) say(v *vm, ev lifecycle.Event) {
-	if o.vm == v {
-		o.later(o.h.s.between(100*time.Microsecond, 5*time.Millisecond), func() { o.feed(ev) })
+	if o.vm != v {
+		return
 	}
+	// One stream, on which nothing overtakes: the end of the VM is heard after
+	// its last words.
+	epoch := o.h.epoch
+	o.h.s.inOrder(&v.words, o.h.s.between(100*time.Microsecond, 5*time.Millisecond), func() {
+		if epoch == o.h.epoch {
+			o.feed(ev)
+		}
+	})
 }
 
 func (o *occupant) exit(v *vm, f miosa.Failure) {
