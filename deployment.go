@@ -73,6 +73,11 @@ type Var struct {
 	UpdatedAt time.Time
 }
 
+// VarAAD is the additional data that a variable's value is sealed with: it ties
+// the ciphertext to its place, so that one moved to another environment or key
+// does not open.
+func VarAAD(environmentID, key string) string { return environmentID + "/" + key }
+
 // ServiceType says whether requests are routed to a service.
 type ServiceType string
 

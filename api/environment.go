@@ -48,10 +48,6 @@ func (s *Server) createEnvironment(c *call, in resource.EnvironmentCreate) (reso
 	return c.environmentResource(dep, env)
 }
 
-// VarAAD is the additional data under which a variable's value is sealed: it
-// ties the ciphertext to its place.
-func VarAAD(environmentID, key string) string { return environmentID + "/" + key }
-
 func (s *Server) listVars(c *call) (rows[resource.Var], error) {
 	dep, err := c.deployment()
 	if err != nil {
@@ -135,7 +131,7 @@ func (c *call) changeVars(environment string, values map[string]*string, secret 
 		if value == nil {
 			continue
 		}
-		sealed, err := c.s.secrets.Seal(c.r.Context(), dep.TenantID, VarAAD(env.ID, key), []byte(*value))
+		sealed, err := c.s.secrets.Seal(c.r.Context(), dep.TenantID, miosa.VarAAD(env.ID, key), []byte(*value))
 		if err != nil {
 			return miosa.Vars{}, fmt.Errorf("seal variable: %w", err)
 		}

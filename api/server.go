@@ -51,7 +51,7 @@ type Uploads interface {
 }
 
 // Sealer encrypts a value under its tenant's data key. What opens it must
-// bring the same additional data: see VarAAD.
+// bring the same additional data: see miosa.VarAAD.
 type Sealer interface {
 	Seal(ctx context.Context, tenantID, aad string, plaintext []byte) ([]byte, error)
 }

@@ -21,10 +21,6 @@ type Vault interface {
 // SealTo encrypts a boot spec for one host.
 type SealTo func(publicKey, plaintext, aad []byte) ([]byte, error)
 
-// VarAAD ties a sealed variable to its place, so that a ciphertext moved to
-// another environment or key does not open.
-func VarAAD(environmentID, key string) string { return environmentID + "/" + key }
-
 // Binding is a variable that the operator gives every instance. In Template
 // {tenant}, {deployment}, {environment} and {service} stand for their slugs
 // and names, {tenant_id} and {deployment_id} for their IDs.
@@ -102,7 +98,7 @@ func (c *Control) bootSpec(ctx context.Context, i miosa.Instance) ([]byte, error
 		if reserved(v.Key) {
 			continue
 		}
-		plain, err := c.vault.Open(ctx, i.TenantID, VarAAD(i.EnvironmentID, v.Key), v.Sealed)
+		plain, err := c.vault.Open(ctx, i.TenantID, miosa.VarAAD(i.EnvironmentID, v.Key), v.Sealed)
 		if err != nil {
 			return nil, fmt.Errorf("open variable %s of %s: %w", v.Key, i.EnvironmentID, err)
 		}
