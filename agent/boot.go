@@ -31,6 +31,7 @@ type boot struct {
 	stop    chan time.Duration // asks the session to stop the guest
 	slot    func()             // gives the boot slot back
 	address network.Attachment
+	resumed bool // the VM is a copy that waits for its configuration
 }
 
 func newBoot(ctx context.Context, x *actor, number int) *boot {
@@ -113,7 +114,11 @@ func (b *boot) start() (vmm.VM, error) {
 	if killed {
 		return nil, errors.Join(context.Canceled, vm.Kill(context.WithoutCancel(b.ctx)))
 	}
-	x.post(lifecycle.Started{Boot: b.number, VMID: b.id(), Addr: b.address.Address, At: time.Now().UTC()})
+	h := vm.Handle()
+	x.post(lifecycle.Started{Boot: b.number, VMID: b.id(), Addr: b.address.Address, At: h.Started.UTC()})
+	if b.resumed = !h.Resumed.IsZero(); b.resumed {
+		b.reachedAt("resumed", h.Resumed.UTC(), "")
+	}
 	return vm, nil
 }
 

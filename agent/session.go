@@ -31,6 +31,7 @@ const (
 // talk holds the conversation with a guest until its VM has ended.
 func (b *boot) talk(vm vmm.VM) {
 	defer b.slot()
+	fresh := b.resumed // until it has been told its configuration
 	lines := guest.NewSession(b.x.tail.after(b.number))
 	// A dead VM must not be dialled to the end of a time-out.
 	alive, cancel := context.WithCancel(b.ctx)
@@ -46,7 +47,8 @@ func (b *boot) talk(vm vmm.VM) {
 	for b.ctx.Err() == nil {
 		conn, err := vm.Dial(alive)
 		if err == nil {
-			err = b.converse(vm, conn, lines, &heard)
+			err = b.converse(vm, conn, lines, &heard, fresh)
+			fresh = false
 			conn.Close()
 		}
 		// A guest that talks nonsense is not listened to all the time.
@@ -93,19 +95,27 @@ type session struct {
 	b      *boot
 	conn   *guest.Conn
 	lines  *guest.Session // over all connections of the boot
-	pid1   time.Time      // host's clock at PID 1's first instruction
+	pid1   time.Time      // host's clock at PID 1's first instruction; of a copy, at our first word to it
 	acked  uint64
 	exited bool
 }
 
 // converse speaks over one connection until it breaks or the VM ends.
-func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session, heard *time.Time) error {
+// A fresh copy of a template waits for its configuration and gets it at once.
+func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session, heard *time.Time, fresh bool) error {
 	s := &session{b: b, conn: guest.NewConn(raw), lines: lines, acked: lines.After()}
 	ctx, cancel := context.WithCancel(b.ctx)
 	defer cancel()
 	messages, broken := s.read(ctx)
-	if err := s.conn.WriteMessage(lines.Connect(nonce())); err != nil {
+	attach := lines.Connect(nonce())
+	attach.Attach.Quiet = fresh
+	if err := s.conn.WriteMessage(attach); err != nil {
 		return err
+	}
+	if fresh {
+		if err := s.configure(); err != nil {
+			return err
+		}
 	}
 	hello := time.NewTimer(guest.HelloTimeout)
 	ping, persist := time.NewTicker(pingEvery), time.NewTicker(persistLag)
@@ -231,6 +241,11 @@ func (s *session) hello(h *guest.Hello) error {
 	s.b.reachedAt("kernel_started", s.pid1.Add(-time.Duration(h.KernelMS)*time.Millisecond), "")
 	s.b.reachedAt("pid1_started", s.pid1, "")
 	s.b.reachedAt("hello", now, "")
+	return s.configure()
+}
+
+// configure sends the guest its boot configuration.
+func (s *session) configure() error {
 	boot, err := s.b.bootMessage()
 	if err != nil {
 		s.b.x.a.log.Error("boot configuration", "instance", s.b.x.id, "err", err)
@@ -341,10 +356,12 @@ func (b *boot) bootMessage() (*guest.Boot, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The same attachment as the VM was started with: it is kept by instance.
-	at, err := b.x.a.cfg.Network.Attach(b.ctx, b.x.id, b.in.Spec.Port, b.in.Spec.Resources.EgressMbps)
-	if err != nil {
-		return nil, fmt.Errorf("attach the network: %w", err)
+	at := b.address
+	if !at.NIC.Guest.IsValid() {
+		// An adopted VM's is found again: it is kept by instance.
+		if at, err = b.x.a.cfg.Network.Attach(b.ctx, b.x.id, b.in.Spec.Port, b.in.Spec.Resources.EgressMbps); err != nil {
+			return nil, fmt.Errorf("attach the network: %w", err)
+		}
 	}
 	entropy := make([]byte, 32)
 	if _, err := rand.Read(entropy); err != nil {

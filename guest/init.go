@@ -30,11 +30,12 @@ const channelWait = 10 * time.Second
 // Init is PID 1.
 type Init struct {
 	console  io.Writer
-	boottime func() time.Duration
+	template bool // the machine is one to be copied: see template.go
 
 	out     *outbox
 	channel *channel
 	modules *moduleLoader
+	links   *network
 	boot    wire.Boot
 	data    *os.File // the ephemeral disk's directory
 	command command
@@ -49,12 +50,9 @@ func New(console io.Writer) *Init {
 	if !ok {
 		kernel = sinceKernel()
 	}
-	i := &Init{
-		console:  console,
-		boottime: func() time.Duration { return sinceKernel() - kernel },
-		rest:     make(chan error, 1), root: make(chan error, 1),
-	}
-	i.out = newOutbox(ringBytes, i.boottime, kernel)
+	i := &Init{console: console, template: os.Getenv(templateVar) != "", rest: make(chan error, 1), root: make(chan error, 1)}
+	i.out = newOutbox(ringBytes, sinceKernel, kernel)
+	i.out.template = i.template
 	return i
 }
 
@@ -113,7 +111,7 @@ func (i *Init) serve(ctx context.Context) (wire.Exit, error) {
 		port:     i.boot.Port,
 		statsMS:  i.boot.StatsMS,
 		readStat: func() wire.Stats { return readStats("/") },
-		onStart:  func() { i.out.phase("app_started", "") },
+		onStart:  func() { i.out.phase("app_started", ""); i.out.speak() },
 	}
 	// Nobody needs them here any more.
 	i.boot, i.command = wire.Boot{}, command{}
@@ -162,6 +160,11 @@ func (i *Init) loadModules(context.Context) (err error) {
 // openChannel opens the way to the host, and loads and mounts the rest
 // meanwhile: that does not depend on what the host will say.
 func (i *Init) openChannel(ctx context.Context) error {
+	if i.template {
+		if err := i.getReady(); err != nil {
+			return err
+		}
+	}
 	t, err := findTransport(ctx, i.modules)
 	if err != nil {
 		return err
@@ -172,7 +175,11 @@ func (i *Init) openChannel(ctx context.Context) error {
 		fmt.Fprintln(i.console, "miosa-init: the control channel broke:", err)
 	}()
 	i.watchSignals(ctx)
-	go i.loadRest()
+	if i.template {
+		go i.offerCopy(ctx)
+	} else {
+		go i.loadRest()
+	}
 	return nil
 }
 
@@ -223,6 +230,10 @@ func (i *Init) loadRest() {
 		i.root <- err
 		return
 	}
+	i.mountRoot()
+}
+
+func (i *Init) mountRoot() {
 	warning, err := mountRoot()
 	if warning != "" {
 		i.say(warning)
@@ -240,11 +251,17 @@ func (i *Init) configure(ctx context.Context) error {
 	case i.boot = <-i.channel.boots:
 	}
 	i.out.booted(i.boot)
+	if i.template {
+		go i.mountRoot()
+	}
 	if v := i.boot.Version; v < wire.MinVersion || v > wire.MaxVersion {
 		return fmt.Errorf("the host speaks protocol version %d, this guest %d to %d", v, wire.MinVersion, wire.MaxVersion)
 	}
 	if err := setClock(i.boot.UnixNano); err != nil {
 		return err
+	}
+	if i.template && len(i.boot.Entropy) == 0 {
+		return errors.New("a copy of a template must be given randomness of its own")
 	}
 	if err := creditEntropy(i.boot.Entropy); err != nil {
 		return fmt.Errorf("credit entropy: %w", err)
@@ -253,11 +270,16 @@ func (i *Init) configure(ctx context.Context) error {
 	return nil
 }
 
-func (i *Init) network(context.Context) error {
-	if err := <-i.rest; err != nil {
-		return err
+func (i *Init) network(context.Context) (err error) {
+	if !i.template {
+		if err := <-i.rest; err != nil {
+			return err
+		}
+		if i.links, err = bringUp("/sys", "/proc"); err != nil {
+			return err
+		}
 	}
-	return setUpNetwork("/sys", "/proc", i.boot.Network)
+	return i.links.configure(i.boot.Network)
 }
 
 func (i *Init) awaitRoot(context.Context) error { return <-i.root }
@@ -269,8 +291,10 @@ func (i *Init) switchRoot(context.Context) (err error) {
 
 // prepare makes the image ready for the command and finds the command in it.
 func (i *Init) prepare(context.Context) (err error) {
-	if err := mountRest(); err != nil {
-		return err
+	if !i.template {
+		if err := mountRest(); err != nil {
+			return err
+		}
 	}
 	if i.boot.Hostname != "" {
 		if err := unix.Sethostname([]byte(i.boot.Hostname)); err != nil {

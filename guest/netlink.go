@@ -133,12 +133,18 @@ func acknowledgement(b []byte, seq uint32) (code int, ok bool) {
 	return 0, false
 }
 
-// findInterface returns the interface with the MAC, or the only one besides
-// loopback when mac is empty.
-func findInterface(sysfs, mac string) (name string, index int, err error) {
+// nic is the machine's one network interface besides loopback.
+type nic struct {
+	name, mac string
+	index     int
+}
+
+// findInterface returns the first interface that is not loopback; index 0
+// when there is none.
+func findInterface(sysfs string) (nic, error) {
 	entries, err := os.ReadDir(filepath.Join(sysfs, "class/net"))
 	if err != nil {
-		return "", 0, err
+		return nic{}, err
 	}
 	for _, e := range entries {
 		if e.Name() == "lo" {
@@ -149,23 +155,22 @@ func findInterface(sysfs, mac string) (name string, index int, err error) {
 		if err != nil {
 			continue
 		}
-		if mac == "" || strings.EqualFold(strings.TrimSpace(string(address)), mac) {
-			index, err := readInt(filepath.Join(dir, "ifindex"))
-			return e.Name(), index, err
-		}
+		index, err := readInt(filepath.Join(dir, "ifindex"))
+		return nic{e.Name(), strings.TrimSpace(string(address)), index}, err
 	}
-	if mac == "" {
-		return "", 0, errors.New("the machine has no network interface")
-	}
-	return "", 0, fmt.Errorf("no network interface has the address %s", mac)
+	return nic{}, nil
 }
 
-// disableIPv6 keeps the kernel from giving the interface a link-local address.
-// A kernel without IPv6 has nothing to disable.
-func disableIPv6(procfs, name string) error {
+// setIPv6 allows or forbids IPv6 on the interface. A kernel without it has
+// nothing to set.
+func setIPv6(procfs, name string, allowed bool) error {
+	disable := []byte("1")
+	if allowed {
+		disable = []byte("0")
+	}
 	path := filepath.Join(procfs, "sys/net/ipv6/conf", name, "disable_ipv6")
-	if err := os.WriteFile(path, []byte("1"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("disable IPv6 on %s: %w", name, err)
+	if err := os.WriteFile(path, disable, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("set IPv6 of %s: %w", name, err)
 	}
 	return nil
 }
@@ -173,39 +178,60 @@ func disableIPv6(procfs, name string) error {
 // loopbackIndex is lo's, the first interface of every network namespace.
 const loopbackIndex = 1
 
-// setUpNetwork configures loopback and, with conf, the one interface.
-func setUpNetwork(sysfs, procfs string, conf *wire.Network) error {
-	n, err := openNetlink()
-	if err != nil {
-		return err
+// network is the machine's network, of which the links come up before anybody
+// knows what addresses they will have.
+type network struct {
+	netlink *netlink
+	procfs  string
+	nic     nic
+}
+
+// bringUp brings loopback and the one interface up, without an address yet.
+func bringUp(sysfs, procfs string) (_ *network, err error) {
+	n := &network{procfs: procfs}
+	if n.netlink, err = openNetlink(); err != nil {
+		return nil, err
 	}
-	defer n.close()
-	if err := n.linkUp(loopbackIndex); err != nil {
-		return fmt.Errorf("bring loopback up: %w", err)
+	if err := n.netlink.linkUp(loopbackIndex); err != nil {
+		return nil, fmt.Errorf("bring loopback up: %w", err)
 	}
+	if n.nic, err = findInterface(sysfs); err != nil || n.nic.index == 0 {
+		return n, err
+	}
+	// No link-local address: the host's rules and the meter know one address,
+	// and the boot is spared the neighbour discovery.
+	if err := setIPv6(procfs, n.nic.name, false); err != nil {
+		return nil, err
+	}
+	if err := n.netlink.linkUp(n.nic.index); err != nil {
+		return nil, fmt.Errorf("bring the network interface up: %w", err)
+	}
+	return n, nil
+}
+
+// configure gives the one interface its address and route, if there are any,
+// and is the last that is done with the network.
+func (n *network) configure(conf *wire.Network) error {
+	defer n.netlink.close()
 	if conf == nil {
 		return nil
 	}
 	address, err := netip.ParsePrefix(conf.Address)
-	if err != nil {
+	switch {
+	case err != nil:
 		return fmt.Errorf("the instance's address: %w", err)
+	case n.nic.index == 0:
+		return errors.New("the machine has no network interface")
+	case conf.MAC != "" && !strings.EqualFold(n.nic.mac, conf.MAC):
+		return fmt.Errorf("no network interface has the address %s", conf.MAC)
 	}
-	name, index, err := findInterface(sysfs, conf.MAC)
-	if err != nil {
-		return err
-	}
-	if address.Addr().Is4() {
-		// No link-local address: the host's rules and the meter know one
-		// address, and the boot is spared the neighbour discovery.
-		if err := disableIPv6(procfs, name); err != nil {
+	if address.Addr().Is6() {
+		if err := setIPv6(n.procfs, n.nic.name, true); err != nil {
 			return err
 		}
 	}
-	if err := n.addAddress(index, address); err != nil {
+	if err := n.netlink.addAddress(n.nic.index, address); err != nil {
 		return fmt.Errorf("set address %s: %w", address, err)
-	}
-	if err := n.linkUp(index); err != nil {
-		return fmt.Errorf("bring the network interface up: %w", err)
 	}
 	if conf.Gateway == "" {
 		return nil
@@ -214,7 +240,7 @@ func setUpNetwork(sysfs, procfs string, conf *wire.Network) error {
 	if err != nil {
 		return fmt.Errorf("the gateway's address: %w", err)
 	}
-	if err := n.addDefaultRoute(index, gateway); err != nil {
+	if err := n.netlink.addDefaultRoute(n.nic.index, gateway); err != nil {
 		return fmt.Errorf("set the default route by %s: %w", gateway, err)
 	}
 	return nil

@@ -17,16 +17,18 @@ const (
 	exitWait   = 5 * time.Second        // for a host that is there to acknowledge the exit
 	linesWait  = 250 * time.Millisecond // for one that has acknowledged the last line since
 	exitAway   = 10 * time.Minute
+	quietFor   = 2 * time.Second // at most, to a host that asked for quiet
 )
 
 // outbox holds what the host must be told, whether it is there or not, and
 // decides what goes next: an answer to Attach first, then phases, small
 // messages, lines, and the exit at the very end.
 type outbox struct {
-	boottime func() time.Duration // since PID 1's first instruction
-	kernel   time.Duration        // from kernel start to PID 1
+	clock func() time.Duration // since the kernel's start
 
-	mu         sync.Mutex // guards all below
+	mu         sync.Mutex    // guards all below
+	kernel     time.Duration // from kernel start to PID 1; 0 in a copy
+	began      time.Duration // on clock: PID 1's first instruction; in a copy, its host's first word
 	ring       ring
 	phases     []wire.Phase
 	small      []wire.Message // pongs and stats; lost when the host goes
@@ -35,6 +37,8 @@ type outbox struct {
 	instanceID string
 	boot       int
 
+	template  bool   // until a copy's host has said its first word
+	quiet     int    // the epoch whose host asked for quiet until the command runs
 	epoch     int    // counts connections
 	connected bool   // a host is at the other end …
 	attached  bool   // … and has said what it wants
@@ -52,12 +56,17 @@ type outbox struct {
 	changed chan struct{} // closed and replaced whenever something above changes
 }
 
-func newOutbox(max int, boottime func() time.Duration, kernel time.Duration) *outbox {
+// newOutbox makes an outbox on a clock that counts from the kernel's start,
+// for a PID 1 that began at kernel.
+func newOutbox(max int, clock func() time.Duration, kernel time.Duration) *outbox {
 	return &outbox{
-		ring: ring{max: max}, state: wire.StateWaiting, boottime: boottime, kernel: kernel,
+		ring: ring{max: max}, state: wire.StateWaiting, clock: clock, kernel: kernel, began: kernel,
 		changed: make(chan struct{}),
 	}
 }
+
+// uptime is how long PID 1, or the copy, has run, in ms; mu is held.
+func (o *outbox) uptime() int64 { return (o.clock() - o.began).Milliseconds() }
 
 // notify wakes whoever waits; mu is held.
 func (o *outbox) notify() {
@@ -92,13 +101,36 @@ func (o *outbox) disconnect(epoch int) {
 	}
 }
 
+// thaw begins a copy's own time; mu is held.
+func (o *outbox) thaw() {
+	o.template = false
+	o.kernel, o.began, o.phases = 0, o.clock(), nil
+}
+
 // attach answers Attach: everything after a.After is sent, once more if need be.
 func (o *outbox) attach(a wire.Attach) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.template {
+		o.thaw()
+	}
+	if a.Quiet {
+		o.quiet = o.epoch
+		time.AfterFunc(quietFor, o.speak)
+	}
 	o.hello, o.nonce, o.known = true, a.Nonce, true
 	o.after = min(a.After, o.ring.last)
 	o.rewind(o.after)
+}
+
+// speak ends the quiet.
+func (o *outbox) speak() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.quiet != 0 {
+		o.quiet = 0
+		o.notify()
+	}
 }
 
 // rewind sends phases again, lines from after+1 on, and the exit; mu is held.
@@ -146,8 +178,10 @@ func (o *outbox) ack(a wire.Ack) {
 func (o *outbox) phase(name, hint string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.phases = append(o.phases, wire.Phase{Name: name, UptimeMS: o.boottime().Milliseconds(), AddrHint: hint})
-	o.notify()
+	o.phases = append(o.phases, wire.Phase{Name: name, UptimeMS: o.uptime(), AddrHint: hint})
+	if o.quiet == 0 {
+		o.notify()
+	}
 }
 
 // send queues a message that only matters to a host that is there now.
@@ -192,7 +226,8 @@ func (o *outbox) ended(e wire.Exit) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	e.LastLine = o.ring.last
-	e.UptimeMS = o.boottime().Milliseconds()
+	e.UptimeMS = o.uptime()
+	o.quiet = 0
 	o.exit, o.state = &e, wire.StateExited
 	o.notify()
 }
@@ -223,12 +258,15 @@ func (o *outbox) next(ctx context.Context, epoch int) (m wire.Message, ok bool) 
 
 // pick is the next message, if there is one; mu is held.
 func (o *outbox) pick() (wire.Message, bool) {
+	if o.template || o.quiet == o.epoch {
+		return wire.Message{}, false
+	}
 	if o.hello {
 		o.hello = false
 		return wire.Message{Hello: &wire.Hello{
 			Min: wire.MinVersion, Max: wire.MaxVersion,
 			InstanceID: o.instanceID, Boot: o.boot, State: o.state, Exit: o.exit, Nonce: o.nonce,
-			UptimeMS: o.boottime().Milliseconds(), KernelMS: o.kernel.Milliseconds(),
+			UptimeMS: o.uptime(), KernelMS: o.kernel.Milliseconds(),
 		}}, true
 	}
 	if !o.attached {

@@ -228,3 +228,60 @@ func TestOutboxNextEndsWithItsContext(t *testing.T) {
 		t.Errorf("got %+v", m)
 	}
 }
+
+func TestOutboxOfACopyCountsFromItsHostsFirstWord(t *testing.T) {
+	clock := 300 * time.Millisecond
+	o := newOutbox(1<<10, func() time.Duration { return clock }, 100*time.Millisecond)
+	o.template = true
+	o.phase("mount", "")
+	clock = 5 * time.Second // frozen, and copied
+	epoch := o.connect()
+	if m := drainOutbox(o); len(m) > 0 {
+		t.Fatalf("%+v before the copy's host said a word", m)
+	}
+	o.attach(wire.Attach{Nonce: 7})
+	clock += 20 * time.Millisecond
+	o.phase("configure", "")
+	m, ok := o.next(t.Context(), epoch)
+	if !ok || m.Hello == nil || m.Hello.Nonce != 7 || m.Hello.KernelMS != 0 || m.Hello.UptimeMS != 20 {
+		t.Fatalf("%+v", m.Hello)
+	}
+	m, ok = o.next(t.Context(), epoch)
+	if !ok || m.Phase == nil || *m.Phase != (wire.Phase{Name: "configure", UptimeMS: 20}) {
+		t.Fatalf("%+v", m.Phase)
+	}
+}
+
+func TestOutboxKeepsQuietUntilTheCommandRuns(t *testing.T) {
+	for name, end := range map[string]func(o *outbox){
+		"runs":            func(o *outbox) { o.speak() },
+		"failed":          func(o *outbox) { o.ended(wire.Exit{Code: 1}) },
+		"took too long":   nil,
+		"host comes anew": func(o *outbox) { o.disconnect(1); o.connect() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := newOutbox(1<<10, func() time.Duration { return 0 }, 0)
+				o.connect()
+				o.attach(wire.Attach{Nonce: 7, Quiet: true})
+				o.phase("configure", "")
+				if m := drainOutbox(o); len(m) > 0 {
+					t.Fatalf("not quiet: %+v", m)
+				}
+				began := time.Now()
+				if end != nil {
+					end(o)
+				}
+				o.mu.Lock()
+				epoch := o.epoch
+				o.mu.Unlock()
+				if m, ok := o.next(t.Context(), epoch); !ok || m.Hello == nil {
+					t.Fatalf("%+v, %v", m, ok)
+				}
+				if waited := time.Since(began); end == nil && waited != quietFor || end != nil && waited != 0 {
+					t.Errorf("spoke after %s", waited)
+				}
+			})
+		})
+	}
+}

@@ -43,13 +43,18 @@ func creditEntropy(seed []byte) error {
 	}
 	n := copy(pool.data[:], seed)
 	pool.bits, pool.size = int32(n*8), int32(n)
-	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
+	fd, err := unix.Open("/dev/urandom", unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&pool)))
+	defer unix.Close(fd)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&pool)))
 	clear(pool.data[:])
+	if errno == 0 {
+		// A copy of a template would go on with the generator that all copies
+		// have until the kernel reseeds it by itself, minutes later.
+		_, _, errno = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.RNDRESEEDCRNG, 0)
+	}
 	if errno != 0 {
 		return os.NewSyscallError("ioctl", errno)
 	}

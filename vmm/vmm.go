@@ -79,6 +79,11 @@ type Handle struct {
 	StartTime uint64 `json:"start_time"` // of the process, clock ticks since host boot: with PID its identity
 	RunDir    string `json:"run_dir"`    // sockets, console
 	Cgroup    string `json:"cgroup,omitempty"`
+	// Started is when the process ran. Resumed is when the machine did, where
+	// it is the copy of one that had booted before (and so waits for its boot
+	// configuration already); zero where it boots by itself.
+	Started time.Time `json:"started,omitzero"`
+	Resumed time.Time `json:"resumed,omitzero"`
 }
 
 // Exit says how a VM process ended. A clean guest stop, a guest reboot and a

@@ -140,8 +140,9 @@ type Instance struct {
 }
 
 // Phase is a named moment of a boot: boot_decided, image_ready, slot_free,
-// vmm_started, kernel_started, pid1_started, hello, … app_started, listening,
-// healthy.
+// vmm_started, then kernel_started, pid1_started and hello of a machine that
+// boots by itself or resumed of one that goes on from a template, … app_started,
+// listening, healthy.
 type Phase struct {
 	Name string    `json:"name"`
 	At   time.Time `json:"at"`

@@ -372,7 +372,20 @@ func TestUnhealthy(t *testing.T) {
 	}
 	t.Run("flapping comes back", func(t *testing.T) {
 		before := j.one(dep)
+		old, ok := j.VM(before.VMID)
+		if !ok {
+			t.Fatalf("no process runs %s", before.VMID)
+		}
 		j.hurt("sick", "/sick")
+		// Its replacement would be there in a second: it is held up.
+		j.until("its replacement boots", func() bool {
+			for _, pid := range j.VMs() {
+				if pid != old && syscall.Kill(pid, syscall.SIGSTOP) == nil {
+					return true
+				}
+			}
+			return false
+		})
 		j.until("it is unhealthy", func() bool {
 			list, err := j.Instances(j.ctx, dep, false)
 			return err == nil && len(list) > 0 && list[len(list)-1].State == "unhealthy"

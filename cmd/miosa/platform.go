@@ -39,6 +39,7 @@ import (
 // platformConfig is `miosa up`'s flags, checked.
 type platformConfig struct {
 	data, api, http, driver, accel, domain string
+	templates                              int // machine sizes kept booted; 0: none
 	region, zone                           string
 	bindings                               []control.Binding
 	overcommit                             float64
@@ -337,7 +338,7 @@ func (p *platform) chooseDriver() error {
 	}
 	d, err := qemu.New(qemu.Config{
 		DataDir: p.cell.dir, CellID: p.cell.id, Kernel: b.Kernel, Initrd: b.Initrd, KernelArgs: b.KernelArgs(), Digest: b.Digest,
-		CacheDir: filepath.Join(cache, "miosa"), Accel: p.cfg.accel,
+		CacheDir: filepath.Join(cache, "miosa"), Accel: p.cfg.accel, Templates: p.cfg.templates,
 	}, p.log)
 	if err != nil {
 		return err

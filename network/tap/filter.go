@@ -288,7 +288,7 @@ func (n *Network) markedUplinks() ([]string, error) {
 
 func (n *Network) guestElement(index int) nftables.SetElement {
 	key := linkName(n.plan.link(index))
-	key = append(key, n.plan.mac(index)...)
+	key = append(key, guestMAC...)
 	key = append(key, 0, 0) // each part fills whole registers
 	guest := n.plan.guest(index).As4()
 	return nftables.SetElement{Key: append(key, guest[:]...)}

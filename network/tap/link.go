@@ -89,7 +89,7 @@ func (n *Network) configure(link netlink.Link, index int, instance string) error
 	// The guest's place is fixed, so nobody need ask and no answer is believed.
 	err := netlink.NeighSet(&netlink.Neigh{
 		LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, Family: netlink.FAMILY_V4,
-		IP: n.plan.guest(index).AsSlice(), HardwareAddr: n.plan.mac(index),
+		IP: n.plan.guest(index).AsSlice(), HardwareAddr: guestMAC,
 	})
 	if err != nil {
 		return fmt.Errorf("set neighbour: %w", err)

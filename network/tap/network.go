@@ -150,7 +150,7 @@ func (n *Network) attachment(index, port int) network.Attachment {
 		Index: index,
 		NIC: vmm.NIC{
 			Tap:       n.plan.link(index),
-			MAC:       n.plan.mac(index).String(),
+			MAC:       network.GuestMAC,
 			Guest:     netip.PrefixFrom(guest, 30),
 			Gateway:   n.plan.gateway(index),
 			GuestPort: port,

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+
+	"github.com/miosa/miosa/network"
 	"strconv"
 	"strings"
 )
@@ -64,11 +66,8 @@ func (p plan) at(index, offset int) netip.Addr {
 	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, n)))
 }
 
-// mac is the guest's hardware address: locally administered, unique on the
-// host for the cell and index.
-func (p plan) mac(index int) net.HardwareAddr {
-	return net.HardwareAddr{0x02, byte(p.id >> 24), byte(p.id >> 16), byte(p.id >> 8), byte(index >> 8), byte(index)}
-}
+// guestMAC is network.GuestMAC as bytes.
+var guestMAC, _ = net.ParseMAC(network.GuestMAC)
 
 // blocks lists where the cell's block may lie, in order of preference:
 // within each pool it begins at a place that the cell id picks, so that

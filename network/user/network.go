@@ -102,7 +102,7 @@ func (n *Network) Attach(_ context.Context, instance string, port, _ int) (netwo
 	return network.Attachment{
 		Index: at.Index,
 		NIC: vmm.NIC{
-			MAC:       fmt.Sprintf("02:00:00:00:%02x:%02x", at.Index>>8, at.Index&255),
+			MAC:       network.GuestMAC,
 			Guest:     guestAddress,
 			Gateway:   gateway,
 			Forward:   forward,

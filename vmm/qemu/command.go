@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/wire/guest"
 )
 
 // The descriptors QEMU starts with. Standard input is empty, standard output
@@ -21,30 +22,40 @@ const (
 	fdDataRead
 	fdControl
 	fdTap
+	fdMemory
+	fdMonitor
 )
 
 // command is QEMU's argument list. It holds no secret and no path but the
 // data directory's, which marks the process as ours: everything else is an
 // open file.
-func (d *Driver) command(spec vmm.Spec, accel string) []string {
+func (d *Driver) command(spec vmm.Spec, accel string, from origin) []string {
+	// Guest memory stays out of core dumps and of page merging.
+	machine := "microvm,dump-guest-core=off,mem-merge=off"
+	if from.saved() != nil {
+		machine += ",memory-backend=ram"
+	}
 	argv := []string{
 		d.config.Binary,
 		"-name", d.nameArgument(spec.ID),
-		// Guest memory stays out of core dumps and of page merging.
-		"-machine", "microvm,dump-guest-core=off,mem-merge=off",
+		"-machine", machine,
 		"-m", strconv.Itoa(spec.MemoryMB),
 		"-smp", strconv.Itoa(spec.VCPUs),
 		"-nodefaults", "-no-user-config", "-no-reboot",
 		"-display", "none", "-monitor", "none",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-chardev", "stdio,id=con,signal=off", "-serial", "chardev:con",
-		"-kernel", "/proc/self/fd/" + strconv.Itoa(fdKernel),
-		"-initrd", "/proc/self/fd/" + strconv.Itoa(fdInitrd),
-		"-append", d.kernelArguments(accel),
 		"-device", "virtio-serial-device",
 		"-chardev", fmt.Sprintf("socket,id=ctl,fd=%d,server=on,wait=off", fdControl),
 		"-device", "virtserialport,chardev=ctl,name=ctl",
 	}
+	if from.copies == nil {
+		argv = append(argv,
+			"-kernel", "/proc/self/fd/"+strconv.Itoa(fdKernel),
+			"-initrd", "/proc/self/fd/"+strconv.Itoa(fdInitrd),
+			"-append", d.kernelArguments(accel, from))
+	}
+	argv = append(argv, templateArguments(spec, from)...)
 	if accel == "kvm" {
 		argv = append(argv, "-accel", "kvm", "-cpu", "host")
 	} else {
@@ -53,6 +64,9 @@ func (d *Driver) command(spec vmm.Spec, accel string) []string {
 			thread = "multi"
 		}
 		argv = append(argv, "-accel", fmt.Sprintf("tcg,thread=%s,tb-size=%d", thread, d.config.TranslationMB), "-cpu", "max")
+	}
+	if from.makes != nil {
+		argv = append(argv, placeholderDisks...)
 	}
 	if spec.BaseDisk != "" {
 		argv = append(argv,
@@ -77,15 +91,50 @@ func (d *Driver) command(spec vmm.Spec, accel string) []string {
 	default:
 		argv = append(argv, "-netdev", "user,id=net,ipv6=off")
 	}
-	return append(argv, "-device", "virtio-net-device,netdev=net,mac="+spec.NIC.MAC)
+	// Announcing itself would be a copy's first deed, and to no one.
+	return append(argv, "-device", "virtio-net-device,guest_announce=off,netdev=net,mac="+spec.NIC.MAC)
+}
+
+// placeholderDisks are a template's: they read as nothing, and are larger than
+// any that a copy may have. The guest's drivers have looked at their size by
+// then; the file systems on a copy's disks know their own.
+var placeholderDisks = []string{
+	"-drive", "driver=null-co,size=1T,read-zeroes=on,if=none,id=base,readonly=on", "-device", "virtio-blk-device,drive=base",
+	"-drive", "driver=null-co,size=1T,read-zeroes=on,if=none,id=data,cache=unsafe,discard=unmap", "-device", "virtio-blk-device,drive=data",
+}
+
+// templateArguments are what a template or a copy has beyond a machine that
+// boots by itself.
+func templateArguments(spec vmm.Spec, from origin) []string {
+	if from.saved() == nil {
+		return nil
+	}
+	shared := "off"
+	if from.makes != nil {
+		shared = "on"
+	}
+	argv := []string{
+		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=/proc/self/fd/%d,share=%s", spec.MemoryMB, fdMemory, shared),
+		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", fdMonitor), "-mon", "chardev=monitor,mode=control",
+	}
+	if from.copies != nil {
+		argv = append(argv, "-incoming", "defer")
+	}
+	return argv
 }
 
 // kernelArguments: without the host's TSC frequency most boots under TCG hang
 // in its calibration.
-func (d *Driver) kernelArguments(accel string) string {
+func (d *Driver) kernelArguments(accel string, from origin) string {
 	words := append([]string{"console=ttyS0", "reboot=t", "panic=-1", "quiet"}, d.config.KernelArgs...)
 	if accel != "kvm" {
-		words = append(words, "tsc_early_khz="+strconv.Itoa(d.tscKHz))
+		// The others become PID 1's environment, and nobody else's: preemption
+		// by signals and work for a second processor are code to translate, and
+		// PID 1 never computes for long.
+		words = append(words, "tsc_early_khz="+strconv.Itoa(d.tscKHz), "GODEBUG=asyncpreemptoff=1", "GOMAXPROCS=1")
+	}
+	if from.makes != nil {
+		words = append(words, guest.TemplateVar+"=1")
 	}
 	return strings.Join(words, " ")
 }

@@ -8,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/wire/guest"
 )
 
 func TestCommand(t *testing.T) {
@@ -19,21 +20,22 @@ func TestCommand(t *testing.T) {
 	want := `/usr/bin/qemu -name guest=/var/lib/miosa/vm/ri_a-1 -machine microvm,dump-guest-core=off,mem-merge=off
 		-m 512 -smp 1 -nodefaults -no-user-config -no-reboot -display none -monitor none
 		-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
-		-chardev stdio,id=con,signal=off -serial chardev:con -kernel /proc/self/fd/3 -initrd /proc/self/fd/4
-		-append console=ttyS0 reboot=t panic=-1 quiet tsc_early_khz=2600000
+		-chardev stdio,id=con,signal=off -serial chardev:con
 		-device virtio-serial-device -chardev socket,id=ctl,fd=8,server=on,wait=off -device virtserialport,chardev=ctl,name=ctl
+		-kernel /proc/self/fd/3 -initrd /proc/self/fd/4
+		-append console=ttyS0 reboot=t panic=-1 quiet tsc_early_khz=2600000 GODEBUG=asyncpreemptoff=1 GOMAXPROCS=1
 		-accel tcg,thread=single,tb-size=32 -cpu max
 		-add-fd fd=5,set=1 -drive file=/dev/fdset/1,if=none,id=base,format=raw,readonly=on,file.locking=off -device virtio-blk-device,drive=base
 		-add-fd fd=6,set=2 -add-fd fd=7,set=2
 		-drive file=/dev/fdset/2,if=none,id=data,format=raw,cache=unsafe,discard=unmap,file.locking=off -device virtio-blk-device,drive=data
-		-netdev tap,id=net,fd=9 -device virtio-net-device,netdev=net,mac=02:00:00:00:00:01`
-	if got := strings.Join(d.command(spec, "tcg"), " "); got != strings.Join(strings.Fields(want), " ") {
+		-netdev tap,id=net,fd=9 -device virtio-net-device,guest_announce=off,netdev=net,mac=02:00:00:00:00:01`
+	if got := strings.Join(d.command(spec, "tcg", origin{}), " "); got != strings.Join(strings.Fields(want), " ") {
 		t.Errorf("command is\n%s", got)
 	}
 
 	spec.VCPUs = 2
 	spec.NIC = vmm.NIC{MAC: "02:00:00:00:00:01", Guest: netip.MustParsePrefix("10.0.2.15/24"), Forward: netip.MustParseAddrPort("127.0.0.1:20001"), GuestPort: 8080}
-	got := strings.Join(d.command(spec, "kvm"), " ")
+	got := strings.Join(d.command(spec, "kvm", origin{}), " ")
 	for _, part := range []string{"-accel kvm -cpu host", "-smp 2", "-netdev user,id=net,ipv6=off,hostfwd=tcp:127.0.0.1:20001-10.0.2.15:8080"} {
 		if !strings.Contains(got, part) {
 			t.Errorf("command has no %q:\n%s", part, got)
@@ -42,8 +44,41 @@ func TestCommand(t *testing.T) {
 	if strings.Contains(got, "tsc_early_khz") {
 		t.Error("KVM needs no told TSC frequency")
 	}
-	if got := strings.Join(d.command(spec, "tcg"), " "); !strings.Contains(got, "thread=multi") {
+	if got := strings.Join(d.command(spec, "tcg", origin{}), " "); !strings.Contains(got, "thread=multi") {
 		t.Errorf("two processors share one thread:\n%s", got)
+	}
+}
+
+// A template and its copies are the same machine to QEMU, or the one's state
+// does not fit the other.
+func TestTemplateAndCopyAreAlike(t *testing.T) {
+	d := &Driver{config: Config{DataDir: "/d", Binary: "/usr/bin/qemu", TranslationMB: 32}, tscKHz: 2600000}
+	nic := vmm.NIC{Tap: "mt0badcafe", MAC: "02:00:00:00:00:01"}
+	made := d.command(vmm.Spec{ID: "template-1", VCPUs: 2, MemoryMB: 256, NIC: nic}, "tcg", origin{makes: &template{}})
+	nic.Tap = "mi0badcafe-7"
+	copied := d.command(vmm.Spec{ID: "ri_a-1", VCPUs: 2, MemoryMB: 256, BaseDisk: "/base", DataDisk: "/data", NIC: nic}, "tcg", origin{copies: &template{}})
+	devices := func(argv []string) (out []string) {
+		for i, word := range argv[:len(argv)-1] {
+			switch word {
+			case "-device", "-machine", "-accel", "-cpu", "-m", "-smp":
+				out = append(out, word+" "+argv[i+1])
+			}
+		}
+		return out
+	}
+	if got, want := strings.Join(devices(copied), "\n"), strings.Join(devices(made), "\n"); got != want {
+		t.Errorf("the copy's devices are\n%s\nthe template's\n%s", got, want)
+	}
+	one, other := strings.Join(made, " "), strings.Join(copied, " ")
+	for _, part := range []string{"share=on", guest.TemplateVar, "-kernel"} {
+		if !strings.Contains(one, part) || strings.Contains(other, part) {
+			t.Errorf("%q belongs to the template alone:\n%s\n%s", part, one, other)
+		}
+	}
+	for _, part := range []string{"share=off", "-incoming defer", "/dev/fdset/2"} {
+		if strings.Contains(one, part) || !strings.Contains(other, part) {
+			t.Errorf("%q belongs to the copy alone:\n%s\n%s", part, one, other)
+		}
 	}
 }
 

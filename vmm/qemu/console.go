@@ -22,8 +22,9 @@ type console struct {
 	pipe *os.File
 	done chan struct{} // the reader has ended
 
-	mu   sync.Mutex // guards tail
+	mu   sync.Mutex // guards tail and more
 	tail []byte
+	more chan struct{} // closed at the next byte; nil: nobody waits
 }
 
 func newConsole(path string) (*console, error) {
@@ -59,9 +60,23 @@ func (c *console) add(b []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tail = append(c.tail, b...)
+	if c.more != nil && len(b) > 0 {
+		close(c.more)
+		c.more = nil
+	}
 	if over := len(c.tail) - consoleKeep; over > 0 {
 		c.tail = append(c.tail[:0], c.tail[over:]...)
 	}
+}
+
+// grown is closed when more has come.
+func (c *console) grown() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.more == nil {
+		c.more = make(chan struct{})
+	}
+	return c.more
 }
 
 // finish takes what is still in the pipe and closes it.

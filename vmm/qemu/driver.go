@@ -32,6 +32,7 @@ import (
 	"regexp"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -62,6 +63,10 @@ type Config struct {
 
 	Binary string // "": qemu-system-x86_64 in PATH
 	Accel  string // "auto" (and ""), "kvm" or "tcg"
+	// Templates is how many machine sizes are kept as templates for fast boots
+	// under TCG (some 100 MB of memory each, shared by all VMs of that size);
+	// 0: none.
+	Templates int
 	// TranslationMB is the size of the cache of translated code under TCG; 0: 32.
 	TranslationMB int
 	// UID is what a VM runs as whose spec names none; 0: 199999. Only as root.
@@ -86,6 +91,8 @@ type Driver struct {
 	// placesMu keeps the cell's run directory and cgroup from being removed as
 	// empty while a VM's are made in them.
 	placesMu sync.Mutex
+
+	shelf shelf
 
 	// accelMu guards the decision between KVM and TCG, taken once.
 	accelMu sync.Mutex
@@ -142,6 +149,7 @@ func New(config Config, log *slog.Logger) (*Driver, error) {
 	default:
 		return nil, fmt.Errorf("accelerator %q is none of auto, kvm, tcg", c.Accel)
 	}
+	d.shelf = shelf{most: c.Templates, slots: map[shape]*slot{}}
 	c.TranslationMB = cmp.Or(c.TranslationMB, defaultTranslationMB)
 	c.UID = cmp.Or(c.UID, 199999)
 	c.CgroupRoot = cmp.Or(c.CgroupRoot, "/sys/fs/cgroup")
@@ -175,23 +183,77 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.VM, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	m, err := d.start(spec, accel)
+	m, err := d.copyTemplate(ctx, spec, accel)
+	if m == nil && err == nil {
+		m, err = d.start(spec, accel)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("start vm %s: %w", spec.ID, err)
 	}
 	return m, nil
 }
 
-// start makes the run directory and the cgroup, and launches QEMU in them. On
-// error both are gone again.
-func (d *Driver) start(spec vmm.Spec, accel string) (_ *Machine, err error) {
+// start boots a machine by itself.
+func (d *Driver) start(spec vmm.Spec, accel string) (*Machine, error) {
+	m, _, err := d.launchFrom(spec, accel, origin{})
+	return m, err
+}
+
+// copyTemplate starts the VM as a copy of its size's template; nil, without an
+// error, where that can't be.
+func (d *Driver) copyTemplate(ctx context.Context, spec vmm.Spec, accel string) (*Machine, error) {
+	if accel != "tcg" || d.shelf.most <= 0 {
+		return nil, nil
+	}
+	t, err := d.template(ctx, spec)
+	if t == nil || err != nil {
+		return nil, err
+	}
+	defer t.close()
+	m, monitor, err := d.launchFrom(spec, accel, origin{copies: t})
+	if err != nil {
+		return nil, err
+	}
+	defer monitor.close()
+	limited, cancel := context.WithTimeout(ctx, resumeTime)
+	defer cancel()
+	defer monitor.within(limited)()
+	err = m.dialAhead(limited)
+	if err == nil {
+		err = monitor.resume(t.state)
+	}
+	if err != nil {
+		words := lastLine(m.Console())
+		if err := errors.Join(m.Kill(context.WithoutCancel(ctx)), ctx.Err()); err != nil {
+			return nil, err
+		}
+		d.shelf.spoiled(shapeOf(spec), time.Now())
+		d.log.Warn("a machine could not go on from its template: it boots by itself", "vm", spec.ID, "err", err, "words", words)
+		return nil, nil
+	}
+	m.handle.Resumed = time.Now()
+	return m, nil
+}
+
+// origin is how a machine begins: by itself, as a template to be, or as a copy
+// of one.
+type origin struct {
+	makes, copies *template
+}
+
+// saved is the template's files, whichever way.
+func (o origin) saved() *template { return cmp.Or(o.makes, o.copies) }
+
+// launchFrom makes the run directory and the cgroup, and launches QEMU in
+// them. On error both are gone again. The monitor is nil without a template.
+func (d *Driver) launchFrom(spec vmm.Spec, accel string, from origin) (_ *Machine, _ *monitor, err error) {
 	dir := d.runDir(spec.ID)
 	if len(d.socket(spec.ID)) > maxSocketPath {
-		return nil, miosa.Errorf(miosa.Invalid, "the socket path of vm %s is too long", spec.ID)
+		return nil, nil, miosa.Errorf(miosa.Invalid, "the socket path of vm %s is too long", spec.ID)
 	}
 	group, err := d.makePlaces(spec, accel)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -199,14 +261,19 @@ func (d *Driver) start(spec vmm.Spec, accel string) (_ *Machine, err error) {
 		}
 	}()
 
-	f, err := d.openFiles(spec)
+	f, control, err := d.openFiles(spec, from)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer f.close()
+	defer func() {
+		if err != nil && control != nil {
+			control.close()
+		}
+	}()
 	console, err := newConsole(filepath.Join(dir, consoleFile))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -214,15 +281,15 @@ func (d *Driver) start(spec vmm.Spec, accel string) (_ *Machine, err error) {
 		}
 	}()
 
-	p, err := d.launch(spec, accel, f, group)
+	p, err := d.launch(spec, accel, from, f, group)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	h := vmm.Handle{ID: spec.ID, Driver: d.Name(), PID: p.pid, StartTime: p.startTime, RunDir: dir}
+	h := vmm.Handle{ID: spec.ID, Driver: d.Name(), PID: p.pid, StartTime: p.startTime, RunDir: dir, Started: time.Now()}
 	if group != nil {
 		h.Cgroup = d.groupPath(spec.ID)
 	}
-	return d.watch(h, p, console, group), nil
+	return d.watch(h, p, console, group), control, nil
 }
 
 // makePlaces makes the VM's run directory and cgroup, or nothing.
@@ -397,15 +464,29 @@ func (d *Driver) groupPath(id string) string { return filepath.Join("miosa", d.c
 // on; -1 marks what there is none of.
 type files struct {
 	kernel, initrd, base, data, dataRead, control, tap int
+	memory, monitor                                    int
 }
 
-func (d *Driver) openFiles(spec vmm.Spec) (_ *files, err error) {
-	f := &files{-1, -1, -1, -1, -1, -1, -1}
+// all are in the order of their numbers in QEMU.
+func (f *files) all() []int {
+	return []int{f.kernel, f.initrd, f.base, f.data, f.dataRead, f.control, f.tap, f.memory, f.monitor}
+}
+
+// openFiles opens everything that QEMU is to have; the monitor, which comes
+// with a template only, is our end of one of them.
+func (d *Driver) openFiles(spec vmm.Spec, from origin) (_ *files, control *monitor, err error) {
+	f := &files{-1, -1, -1, -1, -1, -1, -1, -1, -1}
 	defer func() {
 		if err != nil {
 			f.close()
 		}
 	}()
+	if t := from.saved(); t != nil {
+		if f.memory, err = unix.FcntlInt(t.memory.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+			f.memory = -1
+			return nil, nil, err
+		}
+	}
 	for _, o := range []struct {
 		into *int
 		path string
@@ -418,29 +499,33 @@ func (d *Driver) openFiles(spec vmm.Spec) (_ *files, err error) {
 		{&f.data, spec.DataDisk, unix.O_RDWR, "data disk"},
 		{&f.dataRead, spec.DataDisk, unix.O_RDONLY, "data disk"},
 	} {
-		if o.path == "" {
+		if o.path == "" || from.copies != nil && (o.into == &f.kernel || o.into == &f.initrd) {
 			continue
 		}
 		if *o.into, err = unix.Open(o.path, o.mode|unix.O_CLOEXEC, 0); err != nil {
 			*o.into = -1
-			return nil, &miosa.Error{Code: miosa.Invalid, Message: "open " + o.what + " " + o.path, Err: err}
+			return nil, nil, &miosa.Error{Code: miosa.Invalid, Message: "open " + o.what + " " + o.path, Err: err}
 		}
 	}
 	if spec.NIC.Tap != "" {
-		if f.tap, err = openTap(spec.NIC.Tap); err != nil {
+		if f.tap, err = openTap(spec.NIC.Tap, from.makes != nil); err != nil {
 			f.tap = -1
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if f.control, err = listenUnix(d.socket(spec.ID)); err != nil {
 		f.control = -1
-		return nil, fmt.Errorf("listen for the guest: %w", err)
+		return nil, nil, fmt.Errorf("listen for the guest: %w", err)
 	}
-	return f, nil
+	if from.saved() == nil {
+		return f, nil, nil
+	}
+	control, f.monitor, err = monitorPair()
+	return f, control, err
 }
 
 func (f *files) close() {
-	for _, fd := range []int{f.kernel, f.initrd, f.base, f.data, f.dataRead, f.control, f.tap} {
+	for _, fd := range f.all() {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -465,9 +550,10 @@ func listenUnix(path string) (int, error) {
 }
 
 // openTap attaches to an existing tap, with the offloads that virtio can use.
-// It must exist: a mistyped name would otherwise make a new one.
-func openTap(name string) (int, error) {
-	if _, err := net.InterfaceByName(name); err != nil {
+// It must exist, unless it is to be made: a mistyped name would otherwise make
+// a new one.
+func openTap(name string, makeIt bool) (int, error) {
+	if _, err := net.InterfaceByName(name); err != nil && !makeIt {
 		return -1, miosa.Errorf(miosa.Invalid, "there is no tap %q", name)
 	}
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)

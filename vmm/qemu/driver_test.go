@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"golang.org/x/sys/unix"
+
 	"github.com/miosa/miosa/network"
 	"github.com/miosa/miosa/network/tap"
 	"github.com/miosa/miosa/network/user"
@@ -44,7 +46,8 @@ func newHost(t *testing.T) *host {
 	})
 	cell := testCell(dir)
 	h := &host{config: Config{
-		DataDir: dir, CellID: cell, RunDir: filepath.Join(dir, "run"),
+		Templates: 2,
+		DataDir:   dir, CellID: cell, RunDir: filepath.Join(dir, "run"),
 		Kernel: b.Kernel, Initrd: b.Initrd, Digest: b.Digest, Accel: "tcg",
 	}}
 	if os.Geteuid() == 0 {
@@ -178,6 +181,117 @@ func ended(t *testing.T, vm vmm.VM) {
 	}
 }
 
+// Copies of one template go on as machines of their own: with other random
+// numbers and disks, and with what the host knows of the template out of reach
+// for writing.
+func TestCopiesOfATemplate(t *testing.T) {
+	h := newHost(t)
+	d := h.driver(t)
+	if accel, err := d.Accel(t.Context()); err != nil || accel != "tcg" {
+		t.Skipf("templates are for emulation, this host has %s (%v)", accel, err)
+	}
+	said := map[string]string{}
+	for _, id := range []string{"ri_a", "ri_b"} {
+		spec, a := h.spec(t, id)
+		vm := start(t, d, spec)
+		if vm.Handle().Resumed.IsZero() {
+			t.Errorf("%s booted by itself", id)
+		}
+		s := vmmtest.Open(t, vm)
+		s.Boot(id, a, "/app/app random")
+		for _, line := range s.Stdout(2) {
+			if other, twice := said[line]; twice {
+				t.Errorf("%s and %s both said %q", id, other, line)
+			}
+			said[line] = id
+		}
+	}
+	if len(said) != 4 {
+		t.Errorf("they said %v", said)
+	}
+
+	spec, _ := h.spec(t, "ri_c")
+	d.shelf.mu.Lock()
+	kept := d.shelf.slots[shapeOf(spec)]
+	count := len(d.shelf.slots)
+	d.shelf.mu.Unlock()
+	if count != 1 || kept == nil || kept.template == nil {
+		t.Fatalf("%d templates are kept, %+v", count, kept)
+	}
+	for _, f := range []*os.File{kept.template.memory, kept.template.state} {
+		if _, err := f.WriteAt([]byte{1}, 0); err == nil {
+			t.Error("a template can be written to")
+		}
+		if _, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
+			t.Error("a template can be mapped for writing")
+		}
+	}
+}
+
+// A template that has gone bad costs a boot of its own, not the VM.
+func TestASpoiledTemplate(t *testing.T) {
+	h := newHost(t)
+	d := h.driver(t)
+	if accel, err := d.Accel(t.Context()); err != nil || accel != "tcg" {
+		t.Skipf("templates are for emulation, this host has %s (%v)", accel, err)
+	}
+	spec, a := h.spec(t, "ri_a")
+	memory, err := memoryFile("test", int64(spec.MemoryMB)<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, err := memoryFile("test", 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := make(chan struct{})
+	close(made)
+	d.shelf.slots[shapeOf(spec)] = &slot{made: made, template: &template{memory, state}}
+	vm := start(t, d, spec)
+	if !vm.Handle().Resumed.IsZero() {
+		t.Error("went on from nonsense")
+	}
+	s := vmmtest.Open(t, vm)
+	s.Boot("ri_a", a, "/app/app exit 3")
+	if exit := s.Exit(); exit.Code != 3 {
+		t.Errorf("%+v", exit)
+	}
+	d.shelf.mu.Lock()
+	defer d.shelf.mu.Unlock()
+	if s := d.shelf.slots[shapeOf(spec)]; s == nil || s.template != nil || s.failed.IsZero() {
+		t.Errorf("the template is still used: %+v", s)
+	}
+}
+
+func TestTheShelfKeepsWhatIsUsed(t *testing.T) {
+	s := shelf{most: 2, slots: map[shape]*slot{}}
+	now := time.Unix(1000, 0)
+	fill := func(memory int) (mine bool) {
+		now = now.Add(time.Second)
+		_, mine = s.slot(shape{memoryMB: memory}, now)
+		return mine
+	}
+	for n, step := range []struct {
+		memory int
+		mine   bool
+	}{{128, true}, {256, true}, {128, false}, {512, true}, {128, false}, {256, true}} {
+		if mine := fill(step.memory); mine != step.mine {
+			t.Errorf("step %d: make it %v", n, mine)
+		}
+	}
+	if s.slots[shape{memoryMB: 512}] != nil || s.slots[shape{memoryMB: 128}] == nil {
+		t.Errorf("kept are %v", s.slots)
+	}
+	s.slots[shape{memoryMB: 256}].failed = now
+	if fill(256) {
+		t.Error("one that failed just now is tried again")
+	}
+	now = now.Add(templateRetry)
+	if !fill(256) {
+		t.Error("one that failed long ago is not tried again")
+	}
+}
+
 func TestPanicIsOnTheConsole(t *testing.T) {
 	h := newHost(t)
 	spec, a := h.spec(t, "ri_a")
@@ -242,7 +356,7 @@ func TestProcessOwnsNothing(t *testing.T) {
 	for _, fd := range fds {
 		target, err := os.Readlink(procFile(pid, "fd/"+fd.Name()))
 		if err == nil && strings.HasPrefix(target, "/") && !slices.Contains([]string{
-			"/dev/null", "/dev/net/tun", h.config.Kernel, h.config.Initrd, spec.BaseDisk, spec.DataDisk,
+			"/dev/null", "/dev/net/tun", "/memfd:miosa-memory (deleted)", h.config.Kernel, h.config.Initrd, spec.BaseDisk, spec.DataDisk,
 			filepath.Join(vm.Handle().RunDir, consoleFile),
 		}, target) {
 			t.Errorf("it has %s open", target)

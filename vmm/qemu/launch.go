@@ -12,7 +12,7 @@ import (
 )
 
 // launch starts QEMU and returns once the program runs.
-func (d *Driver) launch(spec vmm.Spec, accel string, f *files, in group) (*process, error) {
+func (d *Driver) launch(spec vmm.Spec, accel string, from origin, f *files, in group) (*process, error) {
 	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -25,7 +25,7 @@ func (d *Driver) launch(spec vmm.Spec, accel string, f *files, in group) (*proce
 	defer unix.Close(serial)
 
 	attr := &syscall.ProcAttr{Dir: "/", Env: []string{}, Sys: &syscall.SysProcAttr{Setsid: true}}
-	for _, fd := range []int{null, serial, serial, f.kernel, f.initrd, f.base, f.data, f.dataRead, f.control, f.tap} {
+	for _, fd := range append([]int{null, serial, serial}, f.all()...) {
 		if fd < 0 {
 			fd = null // keeps the numbers of those after it
 		}
@@ -43,7 +43,7 @@ func (d *Driver) launch(spec vmm.Spec, accel string, f *files, in group) (*proce
 			attr.Sys.Cloneflags |= syscall.CLONE_NEWNET
 		}
 	}
-	pid, err := forkIn(in, d.config.Binary, d.command(spec, accel), attr)
+	pid, err := forkIn(in, d.config.Binary, d.command(spec, accel, from), attr)
 	if err != nil {
 		return nil, fmt.Errorf("run %s: %w", d.config.Binary, err)
 	}

@@ -24,8 +24,9 @@ type Machine struct {
 	exit    vmm.Exit      // set before done is closed
 	cleared chan struct{} // closed after done, when nothing is left of it
 
-	mu      sync.Mutex // guards dialled
+	mu      sync.Mutex // guards dialled and ahead
 	dialled bool
+	ahead   net.Conn // the connection that the first Dial gets; nil: there is none
 }
 
 var _ vmm.VM = (*Machine)(nil)
@@ -52,6 +53,11 @@ func (m *Machine) await() {
 	m.exit = exit
 	close(m.done)
 	m.process.close() // after done: who finds it closed finds that too
+	m.mu.Lock()
+	if m.ahead != nil {
+		m.ahead.Close()
+	}
+	m.mu.Unlock()
 	// A cgroup can stay busy for a second or two after its last process ended:
 	// whoever waits for the end must not wait for that.
 	if err := m.driver.removeLeftovers(m.handle.ID); err != nil {
@@ -95,13 +101,38 @@ func (m *Machine) Dial(ctx context.Context) (net.Conn, error) {
 	if m.dialled {
 		return nil, miosa.Errorf(miosa.Conflict, "the control channel of vm %s is in use", m.handle.ID)
 	}
+	c := m.ahead
+	m.ahead = nil
+	if c == nil {
+		var err error
+		if c, err = m.connect(ctx); err != nil {
+			return nil, err
+		}
+	}
+	m.dialled = true
+	return &channel{Conn: c, machine: m}, nil
+}
+
+func (m *Machine) connect(ctx context.Context) (net.Conn, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", m.driver.socket(m.handle.ID))
 	if err != nil {
 		return nil, fmt.Errorf("dial vm %s: %w", m.handle.ID, err)
 	}
-	m.dialled = true
-	return &channel{Conn: c, machine: m}, nil
+	return c, nil
+}
+
+// dialAhead connects before anybody asks: a copy then goes on as its template
+// was left, with its host there.
+func (m *Machine) dialAhead(ctx context.Context) error {
+	c, err := m.connect(ctx)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ahead = c
+	return nil
 }
 
 // channel lets the next Dial go on once it is closed.

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/vmm"
@@ -71,7 +72,7 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.VM, error) {
 	}
 	h.started++
 	m := newMachine(spec, vmm.Handle{
-		ID: spec.ID, Driver: d.Name(), PID: firstPID + int(h.started), StartTime: h.started, RunDir: "sim",
+		ID: spec.ID, Driver: d.Name(), PID: firstPID + int(h.started), StartTime: h.started, RunDir: "sim", Started: time.Now(),
 	})
 	m.forget = func() {
 		h.mu.Lock()
@@ -89,8 +90,11 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.VM, error) {
 func (d *Driver) Adopt(_ context.Context, h vmm.Handle) (vmm.VM, error) {
 	d.host.mu.Lock()
 	defer d.host.mu.Unlock()
-	if m, ok := d.host.machines[h.ID]; ok && m.handle == h {
-		return m, nil
+	if m, ok := d.host.machines[h.ID]; ok {
+		h.Started, h.Resumed = m.handle.Started, m.handle.Resumed // which change on their way through a file
+		if m.handle == h {
+			return m, nil
+		}
 	}
 	return nil, fmt.Errorf("adopt vm %s: %w", h.ID, vmm.ErrGone)
 }

@@ -36,6 +36,15 @@ const (
 // output was seen to stand still until the next disconnection freed it.
 const HelloTimeout = 5 * time.Second
 
+// How a VMM gets a machine that it can copy (see guest/template.go):
+// TemplateVar=1 on the kernel's command line asks for it, and a line with
+// TemplateReady on the serial console says that the machine waits for its
+// copies' hosts.
+const (
+	TemplateVar   = "MIOSA_TEMPLATE"
+	TemplateReady = "ready to be copied"
+)
+
 // MaxFrame bounds one frame's body in bytes, in both directions.
 const MaxFrame = 1 << 20
 
@@ -157,6 +166,10 @@ type Attach struct {
 	Version int    `json:"version"`
 	After   uint64 `json:"after"` // last line number the host holds; 0: none
 	Nonce   uint64 `json:"nonce"` // comes back in Hello; not 0, and another one each time
+	// Quiet says that Boot follows at once, and asks for no word, not even
+	// Hello, before the command runs or has failed, 2 s at most: what the guest
+	// writes costs a boot its time. For machines known to wait for Boot.
+	Quiet bool `json:"quiet,omitempty"`
 }
 
 // Stats are the guest's own figures.

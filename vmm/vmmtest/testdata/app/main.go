@@ -5,10 +5,12 @@
 //	exit N            end with code N
 //	log N             write the lines "line 1" to "line N" and wait
 //	crash             take the kernel down
+//	random            write random numbers, from Go's and the kernel's sources
 package main
 
 import (
 	"bufio"
+	"crypto/rand"
 	"fmt"
 	"net/http"
 	"os"
@@ -45,6 +47,10 @@ func main() {
 		os.Exit(argument())
 	case "log":
 		lines(argument())
+		wait()
+	case "random":
+		id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+		fmt.Printf("text %s\nboot %s", rand.Text(), id)
 		wait()
 	case "crash":
 		if err := os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0); err != nil {

@@ -1,0 +1,264 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/wire/guest"
+)
+
+// Under emulation the kernel's start is most of a boot, and the same every
+// time. So the first VM of a shape boots a template: a machine without disks
+// or customer that stops where it would wait for its configuration. Its memory
+// and its devices' state are kept in two sealed files in memory, and this VM
+// and all later ones of the shape go on from there as copies. A copy maps the
+// memory privately: what nobody writes (the kernel's code, most of it) is there
+// once for all of them, and nobody can write to another's.
+//
+// What all copies of a template have in common, besides the code: where the
+// kernel lies in its address space. Random numbers and the clock are set anew
+// in every copy before it runs anything (guest/template.go).
+//
+// Templates live as long as the driver. Under KVM there are none: a kernel
+// starts in a blink there.
+
+const (
+	templateTime  = time.Minute      // for one to boot and be saved
+	templateRetry = 10 * time.Minute // after one that failed
+	resumeTime    = 15 * time.Second // for a copy to run
+)
+
+// shape is what must be alike for one template to serve.
+type shape struct {
+	vcpus, memoryMB int
+	mac             string
+	tap             bool
+}
+
+func shapeOf(spec vmm.Spec) shape {
+	return shape{spec.VCPUs, spec.MemoryMB, spec.NIC.MAC, spec.NIC.Tap != ""}
+}
+
+// template is one saved machine.
+type template struct {
+	memory, state *os.File
+}
+
+// pin holds the files of one template open for a VM that starts from it.
+func (t *template) pin() (_ *template, err error) {
+	p := &template{}
+	if p.memory, err = reopen(t.memory); err == nil {
+		p.state, err = reopen(t.state)
+	}
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// reopen opens the same file once more, with a position of its own.
+func reopen(f *os.File) (*os.File, error) {
+	return os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), os.O_RDONLY, 0)
+}
+
+func (t *template) close() {
+	for _, f := range []*os.File{t.memory, t.state} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// shelf keeps the templates of a driver, the most lately used ones.
+type shelf struct {
+	most int
+
+	mu    sync.Mutex // guards slots and what is in them
+	slots map[shape]*slot
+
+	one sync.Mutex // held while one is made: each needs a processor to itself
+}
+
+// slot is a shape's place on the shelf.
+type slot struct {
+	made     chan struct{} // closed when template or failed is set
+	template *template
+	failed   time.Time
+	used     time.Time
+}
+
+// template returns the shape's, opened for one VM; it is made if there is
+// none. nil: there can be none now, and the VM must boot by itself.
+func (d *Driver) template(ctx context.Context, spec vmm.Spec) (*template, error) {
+	s, mine := d.shelf.slot(shapeOf(spec), time.Now())
+	if mine {
+		// Others may wait for it, so it does not end with this caller.
+		go d.makeTemplate(context.WithoutCancel(ctx), spec, s)
+	}
+	select {
+	case <-s.made:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	d.shelf.mu.Lock()
+	defer d.shelf.mu.Unlock()
+	if s.template == nil {
+		return nil, nil
+	}
+	return s.template.pin()
+}
+
+// slot finds the shape's slot; mine says that the caller must fill it.
+func (s *shelf) slot(of shape, now time.Time) (_ *slot, mine bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found, ok := s.slots[of]
+	if ok && (found.failed.IsZero() || now.Sub(found.failed) < templateRetry) {
+		found.used = now
+		return found, false
+	}
+	for !ok && len(s.slots) >= s.most {
+		var oldest shape
+		for k, v := range s.slots {
+			if o := s.slots[oldest]; o == nil || v.used.Before(o.used) {
+				oldest = k
+			}
+		}
+		s.drop(oldest)
+	}
+	found = &slot{made: make(chan struct{}), used: now}
+	s.slots[of] = found
+	return found, true
+}
+
+// drop takes a template from the shelf; VMs that run from it keep its memory.
+// mu is held.
+func (s *shelf) drop(of shape) {
+	if t := s.slots[of].template; t != nil {
+		t.close()
+	}
+	delete(s.slots, of)
+}
+
+// spoiled notes that a VM could not go on from the shape's template: none is
+// tried for a while.
+func (s *shelf) spoiled(of shape, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if found, ok := s.slots[of]; ok && found.template != nil {
+		found.template.close()
+		found.template, found.failed = nil, now
+	}
+}
+
+// makeTemplate fills the slot.
+func (d *Driver) makeTemplate(ctx context.Context, like vmm.Spec, into *slot) {
+	ctx, cancel := context.WithTimeout(ctx, templateTime)
+	defer cancel()
+	d.shelf.one.Lock()
+	defer d.shelf.one.Unlock()
+	began := time.Now()
+	t, err := d.bootTemplate(ctx, like)
+	if err != nil {
+		d.log.Warn("no template: machines of this size boot by themselves", "vcpus", like.VCPUs, "memory_mb", like.MemoryMB, "err", err)
+	} else {
+		d.log.Info("template made", "vcpus", like.VCPUs, "memory_mb", like.MemoryMB, "took", time.Since(began).Round(time.Millisecond))
+	}
+	d.shelf.mu.Lock()
+	defer d.shelf.mu.Unlock()
+	if into.template = t; err != nil {
+		into.failed = time.Now()
+	}
+	close(into.made)
+}
+
+// bootTemplate boots a machine of the shape and saves it where it waits.
+func (d *Driver) bootTemplate(ctx context.Context, like vmm.Spec) (_ *template, err error) {
+	t := &template{}
+	defer func() {
+		if err != nil {
+			t.close()
+		}
+	}()
+	if t.memory, err = memoryFile("miosa-memory", int64(like.MemoryMB)<<20); err != nil {
+		return nil, err
+	}
+	if t.state, err = memoryFile("miosa-state", 0); err != nil {
+		return nil, err
+	}
+	spec := vmm.Spec{ID: "template-" + strconv.Itoa(os.Getpid()), VCPUs: like.VCPUs, MemoryMB: like.MemoryMB, NIC: vmm.NIC{MAC: like.NIC.MAC}}
+	if like.NIC.Tap != "" {
+		// Never brought up; it is gone with the last that has it open. Its
+		// features are what the guest's driver settles for.
+		spec.NIC.Tap = "mt" + d.config.CellID
+	}
+	m, monitor, err := d.launchFrom(spec, "tcg", origin{makes: t})
+	if err != nil {
+		return nil, err
+	}
+	defer monitor.close()
+	defer monitor.within(ctx)()
+	defer func() { err = errors.Join(err, m.Kill(context.WithoutCancel(ctx))) }()
+	host, err := m.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer host.Close()
+	if err := m.console.await(ctx, m.done, []byte(guest.TemplateReady)); err != nil {
+		return nil, fmt.Errorf("boot a template: %w", err)
+	}
+	if err := monitor.save(t.state); err != nil {
+		return nil, err
+	}
+	if err := m.Kill(ctx); err != nil {
+		return nil, err
+	}
+	for _, f := range []*os.File{t.memory, t.state} {
+		// From here on nobody can change it, whatever becomes of a VM's process.
+		if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE); err != nil {
+			return nil, fmt.Errorf("seal a template: %w", err)
+		}
+	}
+	return t, nil
+}
+
+// memoryFile makes a file that lies in memory and has no name.
+func memoryFile(name string, size int64) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if err := f.Truncate(size); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// await waits until words have come over the console.
+func (c *console) await(ctx context.Context, ended <-chan struct{}, words []byte) error {
+	for {
+		grown := c.grown()
+		if bytes.Contains(c.bytes(), words) {
+			return nil
+		}
+		select {
+		case <-grown:
+		case <-ended:
+			return fmt.Errorf("the machine ended: %s", lastLine(c.bytes()))
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
