@@ -267,12 +267,7 @@ func (b *bench) report(i miosa.Instance, state func(miosa.Instance) miosa.Instan
 // step is one thing that happens, in any order that can be.
 func (b *bench) step() {
 	later := rapid.SampledFrom([]time.Duration{0, time.Millisecond, time.Second, 15 * time.Second}).Draw(b.T, "later")
-	// A watch is never as late as a lost answer is held for.
-	for later > 100*time.Millisecond && b.told < b.lost {
-		b.told++
-		b.deliver(b.told - 1)
-	}
-	b.now = b.now.Add(later)
+	b.pass(later)
 	switch event := rapid.IntRange(0, 19).Draw(b.T, "event"); event {
 	case 0, 1, 2, 3:
 		if b.told < len(b.batches) {
@@ -320,10 +315,19 @@ func (b *bench) step() {
 	}
 }
 
+// pass lets time go by. A watch is never as late as a lost answer is held for.
+func (b *bench) pass(later time.Duration) {
+	for later > 100*time.Millisecond && b.told < b.lost {
+		b.told++
+		b.deliver(b.told - 1)
+	}
+	b.now = b.now.Add(later)
+}
+
 // calm delivers everything, lets everybody do as told, and expects rest.
 func (b *bench) calm() {
 	for range 400 {
-		b.now = b.now.Add(time.Second)
+		b.pass(time.Second)
 		busy := false
 		for b.told < len(b.batches) {
 			b.told++
