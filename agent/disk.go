@@ -225,8 +225,9 @@ func (d *disks) template(megabytes int) (string, error) {
 			return "", err
 		}
 	}
-	// No journal: the disk lives no longer than its VM.
-	out, err := exec.Command("mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard,root_owner=0:0",
+	// No journal: the disk lives no longer than its VM. Nor checksums of its
+	// metadata, which cost an emulated guest a fifth of its mount.
+	out, err := exec.Command("mkfs.ext4", "-q", "-F", "-O", "^has_journal,^metadata_csum,^64bit", "-E", "lazy_itable_init=1,nodiscard,root_owner=0:0",
 		"-m", "0", "-d", skeleton, tmp).CombinedOutput()
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("mkfs.ext4: %w: %s", err, strings.TrimSpace(string(out))), os.Remove(tmp))
