@@ -340,6 +340,18 @@ func (r *Rig) Do(ctx context.Context, method, path string, body any, header ...s
 	return Response{Status: resp.StatusCode, Header: resp.Header, Body: b}, err
 }
 
+// Get reads a whole answer, envelope and all, into out.
+func (r *Rig) Get(ctx context.Context, path string, out any) error {
+	resp, err := r.Do(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	if resp.Status >= 300 {
+		return fmt.Errorf("GET %s: %d %s", path, resp.Status, resp.Body)
+	}
+	return json.Unmarshal(resp.Body, out)
+}
+
 // Call is Do for a call that must succeed, its data read into out (if any).
 func (r *Rig) Call(ctx context.Context, method, path string, body, out any) error {
 	resp, err := r.Do(ctx, method, path, body)

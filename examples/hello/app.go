@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -64,6 +65,7 @@ func (a *app) handler() http.Handler {
 	mux.HandleFunc("GET /env", a.env)
 	mux.HandleFunc("POST /crash", a.crash)
 	mux.HandleFunc("POST /leak", a.leak)
+	mux.HandleFunc("POST /log", a.log)
 	return a.logged(mux)
 }
 
@@ -251,6 +253,26 @@ func (a *app) leak(w http.ResponseWriter, r *http.Request) {
 	blocks := len(a.leaked)
 	a.leakMu.Unlock()
 	a.writeJSON(w, map[string]any{"leaked_mb": mb, "blocks": blocks})
+}
+
+// log writes so many numbered lines to standard output, as fast as they are
+// taken, and answers before the first.
+func (a *app) log(w http.ResponseWriter, r *http.Request) {
+	lines, err := strconv.Atoi(r.URL.Query().Get("lines"))
+	if err != nil || lines < 1 || lines > 10_000_000 {
+		http.Error(w, "lines: a number from 1 to 10000000", http.StatusUnprocessableEntity)
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
+	go func() {
+		out := bufio.NewWriter(a.out.Writer())
+		for n := range lines {
+			fmt.Fprintf(out, "line %d of %d\n", n+1, lines)
+		}
+		if err := out.Flush(); err != nil {
+			a.out.Printf("write lines: %v", err)
+		}
+	}()
 }
 
 // milliseconds reads ?ms=, from 0 to limit, or answers 422.
