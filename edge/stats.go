@@ -72,6 +72,17 @@ func (s *hostStats) read() HostStats {
 // Upgraded connections are counted when they end and are in no latency.
 func (rt *Router) Stats() iter.Seq2[string, HostStats] {
 	return func(yield func(string, HostStats) bool) {
+		for e := range rt.entries() {
+			if !yield(e.host, e.stats.read()) {
+				return
+			}
+		}
+	}
+}
+
+// entries yields the table's entries, in no order, holding no lock meanwhile.
+func (rt *Router) entries() iter.Seq[*entry] {
+	return func(yield func(*entry) bool) {
 		for i := range rt.table.shards {
 			s := &rt.table.shards[i]
 			s.mu.RLock()
@@ -81,10 +92,22 @@ func (rt *Router) Stats() iter.Seq2[string, HostStats] {
 			}
 			s.mu.RUnlock()
 			for _, e := range entries {
-				if !yield(e.host, e.stats.read()) {
+				if !yield(e) {
 					return
 				}
 			}
 		}
 	}
+}
+
+// inFlight is how many requests are at the host name's present backends.
+func (e *entry) inFlight() (n int64) {
+	p := e.pool.Load()
+	if p == nil {
+		return 0
+	}
+	for _, b := range p.backends {
+		n += b.inFlight.Load()
+	}
+	return n
 }

@@ -38,13 +38,14 @@ import (
 
 // platformConfig is `miosa up`'s flags, checked.
 type platformConfig struct {
-	data, api, http, driver, accel, domain string
-	templates                              int // machine sizes kept booted; 0: none
-	region, zone                           string
-	bindings                               []control.Binding
-	overcommit                             float64
-	example, verbose                       bool
-	accessLog                              string
+	data, api, http, metrics, driver, accel, domain string
+	templates                                       int // machine sizes kept booted; 0: none
+	logRate, logSpoolMB                             int // of one instance; 0: the default
+	region, zone                                    string
+	bindings                                        []control.Binding
+	overcommit                                      float64
+	example, verbose                                bool
+	accessLog                                       string
 }
 
 // platform is every role in one process, in the order in which they start.
@@ -88,6 +89,13 @@ func runPlatform(cfg platformConfig, signals <-chan os.Signal, out, errOut io.Wr
 		return err
 	}
 	defer httpListener.Close()
+	metricsListener, err := listenMetrics(cfg.metrics, log)
+	if err != nil {
+		return err
+	}
+	if metricsListener != nil {
+		defer metricsListener.Close()
+	}
 	p.public = addresses{domain: cfg.domain, port: portOf(httpListener.Addr())}
 
 	if p.cell, err = openCell(cfg.data); err != nil {
@@ -103,7 +111,7 @@ func runPlatform(cfg platformConfig, signals <-chan os.Signal, out, errOut io.Wr
 	if p.access != nil {
 		defer func() { err = errors.Join(err, p.access.Close()) }()
 	}
-	failed := p.start(ctx, apiListener)
+	failed := p.start(ctx, apiListener, metricsListener)
 	stop := func() { cancel(); p.finish() }
 
 	keys, sig, err := p.ready(ctx, signals, failed)
@@ -377,7 +385,7 @@ func (f *failure) report(part string, err error) {
 }
 
 // start runs every part.
-func (p *platform) start(ctx context.Context, apiListener net.Listener) *failure {
+func (p *platform) start(ctx context.Context, apiListener, metricsListener net.Listener) *failure {
 	f := &failure{err: make(chan error, 1)}
 	p.parts.Go(func() {
 		// The engine may end by itself, as when its disk is full: nothing can be
@@ -394,6 +402,9 @@ func (p *platform) start(ctx context.Context, apiListener net.Listener) *failure
 			f.report("api", err)
 		}
 	})
+	if metricsListener != nil {
+		p.parts.Go(func() { f.report("metrics", p.serveMetrics(ctx, metricsListener)) })
+	}
 	p.parts.Go(func() { p.housekeep(ctx) })
 	return f
 }

@@ -16,13 +16,14 @@ import (
 
 // upFlags are what an operator says on the command line.
 type upFlags struct {
-	data, api, http, driver, accel, domain string
-	templates                              int
-	region, zone                           string
-	binds                                  []string
-	overcommit                             float64
-	example, verbose                       bool
-	accessLog                              string
+	data, api, http, metrics, driver, accel, domain string
+	templates                                       int
+	logRate, logSpoolMB                             int
+	region, zone                                    string
+	binds                                           []string
+	overcommit                                      float64
+	example, verbose                                bool
+	accessLog                                       string
 }
 
 func upCommand() *cobra.Command {
@@ -60,6 +61,9 @@ a crash. "miosa down" stops everything.`,
 	fl.StringVar(&f.api, "api", "127.0.0.1:7070", "address of the API")
 	fl.StringVar(&f.http, "http", "127.0.0.1:7080", "address of the router: where the apps answer")
 	fl.IntVar(&f.templates, "templates", 4, "machine sizes kept booted in memory, for instances to start from (under emulation only; some 100 MB each); 0: every instance boots a kernel")
+	fl.StringVar(&f.metrics, "metrics", defaultMetrics, "address of /metrics (Prometheus); empty: none")
+	fl.IntVar(&f.logRate, "log-rate", 0, "log lines a second that one instance may write for long; 0: 5000, negative: any number")
+	fl.IntVar(&f.logSpoolMB, "log-spool-mb", 0, "log lines that one instance may have on this host's disk until they are stored, in MB; 0: 64")
 	fl.StringVar(&f.driver, "driver", "auto", "what boots the instances: auto, qemu, sim (no VMs: for tries and tests), firecracker")
 	fl.StringVar(&f.accel, "accel", "auto", "qemu's accelerator: auto, kvm, tcg")
 	fl.StringVar(&f.domain, "managed-domain", "localhost", "apps are served at <deployment>.<tenant>.DOMAIN")
@@ -79,7 +83,7 @@ func (f upFlags) config() (platformConfig, error) {
 		return platformConfig{}, err
 	}
 	cfg := platformConfig{
-		data: data, api: f.api, http: f.http, driver: f.driver, accel: f.accel, templates: f.templates, domain: strings.ToLower(strings.Trim(f.domain, ".")),
+		data: data, api: f.api, http: f.http, metrics: f.metrics, driver: f.driver, accel: f.accel, templates: f.templates, logRate: f.logRate, logSpoolMB: f.logSpoolMB, domain: strings.ToLower(strings.Trim(f.domain, ".")),
 		region: f.region, zone: f.zone, overcommit: f.overcommit, example: f.example, accessLog: f.accessLog, verbose: f.verbose,
 	}
 	switch f.driver {
