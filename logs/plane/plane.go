@@ -1,0 +1,236 @@
+// Package plane is the loop of the log plane: it takes what hosts ship, makes
+// sure of whose it is, keeps it for its plan's days, and tells who follows.
+//
+// A host says of which instance its lines are, and nothing more is believed:
+// tenant, deployment, service, version, workspace and days come from the
+// records, and only the host that an instance is on may speak for it.
+package plane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/logs"
+	"github.com/miosa/miosa/store"
+)
+
+const (
+	// known bounds how long an answer about an instance is believed: a plan's
+	// change reaches the log within it.
+	known = time.Minute
+	// maxKnown bounds how many answers are kept.
+	maxKnown = 20000
+	// expireEvery is how often retention is enforced; the promise is an hour.
+	expireEvery = 10 * time.Minute
+)
+
+// Plane feeds a log store and serves those who read it. Make it with New.
+type Plane struct {
+	logs    logs.Store
+	records store.Store
+	log     *slog.Logger
+	now     func() time.Time
+
+	mu        sync.Mutex // guards all below
+	instances map[string]owner
+	arrived   chan struct{} // closed and replaced with every arrival
+}
+
+// owner is what the records say of an instance, for a while.
+type owner struct {
+	origin logs.Origin
+	days   int
+	until  time.Time
+}
+
+// New starts nothing.
+func New(kept logs.Store, records store.Store, log *slog.Logger) *Plane {
+	return &Plane{logs: kept, records: records, log: log, now: time.Now, instances: map[string]owner{}, arrived: make(chan struct{})}
+}
+
+// Run enforces retention until ctx ends.
+func (p *Plane) Run(ctx context.Context) error {
+	tick := time.NewTicker(expireEvery)
+	defer tick.Stop()
+	for {
+		if err := p.logs.Expire(ctx, p.now().UTC()); err != nil && ctx.Err() == nil {
+			p.log.Error("expire logs", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// Ship keeps what a host has of its instances: when it returns, it is durable.
+// Nothing is kept on error, or the same may be sent again: miosa.NotFound when
+// an instance is unknown (the host may forget its lines), miosa.Forbidden when
+// it is on another host, miosa.NoSpace or miosa.Unavailable in passing.
+func (p *Plane) Ship(ctx context.Context, hostID string, batches []logs.Batch) error {
+	kept := make([]logs.Kept, 0, len(batches))
+	for _, b := range batches {
+		o, err := p.owner(ctx, b.Origin)
+		if err != nil {
+			return err
+		}
+		if o.origin.HostID != hostID {
+			return miosa.Errorf(miosa.Forbidden, "instance %s is not on host %s", b.Origin.InstanceID, hostID)
+		}
+		if err := check(b); err != nil {
+			return err
+		}
+		b.Origin = o.origin
+		kept = append(kept, logs.Kept{Batch: b, Days: o.days})
+	}
+	arrivals, err := p.logs.Append(ctx, kept)
+	if err != nil {
+		return fmt.Errorf("keep log lines: %w", err)
+	}
+	if len(arrivals) > 0 {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		close(p.arrived)
+		p.arrived = make(chan struct{})
+	}
+	return nil
+}
+
+// check refuses what no spool of ours sends.
+func check(b logs.Batch) error {
+	if b.First < 1 || len(b.Lines) == 0 {
+		return miosa.Errorf(miosa.Invalid, "a batch of instance %s has no lines, or they are not numbered from 1", b.Origin.InstanceID)
+	}
+	for n := range b.Lines {
+		if l := &b.Lines[n]; !l.Stream.Valid() || len(l.Text) > logs.MaxText || l.Time.IsZero() {
+			return miosa.Errorf(miosa.Invalid, "line %d of instance %s is not one: its stream, its time or its length is wrong", b.First+uint64(n), b.Origin.InstanceID)
+		}
+	}
+	return nil
+}
+
+// owner is what the records say of the instance that a host named.
+func (p *Plane) owner(ctx context.Context, claimed logs.Origin) (owner, error) {
+	now := p.now()
+	p.mu.Lock()
+	o, ok := p.instances[claimed.InstanceID]
+	p.mu.Unlock()
+	if ok && now.Before(o.until) && o.origin.TenantID == claimed.TenantID && o.origin.DeploymentID == claimed.DeploymentID {
+		return o, nil
+	}
+	o, err := p.lookUp(ctx, claimed)
+	if err != nil {
+		return o, err
+	}
+	o.until = now.Add(known)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.instances) >= maxKnown {
+		clear(p.instances) // looked up again, a minute early
+	}
+	p.instances[claimed.InstanceID] = o
+	return o, nil
+}
+
+func (p *Plane) lookUp(ctx context.Context, claimed logs.Origin) (o owner, err error) {
+	i, err := store.Get(ctx, p.records, store.Instances, store.InstanceKey(claimed.TenantID, claimed.DeploymentID, claimed.InstanceID))
+	if err != nil {
+		return o, fmt.Errorf("instance %s: %w", claimed.InstanceID, err)
+	}
+	dep, err := store.Get(ctx, p.records, store.Deployments, store.DeploymentKey(i.TenantID, i.DeploymentID))
+	if err != nil {
+		return o, fmt.Errorf("deployment %s: %w", i.DeploymentID, err)
+	}
+	o.origin = logs.Origin{
+		TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, InstanceID: i.ID,
+		VersionID: i.VersionID, HostID: i.HostID, WorkspaceID: dep.WorkspaceID,
+	}
+	o.days, err = p.days(ctx, i.TenantID)
+	return o, err
+}
+
+// days is how long a tenant's lines are kept. A plan that is gone keeps them
+// as the default one does.
+func (p *Plane) days(ctx context.Context, tenantID string) (int, error) {
+	t, err := store.Get(ctx, p.records, store.Tenants, store.TenantKey(tenantID))
+	if err != nil {
+		return 0, fmt.Errorf("tenant %s: %w", tenantID, err)
+	}
+	plan, err := store.Get(ctx, p.records, store.Plans, store.PlanKey(t.Plan))
+	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+		return 0, fmt.Errorf("plan %s: %w", t.Plan, err)
+	}
+	if err != nil || plan.LogDays <= 0 {
+		return miosa.DefaultPlan().LogDays, nil
+	}
+	return plan.LogDays, nil
+}
+
+// Read yields what the query names: see logs.Store.
+func (p *Plane) Read(ctx context.Context, q logs.Query) iter.Seq2[logs.Entry, error] {
+	return p.logs.Read(ctx, q)
+}
+
+// Last is the mark of the newest arrival.
+func (p *Plane) Last(ctx context.Context) (logs.Mark, error) { return p.logs.Last(ctx) }
+
+// Usage is what a tenant logged: see logs.Store.
+func (p *Plane) Usage(ctx context.Context, tenantID string, since, until time.Time) (logs.Usage, error) {
+	return p.logs.Usage(ctx, tenantID, since, until)
+}
+
+// Purge drops every line of a deployment.
+func (p *Plane) Purge(ctx context.Context, tenantID, deploymentID string) error {
+	return p.logs.Purge(ctx, tenantID, deploymentID)
+}
+
+// Follow yields what arrived after the mark and then each arrival as it comes,
+// once and in order, until ctx ends. Who reads slowly keeps nobody waiting:
+// everyone reads from the store at a pace of his own. miosa.Gone is yielded
+// when the store does not know the order that far back.
+func (p *Plane) Follow(ctx context.Context, after logs.Mark, scope logs.Scope) iter.Seq2[logs.Arrival, error] {
+	return func(yield func(logs.Arrival, error) bool) {
+		for {
+			p.mu.Lock()
+			arrived := p.arrived
+			p.mu.Unlock()
+			newest, err := p.logs.Last(ctx)
+			if err != nil {
+				p.stop(ctx, err, yield)
+				return
+			}
+			if newest > after {
+				for a, err := range p.logs.Arrivals(ctx, after, scope) {
+					if err != nil {
+						p.stop(ctx, err, yield)
+						return
+					}
+					if !yield(a, nil) {
+						return
+					}
+					newest = max(newest, a.Mark)
+				}
+				after = newest
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-arrived:
+			}
+		}
+	}
+}
+
+// stop yields an error, unless the caller's own end is what it was.
+func (p *Plane) stop(ctx context.Context, err error, yield func(logs.Arrival, error) bool) {
+	if ctx.Err() == nil || !errors.Is(err, ctx.Err()) {
+		yield(logs.Arrival{}, err)
+	}
+}
