@@ -21,7 +21,8 @@ type actor struct {
 	forgot  chan struct{} // control does not know the instance any more
 	unsaved bool          // the state on disk is behind: the disk was full
 	boot    *boot         // the present one; nil between boots
-	tail    *tail         // the last log lines, over all boots
+	journal *journal      // its log, over all boots
+	story   story
 	sealed  []byte
 }
 
@@ -30,7 +31,7 @@ const inboxSize = 64
 func (a *Agent) newActor(id string, m *lifecycle.Machine) *actor {
 	return &actor{
 		a: a, id: id, machine: m, inbox: make(chan lifecycle.Event, inboxSize), done: make(chan struct{}),
-		forgot: make(chan struct{}, 1), tail: newTail(),
+		forgot: make(chan struct{}, 1), journal: a.newJournal(m.Instance()),
 	}
 }
 
@@ -76,10 +77,16 @@ func (x *actor) run(ctx context.Context) {
 		if assigned, ok := ev.(lifecycle.Assigned); ok {
 			x.assigned(assigned.Instance)
 		}
-		for _, effect := range x.machine.Handle(time.Now().UTC(), ev) {
+		was := x.machine.Observation()
+		effects := x.machine.Handle(time.Now().UTC(), ev)
+		for _, effect := range effects {
 			x.carryOut(ctx, effect)
 		}
+		for _, text := range x.story.next(x.machine.Instance(), was, x.machine.Observation(), ev, effects) {
+			x.journal.say(time.Now().UTC(), text)
+		}
 		if x.machine.Observation().State.Terminal() {
+			x.journal.end()
 			return
 		}
 		wait := time.Hour
@@ -128,7 +135,7 @@ func (x *actor) carryOut(ctx context.Context, effect lifecycle.Effect) {
 		}
 	case lifecycle.Report:
 		if f := e.Observation.Failure; f.Kind != "" && len(f.LastLines) == 0 {
-			x.machine.AttachLines(x.tail.last())
+			x.machine.AttachLines(x.journal.tail.last())
 			e.Observation.Failure = x.machine.Observation().Failure
 		}
 		x.save(e.Observation)
@@ -157,7 +164,7 @@ func (x *actor) save(o miosa.Observation) {
 
 // resume takes up a state that an earlier process of ours wrote.
 func (x *actor) resume(ctx context.Context, s state, vm vmm.VM) {
-	x.tail.load(s.Tail)
+	x.journal.resume(s.Tail)
 	sealed, err := x.a.disks.readSpec(x.id)
 	if err != nil && !errors.Is(err, errNoSpec) {
 		x.a.log.Error("read boot spec", "instance", x.id, "err", err)
@@ -173,7 +180,7 @@ func (x *actor) resume(ctx context.Context, s state, vm vmm.VM) {
 	if vm == nil {
 		x.boot.cancel()
 		close(x.boot.over)
-		x.inbox <- lifecycle.Vanished{Boot: s.Observation.Boot, Message: "the virtual machine ended while the platform was away", LastLines: x.tail.last()}
+		x.inbox <- lifecycle.Vanished{Boot: s.Observation.Boot, Message: "the virtual machine ended while the platform was away", LastLines: x.journal.tail.last()}
 		return
 	}
 	x.boot.vm = vm

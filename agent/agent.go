@@ -11,10 +11,12 @@ import (
 	"iter"
 	"log/slog"
 	"net/http"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/agent/spool"
 	"github.com/miosa/miosa/lifecycle"
 	"github.com/miosa/miosa/network"
 	"github.com/miosa/miosa/vmm"
@@ -47,7 +49,15 @@ type Config struct {
 	Images      Images
 	Opener      Opener
 	Link        Link
-	Log         *slog.Logger
+	// Logs takes what the instances log; nil: nothing of it is kept but the last
+	// lines, for failure reports.
+	Logs spool.Shipper
+	// LogSpool bounds what waits for Logs to take it. Its Dir, HostID, Shipper
+	// and Log are set here.
+	LogSpool spool.Config
+	// LogLimit is how much each instance may log.
+	LogLimit spool.Limit
+	Log      *slog.Logger
 }
 
 // Agent runs the instances of one host.
@@ -58,6 +68,7 @@ type Agent struct {
 	boots  chan struct{} // one token per boot under way
 	probes *http.Client
 	report *reporter
+	spool  *spool.Spool // nil without Config.Logs
 
 	mu     sync.Mutex // guards actors and ended
 	actors map[string]*actor
@@ -81,6 +92,14 @@ func New(cfg Config) (*Agent, error) {
 		boots: make(chan struct{}, cfg.BootsAtOnce), probes: probeClient(),
 		actors: map[string]*actor{}, ended: map[string]miosa.Observation{}, ready: make(chan struct{}),
 	}
+	if cfg.Logs != nil {
+		own := cfg.LogSpool
+		own.Dir, own.HostID, own.Shipper, own.Log = filepath.Join(cfg.Dir, spoolDir), cfg.Host.ID, cfg.Logs, cfg.Log
+		var err error
+		if a.spool, err = spool.New(own); err != nil {
+			return nil, err
+		}
+	}
 	a.report = newReporter(cfg.Link, cfg.Host.ID, cfg.Log, a.taken, a.disowned)
 	return a, nil
 }
@@ -93,15 +112,24 @@ const retryLink = time.Second
 
 // Run blocks until ctx ends. It leaves the VMs running: StopAll is what ends
 // them.
-func (a *Agent) Run(ctx context.Context) error {
+func (a *Agent) Run(ctx context.Context) (err error) {
 	if err := a.disks.prepare(); err != nil {
 		return err
 	}
+	if a.spool != nil {
+		if err := a.spool.Open(time.Now()); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, a.spool.Close()) }() // when nobody logs any more
+	}
+	defer a.wg.Wait()
 	if err := a.adopt(ctx); err != nil {
 		return err
 	}
 	a.wg.Go(func() { a.report.run(ctx) })
-	defer a.wg.Wait()
+	if a.spool != nil {
+		a.wg.Go(func() { _ = a.spool.Run(ctx) }) // which ends with ctx alone
+	}
 	for ctx.Err() == nil {
 		if err := a.cfg.Link.Register(ctx, a.cfg.Host); err != nil {
 			if ctx.Err() == nil {
@@ -303,18 +331,31 @@ func StopAll(ctx context.Context, dir string, driver vmm.Driver, log *slog.Logge
 	if err != nil {
 		return err
 	}
-	var wg sync.WaitGroup
-	for _, s := range states {
-		if !s.Observation.State.Terminal() {
-			wg.Go(func() { stopInstance(ctx, &d, driver, log, s) })
+	if len(states) > 0 {
+		a, err := lastJournals(dir, states[0].Instance.HostID, log)
+		if err != nil {
+			// The VMs must end, whether their last words are kept or not.
+			log.Error("keep the last logs of the instances", "err", err)
+			a = &Agent{log: log}
+		}
+		var wg sync.WaitGroup
+		for _, s := range states {
+			if !s.Observation.State.Terminal() {
+				wg.Go(func() { stopInstance(ctx, &d, driver, a.newJournal(s.Instance), log, s) })
+			}
+		}
+		wg.Wait()
+		if a.spool != nil {
+			if err := a.spool.Close(); err != nil {
+				log.Error("keep the last logs of the instances", "err", err)
+			}
 		}
 	}
-	wg.Wait()
 	_, err = driver.Reclaim(ctx, func(string) bool { return false })
 	return err
 }
 
-func stopInstance(ctx context.Context, d *disks, driver vmm.Driver, log *slog.Logger, s state) {
+func stopInstance(ctx context.Context, d *disks, driver vmm.Driver, j *journal, log *slog.Logger, s state) {
 	if s.Observation.State == miosa.Pending {
 		return
 	}
@@ -324,7 +365,8 @@ func stopInstance(ctx context.Context, d *disks, driver vmm.Driver, log *slog.Lo
 		case errors.Is(err, vmm.ErrGone) && s.Observation.State != miosa.Starting:
 			return // it crashed by itself: the next start says so
 		case err == nil:
-			stopVM(ctx, vm, s, log)
+			j.say(time.Now().UTC(), "stopping: its host goes down")
+			stopVM(ctx, vm, s, j, log)
 		case !errors.Is(err, vmm.ErrGone):
 			log.Error("find virtual machine", "vm", s.VM.ID, "err", err)
 		}

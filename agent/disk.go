@@ -21,8 +21,8 @@ import (
 )
 
 // disks is the agent's directory: one folder an instance, with its state, its
-// sealed boot spec, its log tail and its ephemeral disk; and the templates
-// that ephemeral disks are copied from.
+// sealed boot spec, its log tail and its ephemeral disk; the templates that
+// ephemeral disks are copied from; and the log spool.
 type disks struct {
 	dir string
 	mu  sync.Mutex // guards the making of templates
@@ -48,6 +48,7 @@ const (
 	tailFile     = "tail.json"
 	diskFile     = "ephemeral.ext4"
 	templatesDir = "templates"
+	spoolDir     = "spool"
 )
 
 func (d *disks) prepare() error {

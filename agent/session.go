@@ -24,15 +24,18 @@ const (
 	pingEvery     = 15 * time.Second
 	silentFor     = 90 * time.Second      // without any word: the guest is deaf
 	lastWords     = 50 * time.Millisecond // from the end of the process to the end of its stream
-	persistLag    = time.Second           // how long lines wait to be written down and acknowledged
-	hostname      = 12                    // characters of the instance ID that make its host name
+	persistLag    = time.Second           // how long the last lines wait to be written down for failure reports
+	ackLag        = 150 * time.Millisecond
+	ackBytes      = 512 << 10 // of the guest's ring, at which it waits no longer
+	lineCost      = 64        // what a line costs in the ring beside its text
+	hostname      = 12        // characters of the instance ID that make its host name
 )
 
 // talk holds the conversation with a guest until its VM has ended.
 func (b *boot) talk(vm vmm.VM) {
 	defer b.slot()
 	fresh := b.resumed // until it has been told its configuration
-	lines := guest.NewSession(b.x.tail.after(b.number))
+	lines := guest.NewSession(b.x.journal.held(b.number))
 	// A dead VM must not be dialled to the end of a time-out.
 	alive, cancel := context.WithCancel(b.ctx)
 	defer cancel()
@@ -50,6 +53,9 @@ func (b *boot) talk(vm vmm.VM) {
 			err = b.converse(vm, conn, lines, &heard, fresh)
 			fresh = false
 			conn.Close()
+			if held := b.x.journal.held(b.number); held != lines.After() {
+				lines = guest.NewSession(held) // the spool did not take them all
+			}
 		}
 		// A guest that talks nonsense is not listened to all the time.
 		if wait = min(2*wait, redialSlowest); err == nil {
@@ -81,7 +87,7 @@ func (b *boot) vanished(vm vmm.VM) {
 	case panicked(vm.Console()):
 		message = "the kernel of the virtual machine panicked"
 	}
-	b.x.post(lifecycle.Vanished{Boot: b.number, Message: message, LastLines: b.x.tail.last()})
+	b.x.post(lifecycle.Vanished{Boot: b.number, Message: message, LastLines: b.x.journal.tail.last()})
 	// Requests in flight to it fail now rather than after minutes of silence.
 	if s, ok := b.x.a.cfg.Network.(network.Severer); ok {
 		if err := s.Sever(b.ctx, b.x.id); err != nil && b.ctx.Err() == nil {
@@ -98,6 +104,12 @@ type session struct {
 	pid1   time.Time      // host's clock at PID 1's first instruction; of a copy, at our first word to it
 	acked  uint64
 	exited bool
+	// stalled: the spool did not take the guest's lines, which keeps them. They
+	// are asked for again over a new connection, when this is.
+	stalled time.Time
+	unacked int       // bytes of the guest's ring
+	tailed  time.Time // when the tail was written
+	tailN   uint64    // its last line then
 }
 
 // converse speaks over one connection until it breaks or the VM ends.
@@ -118,7 +130,7 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session, heard *ti
 		}
 	}
 	hello := time.NewTimer(guest.HelloTimeout)
-	ping, persist := time.NewTicker(pingEvery), time.NewTicker(persistLag)
+	ping, persist := time.NewTicker(pingEvery), time.NewTicker(b.x.journal.lag())
 	done := vm.Done()
 	var last <-chan time.Time
 	defer hello.Stop()
@@ -147,7 +159,9 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session, heard *ti
 		case deadline := <-b.stop:
 			err = s.conn.WriteMessage(guest.Message{Stop: &guest.Stop{Deadline: deadline}})
 		case <-persist.C:
-			err = s.acknowledge()
+			if err = s.acknowledge(); err == nil && !s.stalled.IsZero() && time.Now().After(s.stalled) {
+				err = errStalled
+			}
 		case <-ping.C:
 			b.silent(*heard)
 			err = s.conn.WriteMessage(guest.Message{Ping: &guest.Ping{Seq: uint64(time.Now().UnixNano())}})
@@ -161,7 +175,7 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session, heard *ti
 // silent tells the machine of a guest that has said nothing for long.
 func (b *boot) silent(heard time.Time) {
 	if time.Since(heard) > silentFor {
-		b.x.post(lifecycle.Silent{Boot: b.number, LastLines: b.x.tail.last()})
+		b.x.post(lifecycle.Silent{Boot: b.number, LastLines: b.x.journal.tail.last()})
 	}
 }
 
@@ -208,6 +222,12 @@ func (s *session) rest(messages <-chan guest.Message) {
 }
 
 func (s *session) handle(m guest.Message) error {
+	if m.Lines != nil && !s.stalled.IsZero() {
+		if len(m.Lines.Lines) > 0 && s.lines.Live() {
+			s.b.x.journal.miss(s.b.number, m.Lines, nil)
+		}
+		return nil
+	}
 	m, ok, err := s.lines.Receive(m)
 	if err != nil || !ok {
 		return err
@@ -218,7 +238,7 @@ func (s *session) handle(m guest.Message) error {
 	case m.Phase != nil:
 		s.phase(m.Phase)
 	case m.Lines != nil:
-		s.b.x.tail.add(s.b.number, m.Lines)
+		return s.take(m.Lines)
 	case m.Exit != nil:
 		return s.exit(m.Exit)
 	}
@@ -291,16 +311,46 @@ func (s *session) phase(p *guest.Phase) {
 	s.b.reachedAt(p.Name, at, clip(p.AddrHint, maxGuestSignal))
 }
 
-// acknowledge writes the last lines down and frees the guest's ring: what is
+var errStalled = errors.New("the guest's lines are asked for again")
+
+// take keeps the guest's lines, and frees its ring when it fills up.
+func (s *session) take(batch *guest.Lines) error {
+	if !s.b.x.journal.add(s.b.number, batch) {
+		s.stalled = time.Now().Add(spoolAgain)
+		return nil // the journal has said so; the instance goes on
+	}
+	for _, l := range batch.Lines {
+		s.unacked += len(l.Text) + lineCost
+	}
+	if s.unacked >= ackBytes {
+		return s.acknowledge()
+	}
+	return nil
+}
+
+// acknowledge makes the lines safe and frees the guest's ring: what is
 // acknowledged survives a restart of ours.
 func (s *session) acknowledge() error {
-	n := s.lines.After()
-	if n == s.acked || !s.lines.Live() {
-		return nil
+	j := s.b.x.journal
+	s.unacked = 0
+	if n := s.lines.After(); n != s.tailN && s.lines.Live() && (j.spool == nil || time.Since(s.tailed) >= persistLag) {
+		if err := s.b.x.a.disks.writeTail(s.b.x.id, j.tail.dump()); err != nil {
+			s.b.x.a.log.Error("write log tail", "instance", s.b.x.id, "err", err)
+			if j.spool == nil {
+				return nil // unacknowledged lines stay with the guest
+			}
+		}
+		s.tailed, s.tailN = time.Now(), n
 	}
-	if err := s.b.x.a.disks.writeTail(s.b.x.id, s.b.x.tail.dump()); err != nil {
-		s.b.x.a.log.Error("write log tail", "instance", s.b.x.id, "err", err)
-		return nil // unacknowledged lines stay with the guest
+	n := s.lines.After()
+	if j.spool != nil {
+		var ok bool
+		if n, ok = j.sync(s.b.number); !ok {
+			return nil // as above
+		}
+	}
+	if n <= s.acked || !s.lines.Live() {
+		return nil
 	}
 	s.acked = n
 	return s.conn.WriteMessage(guest.Message{Ack: &guest.Ack{N: n}})
@@ -312,8 +362,15 @@ func (s *session) exit(e *guest.Exit) error {
 		return nil
 	}
 	s.exited = true
-	s.b.x.post(lifecycle.Exited{Boot: s.b.number, Stopped: e.Stopped, Failure: exitFailure(e, s.b.in.Spec.Command, s.b.x.tail.last())})
-	return s.conn.WriteMessage(guest.Message{Ack: &guest.Ack{N: s.lines.After(), Exit: true}})
+	j, n := s.b.x.journal, s.lines.After()
+	if j.spool != nil {
+		var ok bool
+		if n, ok = j.sync(s.b.number); !ok {
+			n = s.acked
+		}
+	}
+	s.b.x.post(lifecycle.Exited{Boot: s.b.number, Stopped: e.Stopped, Failure: exitFailure(e, s.b.in.Spec.Command, j.tail.last())})
+	return s.conn.WriteMessage(guest.Message{Ack: &guest.Ack{N: n, Exit: true}})
 }
 
 // exitFailure puts the guest's report into a customer's words.

@@ -58,10 +58,13 @@ func (t *tail) add(boot int, batch *guest.Lines) {
 	if boot != t.boot {
 		t.boot, t.n = boot, 0
 	}
-	if batch.Gap > 0 {
+	if batch.Gap > 0 && batch.Lines[0].N > t.n {
 		t.lines = append(t.lines, fmt.Sprintf("… %d lines were lost here …", batch.Gap))
 	}
 	for _, l := range batch.Lines {
+		if l.N <= t.n {
+			continue // asked for again
+		}
 		t.n = l.N
 		text := l.Text
 		if len(text) > tailLine {

@@ -153,6 +153,9 @@ func (c *call) serve() error {
 	if c.route.Stream != nil && wantsStream(c.r) {
 		return c.route.Stream(c.s, c, c.w)
 	}
+	if c.route.Text != nil && wantsText(c.r) {
+		return c.route.Text(c.s, c, c.w)
+	}
 	var body []byte
 	if c.route.mutates() && !c.route.Upload {
 		var err error

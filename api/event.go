@@ -264,6 +264,15 @@ func (s *stream) send(event, id string, v any) error {
 	return err
 }
 
+// place tells where the stream is without an event: what is resumed from.
+func (s *stream) place(id string) error {
+	_ = s.control.SetWriteDeadline(time.Now().Add(streamIdle))
+	if _, err := fmt.Fprintf(s.w, "id: %s\n\n", id); err != nil {
+		return err
+	}
+	return s.flush()
+}
+
 func (s *stream) comment(text string) error {
 	_ = s.control.SetWriteDeadline(time.Now().Add(streamIdle))
 	if _, err := fmt.Fprintf(s.w, ": %s\n\n", text); err != nil {

@@ -1,5 +1,12 @@
 package api
 
+import (
+	"context"
+	"time"
+
+	"github.com/miosa/miosa/logs"
+)
+
 // Operation is a route as tests see it.
 type Operation struct {
 	Method, Pattern, ID string
@@ -29,3 +36,33 @@ func Preview(value string, secret bool) string { return preview(value, secret) }
 
 // Tag is the operation's section in the document.
 func (o Operation) Tag() string { return (&route{Pattern: o.Pattern}).tag() }
+
+// Tail gives lines with the IDs behind them, from an ID on ("": a new one).
+func Tail(ctx context.Context, from LogReader, q logs.Query, newest, chunk int, lastID string, give func(e logs.Entry, id string) bool) error {
+	// A place without a line comes with an empty entry.
+	t := &tail{logs: from, query: q, newest: newest, chunk: chunk, now: time.Now, give: func(lines []tailLine, id string) bool {
+		if len(lines) == 0 {
+			return give(logs.Entry{}, id)
+		}
+		for _, l := range lines {
+			if !give(l.Entry, l.id) {
+				return false
+			}
+		}
+		return true
+	}}
+	at, resumed := parseTailMark(lastID)
+	return t.run(ctx, at, resumed)
+}
+
+// RewriteTailMark reads an ID and writes it again.
+func RewriteTailMark(id string) (string, bool) {
+	m, ok := parseTailMark(id)
+	return m.String(), ok
+}
+
+// RewriteCursor reads a cursor and writes it again.
+func RewriteCursor(cursor string) (string, bool) {
+	p, ok := parsePlace(cursor)
+	return placeCursor(p), ok
+}

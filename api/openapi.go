@@ -102,12 +102,19 @@ func (d *document) response(r *route, status int) object {
 	data := d.schema(r.Handle.out)
 	body := object{"type": "object", "required": []any{"data"}, "properties": object{"data": data}}
 	if r.Handle.list {
-		body["properties"] = object{"data": object{"type": "array", "items": data}, "page": d.schema(reflect.TypeFor[resource.Page]())}
+		page := reflect.TypeFor[resource.Page]()
+		if r.Handle.stretch {
+			page = reflect.TypeFor[resource.CursorPage]()
+		}
+		body["properties"] = object{"data": object{"type": "array", "items": data}, "page": d.schema(page)}
 		body["required"] = []any{"data", "page"}
 	}
 	content := object{"application/json": object{"schema": body}}
 	if r.Stream != nil {
 		content["text/event-stream"] = object{"schema": object{"type": "string"}}
+	}
+	if r.Text != nil {
+		content["text/plain"] = object{"schema": object{"type": "string"}}
 	}
 	return object{"description": http.StatusText(status), "content": content}
 }
@@ -131,7 +138,7 @@ func (d *document) parameters(r *route) []any {
 	for _, q := range r.Query {
 		add("query", q.Name, q.Doc, text)
 	}
-	if r.Handle.list && !r.mutates() {
+	if r.Handle.list && !r.Handle.stretch && !r.mutates() {
 		add("query", "page", "Number of the page, from 1.", count)
 		add("query", "page_size", "At most 100; default 20.", count)
 		add("query", "limit", "Another name for page_size.", count)

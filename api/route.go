@@ -38,6 +38,8 @@ type route struct {
 	Handle      handler
 	// Stream serves the same thing as server-sent events, to who asks for it.
 	Stream func(s *Server, c *call, w http.ResponseWriter) error
+	// Text serves it as plain text, to who asks for that.
+	Text func(s *Server, c *call, w http.ResponseWriter) error
 }
 
 // param is a query parameter of a route.
@@ -56,6 +58,7 @@ func (r *route) mutates() bool { return r.Method != http.MethodGet }
 type handler struct {
 	in, out reflect.Type
 	list    bool
+	stretch bool // a list that nobody counts: cursors only, and parameters of its own
 	run     func(s *Server, c *call, body []byte) (any, error)
 }
 
@@ -94,6 +97,14 @@ func many[Out any](fn func(s *Server, c *call) (rows[Out], error)) handler {
 			}
 			return paginate(c, all)
 		},
+	}
+}
+
+// stretch is a route to a part of a list that is too long to count.
+func stretch[Out any](fn func(s *Server, c *call) (resource.Stretch[Out], error)) handler {
+	return handler{
+		in: reflect.TypeFor[none](), out: reflect.TypeFor[Out](), list: true, stretch: true,
+		run: func(s *Server, c *call, _ []byte) (any, error) { return fn(s, c) },
 	}
 }
 

@@ -61,6 +61,7 @@ type Deps struct {
 	Store   store.Store
 	Uploads Uploads
 	Secrets Sealer
+	Logs    LogReader // nil: logs are not kept here
 	Log     *slog.Logger
 	Now     func() time.Time                // nil: time.Now
 	Random  io.Reader                       // nil: crypto/rand
@@ -77,6 +78,7 @@ type Server struct {
 	store     store.Store
 	uploads   Uploads
 	secrets   Sealer
+	logs      LogReader
 	log       *slog.Logger
 	now       func() time.Time
 	random    io.Reader
@@ -107,7 +109,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		cfg.Storage = "local"
 	}
 	s := &Server{
-		cfg: cfg, store: deps.Store, uploads: deps.Uploads, secrets: deps.Secrets, log: deps.Log,
+		cfg: cfg, store: deps.Store, uploads: deps.Uploads, secrets: deps.Secrets, logs: deps.Logs, log: deps.Log,
 		now: deps.Now, random: deps.Random, ready: deps.Ready, mux: http.NewServeMux(),
 	}
 	if s.now == nil {

@@ -1,15 +1,9 @@
 package client
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"iter"
-	"net/http"
 	"strconv"
 
 	"github.com/miosa/miosa/api/resource"
@@ -37,7 +31,7 @@ func (c *Client) Follow(ctx context.Context, deployment string, backlog int, opt
 		for failures := 0; ; {
 			at := append([]Option{Query("limit", strconv.Itoa(max(backlog, 1)))}, options...)
 			before := last
-			more, err := c.follow(ctx, deployment, &last, at, yield)
+			more, err := subscribe(ctx, c, eventsPath(deployment), &last, at, yield)
 			if !more || ctx.Err() != nil {
 				return
 			}
@@ -54,58 +48,5 @@ func (c *Client) Follow(ctx context.Context, deployment string, backlog int, opt
 				return
 			}
 		}
-	}
-}
-
-// follow is one connection; more is false when the consumer has enough.
-func (c *Client) follow(ctx context.Context, deployment string, last *string, options []Option, yield func(resource.Event, error) bool) (more bool, err error) {
-	r, err := c.request(http.MethodGet, eventsPath(deployment), nil, options)
-	if err != nil {
-		return true, err
-	}
-	r.header.Set("Accept", "text/event-stream")
-	if *last != "" {
-		r.header.Set("Last-Event-ID", *last)
-	}
-	resp, err := c.send(ctx, r)
-	if err != nil {
-		return true, err
-	}
-	defer resp.Body.Close()
-	in := bufio.NewReader(resp.Body)
-	var id string
-	var data bytes.Buffer
-	for {
-		line, err := in.ReadBytes('\n')
-		if err != nil {
-			if errors.Is(err, io.EOF) {
-				err = errors.New("the event stream ended")
-			}
-			return true, err
-		}
-		line = bytes.TrimRight(line, "\r\n")
-		if len(line) > 0 {
-			name, value, _ := bytes.Cut(line, []byte(":"))
-			value = bytes.TrimPrefix(value, []byte(" "))
-			switch string(name) {
-			case "id":
-				id = string(value)
-			case "data":
-				data.Write(value)
-			}
-			continue
-		}
-		if data.Len() == 0 {
-			continue
-		}
-		var e resource.Event
-		if err := json.Unmarshal(data.Bytes(), &e); err != nil {
-			return true, fmt.Errorf("read event: %w", err)
-		}
-		data.Reset()
-		if !yield(e, nil) {
-			return false, nil
-		}
-		*last = id
 	}
 }

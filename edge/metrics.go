@@ -1,8 +1,6 @@
 package edge
 
 import (
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -90,7 +88,7 @@ func cumulative(s HostStats) (map[float64]uint64, uint64) {
 	for i, n := range s.Latency {
 		sum += n
 		if next < len(shownBuckets) && shownBuckets[next] == i {
-			shown[time.Duration(LatencyBound(i)).Seconds()] = sum
+			shown[LatencyBound(i).Seconds()] = sum
 			next++
 		}
 	}

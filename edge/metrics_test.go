@@ -3,6 +3,7 @@ package edge
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,17 +34,18 @@ func TestMetrics(t *testing.T) {
 	got := map[string]float64{}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			name := f.GetName()
+			var name strings.Builder
+			name.WriteString(f.GetName())
 			for _, l := range m.GetLabel() {
-				name += " " + l.GetName() + "=" + l.GetValue()
+				name.WriteString(" " + l.GetName() + "=" + l.GetValue())
 			}
 			switch {
 			case m.Counter != nil:
-				got[name] = m.Counter.GetValue()
+				got[name.String()] = m.Counter.GetValue()
 			case m.Gauge != nil:
-				got[name] = m.Gauge.GetValue()
+				got[name.String()] = m.Gauge.GetValue()
 			case m.Histogram != nil:
-				got[name] = float64(m.Histogram.GetSampleCount())
+				got[name.String()] = float64(m.Histogram.GetSampleCount())
 				last := uint64(0)
 				for _, b := range m.Histogram.GetBucket() {
 					if b.GetCumulativeCount() < last || b.GetCumulativeCount() > m.Histogram.GetSampleCount() {

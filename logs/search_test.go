@@ -41,6 +41,7 @@ func TestSearch(t *testing.T) {
 		{`{"a":{"a":{"b":1}},"c":"\u0061"}`, `a.a.b:1`, `a.b:1|c:a`},
 		{"", ` |-x`, `x|level:error`},
 		{"\xff\x00odd\xfe", `odd`, `ödd`},
+		{"a=1\x01b=2 \x00", `b:2|a:1`, `b:1`},
 	} {
 		for q := range strings.SplitSeq(c.yes, "|") {
 			if !parse(t, q).Match([]byte(c.line)) {

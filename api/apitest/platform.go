@@ -37,6 +37,7 @@ type Platform struct {
 	Admin   string
 	Control *Control
 	Uploads *Uploads
+	Logs    *Logs
 	Handler *api.Server
 	Log     *Log
 
@@ -47,7 +48,7 @@ type Platform struct {
 // a test does not care about are filled in.
 func Start(t testing.TB, s store.Store, cfg api.Config) *Platform {
 	t.Helper()
-	p := &Platform{Store: s, t: t, Uploads: &Uploads{}, Log: &Log{}}
+	p := &Platform{Store: s, t: t, Uploads: &Uploads{}, Logs: NewLogs(), Log: &Log{}}
 	if cfg.PublicURL == nil {
 		cfg.PublicURL = PublicURL
 	}
@@ -55,7 +56,7 @@ func Start(t testing.TB, s store.Store, cfg api.Config) *Platform {
 		cfg.Regions = []miosa.Region{{ID: "local", Name: "This machine", Slug: "local", Country: "none", City: "none", Available: true}}
 	}
 	log := slog.New(slog.NewTextHandler(p.Log, nil))
-	handler, err := api.New(cfg, api.Deps{Store: s, Uploads: p.Uploads, Secrets: Sealer{}, Log: log})
+	handler, err := api.New(cfg, api.Deps{Store: s, Uploads: p.Uploads, Secrets: Sealer{}, Logs: p.Logs, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -130,7 +130,6 @@ func begin(ctx context.Context, ip string, lines int) error {
 type tally struct {
 	present, lost, gaps, disorder, twice int
 	last                                 int
-	before                               int // lost before the first numbered line: not of them
 }
 
 type line struct {

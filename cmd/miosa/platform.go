@@ -18,12 +18,15 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/agent"
+	"github.com/miosa/miosa/agent/spool"
 	"github.com/miosa/miosa/api"
 	"github.com/miosa/miosa/artifact"
 	"github.com/miosa/miosa/artifact/erofs"
 	"github.com/miosa/miosa/artifact/local"
 	"github.com/miosa/miosa/control"
 	"github.com/miosa/miosa/edge"
+	"github.com/miosa/miosa/logs/pebble"
+	"github.com/miosa/miosa/logs/plane"
 	"github.com/miosa/miosa/network"
 	"github.com/miosa/miosa/network/tap"
 	"github.com/miosa/miosa/network/user"
@@ -60,6 +63,8 @@ type platform struct {
 	driver  vmm.Driver
 	network network.Network
 	control *control.Control
+	logs    *pebble.Store
+	plane   *plane.Plane
 	agent   *agent.Agent
 	router  *edge.Router
 	api     *http.Server
@@ -107,7 +112,7 @@ func runPlatform(cfg platformConfig, signals <-chan os.Signal, out, errOut io.Wr
 	if err := p.assemble(ctx, httpListener); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.store.Close()) }()
+	defer func() { err = errors.Join(err, p.logs.Close(), p.store.Close()) }()
 	if p.access != nil {
 		defer func() { err = errors.Join(err, p.access.Close()) }()
 	}
@@ -234,6 +239,15 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 			err = errors.Join(err, p.store.Close())
 		}
 	}()
+	if p.logs, err = pebble.Open(pebble.Config{Dir: c.path("logs"), Log: p.log}); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.logs.Close())
+		}
+	}()
+	p.plane = plane.New(p.logs, p.store, p.log)
 	keeper, err := secret.OpenFileKeeper(c.path("keys", "master.key"))
 	if err != nil {
 		return err
@@ -268,6 +282,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	if p.agent, err = agent.New(agent.Config{
 		Dir: c.path("agent"), BootsAtOnce: runtime.NumCPU(), Driver: p.driver, Network: p.network, Images: p.images,
 		Opener: hostKey, Link: p.control.Link(), Log: p.log,
+		Logs: p.plane, LogSpool: spool.Config{InstanceBytes: int64(p.cfg.logSpoolMB) << 20}, LogLimit: spool.Limit{Rate: p.cfg.logRate},
 		Host: miosa.Host{
 			ID: c.hostID, Name: name, Region: p.cfg.region, Zone: p.cfg.zone, Driver: p.driver.Name(),
 			PublicKey: hostKey.Public(), Capacity: resources, Overcommit: p.cfg.overcommit, Version: version,
@@ -288,7 +303,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	server, err := api.New(api.Config{
 		PublicURL: p.public.url, Version: version,
 		Regions: []miosa.Region{{ID: p.cfg.region, Name: p.cfg.region, Slug: p.cfg.region, Available: true}},
-	}, api.Deps{Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Log: p.log, Ready: p.answers})
+	}, api.Deps{Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Logs: p.plane, Log: p.log, Ready: p.answers})
 	if err != nil {
 		return err
 	}
@@ -396,6 +411,7 @@ func (p *platform) start(ctx context.Context, apiListener, metricsListener net.L
 	})
 	p.parts.Go(func() { f.report("control", p.control.Run(ctx)) })
 	p.parts.Go(func() { f.report("agent", p.agent.Run(ctx)) })
+	p.parts.Go(func() { f.report("log plane", p.plane.Run(ctx)) })
 	p.parts.Go(func() { f.report("router", p.router.Run(ctx)) })
 	p.parts.Go(func() {
 		if err := p.api.Serve(apiListener); !errors.Is(err, http.ErrServerClosed) {

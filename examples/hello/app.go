@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -265,12 +264,18 @@ func (a *app) log(w http.ResponseWriter, r *http.Request) {
 	}
 	w.WriteHeader(http.StatusAccepted)
 	go func() {
-		out := bufio.NewWriter(a.out.Writer())
+		// Whole lines in each write: others write to the same place.
+		var out []byte
 		for n := range lines {
-			fmt.Fprintf(out, "line %d of %d\n", n+1, lines)
-		}
-		if err := out.Flush(); err != nil {
-			a.out.Printf("write lines: %v", err)
+			out = fmt.Appendf(out, "line %d of %d\n", n+1, lines)
+			if len(out) < 3<<10 && n+1 < lines {
+				continue
+			}
+			if _, err := a.out.Writer().Write(out); err != nil {
+				a.out.Printf("write lines: %v", err)
+				return
+			}
+			out = out[:0]
 		}
 	}()
 }

@@ -7,6 +7,7 @@
 package plane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -164,13 +165,13 @@ func (p *Plane) days(ctx context.Context, tenantID string) (int, error) {
 		return 0, fmt.Errorf("tenant %s: %w", tenantID, err)
 	}
 	plan, err := store.Get(ctx, p.records, store.Plans, store.PlanKey(t.Plan))
-	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+	if miosa.CodeOf(err) == miosa.NotFound {
+		plan, err = miosa.DefaultPlan(), nil
+	}
+	if err != nil {
 		return 0, fmt.Errorf("plan %s: %w", t.Plan, err)
 	}
-	if err != nil || plan.LogDays <= 0 {
-		return miosa.DefaultPlan().LogDays, nil
-	}
-	return plan.LogDays, nil
+	return cmp.Or(plan.LogDays, miosa.DefaultPlan().LogDays), nil
 }
 
 // Read yields what the query names: see logs.Store.

@@ -1,0 +1,331 @@
+package agent_test
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/agent"
+	"github.com/miosa/miosa/logs"
+	"github.com/miosa/miosa/network"
+	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/vmm/sim"
+	"github.com/miosa/miosa/wire/cell"
+)
+
+// patience bounds every wait of these tests; all end at the event itself.
+const patience = 30 * time.Second
+
+// control is a Link with one instance.
+type control struct {
+	mu       sync.Mutex // guards in and observed
+	in       miosa.Instance
+	observed miosa.Observation
+	changed  chan struct{} // closed, and made anew, by every change
+	// registers is called before there are assignments.
+	registers func()
+}
+
+func (c *control) change(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f()
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+func (c *control) assign(f func(*miosa.Instance)) {
+	c.change(func() { f(&c.in); c.in.Generation++ })
+}
+
+func (c *control) Register(context.Context, miosa.Host) error {
+	if c.registers != nil {
+		c.registers()
+	}
+	return nil
+}
+
+func (c *control) Assignments(ctx context.Context, _ string) iter.Seq2[[]miosa.Instance, error] {
+	return func(yield func([]miosa.Instance, error) bool) {
+		for seen := int64(-1); ; {
+			c.mu.Lock()
+			in, changed := c.in, c.changed
+			in.Observed = c.observed
+			c.mu.Unlock()
+			if in.Generation > seen {
+				if seen = in.Generation; !yield([]miosa.Instance{in}, nil) {
+					return
+				}
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-changed:
+			}
+		}
+	}
+}
+
+func (c *control) Observe(_ context.Context, _ string, o miosa.Observation) error {
+	c.change(func() { c.observed = o })
+	return nil
+}
+
+// until waits for an observed state.
+func (c *control) until(t *testing.T, want miosa.InstanceState) {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		c.mu.Lock()
+		state, changed := c.observed.State, c.changed
+		c.mu.Unlock()
+		if state == want {
+			return
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("it is %s, not %s", state, want)
+		case <-changed:
+		}
+	}
+}
+
+// store keeps one instance's lines by number.
+type store struct {
+	mu      sync.Mutex // guards all below
+	t       *testing.T
+	lines   []logs.Line
+	epoch   uint64
+	changed chan struct{}
+}
+
+func (s *store) Ship(_ context.Context, hostID string, batches []logs.Batch) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range batches {
+		if want := (logs.Origin{TenantID: "ten_1", DeploymentID: "dep_1", ServiceID: "svc_1", InstanceID: instanceID, VersionID: "ver_1", HostID: "host_1", WorkspaceID: "ws"}); hostID != "host_1" || b.Origin != want {
+			s.t.Errorf("from %s: %+v", hostID, b.Origin)
+		}
+		if b.First > uint64(len(s.lines))+1 || s.epoch != 0 && b.Epoch != s.epoch {
+			s.t.Errorf("%d lines of epoch %d, then number %d of %d", len(s.lines), s.epoch, b.First, b.Epoch)
+		}
+		s.epoch = b.Epoch
+		if known := uint64(len(s.lines)) + 1 - b.First; known < uint64(len(b.Lines)) {
+			s.lines = append(s.lines, b.Lines[known:]...)
+		}
+	}
+	close(s.changed)
+	s.changed = make(chan struct{})
+	return nil
+}
+
+// until waits for a line.
+func (s *store) until(t *testing.T, want string) {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		s.mu.Lock()
+		changed := s.changed
+		ok := slices.ContainsFunc(s.lines, func(l logs.Line) bool { return string(l.Text) == want })
+		s.mu.Unlock()
+		if ok {
+			return
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("no line %q among %d", want, len(s.lines))
+		case <-changed:
+		}
+	}
+}
+
+func (s *store) texts(stream logs.Stream) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	for _, l := range s.lines {
+		if l.Stream == stream {
+			out = append(out, string(l.Text))
+		}
+	}
+	return out
+}
+
+type wires struct{ addr netip.AddrPort }
+
+func (w wires) Attach(context.Context, string, int, int) (network.Attachment, error) {
+	return network.Attachment{Index: 1, Address: w.addr, NIC: vmm.NIC{
+		MAC: network.GuestMAC, Guest: netip.MustParsePrefix("10.0.2.15/24"), Forward: w.addr, GuestPort: 8080,
+	}}, nil
+}
+func (wires) Detach(context.Context, string) error             { return nil }
+func (wires) Reclaim(context.Context, func(string) bool) error { return nil }
+func (wires) Close(context.Context) error                      { return nil }
+
+type images struct{ path string }
+
+func (i images) Ensure(context.Context, string, miosa.Kind) (string, error) { return i.path, nil }
+
+type open struct{}
+
+func (open) Open(sealed, _ []byte) ([]byte, error) { return sealed, nil }
+
+const instanceID = "ri_01jz0000000000000000000000"
+
+// rig is a host with one instance and a store.
+type rig struct {
+	dir     string
+	control *control
+	store   *store
+	start   func() (stop func())
+	agent   *agent.Agent // the one started last
+}
+
+// From the app to the store over two crashes of the agent and one of the app:
+// every line once, in order, and the platform's words between them.
+func TestLogsReachTheStore(t *testing.T) {
+	r := newRig(t, "sim serve log=3000 every=2ms")
+	dir, c, s, start := r.dir, r.control, r.store, r.start
+	stop := start()
+	s.until(t, "line 1500")
+	stop()
+	stop = start()
+	s.until(t, "line 3000")
+	c.until(t, miosa.Healthy)
+	s.until(t, "healthy")
+	stop()
+	stop = start()
+	s.until(t, fmt.Sprintf("line %d", len(s.texts(logs.Stdout))+50))
+	c.assign(func(in *miosa.Instance) { in.RestartNonce++ })
+	s.until(t, "boot 2 began")
+	c.until(t, miosa.Healthy)
+	stop()
+	if err := r.agent.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	stop = start()
+	s.until(t, "stopping: its host goes down")
+	s.until(t, "boot 3 began")
+	c.until(t, miosa.Healthy)
+	c.assign(func(in *miosa.Instance) { in.Goal, in.GoalReason = miosa.GoalStop, "the service was scaled down" })
+	c.until(t, miosa.Stopped)
+	s.until(t, "stopped")
+	stop()
+	stop = start() // whatever is left goes now
+	defer stop()
+	deadline := time.After(patience)
+	for {
+		entries, err := os.ReadDir(filepath.Join(dir, "agent", "spool"))
+		if err == nil && len(entries) == 0 {
+			break
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("the spool is not empty: %v, %v", entries, err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	next, boots := 1, 1
+	for _, text := range s.texts(logs.Stdout) {
+		if text == "line 1" && next > 3000 {
+			next = 1
+			boots++
+		}
+		if want := fmt.Sprintf("line %d", next); text != want {
+			t.Fatalf("%q, want %q, in boot %d", text, want, boots)
+		}
+		next++
+	}
+	if boots != 3 || next <= 3000 {
+		t.Errorf("%d boots, then %d lines", boots, next-1)
+	}
+	t.Logf("%q", s.texts(logs.System))
+}
+
+func newRig(t *testing.T, command string) *rig {
+	dir := t.TempDir()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddrPort(l.Addr().String())
+	l.Close()
+	spec, err := cell.BootSpec{Command: command}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &control{changed: make(chan struct{}), in: miosa.Instance{
+		ID: instanceID, TenantID: "ten_1", DeploymentID: "dep_1", ServiceID: "svc_1", VersionID: "ver_1", HostID: "host_1",
+		Attribution: miosa.Attribution{WorkspaceID: "ws"}, Goal: miosa.GoalRun, Generation: 1, BootSpec: spec, Proven: true,
+		Spec: miosa.ServiceSpec{Name: "web", Command: command, Port: 8080, Resources: miosa.Resources{VCPUs: 1, MemoryMB: 128, DiskMB: 16}},
+	}}
+	s := &store{t: t, changed: make(chan struct{})}
+	base := filepath.Join(dir, "base.img")
+	if err := os.WriteFile(base, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	driver, err := sim.New(sim.Config{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{dir: dir, control: c, store: s}
+	r.start = func() (stop func()) {
+		a, err := agent.New(agent.Config{
+			Dir: filepath.Join(dir, "agent"), Host: miosa.Host{ID: "host_1"}, Driver: driver, Network: wires{addr}, Images: images{base},
+			Opener: open{}, Link: c, Logs: s, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.agent = a
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- a.Run(ctx) }()
+		return func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	return r
+}
+
+// A spool that takes nothing for a while stops neither the instance nor the
+// lines: its guest keeps them.
+func TestSpoolThatFails(t *testing.T) {
+	r := newRig(t, "sim serve log=500 every=5ms")
+	blocked := filepath.Join(r.dir, "agent", "spool", instanceID)
+	r.control.registers = func() {
+		if err := os.WriteFile(blocked, nil, 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	stop := r.start()
+	defer stop()
+	r.control.until(t, miosa.Healthy)
+	if n := len(r.store.texts(logs.Stdout)); n > 0 {
+		t.Fatalf("%d lines in the store", n)
+	}
+	if err := os.Remove(blocked); err != nil {
+		t.Fatal(err)
+	}
+	r.store.until(t, "line 600")
+	for i, text := range r.store.texts(logs.Stdout) {
+		if want := fmt.Sprintf("line %d", i+1); text != want {
+			t.Fatalf("%q, want %q", text, want)
+		}
+	}
+	r.control.assign(func(in *miosa.Instance) { in.Goal = miosa.GoalStop })
+	r.store.until(t, "stopped")
+}

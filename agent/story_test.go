@@ -1,0 +1,107 @@
+package agent
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/health"
+	"github.com/miosa/miosa/lifecycle"
+)
+
+// teller drives a machine and collects what is told of it.
+type teller struct {
+	m   *lifecycle.Machine
+	s   story
+	now time.Time
+	out []string
+}
+
+func (p *teller) do(ev lifecycle.Event) {
+	p.now = p.now.Add(time.Second)
+	was := p.m.Observation()
+	effects := p.m.Handle(p.now, ev)
+	p.out = append(p.out, p.s.next(p.m.Instance(), was, p.m.Observation(), ev, effects)...)
+}
+
+func (p *teller) probe(ok bool, detail string) {
+	p.do(lifecycle.Probed{Boot: p.m.Observation().Boot, Result: health.Result{At: p.now, OK: ok, Detail: detail}})
+}
+
+// up boots it until it listens.
+func (p *teller) up(boot int) {
+	p.do(lifecycle.Started{Boot: boot, VMID: "vm", At: p.now})
+	p.do(lifecycle.Reached{Boot: boot, Name: "kernel_started", At: p.now})
+	p.do(lifecycle.Reached{Boot: boot, Name: "app_started", At: p.now})
+	p.probe(false, "connection refused")
+	p.do(lifecycle.Reached{Boot: boot, Name: "listening", At: p.now.Add(-1100 * time.Millisecond), Hint: "any"})
+}
+
+func newTeller() (*teller, miosa.Instance) {
+	in := miosa.Instance{ID: "ri_1", Goal: miosa.GoalRun, Generation: 1, Proven: true}
+	in.Spec.Command, in.Spec.Port, in.Spec.Health.Path = "/app/server", 8080, "/healthz"
+	p := &teller{m: lifecycle.New(in), now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)}
+	p.do(lifecycle.Assigned{Instance: in})
+	return p, in
+}
+
+func (p *teller) want(t *testing.T, lines ...string) {
+	t.Helper()
+	if !slices.Equal(p.out, lines) {
+		t.Errorf("told:\n%q\nwant:\n%q", p.out, lines)
+	}
+	p.out = nil
+}
+
+func TestStoryOfALife(t *testing.T) {
+	p, in := newTeller()
+	p.up(1)
+	p.probe(true, "answered 200")
+	p.probe(true, "answered 200")
+	p.want(t, "boot 1 began", "the virtual machine started", "started: /app/server", "listening on port 8080 after 0.9 s", "healthy")
+
+	p.probe(false, "answered 503")
+	p.probe(false, "answered 503")
+	p.probe(false, "answered 503")
+	p.probe(false, "answered 503")
+	p.probe(true, "answered 200")
+	p.want(t, "health check GET /healthz failed: answered 503 (1 of 3)", "unhealthy: 3 health checks in a row failed; the last one: answered 503", "healthy")
+
+	p.do(lifecycle.Exited{Boot: 1, Failure: miosa.Failure{Kind: miosa.FailureExit, ExitCode: 1}})
+	p.do(lifecycle.Tick{})
+	p.want(t, "exited with code 1; the next boot comes in 1 s", "boot 2 began")
+
+	p.up(2)
+	p.probe(true, "answered 200")
+	p.out = nil
+	in.RestartNonce, in.Generation = 1, 2
+	p.do(lifecycle.Assigned{Instance: in})
+	p.do(lifecycle.Exited{Boot: 2, Stopped: true, Failure: miosa.Failure{Kind: miosa.FailureExit}})
+	p.do(lifecycle.Vanished{Boot: 2})
+	p.want(t, "restarted on request", "boot 3 began")
+
+	p.up(3)
+	p.out = nil
+	in.Goal, in.GoalReason, in.Generation = miosa.GoalStop, "the service was scaled down", 3
+	p.do(lifecycle.Assigned{Instance: in})
+	p.do(lifecycle.Exited{Boot: 3, Stopped: true, Failure: miosa.Failure{Kind: miosa.FailureSignal, Signal: "SIGKILL"}})
+	p.do(lifecycle.Vanished{Boot: 3})
+	p.want(t, "stopping: the service was scaled down", "killed by SIGKILL", "stopped")
+}
+
+func TestStoryOfFailures(t *testing.T) {
+	p, in := newTeller()
+	p.up(1)
+	p.out = nil
+	p.do(lifecycle.Exited{Boot: 1, Failure: miosa.Failure{Kind: miosa.FailureOOM, Message: "the run command was killed because the instance ran out of memory"}})
+	p.want(t, "out of memory: the run command was killed because the instance ran out of memory; the next boot comes in 1 s")
+
+	in.Restart.Mode, in.Generation = miosa.RestartNever, 2
+	p.do(lifecycle.Assigned{Instance: in})
+	p.do(lifecycle.Tick{})
+	p.up(2)
+	p.out = nil
+	p.do(lifecycle.Vanished{Boot: 2})
+	p.want(t, "the virtual machine ended without the app's exit being seen; it is not booted again")
+}

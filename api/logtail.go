@@ -1,0 +1,259 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/logs"
+)
+
+// tail gives the lines of a scope as they come: first a backlog, read by time,
+// then what arrives, in the order of arrival. The two orders are unlike, and
+// lines arrive while the backlog is read: so the newest mark is taken first,
+// all that arrives after it is gone through afterwards, and what the backlog
+// had of that is left out (tailMark.sent).
+type tail struct {
+	logs   LogReader
+	query  logs.Query // forward
+	newest int        // with how many of the last lines a new one begins; 0: with all of the query
+	chunk  int        // lines that are read at once
+	now    func() time.Time
+	// give takes what is next, and the mark behind it. false: no more is wanted.
+	give func([]tailLine, string) bool
+
+	at tailMark
+	// open are the spans that lines of the present chunk belong to, by instance.
+	open map[string]int
+}
+
+type tailLine struct {
+	logs.Entry
+	id string // the mark behind it
+}
+
+// tailRetries is how often in a row the order of arrival may be gone.
+const tailRetries = 3
+
+// run gives lines from a mark on, or from the beginning, until ctx ends.
+func (t *tail) run(ctx context.Context, from tailMark, resumed bool) error {
+	last, err := t.logs.Last(ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case !resumed:
+		t.at = tailMark{mark: last, place: t.query.After}
+	case from.mark > last:
+		// Not this store's: what is left is its time.
+		t.at = tailMark{mark: last, place: from.place}
+	default:
+		t.at = from
+	}
+	for gone := 0; ; {
+		if !t.at.live {
+			more, err := t.backlog(ctx, resumed)
+			if err != nil || !more {
+				return err
+			}
+		}
+		before := t.at.mark
+		err := t.follow(ctx)
+		if miosa.CodeOf(err) != miosa.Gone {
+			return err
+		}
+		if gone++; t.at.mark != before {
+			gone = 0
+		} else if gone > tailRetries {
+			return err
+		}
+		if last, err = t.logs.Last(ctx); err != nil {
+			return err
+		}
+		t.at, resumed = tailMark{mark: last, place: t.at.place}, true
+	}
+}
+
+// backlog gives what there is by time, and makes the mark live.
+func (t *tail) backlog(ctx context.Context, resumed bool) (more bool, err error) {
+	q := t.query
+	if resumed {
+		q.Since = time.Time{} // it may be "an hour ago", and has passed
+	}
+	for more = true; more; {
+		var found []logs.Entry
+		if !resumed && t.newest > 0 {
+			q.Backward, q.After = true, logs.Place{}
+			found, _, err = readLogs(ctx, t.logs, q, t.newest)
+			slices.Reverse(found)
+			more = false
+		} else {
+			q.After = t.at.place
+			found, more, err = readLogs(ctx, t.logs, q, t.chunk)
+		}
+		if err != nil {
+			return false, err
+		}
+		if !t.chunkRead(found) {
+			return false, nil
+		}
+	}
+	if t.at.until, err = t.logs.Last(ctx); err != nil {
+		return false, err
+	}
+	t.at.live, t.at.within = true, logs.Position{}
+	if t.at.place == (logs.Place{}) {
+		t.at.place.Time = t.now().UTC()
+	}
+	return t.give(nil, t.at.String()), nil
+}
+
+// chunkRead gives lines that were read at once. A store holds no line without
+// the instance's earlier ones: what it held at that time of an instance, from
+// the first to the last of the chunk, is in it.
+func (t *tail) chunkRead(found []logs.Entry) bool {
+	t.open = map[string]int{}
+	for batch := range slices.Chunk(found, giveAtOnce) {
+		out := make([]tailLine, 0, len(batch))
+		for i := range batch {
+			t.mark(&batch[i])
+			out = append(out, tailLine{batch[i], t.at.String()})
+		}
+		if !t.give(out, out[len(out)-1].id) {
+			return false
+		}
+	}
+	return true
+}
+
+const giveAtOnce = 100
+
+// mark notes that a line of the backlog is sent.
+func (t *tail) mark(e *logs.Entry) {
+	t.at.place = logs.PlaceOf(e)
+	id, p := e.Origin.InstanceID, e.Position
+	if i, ok := t.open[id]; ok {
+		t.at.sent[i].to = p
+		return
+	}
+	for i := range t.at.sent {
+		// Without a hole the row goes on.
+		if s := &t.at.sent[i]; s.instance == id && s.to.Epoch == p.Epoch && s.to.Seq+1 == p.Seq {
+			s.to, t.open[id] = p, i
+			return
+		}
+	}
+	t.at.sent = append(t.at.sent, span{id, p, p})
+	t.open[id] = len(t.at.sent) - 1
+}
+
+// follow gives what arrives behind the mark.
+func (t *tail) follow(ctx context.Context) error {
+	from := t.at
+	after := from.mark
+	if from.within != (logs.Position{}) {
+		after-- // the rest of that arrival
+	}
+	for a, err := range t.logs.Follow(ctx, after, t.query.Scope) {
+		if err != nil {
+			return err
+		}
+		if a.Mark > t.at.until {
+			t.at.sent = nil
+		}
+		b := &a.Batch
+		var out []tailLine
+		for i := range b.Lines {
+			p := logs.Position{Epoch: b.Epoch, Seq: b.First + uint64(i)}
+			if a.Mark == from.mark && !from.within.Less(p) {
+				continue
+			}
+			e := logs.Entry{Line: b.Lines[i], Origin: b.Origin, Position: p}
+			doubled := slices.ContainsFunc(t.at.sent, func(s span) bool { return s.holds(b.Origin.InstanceID, p) })
+			t.at.mark, t.at.within = a.Mark, p
+			if place := logs.PlaceOf(&e); t.at.place.Before(place) {
+				t.at.place = place
+			}
+			if !doubled {
+				out = append(out, tailLine{e, t.at.String()})
+			}
+		}
+		if len(out) == 0 {
+			continue
+		}
+		if !t.give(out, out[len(out)-1].id) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// streamLogs sends a tail as server-sent events.
+func (s *Server) streamLogs(c *call, w http.ResponseWriter) error {
+	r, err := c.logRequest()
+	if err != nil {
+		return err
+	}
+	if !r.Until.IsZero() {
+		return invalidField("until", "has no meaning for what is still to come: leave it out, or follow")
+	}
+	out, err := startStream(w)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(c.r.Context())
+	defer cancel()
+	type batch struct {
+		lines []tailLine
+		id    string
+	}
+	batches, done := make(chan batch), make(chan error, 1)
+	t := &tail{logs: s.logs, query: r.Query, newest: r.limit, chunk: maxLines, now: s.now, give: func(lines []tailLine, id string) bool {
+		select {
+		case batches <- batch{lines, id}:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}}
+	t.query.Backward = false
+	if !r.limited && !r.Since.IsZero() || r.After != (logs.Place{}) {
+		t.newest = 0
+	}
+	from, resumed := parseTailMark(c.r.Header.Get("Last-Event-ID"))
+	if !r.nothing {
+		go func() { done <- t.run(ctx, from, resumed) }()
+	}
+	beat := time.NewTicker(s.cfg.Heartbeat)
+	defer beat.Stop()
+	for {
+		select {
+		case b := <-batches:
+			for i := range b.lines {
+				if err := out.send("log_line", b.lines[i].id, logResource(&b.lines[i].Entry)); err != nil {
+					return nil // the client left
+				}
+			}
+			if len(b.lines) == 0 {
+				// A client that comes again before the first line missed none.
+				err = out.place(b.id)
+			} else {
+				err = out.flush()
+			}
+			if err != nil {
+				return nil
+			}
+		case <-beat.C:
+			if err := out.comment("heartbeat"); err != nil {
+				return nil
+			}
+		case err := <-done:
+			if err != nil && ctx.Err() == nil {
+				s.log.Error("log stream ended", "request", c.id, "err", err)
+			}
+			return nil
+		}
+	}
+}
