@@ -94,3 +94,45 @@ func TestSplitter(t *testing.T) {
 		}
 	}
 }
+
+// FuzzSplitter: whatever the bytes and however they are cut into reads, the
+// pieces are within the limit, and put together they are the stream.
+func FuzzSplitter(f *testing.F) {
+	f.Add([]byte("a\nb\r\n\x00\xff"), uint16(1), uint16(3))
+	f.Add([]byte("x"), uint16(65535), uint16(4096))
+	f.Add([]byte("x\r"), uint16(40000), uint16(65535))
+	f.Fuzz(func(t *testing.T, part []byte, times, read uint16) {
+		if len(part) == 0 || len(part)*int(times) > 1<<20 {
+			return
+		}
+		stream := bytes.Repeat(part, int(times)) // long enough for the limit to matter
+		var reads [][]byte
+		for rest := stream; len(rest) > 0; {
+			n := min(len(rest), int(read)+1)
+			reads, rest = append(reads, rest[:n]), rest[n:]
+		}
+		whole, cut := split(stream), split(reads...)
+		if len(whole) != len(cut) {
+			t.Fatalf("%d pieces at once, %d in reads of %d", len(whole), len(cut), read)
+		}
+		var joined []byte
+		for i, p := range whole {
+			if p != cut[i] {
+				t.Fatalf("piece %d is %.40q at once and %.40q in reads of %d", i, p.text, cut[i].text, read)
+			}
+			if len(p.text) > wire.MaxLine || strings.Contains(p.text, "\n") {
+				t.Fatalf("piece %d has %d bytes, or a newline", i, len(p.text))
+			}
+			if joined = append(joined, p.text...); !p.partial {
+				joined = append(joined, '\n')
+			}
+		}
+		want := stream
+		if len(want) > 0 && want[len(want)-1] != '\n' {
+			want = append(bytes.Clone(want), '\n')
+		}
+		if want = bytes.ReplaceAll(want, []byte("\r\n"), []byte("\n")); !bytes.Equal(joined, want) {
+			t.Fatalf("the pieces put together have %d bytes, the stream %d", len(joined), len(want))
+		}
+	})
+}
