@@ -1,0 +1,92 @@
+// Package outbound calls the addresses that customers name: receivers of their
+// logs and events. Such an address is a stranger's wish, made from inside the
+// operator's network: it must not reach what only the operator may.
+package outbound
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/miosa/miosa"
+)
+
+const (
+	dialTimeout      = 10 * time.Second
+	handshakeTimeout = 10 * time.Second
+	headerTimeout    = 30 * time.Second
+	idleTimeout      = 90 * time.Second
+)
+
+// inside are the ranges that lead into somebody's own network though netip
+// does not say so: shared address space (RFC 6598), benchmarking (RFC 2544),
+// protocol assignments (RFC 6890), "this network" (RFC 791), reserved
+// (RFC 1112), and the translations that carry an IPv4 address inside IPv6
+// (RFC 6052, 8215, 3056, 4380), any of which might be a private one.
+var inside = []netip.Prefix{
+	netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("198.18.0.0/15"),
+	netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("240.0.0.0/4"),
+	netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"),
+	netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("2001::/32"),
+}
+
+// Guard says where a customer's wish may lead: to public addresses, and to
+// what the operator allows besides. The zero Guard allows public ones only.
+type Guard struct {
+	Allow []netip.Prefix
+}
+
+// Permits reports whether an address may be connected to.
+func (g Guard) Permits(a netip.Addr) bool {
+	a = a.Unmap().WithZone("")
+	for _, p := range g.Allow {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	if !a.IsGlobalUnicast() || a.IsPrivate() {
+		return false
+	}
+	for _, p := range inside {
+		if p.Contains(a) {
+			return false
+		}
+	}
+	return true
+}
+
+// Dialer connects to permitted addresses only. It asks once the name has been
+// resolved, for each address that is tried, so that no answer of a name server
+// can change in between. The error is a *miosa.Error Forbidden.
+func (g Guard) Dialer() *net.Dialer {
+	return &net.Dialer{Timeout: dialTimeout, Control: func(_, address string, _ syscall.RawConn) error {
+		a, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return fmt.Errorf("address %q: %w", address, err)
+		}
+		if !g.Permits(a.Addr()) {
+			return miosa.Errorf(miosa.Forbidden, "%s is not a public address: the operator may allow it with --allow-target", a.Addr())
+		}
+		return nil
+	}}
+}
+
+// Client is an HTTP client over the guard's dialer. It knows no proxy of the
+// environment's and follows no redirect: the answer is what the receiver said.
+// Every request needs a deadline of its own.
+func (g Guard) Client() *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{
+			DialContext:           g.Dialer().DialContext,
+			TLSHandshakeTimeout:   handshakeTimeout,
+			ResponseHeaderTimeout: headerTimeout,
+			IdleConnTimeout:       idleTimeout,
+			MaxIdleConnsPerHost:   2,
+			ForceAttemptHTTP2:     true,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
