@@ -3,6 +3,7 @@ package guest
 import (
 	"context"
 	"errors"
+	"io"
 
 	wire "github.com/miosa/miosa/wire/guest"
 )
@@ -20,76 +21,111 @@ func newChannel(t transport, out *outbox) *channel {
 	return &channel{transport: t, out: out, boots: make(chan wire.Boot, 1), stops: make(chan wire.Stop, 4)}
 }
 
-// run serves connections until ctx ends or the transport fails for good.
-func (c *channel) run(ctx context.Context) error {
-	var in *wire.Conn
-	for {
-		rwc, fresh, err := c.transport.Dial(ctx)
-		if err != nil {
-			return err
-		}
-		out := wire.NewConn(rwc)
-		// What was read of a stream that goes on may be half a frame of the
-		// host that has just come.
-		if fresh {
-			in = out
-		}
-		epoch := c.out.connect()
-		written := make(chan struct{})
-		go func() {
-			defer close(written)
-			if c.write(ctx, out, epoch) != nil {
-				_ = rwc.Close() // ends the reading too, where the stream is broken
-			}
-		}()
-		c.read(in)
-		c.out.disconnect(epoch)
-		_ = rwc.Close()
-		<-written
+// connection is the way to one host.
+type connection struct {
+	stream  io.ReadWriteCloser
+	in, out *wire.Conn
+	epoch   int // the outbox's
+}
+
+// dial waits for a host. last is the reader of the connection before, if any:
+// what was read of a stream that goes on may be half a frame of this host's.
+func (c *channel) dial(ctx context.Context, last *wire.Conn) (*connection, error) {
+	stream, fresh, err := c.transport.Dial(ctx)
+	if err != nil {
+		return nil, err
 	}
+	conn := &connection{stream: stream, in: last, out: wire.NewConn(stream)}
+	if fresh || last == nil {
+		conn.in = conn.out
+	}
+	conn.epoch = c.out.connect()
+	return conn, nil
+}
+
+// run serves connections until ctx ends or the transport fails for good. conn
+// is one that is open already, or nil.
+func (c *channel) run(ctx context.Context, conn *connection) (err error) {
+	var last *wire.Conn
+	for {
+		if conn == nil {
+			if conn, err = c.dial(ctx, last); err != nil {
+				return err
+			}
+		}
+		c.serve(ctx, conn)
+		conn, last = nil, conn.in
+	}
+}
+
+// serve talks to one host until it has gone.
+func (c *channel) serve(ctx context.Context, conn *connection) {
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		if c.write(ctx, conn) != nil {
+			_ = conn.stream.Close() // ends the reading too, where the stream is broken
+		}
+	}()
+	c.read(conn.in)
+	c.out.disconnect(conn.epoch)
+	_ = conn.stream.Close()
+	<-written
 }
 
 // write sends what the outbox picks until the connection is over.
-func (c *channel) write(ctx context.Context, conn *wire.Conn, epoch int) error {
+func (c *channel) write(ctx context.Context, conn *connection) error {
 	for {
-		m, ok := c.out.next(ctx, epoch)
+		m, ok := c.out.next(ctx, conn.epoch)
 		if !ok {
 			return nil
 		}
-		if err := conn.WriteMessage(m); err != nil {
+		if err := conn.out.WriteMessage(m); err != nil {
 			return err
 		}
 	}
 }
 
-// read obeys messages until the stream ends. What can't be understood is
-// passed over: the host may be newer.
-func (c *channel) read(conn *wire.Conn) {
+// read obeys messages until the stream ends.
+func (c *channel) read(in *wire.Conn) {
 	for {
-		m, err := conn.ReadMessage()
-		if _, invalid := errors.AsType[*wire.InvalidMessageError](err); invalid {
-			continue
-		}
+		m, err := next(in)
 		if err != nil {
 			return
 		}
-		switch {
-		case m.Attach != nil:
-			c.out.attach(*m.Attach)
-		case m.Ack != nil:
-			c.out.ack(*m.Ack)
-		case m.Ping != nil:
-			c.out.send(wire.Message{Pong: m.Ping})
-		case m.Boot != nil:
-			select {
-			case c.boots <- *m.Boot:
-			default: // a host that repeats itself: the machine boots once
-			}
-		case m.Stop != nil:
-			select {
-			case c.stops <- *m.Stop:
-			default:
-			}
+		c.obey(m)
+	}
+}
+
+// next is the next message. What can't be understood is passed over: the host
+// may be newer.
+func next(in *wire.Conn) (wire.Message, error) {
+	for {
+		m, err := in.ReadMessage()
+		if _, invalid := errors.AsType[*wire.InvalidMessageError](err); !invalid {
+			return m, err
+		}
+	}
+}
+
+// obey does what the host says.
+func (c *channel) obey(m wire.Message) {
+	switch {
+	case m.Attach != nil:
+		c.out.attach(*m.Attach)
+	case m.Ack != nil:
+		c.out.ack(*m.Ack)
+	case m.Ping != nil:
+		c.out.send(wire.Message{Pong: m.Ping})
+	case m.Boot != nil:
+		select {
+		case c.boots <- *m.Boot:
+		default: // a host that repeats itself: the machine boots once
+		}
+	case m.Stop != nil:
+		select {
+		case c.stops <- *m.Stop:
+		default:
 		}
 	}
 }

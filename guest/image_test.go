@@ -2,6 +2,7 @@ package guest
 
 import (
 	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -209,34 +210,109 @@ func TestCommandEnv(t *testing.T) {
 	}
 }
 
-func TestImageFiles(t *testing.T) {
-	root := t.TempDir()
+func TestOwnFiles(t *testing.T) {
+	b := wire.Boot{Hostname: "box", Network: &wire.Network{Address: "10.1.2.3/30"}, Nameservers: []string{"10.0.0.1", "fd00::1"}}
+	files, err := ownFiles(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"hostname":    "box\n",
+		"hosts":       "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n10.1.2.3\tbox\n",
+		"resolv.conf": "nameserver 10.0.0.1\nnameserver fd00::1\n",
+	}
+	for _, f := range files {
+		if f.content != want[f.name] {
+			t.Errorf("%s = %q, want %q", f.name, f.content, want[f.name])
+		}
+		delete(want, f.name)
+	}
+	if len(want) > 0 {
+		t.Errorf("missing: %q", want)
+	}
+	if files, err := ownFiles(wire.Boot{}); err != nil || len(files) > 0 {
+		t.Errorf("without a name or a name server: %v, %v", files, err)
+	}
+	if _, err := ownFiles(wire.Boot{Nameservers: []string{"x\nsearch evil"}}); err == nil {
+		t.Error("a name server that is no address was accepted")
+	}
+}
+
+func TestPlace(t *testing.T) {
+	files := []ownFile{{"hosts", "own"}}
 	outside := filepath.Join(t.TempDir(), "outside")
-	if err := os.MkdirAll(filepath.Join(root, "etc"), 0o755); err != nil {
-		t.Fatal(err)
+	for _, c := range []struct {
+		name    string
+		base    func(etc string) error // what the image has
+		mode    os.FileMode            // of the directory placed; 0: none is
+		leftAll bool
+	}{
+		{"no etc", func(string) error { return nil }, 0o755, false},
+		{"a directory", func(etc string) error { return os.Mkdir(etc, 0o755) }, 0o755, false},
+		{"one that is closed", func(etc string) error { return os.Mkdir(etc, 0o700) }, 0o700, false},
+		{"a link in it", func(etc string) error {
+			return errors.Join(os.Mkdir(etc, 0o755), os.Symlink(outside, filepath.Join(etc, "hosts")))
+		}, 0o755, false},
+		{"a link", func(etc string) error { return os.Symlink("usr/etc", etc) }, 0, true},
+		{"a file", func(etc string) error { return os.WriteFile(etc, nil, 0o644) }, 0, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			base, upper := t.TempDir(), t.TempDir()
+			if err := c.base(filepath.Join(base, "etc")); err != nil {
+				t.Fatal(err)
+			}
+			left, err := place(base, upper, files)
+			if err != nil || (len(left) == len(files)) != c.leftAll {
+				t.Fatalf("place left %v, %v", left, err)
+			}
+			info, err := os.Lstat(filepath.Join(upper, "etc"))
+			if c.mode == 0 {
+				if err == nil {
+					t.Error("the image's own was hidden")
+				}
+				return
+			}
+			if err != nil || info.Mode() != os.ModeDir|c.mode {
+				t.Errorf("etc is %v, %v; want %v", info.Mode(), err, c.mode)
+			}
+			if b, err := os.ReadFile(filepath.Join(upper, "etc/hosts")); string(b) != "own" {
+				t.Errorf("hosts = %q, %v", b, err)
+			}
+			if _, err := os.Lstat(outside); err == nil {
+				t.Error("the link was followed")
+			}
+		})
 	}
-	if err := os.Symlink(outside, filepath.Join(root, "etc/resolv.conf")); err != nil {
-		t.Fatal(err)
+}
+
+func TestReplaceFile(t *testing.T) {
+	root, outside := t.TempDir(), filepath.Join(t.TempDir(), "outside")
+	write(t, root, "usr/etc/hosts", "image's", 0o600)
+	for old, new := range map[string]string{"usr/etc": "etc", outside: "etc/resolv.conf"} {
+		if err := os.Symlink(old, filepath.Join(root, new)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := writeResolvConf(root, []string{"10.0.0.1", "fd00::1"}); err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(filepath.Join(root, "etc/resolv.conf"))
-	if err != nil || string(b) != "nameserver 10.0.0.1\nnameserver fd00::1\n" {
-		t.Errorf("resolv.conf = %q, %v", b, err)
+	for _, name := range []string{"hosts", "resolv.conf"} {
+		if err := replaceFile(root, ownFile{name, "own"}); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(root, "usr/etc", name)
+		if b, err := os.ReadFile(path); string(b) != "own" {
+			t.Errorf("%s = %q, %v", name, b, err)
+		}
+		if info, err := os.Lstat(path); err != nil || info.Mode() != 0o644 {
+			t.Errorf("%s is %v, %v", name, info.Mode(), err)
+		}
 	}
 	if _, err := os.Lstat(outside); err == nil {
 		t.Error("the link was followed")
 	}
-	if err := writeResolvConf(root, []string{"x\nsearch evil"}); err == nil {
-		t.Error("a name server that is no address was accepted")
-	}
-	if err := setHostname(root, wire.Boot{Hostname: "box", Network: &wire.Network{Address: "10.1.2.3/30"}}); err != nil {
-		t.Fatal(err)
-	}
-	if b, _ := os.ReadFile(filepath.Join(root, "etc/hosts")); !strings.Contains(string(b), "10.1.2.3\tbox\n") || !strings.Contains(string(b), "127.0.0.1\tlocalhost") {
-		t.Errorf("hosts = %q", b)
-	}
+}
+
+func TestWorkDir(t *testing.T) {
+	root := t.TempDir()
+	write(t, root, "etc/hosts", "", 0o644)
 	if dir, err := workDir(root, wire.Boot{WorkDir: "etc"}); err != nil || dir != "/etc" {
 		t.Errorf("work dir = %s, %v", dir, err)
 	}

@@ -39,9 +39,15 @@ type Init struct {
 	boot    wire.Boot
 	data    *os.File // the ephemeral disk's directory
 	command command
+	// ownFiles are the platform's files that are still to be written.
+	ownFiles []ownFile
+	answer   func() // lets the channel say what is to be said, if it does not yet
+	random   int    // /dev/urandom, open for writing; -1: not
+	// oomKills is how many processes the kernel had killed before the command.
+	oomKills uint64
 
-	rest chan error // the result of loading the rest of the modules …
-	root chan error // … and of mounting the root, both done while waiting for Boot
+	rest  chan error // the result of loading the rest of the modules …
+	disks chan error // … and of mounting the disks, both done while waiting for Boot
 }
 
 // New prepares PID 1; console takes the words that no host may ever read.
@@ -50,7 +56,10 @@ func New(console io.Writer) *Init {
 	if !ok {
 		kernel = sinceKernel()
 	}
-	i := &Init{console: console, template: os.Getenv(templateVar) != "", rest: make(chan error, 1), root: make(chan error, 1)}
+	i := &Init{
+		console: console, template: os.Getenv(templateVar) != "", answer: func() {}, random: -1,
+		rest: make(chan error, 1), disks: make(chan error, 1),
+	}
 	i.out = newOutbox(ringBytes, sinceKernel, kernel)
 	i.out.template = i.template
 	return i
@@ -70,7 +79,7 @@ func (i *Init) phases() []phase {
 		{"channel", i.openChannel},
 		{"configure", i.configure},
 		{"network", i.network},
-		{"root", i.awaitRoot},
+		{"root", i.root},
 		{"switch_root", i.switchRoot},
 		{"prepare", i.prepare},
 	}
@@ -90,6 +99,7 @@ func (i *Init) Run(ctx context.Context) error {
 	if err != nil {
 		exit = setupExit(err)
 	}
+	i.answer()
 	if exit.Stopped = exit.Stopped || errors.Is(err, errStopped); exit.Message != "" {
 		i.say(exit.Message)
 	}
@@ -111,7 +121,8 @@ func (i *Init) serve(ctx context.Context) (wire.Exit, error) {
 		port:     i.boot.Port,
 		statsMS:  i.boot.StatsMS,
 		readStat: func() wire.Stats { return readStats("/") },
-		onStart:  func() { i.out.phase("app_started", ""); i.out.speak() },
+		onStart:  i.started,
+		oomKills: i.oomKills,
 	}
 	// Nobody needs them here any more.
 	i.boot, i.command = wire.Boot{}, command{}
@@ -170,17 +181,25 @@ func (i *Init) openChannel(ctx context.Context) error {
 		return err
 	}
 	i.channel = newChannel(t, i.out)
-	go func() {
-		err := i.channel.run(ctx) // ends only when it can't go on
-		fmt.Fprintln(i.console, "miosa-init: the control channel broke:", err)
-	}()
 	i.watchSignals(ctx)
 	if i.template {
-		go i.offerCopy(ctx)
-	} else {
-		go i.loadRest()
+		if port, ok := t.(*serialPort); ok {
+			port.alone = true
+			defer func() { port.alone = false }()
+		}
+		return i.listen(ctx)
 	}
+	i.runChannel(ctx, nil)
+	go i.loadRest()
 	return nil
+}
+
+// runChannel carries messages from here on, over conn at first if there is one.
+func (i *Init) runChannel(ctx context.Context, conn *connection) {
+	go func() {
+		err := i.channel.run(ctx, conn) // ends only when it can't go on
+		fmt.Fprintln(i.console, "miosa-init: the control channel broke:", err)
+	}()
 }
 
 // findTransport waits for whichever device the VMM gives the machine.
@@ -225,20 +244,18 @@ func (i *Init) watchSignals(ctx context.Context) {
 
 func (i *Init) loadRest() {
 	err := i.modules.loadUntil(func(kernelModule) bool { return false })
-	i.rest <- err
-	if err != nil {
-		i.root <- err
-		return
+	if i.rest <- err; err == nil {
+		err = i.mountDisks()
 	}
-	i.mountRoot()
+	i.disks <- err
 }
 
-func (i *Init) mountRoot() {
-	warning, err := mountRoot()
+func (i *Init) mountDisks() error {
+	warning, err := mountDisks()
 	if warning != "" {
 		i.say(warning)
 	}
-	i.root <- err
+	return err
 }
 
 // configure waits for the boot configuration.
@@ -251,9 +268,6 @@ func (i *Init) configure(ctx context.Context) error {
 	case i.boot = <-i.channel.boots:
 	}
 	i.out.booted(i.boot)
-	if i.template {
-		go i.mountRoot()
-	}
 	if v := i.boot.Version; v < wire.MinVersion || v > wire.MaxVersion {
 		return fmt.Errorf("the host speaks protocol version %d, this guest %d to %d", v, wire.MinVersion, wire.MaxVersion)
 	}
@@ -263,11 +277,23 @@ func (i *Init) configure(ctx context.Context) error {
 	if i.template && len(i.boot.Entropy) == 0 {
 		return errors.New("a copy of a template must be given randomness of its own")
 	}
-	if err := creditEntropy(i.boot.Entropy); err != nil {
+	if err := i.creditEntropy(); err != nil {
 		return fmt.Errorf("credit entropy: %w", err)
 	}
-	clear(i.boot.Entropy)
 	return nil
+}
+
+func (i *Init) creditEntropy() (err error) {
+	if len(i.boot.Entropy) == 0 {
+		return nil
+	}
+	if i.random < 0 {
+		if i.random, err = openRandom(); err != nil {
+			return err
+		}
+	}
+	defer clear(i.boot.Entropy)
+	return creditEntropy(i.random, i.boot.Entropy)
 }
 
 func (i *Init) network(context.Context) (err error) {
@@ -282,7 +308,25 @@ func (i *Init) network(context.Context) (err error) {
 	return i.links.configure(i.boot.Network)
 }
 
-func (i *Init) awaitRoot(context.Context) error { return <-i.root }
+// root joins the disks at newRoot, with the platform's own files in place.
+func (i *Init) root(context.Context) (err error) {
+	if i.template {
+		err = i.mountDisks()
+	} else {
+		err = <-i.disks
+	}
+	if err != nil {
+		return err
+	}
+	own, err := ownFiles(i.boot)
+	if err != nil {
+		return err
+	}
+	if i.ownFiles, err = place(baseDir, upperDir, own); err != nil {
+		return fmt.Errorf("write the host name and the name servers: %w", err)
+	}
+	return joinDisks()
+}
 
 func (i *Init) switchRoot(context.Context) (err error) {
 	i.data, err = switchRoot()
@@ -295,21 +339,32 @@ func (i *Init) prepare(context.Context) (err error) {
 		if err := mountRest(); err != nil {
 			return err
 		}
+		i.oomKills = readOOMKills("/proc")
 	}
 	if i.boot.Hostname != "" {
 		if err := unix.Sethostname([]byte(i.boot.Hostname)); err != nil {
 			return fmt.Errorf("set the host name: %w", err)
 		}
 	}
-	if err := setHostname("/", i.boot); err != nil {
-		return fmt.Errorf("write the host name: %w", err)
-	}
-	if err := writeResolvConf("/", i.boot.Nameservers); err != nil {
-		return err
+	for _, f := range i.ownFiles {
+		if err := replaceFile("/", f); err != nil {
+			return fmt.Errorf("write the host name and the name servers: %w", err)
+		}
 	}
 	if err := setLimits(i.boot); err != nil {
 		return err
 	}
 	i.command, err = newCommand("/", i.boot)
 	return err
+}
+
+// started notes that the command runs, and gives up what only the boot needed.
+func (i *Init) started() {
+	i.out.phase("app_started", "")
+	i.out.speak()
+	i.answer()
+	i.links.close()
+	if i.random >= 0 {
+		_ = unix.Close(i.random)
+	}
 }

@@ -55,6 +55,7 @@ func findSerial(sysfs, dev string) string {
 type serialPort struct {
 	fd      int
 	dialled bool // before; used by Dial alone
+	alone   bool // nothing else is to run while a read waits: see template.go
 }
 
 func openSerial(path string) (*serialPort, error) {
@@ -92,6 +93,9 @@ func (p *serialPort) poll(events int16, timeout time.Duration) (ready int16, err
 		ms = -1
 	}
 	for {
+		if p.alone && timeout < 0 {
+			return fds[0].Revents, os.NewSyscallError("poll", rawPoll(&fds[0]))
+		}
 		_, err := unix.Poll(fds, ms)
 		if errors.Is(err, unix.EINTR) {
 			continue
@@ -109,7 +113,11 @@ type serialConn struct {
 
 func (c *serialConn) Read(b []byte) (int, error) {
 	for {
-		n, err := unix.Read(c.port.fd, b)
+		read := unix.Read
+		if c.port.alone {
+			read = rawRead
+		}
+		n, err := read(c.port.fd, b)
 		switch {
 		case n > 0:
 			return n, nil

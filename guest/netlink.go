@@ -96,17 +96,14 @@ func (n *netlink) request(kind, flags uint16, body []byte) error {
 	binary.NativeEndian.PutUint16(b[4:], kind)
 	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST|unix.NLM_F_ACK|flags)
 	binary.NativeEndian.PutUint32(b[8:], n.seq)
-	if err := unix.Sendto(n.fd, append(b, body...), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return os.NewSyscallError("sendto", err)
+	if _, err := rawWrite(n.fd, append(b, body...)); err != nil {
+		return os.NewSyscallError("write", err)
 	}
 	answer := make([]byte, 4096)
 	for {
-		got, _, err := unix.Recvfrom(n.fd, answer, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
+		got, err := rawRead(n.fd, answer)
 		if err != nil {
-			return os.NewSyscallError("recvfrom", err)
+			return os.NewSyscallError("read", err)
 		}
 		if code, ok := acknowledgement(answer[:got], n.seq); ok {
 			if code != 0 {
@@ -209,10 +206,11 @@ func bringUp(sysfs, procfs string) (_ *network, err error) {
 	return n, nil
 }
 
-// configure gives the one interface its address and route, if there are any,
-// and is the last that is done with the network.
+// close ends what is done with the network.
+func (n *network) close() { n.netlink.close() }
+
+// configure gives the one interface its address and route, if there are any.
 func (n *network) configure(conf *wire.Network) error {
-	defer n.netlink.close()
 	if conf == nil {
 		return nil
 	}

@@ -31,11 +31,14 @@ func setClock(unixNano int64) error {
 	return os.NewSyscallError("clock_settime", unix.ClockSettime(unix.CLOCK_REALTIME, &ts))
 }
 
-// creditEntropy adds the host's randomness to the kernel's pool and counts it.
-func creditEntropy(seed []byte) error {
-	if len(seed) == 0 {
-		return nil
-	}
+func openRandom() (fd int, err error) {
+	fd, err = unix.Open("/dev/urandom", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	return fd, os.NewSyscallError("open", err)
+}
+
+// creditEntropy adds the host's randomness to the kernel's pool and counts it;
+// fd is openRandom's.
+func creditEntropy(fd int, seed []byte) error {
 	const most = 512
 	var pool struct {
 		bits, size int32
@@ -43,69 +46,102 @@ func creditEntropy(seed []byte) error {
 	}
 	n := copy(pool.data[:], seed)
 	pool.bits, pool.size = int32(n*8), int32(n)
-	fd, err := unix.Open("/dev/urandom", unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&pool)))
+	err := rawIoctl(fd, unix.RNDADDENTROPY, unsafe.Pointer(&pool))
 	clear(pool.data[:])
-	if errno == 0 {
+	if err == nil {
 		// A copy of a template would go on with the generator that all copies
 		// have until the kernel reseeds it by itself, minutes later.
-		_, _, errno = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.RNDRESEEDCRNG, 0)
+		err = rawIoctl(fd, unix.RNDRESEEDCRNG, nil)
 	}
-	if errno != 0 {
-		return os.NewSyscallError("ioctl", errno)
-	}
-	return nil
+	return err
 }
 
-// setHostname sets the kernel's host name and writes /etc/hostname and
-// /etc/hosts.
-func setHostname(root string, b wire.Boot) error {
-	if b.Hostname == "" {
-		return nil
+// ownFile is a file of the platform's in the image's /etc.
+type ownFile struct{ name, content string }
+
+// ownFiles are all of them: who the machine is, and, where it has name servers
+// of its own, where the C library finds them.
+func ownFiles(b wire.Boot) ([]ownFile, error) {
+	var files []ownFile
+	if b.Hostname != "" {
+		files = append(files, ownFile{"hostname", b.Hostname + "\n"}, ownFile{"hosts", hostsFile(b)})
 	}
-	if err := replaceFile(filepath.Join(root, "etc/hostname"), b.Hostname+"\n"); err != nil {
-		return err
+	if len(b.Nameservers) > 0 {
+		content, err := resolvConf(b.Nameservers)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, ownFile{"resolv.conf", content})
 	}
-	return replaceFile(filepath.Join(root, "etc/hosts"), hostsFile(b))
+	return files, nil
+}
+
+// place writes the files onto the ephemeral disk, where they hide the image's
+// once both are joined; links in their place (to systemd's own resolv.conf,
+// say) are hidden, not followed. Where the image's /etc is no plain directory it returns
+// the files, to be written after the joining.
+func place(base, upper string, files []ownFile) (left []ownFile, err error) {
+	if len(files) == 0 {
+		return nil, nil
+	}
+	stat := unix.Stat_t{Mode: unix.S_IFDIR | 0o755}
+	switch err := unix.Lstat(filepath.Join(base, "etc"), &stat); {
+	case err != nil && !errors.Is(err, unix.ENOENT):
+		return nil, pathError("lstat", "etc", err)
+	case stat.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return files, nil
+	}
+	dir := filepath.Join(upper, "etc")
+	if err := rawMkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if stat.Uid != 0 || stat.Gid != 0 {
+		if err := unix.Chown(dir, int(stat.Uid), int(stat.Gid)); err != nil {
+			return nil, pathError("chown", dir, err)
+		}
+	}
+	if mode := stat.Mode &^ unix.S_IFMT; mode != 0o755 {
+		if err := unix.Chmod(dir, mode); err != nil {
+			return nil, pathError("chmod", dir, err)
+		}
+	}
+	for _, f := range files {
+		if err := writeFile(filepath.Join(dir, f.name), f.content); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
 }
 
 func hostsFile(b wire.Boot) string {
-	var sb strings.Builder
-	sb.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	self := "127.0.1.1"
 	if b.Network != nil {
 		if p, err := netip.ParsePrefix(b.Network.Address); err == nil {
-			fmt.Fprintf(&sb, "%s\t%s\n", p.Addr(), b.Hostname)
-			return sb.String()
+			self = p.Addr().String()
 		}
 	}
-	fmt.Fprintf(&sb, "127.0.1.1\t%s\n", b.Hostname)
-	return sb.String()
+	return "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" + self + "\t" + b.Hostname + "\n"
 }
 
-// writeResolvConf points the C library at the name servers; without any the
-// image's own file stays.
-func writeResolvConf(root string, servers []string) error {
-	if len(servers) == 0 {
-		return nil
-	}
+// resolvConf points the C library at the name servers.
+func resolvConf(servers []string) (string, error) {
 	var sb strings.Builder
 	for _, s := range servers {
 		addr, err := netip.ParseAddr(s)
 		if err != nil {
-			return fmt.Errorf("name server: %w", err)
+			return "", fmt.Errorf("name server: %w", err)
 		}
-		fmt.Fprintf(&sb, "nameserver %s\n", addr)
+		sb.WriteString("nameserver ")
+		sb.WriteString(addr.String())
+		sb.WriteByte('\n')
 	}
-	return replaceFile(filepath.Join(root, "etc/resolv.conf"), sb.String())
+	return sb.String(), nil
 }
 
-// replaceFile writes a file of the image anew; a symbolic link in its place
-// (to systemd's own resolv.conf, say) is replaced, not followed.
-func replaceFile(path, content string) error {
+// replaceFile writes one of the platform's files into the image at root; a
+// symbolic link in its place is replaced, not followed.
+func replaceFile(root string, f ownFile) error {
+	path := filepath.Join(root, "etc", f.name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
@@ -114,7 +150,7 @@ func replaceFile(path, content string) error {
 			return err
 		}
 	}
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+	if err := os.WriteFile(path, []byte(f.content), 0o644); err != nil {
 		return err
 	}
 	return os.Chmod(path, 0o644)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,11 +11,13 @@ import (
 // The initial root's directories and the machine's disks, in the order that
 // the drivers attach them.
 const (
-	baseDir  = "/base" // release image, read-only
-	dataDir  = "/data" // ephemeral disk
-	newRoot  = "/root" // both joined
-	baseDisk = "/dev/vda"
-	dataDisk = "/dev/vdb"
+	baseDir     = "/base" // release image, read-only
+	dataDir     = "/data" // ephemeral disk
+	newRoot     = "/root" // both joined
+	baseDisk    = "/dev/vda"
+	dataDisk    = "/dev/vdb"
+	upperDir    = dataDir + "/upper" // what the instance changed
+	overlayWork = dataDir + "/work"  // the overlay's own
 )
 
 // mountFirst mounts what PID 1 itself needs.
@@ -30,55 +31,59 @@ func mountFirst() error {
 		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
 		{"sys", "/sys", "sysfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
 	} {
-		if err := unix.Mount(m.source, m.target, m.fstype, m.flags, m.data); err != nil && !errors.Is(err, unix.EBUSY) {
+		if err := rawMount(m.source, m.target, m.fstype, m.flags, m.data); err != nil && !errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}
 	}
 	return nil
 }
 
-// mountRoot joins the release's image and the ephemeral disk at newRoot.
-// warning says what it had to do without.
-func mountRoot() (warning string, err error) {
-	if err := unix.Mount(baseDisk, baseDir, "erofs", unix.MS_RDONLY|unix.MS_NODEV, ""); err != nil {
+// mountDisks mounts the release's image and the ephemeral disk. warning says
+// what it had to do without.
+func mountDisks() (warning string, err error) {
+	if err := rawMount(baseDisk, baseDir, "erofs", unix.MS_RDONLY|unix.MS_NODEV, ""); err != nil {
 		return "", fmt.Errorf("mount the release's image: %w", err)
 	}
 	// The disk is new and does not live long: its inode tables are not worth
 	// the background thread that would zero them.
-	err = unix.Mount(dataDisk, dataDir, "ext4", unix.MS_NODEV|unix.MS_NOATIME, "noinit_itable")
+	err = rawMount(dataDisk, dataDir, "ext4", unix.MS_NODEV|unix.MS_NOATIME, "noinit_itable")
 	if err != nil {
 		warning = fmt.Sprintf("the ephemeral disk cannot be used (%v): files go to memory", err)
-		if err := unix.Mount("data", dataDir, "tmpfs", unix.MS_NODEV, "mode=0755"); err != nil {
+		if err := rawMount("data", dataDir, "tmpfs", unix.MS_NODEV, "mode=0755"); err != nil {
 			return "", fmt.Errorf("mount memory in the ephemeral disk's place: %w", err)
 		}
 	}
-	upper, work := filepath.Join(dataDir, "upper"), filepath.Join(dataDir, "work")
-	for _, dir := range []string{upper, work} {
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+	for _, dir := range []string{upperDir, overlayWork} {
+		if err := rawMkdir(dir, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
 			return "", fmt.Errorf("prepare the ephemeral disk: %w", err)
 		}
 	}
-	options := "lowerdir=" + baseDir + ",upperdir=" + upper + ",workdir=" + work
-	if err := unix.Mount("overlay", newRoot, "overlay", unix.MS_NODEV, options); err != nil {
-		return "", fmt.Errorf("join the release's image and the ephemeral disk: %w", err)
+	return warning, nil
+}
+
+// joinDisks joins the two at newRoot.
+func joinDisks() error {
+	options := "lowerdir=" + baseDir + ",upperdir=" + upperDir + ",workdir=" + overlayWork
+	if err := rawMount("overlay", newRoot, "overlay", unix.MS_NODEV, options); err != nil {
+		return fmt.Errorf("join the release's image and the ephemeral disk: %w", err)
 	}
 	for _, dir := range []string{"dev", "proc", "sys", "tmp"} {
 		mode := os.FileMode(0o755)
 		if dir == "tmp" {
 			mode = 0o777 | os.ModeSticky
 		}
-		if err := mkdirExact(filepath.Join(newRoot, dir), mode); err != nil {
-			return "", fmt.Errorf("prepare the root file system: %w", err)
+		if err := mkdirExact(newRoot+"/"+dir, mode); err != nil {
+			return fmt.Errorf("prepare the root file system: %w", err)
 		}
 	}
-	return warning, nil
+	return nil
 }
 
 // mkdirExact makes a directory with the mode whatever the umask, or leaves an
 // existing one as it is.
 func mkdirExact(path string, mode os.FileMode) error {
-	if err := os.Mkdir(path, mode); err != nil {
-		if errors.Is(err, os.ErrExist) {
+	if err := rawMkdir(path, mode); err != nil {
+		if errors.Is(err, unix.EEXIST) {
 			return nil
 		}
 		return err
@@ -93,14 +98,14 @@ func switchRoot() (data *os.File, err error) {
 		return nil, err
 	}
 	for _, dir := range []string{"/dev", "/proc", "/sys"} {
-		if err := unix.Mount(dir, newRoot+dir, "", unix.MS_MOVE, ""); err != nil {
+		if err := rawMount(dir, newRoot+dir, "", unix.MS_MOVE, ""); err != nil {
 			return data, fmt.Errorf("move %s: %w", dir, err)
 		}
 	}
 	if err := unix.Chdir(newRoot); err != nil {
 		return data, err
 	}
-	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+	if err := rawMount(".", "/", "", unix.MS_MOVE, ""); err != nil {
 		return data, fmt.Errorf("move the root: %w", err)
 	}
 	if err := unix.Chroot("."); err != nil {
@@ -123,7 +128,7 @@ func mountRest() error {
 		if err := mkdirExact(m.target, 0o755); err != nil {
 			return err
 		}
-		if err := unix.Mount(m.fstype, m.target, m.fstype, m.flags, m.data); err != nil {
+		if err := rawMount(m.fstype, m.target, m.fstype, m.flags, m.data); err != nil {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}
 	}

@@ -37,6 +37,7 @@ type supervisor struct {
 	log      func() []byte                     // the kernel's log
 	port     int
 	statsMS  int
+	oomKills uint64            // by the kernel, before the command
 	onStart  func()            // the command has been started
 	readStat func() wire.Stats // nil: none are sent
 }
@@ -44,7 +45,6 @@ type supervisor struct {
 // run starts the command, waits for its end or for a stop, and returns how it
 // ended. All its processes are gone then, and their output is in the outbox.
 func (s *supervisor) run(ctx context.Context) wire.Exit {
-	oomBefore := readOOMKills(s.proc)
 	began := time.Now()
 	p, err := s.command.start(s.out)
 	if err != nil {
@@ -75,7 +75,7 @@ func (s *supervisor) run(ctx context.Context) wire.Exit {
 	exit := describe(status)
 	exit.Stopped, exit.KilledAll = stopped, killed
 	oomNow := readOOMKills(s.proc)
-	exit.OOM = !stopped && tookForMemory(exit, p.pid, oomNow > oomBefore, s.log)
+	exit.OOM = !stopped && tookForMemory(exit, p.pid, oomNow > s.oomKills, s.log)
 	s.explain(&exit, time.Since(began))
 	return exit
 }

@@ -16,6 +16,7 @@ func supervise(t *testing.T, script string, stops <-chan wire.Stop, started func
 	t.Helper()
 	out := newTestOutbox(ringBytes)
 	s := &supervisor{
+		oomKills: readOOMKills("/proc"),
 		command: command{
 			path: "/bin/sh", argv: []string{"sh", "-c", script}, dir: "/", env: []string{"PATH=" + defaultPath},
 			account: account{uid: uint32(os.Getuid()), gid: uint32(os.Getgid())},

@@ -1,8 +1,11 @@
 package guest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"runtime"
+	"sync"
 	"time"
 
 	wire "github.com/miosa/miosa/wire/guest"
@@ -24,19 +27,10 @@ const templateVar = wire.TemplateVar
 
 // settleTime is what the kernel needs to be done with what the boot left for
 // later: every copy would do it over again.
-const settleTime = 500 * time.Millisecond
+const settleTime = time.Second
 
-// offerCopy tells the VMM, on the serial console, that the machine may be
-// copied: it waits for the first word of its copy's host now. The VMM is
-// connected meanwhile, as the host is in the copy from its first moment on, so
-// that the copy need not find out that somebody came.
-func (i *Init) offerCopy(ctx context.Context) {
-	if pause(ctx, settleTime) == nil {
-		fmt.Fprintln(i.console, "miosa-init:", wire.TemplateReady)
-	}
-}
-
-// getReady does all that does not depend on whose machine it will be.
+// getReady does all that does not depend on whose machine it will be, and
+// leaves open what a copy will need.
 func (i *Init) getReady() (err error) {
 	if err := i.modules.loadUntil(func(kernelModule) bool { return false }); err != nil {
 		return err
@@ -44,6 +38,93 @@ func (i *Init) getReady() (err error) {
 	if err := mountRest(); err != nil {
 		return err
 	}
-	i.links, err = bringUp("/sys", "/proc")
-	return err
+	if i.random, err = openRandom(); err != nil {
+		return err
+	}
+	if i.links, err = bringUp("/sys", "/proc"); err != nil {
+		return err
+	}
+	i.oomKills = readOOMKills("/proc")
+	makeThreads()
+	return rehearse()
+}
+
+// makeThreads lets the runtime start the threads that the slow system calls of
+// a start ask for: their making is more code than the calls.
+func makeThreads() {
+	const most = 6
+	var made sync.WaitGroup
+	enough := make(chan struct{})
+	for range most {
+		made.Add(1)
+		go func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread() // and it goes idle
+			made.Done()
+			<-enough
+		}()
+	}
+	made.Wait()
+	close(enough)
+}
+
+// rehearse takes in what the host will say, once: how JSON becomes which
+// structure is found out here rather than in every copy.
+func rehearse() error {
+	const some = "x"
+	var stream bytes.Buffer
+	conn := wire.NewConn(&stream)
+	for _, m := range []wire.Message{
+		{Attach: &wire.Attach{Version: wire.MaxVersion, After: 1, Nonce: 1, Quiet: true}},
+		{Boot: &wire.Boot{
+			Version: wire.MaxVersion, InstanceID: some, Boot: 1, Command: some, Argv: []string{some}, Env: []string{some}, User: some,
+			WorkDir: some, Hostname: some, Network: &wire.Network{MAC: some, Address: some, Gateway: some}, Nameservers: []string{some},
+			MaxFiles: 1, MaxProcs: 1, UnixNano: 1, Port: 1, StatsMS: 1, Entropy: []byte(some), DiskBytes: 1,
+		}},
+		{Hello: &wire.Hello{}}, {Phase: &wire.Phase{}}, {Lines: &wire.Lines{Lines: make([]wire.Line, 1)}},
+	} {
+		if err := conn.WriteMessage(m); err != nil {
+			return err
+		}
+		if _, err := conn.ReadMessage(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// listen offers the machine for copying, on the serial console, and takes in
+// what the copy's host says up to Boot. It does so in PID 1's first goroutine,
+// with nothing else running: every hand-over to another is code to translate.
+// For the same reason the channel has goroutines of its own only once the
+// command runs, or has failed, or is too slow for a host to be kept waiting.
+func (i *Init) listen(ctx context.Context) error {
+	// The VMM is connected meanwhile, as the host is in the copy from its first
+	// moment on: that somebody came need not be found out.
+	conn, err := i.channel.dial(ctx, nil)
+	if err != nil {
+		return err
+	}
+	var once sync.Once
+	i.answer = func() { once.Do(func() { i.runChannel(ctx, conn) }) }
+	if err := pause(ctx, settleTime); err != nil {
+		return err
+	}
+	fmt.Fprintln(i.console, "miosa-init:", wire.TemplateReady)
+	for {
+		m, err := next(conn.in)
+		if err == nil {
+			i.channel.obey(m)
+		}
+		switch {
+		case err == nil && m.Attach != nil && m.Attach.Quiet:
+			time.AfterFunc(quietFor, i.answer)
+		case err == nil && m.Boot != nil:
+			return nil
+		default:
+			// A host that wants to hear something first, or one that has gone.
+			i.answer()
+			return nil
+		}
+	}
 }
