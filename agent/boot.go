@@ -96,13 +96,13 @@ func (b *boot) start() (vmm.VM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attach the network: %w", err)
 	}
-	disk, err := x.a.disks.create(x.id, in.Spec.Resources.DiskMB)
+	disk, template, err := x.a.disks.create(x.id, in.Spec.Resources.DiskMB)
 	if err != nil {
 		return nil, fmt.Errorf("make the ephemeral disk: %w", err)
 	}
 	vm, err := x.a.cfg.Driver.Start(b.ctx, vmm.Spec{
 		ID: b.id(), VCPUs: in.Spec.Resources.VCPUs, MemoryMB: in.Spec.Resources.MemoryMB,
-		BaseDisk: base, DataDisk: disk, NIC: b.address.NIC, UID: b.address.UID,
+		BaseDisk: base, DataDisk: disk, DataOrigin: template, NIC: b.address.NIC, UID: b.address.UID,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start the virtual machine: %w", err)

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -14,9 +13,8 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/sparse"
 	"github.com/miosa/miosa/vmm"
 )
 
@@ -180,23 +178,23 @@ func (d *disks) removeDisk(id string) error {
 
 // create makes a fresh, empty ephemeral disk of the size for one boot: a
 // sparse copy of a template made once per size. The driver hands it to the VM
-// as an open file: nobody else needs to read it.
-func (d *disks) create(id string, megabytes int) (string, error) {
-	template, err := d.template(megabytes)
-	if err != nil {
-		return "", err
+// as an open file: nobody else needs to read it. template is what all disks of
+// the size are copies of.
+func (d *disks) create(id string, megabytes int) (path, template string, err error) {
+	if template, err = d.template(megabytes); err != nil {
+		return "", "", err
 	}
-	path := d.path(id, diskFile)
+	path = d.path(id, diskFile)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return "", err
+		return "", "", err
 	}
 	if err := d.removeDisk(id); err != nil {
-		return "", err
+		return "", "", err
 	}
 	if err := copySparse(path, template); err != nil {
-		return "", errors.Join(err, d.removeDisk(id))
+		return "", "", errors.Join(err, d.removeDisk(id))
 	}
-	return path, nil
+	return path, template, nil
 }
 
 func (d *disks) template(megabytes int) (string, error) {
@@ -236,46 +234,18 @@ func (d *disks) template(megabytes int) (string, error) {
 	return path, os.Rename(tmp, path)
 }
 
-// copySparse copies a file's data and leaves its holes.
+// copySparse makes the file to, which does not exist, what from is.
 func copySparse(to, from string) (err error) {
 	src, err := os.Open(from)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	info, err := src.Stat()
-	if err != nil {
-		return err
-	}
 	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, dst.Close()) }()
-	if err := dst.Truncate(info.Size()); err != nil {
-		return err
-	}
-	for off := int64(0); off < info.Size(); {
-		start, err := unix.Seek(int(src.Fd()), off, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
-			return nil // only a hole is left
-		}
-		if err != nil {
-			return err
-		}
-		end, err := unix.Seek(int(src.Fd()), start, unix.SEEK_HOLE)
-		if err != nil {
-			return err
-		}
-		if _, err := dst.Seek(start, io.SeekStart); err != nil {
-			return err
-		}
-		if _, err := io.Copy(dst, io.NewSectionReader(src, start, end-start)); err != nil {
-			return err
-		}
-		off = end
-	}
-	return nil
+	return errors.Join(sparse.Copy(dst, src), dst.Close())
 }
 
 // panicked tells a kernel panic from the console's last words.

@@ -256,8 +256,13 @@ func TestPlace(t *testing.T) {
 		{"a link", func(etc string) error { return os.Symlink("usr/etc", etc) }, 0, true},
 		{"a file", func(etc string) error { return os.WriteFile(etc, nil, 0o644) }, 0, true},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		test := func(t *testing.T, made bool) {
 			base, upper := t.TempDir(), t.TempDir()
+			if made {
+				if err := os.Mkdir(filepath.Join(upper, "etc"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
 			if err := c.base(filepath.Join(base, "etc")); err != nil {
 				t.Fatal(err)
 			}
@@ -281,7 +286,9 @@ func TestPlace(t *testing.T) {
 			if _, err := os.Lstat(outside); err == nil {
 				t.Error("the link was followed")
 			}
-		})
+		}
+		t.Run(c.name, func(t *testing.T) { test(t, false) })
+		t.Run(c.name+", on a template's disk", func(t *testing.T) { test(t, true) })
 	}
 }
 

@@ -30,7 +30,7 @@ const channelWait = 10 * time.Second
 // Init is PID 1.
 type Init struct {
 	console  io.Writer
-	template bool // the machine is one to be copied: see template.go
+	template string // "", or of which kind (wire.TemplateBare …) the machine to be copied is: see template.go
 
 	out     *outbox
 	channel *channel
@@ -57,11 +57,11 @@ func New(console io.Writer) *Init {
 		kernel = sinceKernel()
 	}
 	i := &Init{
-		console: console, template: os.Getenv(templateVar) != "", answer: func() {}, random: -1,
+		console: console, template: os.Getenv(wire.TemplateVar), answer: func() {}, random: -1,
 		rest: make(chan error, 1), disks: make(chan error, 1),
 	}
 	i.out = newOutbox(ringBytes, sinceKernel, kernel)
-	i.out.template = i.template
+	i.out.template = i.template != ""
 	return i
 }
 
@@ -171,7 +171,7 @@ func (i *Init) loadModules(context.Context) (err error) {
 // openChannel opens the way to the host, and loads and mounts the rest
 // meanwhile: that does not depend on what the host will say.
 func (i *Init) openChannel(ctx context.Context) error {
-	if i.template {
+	if i.template != "" {
 		if err := i.getReady(); err != nil {
 			return err
 		}
@@ -182,11 +182,7 @@ func (i *Init) openChannel(ctx context.Context) error {
 	}
 	i.channel = newChannel(t, i.out)
 	i.watchSignals(ctx)
-	if i.template {
-		if port, ok := t.(*serialPort); ok {
-			port.alone = true
-			defer func() { port.alone = false }()
-		}
+	if i.template != "" {
 		return i.listen(ctx)
 	}
 	i.runChannel(ctx, nil)
@@ -251,7 +247,7 @@ func (i *Init) loadRest() {
 }
 
 func (i *Init) mountDisks() error {
-	warning, err := mountDisks()
+	warning, err := mountDisks(i.template == wire.TemplateDisk)
 	if warning != "" {
 		i.say(warning)
 	}
@@ -274,7 +270,7 @@ func (i *Init) configure(ctx context.Context) error {
 	if err := setClock(i.boot.UnixNano); err != nil {
 		return err
 	}
-	if i.template && len(i.boot.Entropy) == 0 {
+	if i.template != "" && len(i.boot.Entropy) == 0 {
 		return errors.New("a copy of a template must be given randomness of its own")
 	}
 	if err := i.creditEntropy(); err != nil {
@@ -297,7 +293,7 @@ func (i *Init) creditEntropy() (err error) {
 }
 
 func (i *Init) network(context.Context) (err error) {
-	if !i.template {
+	if i.template == "" {
 		if err := <-i.rest; err != nil {
 			return err
 		}
@@ -310,7 +306,7 @@ func (i *Init) network(context.Context) (err error) {
 
 // root joins the disks at newRoot, with the platform's own files in place.
 func (i *Init) root(context.Context) (err error) {
-	if i.template {
+	if i.template != "" {
 		err = i.mountDisks()
 	} else {
 		err = <-i.disks
@@ -335,7 +331,7 @@ func (i *Init) switchRoot(context.Context) (err error) {
 
 // prepare makes the image ready for the command and finds the command in it.
 func (i *Init) prepare(context.Context) (err error) {
-	if !i.template {
+	if i.template == "" {
 		if err := mountRest(); err != nil {
 			return err
 		}

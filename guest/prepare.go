@@ -81,18 +81,18 @@ func ownFiles(b wire.Boot) ([]ownFile, error) {
 // say) are hidden, not followed. Where the image's /etc is no plain directory it returns
 // the files, to be written after the joining.
 func place(base, upper string, files []ownFile) (left []ownFile, err error) {
+	dir := filepath.Join(upper, "etc")
 	if len(files) == 0 {
-		return nil, nil
+		return nil, unplace(dir)
 	}
 	stat := unix.Stat_t{Mode: unix.S_IFDIR | 0o755}
 	switch err := unix.Lstat(filepath.Join(base, "etc"), &stat); {
 	case err != nil && !errors.Is(err, unix.ENOENT):
 		return nil, pathError("lstat", "etc", err)
 	case stat.Mode&unix.S_IFMT != unix.S_IFDIR:
-		return files, nil
+		return files, unplace(dir)
 	}
-	dir := filepath.Join(upper, "etc")
-	if err := rawMkdir(dir, 0o755); err != nil {
+	if err := rawMkdir(dir, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, err
 	}
 	if stat.Uid != 0 || stat.Gid != 0 {
@@ -111,6 +111,15 @@ func place(base, upper string, files []ownFile) (left []ownFile, err error) {
 		}
 	}
 	return nil, nil
+}
+
+// unplace takes back the directory that a template may have made, before it
+// hides what the image has.
+func unplace(dir string) error {
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+		return pathError("rmdir", dir, err)
+	}
+	return nil
 }
 
 func hostsFile(b wire.Boot) string {

@@ -32,25 +32,25 @@ func mountFirst() error {
 		{"sys", "/sys", "sysfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
 	} {
 		if err := rawMount(m.source, m.target, m.fstype, m.flags, m.data); err != nil && !errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("mount %s: %w", m.target, err)
+			return err
 		}
 	}
 	return nil
 }
 
-// mountDisks mounts the release's image and the ephemeral disk. warning says
-// what it had to do without.
-func mountDisks() (warning string, err error) {
+// mountDisks mounts the release's image and, unless that is done, the ephemeral
+// disk. warning says what it had to do without.
+func mountDisks(hasData bool) (warning string, err error) {
 	if err := rawMount(baseDisk, baseDir, "erofs", unix.MS_RDONLY|unix.MS_NODEV, ""); err != nil {
-		return "", fmt.Errorf("mount the release's image: %w", err)
+		return "", fmt.Errorf("the release's image: %w", err)
 	}
-	// The disk is new and does not live long: its inode tables are not worth
-	// the background thread that would zero them.
-	err = rawMount(dataDisk, dataDir, "ext4", unix.MS_NODEV|unix.MS_NOATIME, "noinit_itable")
-	if err != nil {
+	if hasData {
+		return "", nil
+	}
+	if err := mountData(); err != nil {
 		warning = fmt.Sprintf("the ephemeral disk cannot be used (%v): files go to memory", err)
 		if err := rawMount("data", dataDir, "tmpfs", unix.MS_NODEV, "mode=0755"); err != nil {
-			return "", fmt.Errorf("mount memory in the ephemeral disk's place: %w", err)
+			return "", fmt.Errorf("memory in the ephemeral disk's place: %w", err)
 		}
 	}
 	for _, dir := range []string{upperDir, overlayWork} {
@@ -59,6 +59,12 @@ func mountDisks() (warning string, err error) {
 		}
 	}
 	return warning, nil
+}
+
+// mountData mounts the ephemeral disk. It is new and does not live long: its
+// inode tables are not worth the background thread that would zero them.
+func mountData() error {
+	return rawMount(dataDisk, dataDir, "ext4", unix.MS_NODEV|unix.MS_NOATIME, "noinit_itable")
 }
 
 // joinDisks joins the two at newRoot.
@@ -129,7 +135,7 @@ func mountRest() error {
 			return err
 		}
 		if err := rawMount(m.fstype, m.target, m.fstype, m.flags, m.data); err != nil {
-			return fmt.Errorf("mount %s: %w", m.target, err)
+			return err
 		}
 	}
 	for link, target := range map[string]string{

@@ -3,10 +3,14 @@ package guest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	wire "github.com/miosa/miosa/wire/guest"
 )
@@ -15,15 +19,12 @@ import (
 // stopped and copied by the VMM, memory and devices. Each copy goes on from
 // there as an instance's machine, without a kernel boot of its own.
 //
-// What a template does before it is copied must hold for every copy: its disks
-// are placeholders, so nothing is read from them; the interface has no address
-// yet. What all copies would share and must not (the random number generator's
+// What a template does before it is copied must hold for every copy: the image
+// is a placeholder, so nothing is read from it, and so is the ephemeral disk
+// unless every copy's will be what the template's is by then; the interface has
+// no address yet. What all copies would share and must not (the random number generator's
 // state, the clock) is set anew by configure, before any code of a customer's
 // runs.
-
-// templateVar, in the environment that the kernel hands to PID 1, asks for a
-// template.
-const templateVar = wire.TemplateVar
 
 // settleTime is what the kernel needs to be done with what the boot left for
 // later: every copy would do it over again.
@@ -44,9 +45,36 @@ func (i *Init) getReady() (err error) {
 	if i.links, err = bringUp("/sys", "/proc"); err != nil {
 		return err
 	}
+	if i.template == wire.TemplateDisk {
+		if err := readyData(); err != nil {
+			return err
+		}
+	}
 	i.oomKills = readOOMKills("/proc")
 	makeThreads()
 	return rehearse()
+}
+
+// readyData mounts the ephemeral disk and makes a file on it, as every copy
+// will: the kernel reads in what it needs to know for that.
+func readyData() error {
+	if err := mountData(); err != nil {
+		return fmt.Errorf("mount the ephemeral disk: %w", err)
+	}
+	for _, dir := range []string{upperDir, overlayWork, upperDir + "/etc"} {
+		if err := rawMkdir(dir, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+	}
+	const first = dataDir + "/first"
+	if err := writeFile(first, "first"); err != nil {
+		return err
+	}
+	if err := os.Remove(first); err != nil {
+		return err
+	}
+	unix.Sync() // or every copy would write the same
+	return nil
 }
 
 // makeThreads lets the runtime start the threads that the slow system calls of
@@ -110,9 +138,16 @@ func (i *Init) listen(ctx context.Context) error {
 	if err := pause(ctx, settleTime); err != nil {
 		return err
 	}
+	port, serial := i.channel.transport.(*serialPort)
+	if serial {
+		port.alone = true
+	}
 	fmt.Fprintln(i.console, "miosa-init:", wire.TemplateReady)
 	for {
 		m, err := next(conn.in)
+		if serial {
+			port.alone = false // before anything else may read
+		}
 		if err == nil {
 			i.channel.obey(m)
 		}

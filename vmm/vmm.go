@@ -54,8 +54,12 @@ type Spec struct {
 	MemoryMB int
 	BaseDisk string // read-only EROFS image, shared
 	DataDisk string // private writable ext4 image
-	NIC      NIC
-	UID      int // the VMM process runs as it; 0: the driver's default
+	// DataOrigin names what DataDisk is a fresh copy of, for as long as the
+	// driver lives: all copies of one origin are alike, byte for byte. "" is no
+	// promise.
+	DataOrigin string
+	NIC        NIC
+	UID        int // the VMM process runs as it; 0: the driver's default
 	// CPUShares weighs this VM against others; 0 derives it from VCPUs.
 	CPUShares int
 }

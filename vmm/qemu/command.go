@@ -66,7 +66,7 @@ func (d *Driver) command(spec vmm.Spec, accel string, from origin) []string {
 		argv = append(argv, "-accel", fmt.Sprintf("tcg,thread=%s,tb-size=%d", thread, d.config.TranslationMB), "-cpu", "max")
 	}
 	if from.makes != nil {
-		argv = append(argv, placeholderDisks...)
+		argv = append(argv, placeholder("base", "readonly=on")...)
 	}
 	if spec.BaseDisk != "" {
 		argv = append(argv,
@@ -82,6 +82,8 @@ func (d *Driver) command(spec vmm.Spec, accel string, from origin) []string {
 			"-add-fd", fmt.Sprintf("fd=%d,set=2", fdDataRead),
 			"-drive", "file=/dev/fdset/2,if=none,id=data,format=raw,cache=unsafe,discard=unmap,file.locking=off",
 			"-device", "virtio-blk-device,drive=data")
+	} else if from.makes != nil {
+		argv = append(argv, placeholder("data", "cache=unsafe,discard=unmap")...)
 	}
 	switch nic := spec.NIC; {
 	case nic.Tap != "":
@@ -95,12 +97,14 @@ func (d *Driver) command(spec vmm.Spec, accel string, from origin) []string {
 	return append(argv, "-device", "virtio-net-device,guest_announce=off,netdev=net,mac="+spec.NIC.MAC)
 }
 
-// placeholderDisks are a template's: they read as nothing, and are larger than
-// any that a copy may have. The guest's drivers have looked at their size by
-// then; the file systems on a copy's disks know their own.
-var placeholderDisks = []string{
-	"-drive", "driver=null-co,size=1T,read-zeroes=on,if=none,id=base,readonly=on", "-device", "virtio-blk-device,drive=base",
-	"-drive", "driver=null-co,size=1T,read-zeroes=on,if=none,id=data,cache=unsafe,discard=unmap", "-device", "virtio-blk-device,drive=data",
+// placeholder is a disk of a template's that reads as nothing, and is larger
+// than any that a copy may have. The guest's drivers have looked at its size by
+// then; the file system on a copy's disk knows its own.
+func placeholder(name, options string) []string {
+	return []string{
+		"-drive", "driver=null-co,size=1T,read-zeroes=on,if=none,id=" + name + "," + options,
+		"-device", "virtio-blk-device,drive=" + name,
+	}
 }
 
 // templateArguments are what a template or a copy has beyond a machine that
@@ -134,7 +138,11 @@ func (d *Driver) kernelArguments(accel string, from origin) string {
 		words = append(words, "tsc_early_khz="+strconv.Itoa(d.tscKHz), "GODEBUG=asyncpreemptoff=1", "GOMAXPROCS=1")
 	}
 	if from.makes != nil {
-		words = append(words, guest.TemplateVar+"=1")
+		kind := guest.TemplateBare
+		if from.makes.disk != nil {
+			kind = guest.TemplateDisk
+		}
+		words = append(words, guest.TemplateVar+"="+kind)
 	}
 	return strings.Join(words, " ")
 }

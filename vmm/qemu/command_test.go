@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -55,6 +56,7 @@ func TestTemplateAndCopyAreAlike(t *testing.T) {
 	d := &Driver{config: Config{DataDir: "/d", Binary: "/usr/bin/qemu", TranslationMB: 32}, tscKHz: 2600000}
 	nic := vmm.NIC{Tap: "mt0badcafe", MAC: "02:00:00:00:00:01"}
 	made := d.command(vmm.Spec{ID: "template-1", VCPUs: 2, MemoryMB: 256, NIC: nic}, "tcg", origin{makes: &template{}})
+	withDisk := d.command(vmm.Spec{ID: "template-1", VCPUs: 2, MemoryMB: 256, DataDisk: "/data", NIC: nic}, "tcg", origin{makes: &template{disk: os.Stdin}})
 	nic.Tap = "mi0badcafe-7"
 	copied := d.command(vmm.Spec{ID: "ri_a-1", VCPUs: 2, MemoryMB: 256, BaseDisk: "/base", DataDisk: "/data", NIC: nic}, "tcg", origin{copies: &template{}})
 	devices := func(argv []string) (out []string) {
@@ -66,8 +68,14 @@ func TestTemplateAndCopyAreAlike(t *testing.T) {
 		}
 		return out
 	}
-	if got, want := strings.Join(devices(copied), "\n"), strings.Join(devices(made), "\n"); got != want {
-		t.Errorf("the copy's devices are\n%s\nthe template's\n%s", got, want)
+	for _, argv := range [][]string{made, withDisk} {
+		if got, want := strings.Join(devices(copied), "\n"), strings.Join(devices(argv), "\n"); got != want {
+			t.Errorf("the copy's devices are\n%s\nthe template's\n%s", got, want)
+		}
+	}
+	if bare, disk := guest.TemplateVar+"="+guest.TemplateBare, guest.TemplateVar+"="+guest.TemplateDisk; !strings.Contains(strings.Join(made, " "), bare) ||
+		!strings.Contains(strings.Join(withDisk, " "), disk) {
+		t.Errorf("the guest is not told %s and %s", bare, disk)
 	}
 	one, other := strings.Join(made, " "), strings.Join(copied, " ")
 	for _, part := range []string{"share=on", guest.TemplateVar, "-kernel"} {

@@ -210,6 +210,9 @@ func (d *Driver) copyTemplate(ctx context.Context, spec vmm.Spec, accel string) 
 		return nil, err
 	}
 	defer t.close()
+	if err := t.restoreDisk(spec.DataDisk); err != nil {
+		return nil, fmt.Errorf("make the ephemeral disk the template's: %w", err)
+	}
 	m, monitor, err := d.launchFrom(spec, accel, origin{copies: t})
 	if err != nil {
 		return nil, err

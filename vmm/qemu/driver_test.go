@@ -228,6 +228,49 @@ func TestCopiesOfATemplate(t *testing.T) {
 	}
 }
 
+// Copies of a template that has mounted the ephemeral disk: each has that disk
+// to itself, whole, whatever the ones before wrote.
+func TestCopiesOfATemplateWithItsDisk(t *testing.T) {
+	h := newHost(t)
+	d := h.driver(t)
+	if accel, err := d.Accel(t.Context()); err != nil || accel != "tcg" {
+		t.Skipf("templates are for emulation, this host has %s (%v)", accel, err)
+	}
+	for _, id := range []string{"ri_a", "ri_b"} {
+		spec, a := h.spec(t, id)
+		spec.DataOrigin = "empty"
+		vm := start(t, d, spec)
+		if vm.Handle().Resumed.IsZero() {
+			t.Errorf("%s booted by itself", id)
+		}
+		s := vmmtest.Open(t, vm)
+		s.Boot(id, a, "/app/app keep "+id)
+		if lines := s.Stdout(1); lines[0] != `found ""` {
+			t.Errorf("%s: %q", id, lines)
+		}
+		if exit := s.Exit(); exit.Code != 0 {
+			t.Errorf("%s: %+v", id, exit)
+		}
+		ended(t, vm)
+		if out, err := exec.Command("e2fsck", "-f", "-n", spec.DataDisk).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v: %s", id, err, out)
+		}
+		if out, err := exec.Command("debugfs", "-R", "cat /upper/kept/text", spec.DataDisk).Output(); string(out) != id {
+			t.Errorf("%s keeps %q, %v", id, out, err)
+		}
+	}
+	d.shelf.mu.Lock()
+	defer d.shelf.mu.Unlock()
+	for _, kept := range d.shelf.slots {
+		if _, err := kept.template.disk.WriteAt([]byte{1}, 0); err == nil {
+			t.Error("a template's disk can be written to")
+		}
+	}
+	if len(d.shelf.slots) != 1 {
+		t.Errorf("%d templates are kept", len(d.shelf.slots))
+	}
+}
+
 // A template that has gone bad costs a boot of its own, not the VM.
 func TestASpoiledTemplate(t *testing.T) {
 	h := newHost(t)
@@ -246,7 +289,7 @@ func TestASpoiledTemplate(t *testing.T) {
 	}
 	made := make(chan struct{})
 	close(made)
-	d.shelf.slots[shapeOf(spec)] = &slot{made: made, template: &template{memory, state}}
+	d.shelf.slots[shapeOf(spec)] = &slot{made: made, template: &template{memory: memory, state: state}}
 	vm := start(t, d, spec)
 	if !vm.Handle().Resumed.IsZero() {
 		t.Error("went on from nonsense")

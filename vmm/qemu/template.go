@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/miosa/miosa/sparse"
 	"github.com/miosa/miosa/vmm"
 	"github.com/miosa/miosa/wire/guest"
 )
@@ -42,15 +43,24 @@ type shape struct {
 	vcpus, memoryMB int
 	mac             string
 	tap             bool
+	data            string // the ephemeral disk's origin
 }
 
 func shapeOf(spec vmm.Spec) shape {
-	return shape{spec.VCPUs, spec.MemoryMB, spec.NIC.MAC, spec.NIC.Tap != ""}
+	return shape{spec.VCPUs, spec.MemoryMB, spec.NIC.MAC, spec.NIC.Tap != "", spec.DataOrigin}
 }
 
 // template is one saved machine.
 type template struct {
 	memory, state *os.File
+	disk          *os.File // nil: the template had none
+}
+
+func (t *template) files() []*os.File {
+	if t.disk == nil {
+		return []*os.File{t.memory, t.state}
+	}
+	return []*os.File{t.memory, t.state, t.disk}
 }
 
 // pin holds the files of one template open for a VM that starts from it.
@@ -58,6 +68,9 @@ func (t *template) pin() (_ *template, err error) {
 	p := &template{}
 	if p.memory, err = reopen(t.memory); err == nil {
 		p.state, err = reopen(t.state)
+	}
+	if err == nil && t.disk != nil {
+		p.disk, err = reopen(t.disk)
 	}
 	if err != nil {
 		p.close()
@@ -68,11 +81,14 @@ func (t *template) pin() (_ *template, err error) {
 
 // reopen opens the same file once more, with a position of its own.
 func reopen(f *os.File) (*os.File, error) {
-	return os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), os.O_RDONLY, 0)
+	return os.OpenFile(pathOf(f), os.O_RDONLY, 0)
 }
 
+// pathOf leads to an open file of ours, whether it has a name or not.
+func pathOf(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }
+
 func (t *template) close() {
-	for _, f := range []*os.File{t.memory, t.state} {
+	for _, f := range t.files() {
 		if f != nil {
 			f.Close()
 		}
@@ -102,8 +118,13 @@ type slot struct {
 func (d *Driver) template(ctx context.Context, spec vmm.Spec) (*template, error) {
 	s, mine := d.shelf.slot(shapeOf(spec), time.Now())
 	if mine {
+		var data *os.File // opened now: the caller may leave, and take its disk along
+		var err error
+		if spec.DataOrigin != "" {
+			data, err = os.Open(spec.DataDisk)
+		}
 		// Others may wait for it, so it does not end with this caller.
-		go d.makeTemplate(context.WithoutCancel(ctx), spec, s)
+		go d.makeTemplate(context.WithoutCancel(ctx), spec, data, err, s)
 	}
 	select {
 	case <-s.made:
@@ -161,14 +182,21 @@ func (s *shelf) spoiled(of shape, now time.Time) {
 	}
 }
 
-// makeTemplate fills the slot.
-func (d *Driver) makeTemplate(ctx context.Context, like vmm.Spec, into *slot) {
+// makeTemplate fills the slot. data is the ephemeral disk to be, or the error
+// of opening it; nil where the template has none. It is closed.
+func (d *Driver) makeTemplate(ctx context.Context, like vmm.Spec, data *os.File, err error, into *slot) {
+	if data != nil {
+		defer data.Close()
+	}
 	ctx, cancel := context.WithTimeout(ctx, templateTime)
 	defer cancel()
 	d.shelf.one.Lock()
 	defer d.shelf.one.Unlock()
 	began := time.Now()
-	t, err := d.bootTemplate(ctx, like)
+	var t *template
+	if err == nil {
+		t, err = d.bootTemplate(ctx, like, data)
+	}
 	if err != nil {
 		d.log.Warn("no template: machines of this size boot by themselves", "vcpus", like.VCPUs, "memory_mb", like.MemoryMB, "err", err)
 	} else {
@@ -183,7 +211,7 @@ func (d *Driver) makeTemplate(ctx context.Context, like vmm.Spec, into *slot) {
 }
 
 // bootTemplate boots a machine of the shape and saves it where it waits.
-func (d *Driver) bootTemplate(ctx context.Context, like vmm.Spec) (_ *template, err error) {
+func (d *Driver) bootTemplate(ctx context.Context, like vmm.Spec, data *os.File) (_ *template, err error) {
 	t := &template{}
 	defer func() {
 		if err != nil {
@@ -197,6 +225,15 @@ func (d *Driver) bootTemplate(ctx context.Context, like vmm.Spec) (_ *template, 
 		return nil, err
 	}
 	spec := vmm.Spec{ID: "template-" + strconv.Itoa(os.Getpid()), VCPUs: like.VCPUs, MemoryMB: like.MemoryMB, NIC: vmm.NIC{MAC: like.NIC.MAC}}
+	if data != nil {
+		if t.disk, err = memoryFile("miosa-disk", 0); err != nil {
+			return nil, err
+		}
+		if err := sparse.Copy(t.disk, data); err != nil {
+			return nil, fmt.Errorf("copy the ephemeral disk: %w", err)
+		}
+		spec.DataDisk = pathOf(t.disk)
+	}
 	if like.NIC.Tap != "" {
 		// Never brought up; it is gone with the last that has it open. Its
 		// features are what the guest's driver settles for.
@@ -223,13 +260,26 @@ func (d *Driver) bootTemplate(ctx context.Context, like vmm.Spec) (_ *template, 
 	if err := m.Kill(ctx); err != nil {
 		return nil, err
 	}
-	for _, f := range []*os.File{t.memory, t.state} {
+	for _, f := range t.files() {
 		// From here on nobody can change it, whatever becomes of a VM's process.
 		if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE); err != nil {
 			return nil, fmt.Errorf("seal a template: %w", err)
 		}
 	}
 	return t, nil
+}
+
+// restoreDisk makes the ephemeral disk at path what the template's was when it
+// was saved.
+func (t *template) restoreDisk(path string) error {
+	if t.disk == nil {
+		return nil
+	}
+	dst, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(sparse.Copy(dst, t.disk), dst.Close())
 }
 
 // memoryFile makes a file that lies in memory and has no name.

@@ -37,11 +37,14 @@ const (
 const HelloTimeout = 5 * time.Second
 
 // How a VMM gets a machine that it can copy (see guest/template.go):
-// TemplateVar=1 on the kernel's command line asks for it, and a line with
+// TemplateVar on the kernel's command line asks for it, and a line with
 // TemplateReady on the serial console says that the machine waits for its
-// copies' hosts.
+// copies' hosts. With TemplateDisk the machine has an ephemeral disk, and each
+// copy will have what is on that disk then; with TemplateBare it has not.
 const (
 	TemplateVar   = "MIOSA_TEMPLATE"
+	TemplateBare  = "bare"
+	TemplateDisk  = "disk"
 	TemplateReady = "ready to be copied"
 )
 

@@ -5,12 +5,15 @@
 //	exit N            end with code N
 //	log N             write the lines "line 1" to "line N" and wait
 //	crash             take the kernel down
+//	keep TEXT         say what /kept/text holds, keep TEXT and a hundred files there, end
 //	random            write random numbers, from Go's and the kernel's sources
 package main
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -48,6 +51,8 @@ func main() {
 	case "log":
 		lines(argument())
 		wait()
+	case "keep":
+		keep(os.Args[2])
 	case "random":
 		id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 		fmt.Printf("text %s\nboot %s", rand.Text(), id)
@@ -58,6 +63,19 @@ func main() {
 			os.Exit(1)
 		}
 		wait()
+	}
+}
+
+func keep(text string) {
+	before, _ := os.ReadFile("/kept/text")
+	fmt.Printf("found %q\n", before)
+	err := os.MkdirAll("/kept", 0o755)
+	for i := range 100 {
+		err = errors.Join(err, os.WriteFile(fmt.Sprintf("/kept/%d", i), bytes.Repeat([]byte(text), 1000), 0o644))
+	}
+	if err = errors.Join(err, os.WriteFile("/kept/text", []byte(text), 0o644)); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
 	}
 }
 
