@@ -2,16 +2,15 @@
 package sparse
 
 import (
+	"bytes"
 	"errors"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
-// Copy makes dst, open for writing, what src is: its length, its data and its
-// holes. What dst held is gone. Both positions move. The file systems of both
-// should know holes; where one does not, the copy is right and takes room.
+// Copy makes dst, open for writing, what src is: its length and its data. What
+// dst held is gone.
 func Copy(dst, src *os.File) error {
 	info, err := src.Stat()
 	if err != nil {
@@ -23,25 +22,61 @@ func Copy(dst, src *os.File) error {
 	if err := dst.Truncate(info.Size()); err != nil {
 		return err
 	}
-	for off := int64(0); off < info.Size(); {
-		start, err := unix.Seek(int(src.Fd()), off, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
+	return Fill(dst, src)
+}
+
+// block is what a hole is made of.
+const block = 4096
+
+// Fill writes what src holds into dst, which is as long and has only holes.
+// Blocks of zeros stay holes.
+func Fill(dst, src *os.File) error {
+	info, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	chunk := make([]byte, 64*block)
+	for at := int64(0); at < info.Size(); {
+		if at, err = unix.Seek(int(src.Fd()), at, unix.SEEK_DATA); errors.Is(err, unix.ENXIO) {
 			return nil // only a hole is left
+		} else if err != nil {
+			return os.NewSyscallError("lseek", err)
 		}
+		end, err := unix.Seek(int(src.Fd()), at, unix.SEEK_HOLE)
 		if err != nil {
-			return err
+			return os.NewSyscallError("lseek", err)
 		}
-		end, err := unix.Seek(int(src.Fd()), start, unix.SEEK_HOLE)
-		if err != nil {
-			return err
+		for at < end {
+			n, err := src.ReadAt(chunk[:min(int64(len(chunk)), end-at)], at)
+			if err != nil {
+				return err
+			}
+			if err := writeBlocks(dst, chunk[:n], at); err != nil {
+				return err
+			}
+			at += int64(n)
 		}
-		if _, err := dst.Seek(start, io.SeekStart); err != nil {
-			return err
+	}
+	return nil
+}
+
+var zeros [block]byte
+
+// writeBlocks writes the runs of blocks that are not all zeros.
+func writeBlocks(dst *os.File, b []byte, at int64) error {
+	for begin, i := 0, 0; begin < len(b); i += block {
+		if i < len(b) {
+			piece := b[i:min(i+block, len(b))]
+			if !bytes.Equal(piece, zeros[:len(piece)]) {
+				continue
+			}
 		}
-		if _, err := io.Copy(dst, io.NewSectionReader(src, start, end-start)); err != nil {
-			return err
+		if end := min(i, len(b)); end > begin {
+			if _, err := dst.WriteAt(b[begin:end], at+int64(begin)); err != nil {
+				return err
+			}
 		}
-		off = end
+		begin = i + block
 	}
 	return nil
 }

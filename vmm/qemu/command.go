@@ -32,7 +32,7 @@ const (
 func (d *Driver) command(spec vmm.Spec, accel string, from origin) []string {
 	// Guest memory stays out of core dumps and of page merging.
 	machine := "microvm,dump-guest-core=off,mem-merge=off"
-	if from.saved() != nil {
+	if from.memory != nil {
 		machine += ",memory-backend=ram"
 	}
 	argv := []string{
@@ -110,15 +110,11 @@ func placeholder(name, options string) []string {
 // templateArguments are what a template or a copy has beyond a machine that
 // boots by itself.
 func templateArguments(spec vmm.Spec, from origin) []string {
-	if from.saved() == nil {
+	if from.memory == nil {
 		return nil
 	}
-	shared := "off"
-	if from.makes != nil {
-		shared = "on"
-	}
 	argv := []string{
-		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=/proc/self/fd/%d,share=%s", spec.MemoryMB, fdMemory, shared),
+		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=/proc/self/fd/%d,share=on", spec.MemoryMB, fdMemory),
 		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", fdMonitor), "-mon", "chardev=monitor,mode=control",
 	}
 	if from.copies != nil {

@@ -55,10 +55,10 @@ func TestCommand(t *testing.T) {
 func TestTemplateAndCopyAreAlike(t *testing.T) {
 	d := &Driver{config: Config{DataDir: "/d", Binary: "/usr/bin/qemu", TranslationMB: 32}, tscKHz: 2600000}
 	nic := vmm.NIC{Tap: "mt0badcafe", MAC: "02:00:00:00:00:01"}
-	made := d.command(vmm.Spec{ID: "template-1", VCPUs: 2, MemoryMB: 256, NIC: nic}, "tcg", origin{makes: &template{}})
-	withDisk := d.command(vmm.Spec{ID: "template-1", VCPUs: 2, MemoryMB: 256, DataDisk: "/data", NIC: nic}, "tcg", origin{makes: &template{disk: os.Stdin}})
+	made := d.command(vmm.Spec{ID: "template-1", VCPUs: 2, MemoryMB: 256, NIC: nic}, "tcg", origin{makes: &template{}, memory: os.Stdin})
+	withDisk := d.command(vmm.Spec{ID: "template-1", VCPUs: 2, MemoryMB: 256, DataDisk: "/data", NIC: nic}, "tcg", origin{makes: &template{disk: os.Stdin}, memory: os.Stdin})
 	nic.Tap = "mi0badcafe-7"
-	copied := d.command(vmm.Spec{ID: "ri_a-1", VCPUs: 2, MemoryMB: 256, BaseDisk: "/base", DataDisk: "/data", NIC: nic}, "tcg", origin{copies: &template{}})
+	copied := d.command(vmm.Spec{ID: "ri_a-1", VCPUs: 2, MemoryMB: 256, BaseDisk: "/base", DataDisk: "/data", NIC: nic}, "tcg", origin{copies: &template{}, memory: os.Stdin})
 	devices := func(argv []string) (out []string) {
 		for i, word := range argv[:len(argv)-1] {
 			switch word {
@@ -78,12 +78,12 @@ func TestTemplateAndCopyAreAlike(t *testing.T) {
 		t.Errorf("the guest is not told %s and %s", bare, disk)
 	}
 	one, other := strings.Join(made, " "), strings.Join(copied, " ")
-	for _, part := range []string{"share=on", guest.TemplateVar, "-kernel"} {
+	for _, part := range []string{guest.TemplateVar, "-kernel"} {
 		if !strings.Contains(one, part) || strings.Contains(other, part) {
 			t.Errorf("%q belongs to the template alone:\n%s\n%s", part, one, other)
 		}
 	}
-	for _, part := range []string{"share=off", "-incoming defer", "/dev/fdset/2"} {
+	for _, part := range []string{"-incoming defer", "/dev/fdset/2"} {
 		if strings.Contains(one, part) || !strings.Contains(other, part) {
 			t.Errorf("%q belongs to the copy alone:\n%s\n%s", part, one, other)
 		}

@@ -37,6 +37,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/sparse"
 	"github.com/miosa/miosa/vmm"
 )
 
@@ -149,7 +150,7 @@ func New(config Config, log *slog.Logger) (*Driver, error) {
 	default:
 		return nil, fmt.Errorf("accelerator %q is none of auto, kvm, tcg", c.Accel)
 	}
-	d.shelf = shelf{most: c.Templates, slots: map[shape]*slot{}}
+	d.shelf = shelf{most: c.Templates, slots: map[shape]*slot{}, one: make(chan struct{}, 1)}
 	c.TranslationMB = cmp.Or(c.TranslationMB, defaultTranslationMB)
 	c.UID = cmp.Or(c.UID, 199999)
 	c.CgroupRoot = cmp.Or(c.CgroupRoot, "/sys/fs/cgroup")
@@ -213,7 +214,23 @@ func (d *Driver) copyTemplate(ctx context.Context, spec vmm.Spec, accel string) 
 	if err := t.restoreDisk(spec.DataDisk); err != nil {
 		return nil, fmt.Errorf("make the ephemeral disk the template's: %w", err)
 	}
-	m, monitor, err := d.launchFrom(spec, accel, origin{copies: t})
+	memory, err := memoryFile("miosa-memory", int64(spec.MemoryMB)<<20)
+	if err != nil {
+		return nil, err
+	}
+	defer memory.Close()
+	// QEMU starts meanwhile; it looks at its memory when it is told to go on.
+	var (
+		filling sync.WaitGroup
+		unfit   error
+	)
+	// Mapping the template's memory privately instead would spare this work, and
+	// charge the copy twice for each page that it is the first to touch: once for
+	// the hole that is filled in the template, once for its own. A copy that used
+	// two thirds of its memory would be killed for it.
+	filling.Go(func() { unfit = sparse.Fill(memory, t.memory) })
+	defer filling.Wait()
+	m, monitor, err := d.launchFrom(spec, accel, origin{copies: t, memory: memory})
 	if err != nil {
 		return nil, err
 	}
@@ -222,12 +239,13 @@ func (d *Driver) copyTemplate(ctx context.Context, spec vmm.Spec, accel string) 
 	defer cancel()
 	defer monitor.within(limited)()
 	err = m.dialAhead(limited)
-	if err == nil {
+	filling.Wait()
+	if err = errors.Join(err, unfit); err == nil {
 		err = monitor.resume(t.state)
 	}
 	if err != nil {
 		words := lastLine(m.Console())
-		if err := errors.Join(m.Kill(context.WithoutCancel(ctx)), ctx.Err()); err != nil {
+		if err := errors.Join(m.killSoon(ctx), ctx.Err()); err != nil {
 			return nil, err
 		}
 		d.shelf.spoiled(shapeOf(spec), time.Now())
@@ -242,10 +260,8 @@ func (d *Driver) copyTemplate(ctx context.Context, spec vmm.Spec, accel string) 
 // of one.
 type origin struct {
 	makes, copies *template
+	memory        *os.File // the machine's own; nil when it boots by itself
 }
-
-// saved is the template's files, whichever way.
-func (o origin) saved() *template { return cmp.Or(o.makes, o.copies) }
 
 // launchFrom makes the run directory and the cgroup, and launches QEMU in
 // them. On error both are gone again. The monitor is nil without a template.
@@ -484,8 +500,8 @@ func (d *Driver) openFiles(spec vmm.Spec, from origin) (_ *files, control *monit
 			f.close()
 		}
 	}()
-	if t := from.saved(); t != nil {
-		if f.memory, err = unix.FcntlInt(t.memory.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+	if from.memory != nil {
+		if f.memory, err = unix.FcntlInt(from.memory.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
 			f.memory = -1
 			return nil, nil, err
 		}
@@ -520,7 +536,7 @@ func (d *Driver) openFiles(spec vmm.Spec, from origin) (_ *files, control *monit
 		f.control = -1
 		return nil, nil, fmt.Errorf("listen for the guest: %w", err)
 	}
-	if from.saved() == nil {
+	if from.memory == nil {
 		return f, nil, nil
 	}
 	control, f.monitor, err = monitorPair()

@@ -21,9 +21,8 @@ import (
 // time. So the first VM of a shape boots a template: a machine without disks
 // or customer that stops where it would wait for its configuration. Its memory
 // and its devices' state are kept in two sealed files in memory, and this VM
-// and all later ones of the shape go on from there as copies. A copy maps the
-// memory privately: what nobody writes (the kernel's code, most of it) is there
-// once for all of them, and nobody can write to another's.
+// and all later ones of the shape go on from there as copies, each in a memory
+// of its own that the template's was copied into.
 //
 // What all copies of a template have in common, besides the code: where the
 // kernel lies in its address space. Random numbers and the clock are set anew
@@ -36,6 +35,7 @@ const (
 	templateTime  = time.Minute      // for one to boot and be saved
 	templateRetry = 10 * time.Minute // after one that failed
 	resumeTime    = 15 * time.Second // for a copy to run
+	killTime      = 30 * time.Second // for the process of one to end
 )
 
 // shape is what must be alike for one template to serve.
@@ -102,12 +102,14 @@ type shelf struct {
 	mu    sync.Mutex // guards slots and what is in them
 	slots map[shape]*slot
 
-	one sync.Mutex // held while one is made: each needs a processor to itself
+	one chan struct{} // holds a token while one is made: each needs a processor to itself
 }
 
 // slot is a shape's place on the shelf.
 type slot struct {
-	made     chan struct{} // closed when template or failed is set
+	made     chan struct{}      // closed when the making has ended, whichever way
+	callOff  context.CancelFunc // ends the making
+	waiting  int                // VMs
 	template *template
 	failed   time.Time
 	used     time.Time
@@ -116,59 +118,86 @@ type slot struct {
 // template returns the shape's, opened for one VM; it is made if there is
 // none. nil: there can be none now, and the VM must boot by itself.
 func (d *Driver) template(ctx context.Context, spec vmm.Spec) (*template, error) {
-	s, mine := d.shelf.slot(shapeOf(spec), time.Now())
-	if mine {
+	s, making := d.shelf.slot(shapeOf(spec), time.Now())
+	if making != nil {
 		var data *os.File // opened now: the caller may leave, and take its disk along
 		var err error
 		if spec.DataOrigin != "" {
 			data, err = os.Open(spec.DataDisk)
 		}
-		// Others may wait for it, so it does not end with this caller.
-		go d.makeTemplate(context.WithoutCancel(ctx), spec, data, err, s)
+		// Others may come to wait for it, so it does not end with this VM.
+		go d.makeTemplate(making, spec, data, err, s)
 	}
 	select {
 	case <-s.made:
 	case <-ctx.Done():
-		return nil, ctx.Err()
 	}
-	d.shelf.mu.Lock()
-	defer d.shelf.mu.Unlock()
-	if s.template == nil {
-		return nil, nil
-	}
-	return s.template.pin()
+	return d.shelf.take(ctx, s)
 }
 
-// slot finds the shape's slot; mine says that the caller must fill it.
-func (s *shelf) slot(of shape, now time.Time) (_ *slot, mine bool) {
+// slot finds the shape's slot, in which the caller waits from now on. With a
+// context the caller must fill it first, for as long as that lasts.
+func (s *shelf) slot(of shape, now time.Time) (*slot, context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	found, ok := s.slots[of]
 	if ok && (found.failed.IsZero() || now.Sub(found.failed) < templateRetry) {
 		found.used = now
-		return found, false
+		found.waiting++
+		return found, nil
 	}
-	for !ok && len(s.slots) >= s.most {
-		var oldest shape
-		for k, v := range s.slots {
-			if o := s.slots[oldest]; o == nil || v.used.Before(o.used) {
-				oldest = k
-			}
-		}
-		s.drop(oldest)
-	}
-	found = &slot{made: make(chan struct{}), used: now}
+	making, callOff := context.WithCancel(context.Background())
+	found = &slot{made: make(chan struct{}), callOff: callOff, waiting: 1, used: now}
 	s.slots[of] = found
-	return found, true
+	s.trim()
+	return found, making
 }
 
-// drop takes a template from the shelf; VMs that run from it keep its memory.
-// mu is held.
-func (s *shelf) drop(of shape) {
-	if t := s.slots[of].template; t != nil {
-		t.close()
+// take ends the wait of a VM. The last one to give up ends the making as well
+// and sees it end: no machine of ours may outlive whom it is for.
+func (s *shelf) take(ctx context.Context, from *slot) (*template, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	from.waiting--
+	if err := ctx.Err(); err != nil {
+		if from.waiting == 0 {
+			from.callOff()
+			s.mu.Unlock()
+			<-from.made
+			s.mu.Lock()
+		}
+		return nil, err
 	}
-	delete(s.slots, of)
+	if from.template == nil {
+		return nil, nil
+	}
+	return from.template.pin()
+}
+
+// trim takes the least lately used templates from the shelf until it holds no
+// more than it may; those being made stay. mu is held.
+func (s *shelf) trim() {
+	for len(s.slots) > s.most {
+		var oldest shape
+		var found *slot
+		for of, at := range s.slots {
+			select {
+			case <-at.made:
+				if found == nil || at.used.Before(found.used) {
+					oldest, found = of, at
+				}
+			default:
+			}
+		}
+		if found == nil {
+			return
+		}
+		if found.template != nil {
+			found.template.close()
+			found.template = nil // who waited for it and comes now boots by itself
+		}
+		delete(s.slots, oldest)
+	}
 }
 
 // spoiled notes that a VM could not go on from the shape's template: none is
@@ -182,32 +211,46 @@ func (s *shelf) spoiled(of shape, now time.Time) {
 	}
 }
 
-// makeTemplate fills the slot. data is the ephemeral disk to be, or the error
-// of opening it; nil where the template has none. It is closed.
+// makeTemplate fills the slot, or empties it if the context ends first. data is
+// the ephemeral disk to be, or the error of opening it; nil where the template
+// has none. It is closed.
 func (d *Driver) makeTemplate(ctx context.Context, like vmm.Spec, data *os.File, err error, into *slot) {
 	if data != nil {
 		defer data.Close()
 	}
-	ctx, cancel := context.WithTimeout(ctx, templateTime)
-	defer cancel()
-	d.shelf.one.Lock()
-	defer d.shelf.one.Unlock()
 	began := time.Now()
 	var t *template
 	if err == nil {
-		t, err = d.bootTemplate(ctx, like, data)
-	}
-	if err != nil {
-		d.log.Warn("no template: machines of this size boot by themselves", "vcpus", like.VCPUs, "memory_mb", like.MemoryMB, "err", err)
-	} else {
-		d.log.Info("template made", "vcpus", like.VCPUs, "memory_mb", like.MemoryMB, "took", time.Since(began).Round(time.Millisecond))
+		t, err = d.awaitTurn(ctx, like, data)
 	}
 	d.shelf.mu.Lock()
 	defer d.shelf.mu.Unlock()
-	if into.template = t; err != nil {
+	log := d.log.With("vcpus", like.VCPUs, "memory_mb", like.MemoryMB)
+	switch {
+	case err == nil:
+		into.template = t
+		log.Info("template made", "took", time.Since(began).Round(time.Millisecond))
+	case ctx.Err() != nil:
+		delete(d.shelf.slots, shapeOf(like)) // the next VM asks anew
+	default:
 		into.failed = time.Now()
+		log.Warn("no template: machines of this size boot by themselves", "err", err)
 	}
 	close(into.made)
+	d.shelf.trim()
+}
+
+// awaitTurn makes a template when no other is being made.
+func (d *Driver) awaitTurn(ctx context.Context, like vmm.Spec, data *os.File) (*template, error) {
+	select {
+	case d.shelf.one <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-d.shelf.one }()
+	ctx, cancel := context.WithTimeout(ctx, templateTime)
+	defer cancel()
+	return d.bootTemplate(ctx, like, data)
 }
 
 // bootTemplate boots a machine of the shape and saves it where it waits.
@@ -239,13 +282,13 @@ func (d *Driver) bootTemplate(ctx context.Context, like vmm.Spec, data *os.File)
 		// features are what the guest's driver settles for.
 		spec.NIC.Tap = "mt" + d.config.CellID
 	}
-	m, monitor, err := d.launchFrom(spec, "tcg", origin{makes: t})
+	m, monitor, err := d.launchFrom(spec, "tcg", origin{makes: t, memory: t.memory})
 	if err != nil {
 		return nil, err
 	}
 	defer monitor.close()
 	defer monitor.within(ctx)()
-	defer func() { err = errors.Join(err, m.Kill(context.WithoutCancel(ctx))) }()
+	defer func() { err = errors.Join(err, m.killSoon(ctx)) }()
 	host, err := m.Dial(ctx)
 	if err != nil {
 		return nil, err
@@ -267,6 +310,13 @@ func (d *Driver) bootTemplate(ctx context.Context, like vmm.Spec, data *os.File)
 		}
 	}
 	return t, nil
+}
+
+// killSoon kills, even if the context has ended, within a time of its own.
+func (m *Machine) killSoon(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTime)
+	defer cancel()
+	return m.Kill(ctx)
 }
 
 // restoreDisk makes the ephemeral disk at path what the template's was when it

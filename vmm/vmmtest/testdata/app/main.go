@@ -6,6 +6,7 @@
 //	log N             write the lines "line 1" to "line N" and wait
 //	crash             take the kernel down
 //	keep TEXT         say what /kept/text holds, keep TEXT and a hundred files there, end
+//	fill N            write to N MB of memory, then "filled", and wait
 //	random            write random numbers, from Go's and the kernel's sources
 package main
 
@@ -18,6 +19,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -53,6 +55,14 @@ func main() {
 		wait()
 	case "keep":
 		keep(os.Args[2])
+	case "fill":
+		memory := make([]byte, argument()<<20)
+		for i := 0; i < len(memory); i += os.Getpagesize() {
+			memory[i] = 1
+		}
+		fmt.Println("filled")
+		wait()
+		runtime.KeepAlive(memory)
 	case "random":
 		id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 		fmt.Printf("text %s\nboot %s", rand.Text(), id)
