@@ -30,13 +30,9 @@ func (c *Client) Follow(ctx context.Context, deployment string, backlog int, opt
 		last := ""
 		for failures := 0; ; {
 			at := append([]Option{Query("limit", strconv.Itoa(max(backlog, 1)))}, options...)
-			before := last
-			more, err := subscribe(ctx, c, eventsPath(deployment), &last, at, yield)
+			more, err := subscribe(ctx, c, eventsPath(deployment), &last, at, func() { failures = 0 }, yield)
 			if !more || ctx.Err() != nil {
 				return
-			}
-			if last != before {
-				failures = 0
 			}
 			// Without a place to resume from, what was not seen is not missed.
 			failures++

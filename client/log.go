@@ -41,7 +41,7 @@ func (c *Client) InstanceLogs(ctx context.Context, deployment, instance string, 
 // Query("since", …) on), and then each as it comes, until ctx ends. A
 // connection that breaks is made again where it broke: no line is left out or
 // comes twice. lost, which may be nil, is told of each break, and called with
-// nil when lines come again.
+// nil when the server is heard again.
 func (c *Client) FollowLogs(ctx context.Context, subject string, lost func(error), options ...Option) iter.Seq2[resource.LogLine, error] {
 	if lost == nil {
 		lost = func(error) {}
@@ -50,14 +50,13 @@ func (c *Client) FollowLogs(ctx context.Context, subject string, lost func(error
 		last := ""
 		for failures := 0; ; {
 			broken := failures > 0
-			more, err := subscribe(ctx, c, logsPath(subject), &last, options, func(l resource.LogLine, err error) bool {
+			more, err := subscribe(ctx, c, logsPath(subject), &last, options, func() {
 				if broken {
 					broken = false
 					lost(nil)
 				}
 				failures = 0
-				return yield(l, err)
-			})
+			}, yield)
 			if !more || ctx.Err() != nil {
 				return
 			}

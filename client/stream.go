@@ -12,8 +12,9 @@ import (
 )
 
 // subscribe reads server-sent events until the connection breaks, or, with
-// more false, the consumer has enough. last is the ID to resume from.
-func subscribe[T any](ctx context.Context, c *Client, path string, last *string, options []Option, yield func(T, error) bool) (more bool, err error) {
+// more false, the consumer has enough. last is the ID to resume from; alive is
+// told of each event and of each heartbeat.
+func subscribe[T any](ctx context.Context, c *Client, path string, last *string, options []Option, alive func(), yield func(T, error) bool) (more bool, err error) {
 	r, err := c.request(http.MethodGet, path, nil, options)
 	if err != nil {
 		return true, err
@@ -43,6 +44,8 @@ func subscribe[T any](ctx context.Context, c *Client, path string, last *string,
 			name, value, _ := bytes.Cut(line, []byte(":"))
 			value = bytes.TrimPrefix(value, []byte(" "))
 			switch string(name) {
+			case "": // a comment
+				alive()
 			case "id":
 				id = string(value)
 			case "data":
@@ -56,6 +59,7 @@ func subscribe[T any](ctx context.Context, c *Client, path string, last *string,
 				return true, fmt.Errorf("read event: %w", err)
 			}
 			data.Reset()
+			alive()
 			if !yield(v, nil) {
 				return false, nil
 			}
