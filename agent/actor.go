@@ -130,9 +130,7 @@ func (x *actor) carryOut(ctx context.Context, effect lifecycle.Effect) {
 			b.kill()
 		}
 	case lifecycle.Release:
-		if err := x.a.cfg.Network.Detach(context.WithoutCancel(ctx), x.id); err != nil {
-			x.a.log.Error("detach network", "instance", x.id, "err", err)
-		}
+		x.a.detach(ctx, x.id)
 	case lifecycle.Report:
 		if f := e.Observation.Failure; f.Kind != "" && len(f.LastLines) == 0 {
 			x.machine.AttachLines(x.journal.tail.last())

@@ -240,6 +240,32 @@ func (a *Agent) taken(id string) {
 	}
 }
 
+const (
+	detachAgain   = time.Second
+	detachSlowest = time.Minute
+)
+
+// detach gives back what an instance that is over had of the host's network.
+// What fails is tried again beside its actor until it is done or we end: the
+// next start of ours takes back what is left.
+func (a *Agent) detach(ctx context.Context, id string) {
+	err := a.cfg.Network.Detach(context.WithoutCancel(ctx), id)
+	if err == nil {
+		return
+	}
+	a.log.Error("detach network: it is tried again", "instance", id, "err", err)
+	a.wg.Go(func() {
+		wait := detachAgain
+		for pause(ctx, wait); ctx.Err() == nil; pause(ctx, wait) {
+			if a.cfg.Network.Detach(ctx, id) == nil {
+				a.log.Info("network detached", "instance", id)
+				return
+			}
+			wait = min(2*wait, detachSlowest)
+		}
+	})
+}
+
 // start runs an actor; a.mu is held.
 func (a *Agent) start(ctx context.Context, x *actor) {
 	a.actors[x.id] = x
