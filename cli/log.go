@@ -222,7 +222,7 @@ func (a *app) logPrinter(timestamps bool) *logPrinter {
 	terminal := a.cfg.Terminal(a.cfg.Stdout)
 	return &logPrinter{
 		out: bufio.NewWriter(a.cfg.Stdout), json: a.json, terminal: terminal, timestamps: timestamps,
-		color: terminal && a.cfg.Getenv("NO_COLOR") == "" && a.cfg.Getenv("TERM") != "dumb",
+		color: a.steers(a.cfg.Stdout) && a.cfg.Getenv("NO_COLOR") == "",
 	}
 }
 

@@ -26,7 +26,7 @@ var frames = []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
 
 // progress writes to standard error: standard output is for results.
 func (a *app) progress() *progress {
-	p := &progress{out: a.cfg.Stderr, terminal: a.cfg.Terminal(a.cfg.Stderr), quiet: a.json, closed: make(chan struct{})}
+	p := &progress{out: a.cfg.Stderr, terminal: a.steers(a.cfg.Stderr), quiet: a.json, closed: make(chan struct{})}
 	if p.terminal && !p.quiet {
 		p.ended.Go(p.spin)
 	}
@@ -49,12 +49,13 @@ func (p *progress) spin() {
 	}
 }
 
-// draw is called with mu held.
+// draw is called with mu held. A terminal that is too narrow cuts the line off:
+// wrapped, its beginning would stay behind with each frame.
 func (p *progress) draw() {
 	if p.doing == "" {
 		return
 	}
-	fmt.Fprintf(p.out, "\r\x1b[K%c %s (%ds)", frames[p.frame%len(frames)], p.doing, int(time.Since(p.since).Seconds()))
+	fmt.Fprintf(p.out, "\r\x1b[K\x1b[?7l%c %s (%ds)\x1b[?7h", frames[p.frame%len(frames)], p.doing, int(time.Since(p.since).Seconds()))
 }
 
 // step prints a line that stays.

@@ -197,6 +197,9 @@ func (a *app) client() (*client.Client, error) {
 	return client.New(client.Config{URL: known.APIURL, Key: known.APIKey, UserAgent: "miosa-cli/" + a.cfg.Version})
 }
 
+// steers: it is a terminal that understands more than text.
+func (a *app) steers(w io.Writer) bool { return a.cfg.Terminal(w) && a.cfg.Getenv("TERM") != "dumb" }
+
 // isTerminal asks the system.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
