@@ -78,8 +78,12 @@ func (e *Commit) Answer(revision int64, err error) Committed {
 }
 
 // Write puts all changes into a transaction. sealed holds the boot specs of
-// Bootable by instance ID.
+// Bootable by instance ID. What was decided on a picture that lacks an earlier
+// commit to the environment, of ours or of another control plane, is a conflict.
 func (e *Commit) Write(tx *store.Tx, sealed map[string][]byte, now time.Time, random io.Reader) error {
+	if err := tx.Fence(store.FenceKey(e.Tenant, e.Environment), e.Seen); err != nil {
+		return err
+	}
 	for _, put := range e.Put {
 		if err := save(tx, put, sealed); err != nil {
 			return err
@@ -172,17 +176,15 @@ func PurgeRecords(ctx context.Context, s store.Store, e Purge) error {
 		return fmt.Errorf("purge %s: %w", e.Deployment, err)
 	}
 	for len(environments) > 20 {
-		if err := removeSome(ctx, s, store.Environments, environments[20:min(40, len(environments))]); err != nil {
+		some := environments[20:min(40, len(environments))]
+		if _, err := store.Update(ctx, s, func(tx *store.Tx) error { return removeEnvironments(tx, some) }); err != nil {
 			return fmt.Errorf("purge %s: %w", e.Deployment, err)
 		}
 		environments = append(environments[:20], environments[min(40, len(environments)):]...)
 	}
 	_, err = store.Update(ctx, s, func(tx *store.Tx) error {
-		for _, env := range environments {
-			tx.DropIndex(store.LiveKey(e.Tenant, env.ID))
-			if err := store.Remove(tx, store.Environments, env); err != nil {
-				return err
-			}
+		if err := removeEnvironments(tx, environments); err != nil {
+			return err
 		}
 		dep, err := store.Load(tx, store.Deployments, store.DeploymentKey(e.Tenant, e.Deployment))
 		if err != nil {
@@ -192,6 +194,18 @@ func PurgeRecords(ctx context.Context, s store.Store, e Purge) error {
 	})
 	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
 		return fmt.Errorf("purge %s: %w", e.Deployment, err)
+	}
+	return nil
+}
+
+// removeEnvironments deletes environments and control's index entries of them.
+func removeEnvironments(tx *store.Tx, some []miosa.Environment) error {
+	for _, env := range some {
+		tx.DropIndex(store.LiveKey(env.TenantID, env.ID))
+		tx.DropIndex(store.FenceKey(env.TenantID, env.ID))
+		if err := store.Remove(tx, store.Environments, env); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -53,7 +53,7 @@ func (m *Machine) decideAll(now time.Time, envs map[string]bool) []Effect {
 		if !ok {
 			continue
 		}
-		p := pass{m: m, now: now, env: env, fleet: fleet, commit: Commit{Environment: id}}
+		p := pass{m: m, now: now, env: env, fleet: fleet, commit: Commit{Tenant: env.TenantID, Environment: id, Seen: m.w.revision}}
 		p.decide()
 		if !p.wake.IsZero() {
 			m.wakes[id] = p.wake

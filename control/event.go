@@ -60,10 +60,14 @@ type Effect interface{ effect() }
 
 type (
 	// Commit writes the changes in one transaction, or none of them. Every
-	// noun with a Revision must still have it. New instances have no ID: the
-	// executor mints one, and seals the boot spec of those that have a host.
+	// noun with a Revision must still have it, and no commit to the environment
+	// may have been carried out that the machine had not Seen when it decided:
+	// new instances conflict with nothing else. They have no ID: the executor
+	// mints one, and seals the boot spec of those that have a host.
 	Commit struct {
+		Tenant      string
 		Environment string
+		Seen        int64 // revision of the picture that was decided on
 		Put         []any // Deployment, Environment, Version, Rollout, Instance, Observation
 		Create      []miosa.Instance
 		Release     []Live        // index entries of rollouts that are live no more

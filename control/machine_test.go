@@ -37,7 +37,6 @@ type bench struct {
 	answers []control.Committed
 	table   routing.Table
 	numbers int
-	lost    int // batches to be told before time goes on: an answer was lost
 }
 
 func newBench(t *rapid.T) *bench {
@@ -199,7 +198,6 @@ func (b *bench) commit(fails bool) {
 	b.collect()
 	if fails {
 		answer = e.Answer(0, errors.New("the answer was lost"))
-		b.lost = len(b.batches)
 	}
 	b.answers = append(b.answers, answer)
 }
@@ -267,7 +265,7 @@ func (b *bench) report(i miosa.Instance, state func(miosa.Instance) miosa.Instan
 // step is one thing that happens, in any order that can be.
 func (b *bench) step() {
 	later := rapid.SampledFrom([]time.Duration{0, time.Millisecond, time.Second, 15 * time.Second}).Draw(b.T, "later")
-	b.pass(later)
+	b.now = b.now.Add(later)
 	switch event := rapid.IntRange(0, 19).Draw(b.T, "event"); event {
 	case 0, 1, 2, 3:
 		if b.told < len(b.batches) {
@@ -315,19 +313,10 @@ func (b *bench) step() {
 	}
 }
 
-// pass lets time go by. A watch is never as late as a lost answer is held for.
-func (b *bench) pass(later time.Duration) {
-	for later > 100*time.Millisecond && b.told < b.lost {
-		b.told++
-		b.deliver(b.told - 1)
-	}
-	b.now = b.now.Add(later)
-}
-
 // calm delivers everything, lets everybody do as told, and expects rest.
 func (b *bench) calm() {
 	for range 400 {
-		b.pass(time.Second)
+		b.now = b.now.Add(time.Second)
 		busy := false
 		for b.told < len(b.batches) {
 			b.told++

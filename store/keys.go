@@ -160,6 +160,10 @@ func RolloutsOf(tenant, deployment string) string { return of(tenant, segRollout
 // LiveKey is the index entry environment → its one live rollout's ID.
 func LiveKey(tenant, environment string) string { return tenantScoped(tenant, "live", environment) }
 
+// FenceKey is the index entry of an environment that every decision about it
+// writes: see Tx.Fence.
+func FenceKey(tenant, environment string) string { return tenantScoped(tenant, "fence", environment) }
+
 // InstanceKey is where an instance's assignment lies.
 func InstanceKey(tenant, deployment, id string) string {
 	return tenantScoped(tenant, segInstance, deployment, id)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/miosa/miosa"
@@ -267,6 +268,22 @@ func (tx *Tx) Claim(key, value string) (holder string, ok bool, err error) {
 		return value, true, nil
 	}
 	return holder, holder == value, nil
+}
+
+// Fence is for what was decided on a picture of the store as of the revision
+// seen: it writes the index entry, unless another fenced transaction has done so
+// since, which the picture lacks. Then the error wraps ErrConflict.
+func (tx *Tx) Fence(key string, seen int64) error {
+	e, err := tx.read(key)
+	if err != nil {
+		return err
+	}
+	if e.Revision > seen {
+		tx.stale = Condition{Key: key, Revision: seen}
+		return fmt.Errorf("%s at revision %d, seen up to %d: %w", key, e.Revision, seen, ErrConflict)
+	}
+	tx.SetIndex(key, strconv.FormatInt(seen, 10), 0)
+	return nil
 }
 
 // DropIndex deletes an index entry, if it is there.

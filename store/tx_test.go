@@ -324,6 +324,40 @@ func TestClaim(t *testing.T) {
 	}
 }
 
+// Of two transactions that were decided on one picture, one is carried out,
+// although they write to nothing that the other does.
+func TestFence(t *testing.T) {
+	s := memory.New(time.Now)
+	key := store.FenceKey("t", "env")
+	fenced := func(seen int64) (int64, error) {
+		return store.Try(ctx(), s, func(tx *store.Tx) error { return tx.Fence(key, seen) })
+	}
+	first, err := fenced(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fenced(first - 1); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("decided before the first was seen: %v", err)
+	}
+	second, err := fenced(first + 5) // others have written since
+	if err != nil || second <= first {
+		t.Errorf("decided with the first in sight: %d, %v", second, err)
+	}
+	// One that comes in between its reading and its writing counts as well.
+	if _, err := store.Try(ctx(), s, func(tx *store.Tx) error {
+		if err := tx.Fence(key, second); err != nil {
+			return err
+		}
+		_, err := fenced(second)
+		return err
+	}); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("both were carried out: %v", err)
+	}
+	if _, err := store.Update(ctx(), s, func(tx *store.Tx) error { return tx.Fence(key, 1) }); miosa.CodeOf(err) != miosa.Conflict {
+		t.Errorf("tried again with the same picture: %v", err)
+	}
+}
+
 func TestLocate(t *testing.T) {
 	s := newStore()
 	tenant := miosa.Tenant{ID: ten}
@@ -434,6 +468,7 @@ func TestKeys(t *testing.T) {
 		store.EnvironmentNameKey("t", "d", "x"): "",
 		store.ReleaseSHAKey("t", "d", "x"):      "",
 		store.LiveKey("t", "x"):                 "",
+		store.FenceKey("t", "x"):                "",
 		store.IdempotencyKey("t", "x"):          "",
 		store.DataKeyKey("t"):                   "",
 		store.DeploymentsOf("t"):                "",
