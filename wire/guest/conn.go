@@ -103,6 +103,9 @@ func (c *Conn) ReadMessage() (Message, error) {
 		if body == nil {
 			continue
 		}
+		if tooManyLines(body) {
+			return Message{}, &InvalidMessageError{Reason: "more lines than a frame may hold"}
+		}
 		var m Message
 		dec := json.NewDecoder(bytes.NewReader(body))
 		if err := dec.Decode(&m); err != nil {
@@ -113,6 +116,20 @@ func (c *Conn) ReadMessage() (Message, error) {
 		}
 		return m, nil
 	}
+}
+
+// tooManyLines looks before the body is decoded: an empty line is 3 bytes there
+// and 64 in memory. Commas bound the lines, whatever they look like; what else
+// a frame may hold (Boot's variables) has as many as it likes.
+func tooManyLines(body []byte) bool {
+	const commas = 16 // of a line: it has five fields, and may get more
+	if bytes.Count(body, []byte{','}) <= commas*MaxLines {
+		return false
+	}
+	var m struct {
+		Lines json.RawMessage `json:"lines"`
+	}
+	return json.NewDecoder(bytes.NewReader(body)).Decode(&m) == nil && m.Lines != nil
 }
 
 // readBody returns the body of the next frame, valid until the next call, or

@@ -201,3 +201,34 @@ func FuzzReadMessage(f *testing.F) {
 		}
 	})
 }
+
+// A frame full of empty lines is refused before it is decoded; one with as many
+// variables is not.
+func TestLinesOfAFrameAreCounted(t *testing.T) {
+	send := func(body string) error {
+		frame := append(make([]byte, headerLen), body...)
+		putHeader(frame, frame[headerLen:])
+		_, err := NewConn(bytes.NewBuffer(frame)).ReadMessage()
+		return err
+	}
+	for _, empty := range []string{"{},", "null,"} {
+		many := strings.Repeat(empty, 100_000)
+		for _, body := range []string{
+			`{"lines":{"lines":[` + many + `{}]}}`,
+			`{"LINES":{"lines":[` + many + `{}]}}`,
+			`{"lines":{"lines":[` + many + `{}]},"lines":null}`,
+			`{"lines":{"lines":[` + many + `{}]}} {}`,
+		} {
+			if _, invalid := errors.AsType[*InvalidMessageError](send(body)); !invalid {
+				t.Errorf("%.40s… was taken", body)
+			}
+		}
+	}
+	line := `{"n":1,"s":"stdout","t":1,"b":"YQ==","p":true},`
+	if err := send(`{"lines":{"lines":[` + strings.Repeat(line, MaxLines-1) + strings.TrimSuffix(line, ",") + `]}}`); err != nil {
+		t.Errorf("%d lines: %v", MaxLines, err)
+	}
+	if err := send(`{"boot":{"env":["A=` + strings.Repeat("{},", 100_000) + `"]}}`); err != nil {
+		t.Errorf("a variable with commas: %v", err)
+	}
+}

@@ -54,6 +54,9 @@ const MaxFrame = 1 << 20
 // MaxLine bounds one log line in bytes; a longer one is split and marked.
 const MaxLine = 64 << 10
 
+// MaxLines bounds the lines of one frame; a guest sends fewer.
+const MaxLines = 1 << 10
+
 // Message is a frame's body: exactly one field is set.
 type Message struct {
 	// guest → host
