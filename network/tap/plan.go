@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-
-	"github.com/miosa/miosa/network"
 	"strconv"
 	"strings"
+
+	"github.com/miosa/miosa/network"
 )
 
 const (

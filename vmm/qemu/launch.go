@@ -54,9 +54,7 @@ func (d *Driver) launch(spec vmm.Spec, accel string, from origin, f *files, in g
 		_, _ = unix.Wait4(pid, nil, 0, nil)
 		return nil, err
 	}
-	// Guest memory holds secrets: it never goes into a core file. If the host
-	// runs out of memory, VMs go before the platform does.
-	_ = unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil)
+	// If the host runs out of memory, VMs go before the platform does.
 	_ = os.WriteFile(procFile(pid, "oom_score_adj"), []byte("500"), 0)
 	return p, nil
 }
