@@ -26,9 +26,10 @@ const (
 	lastWords     = 50 * time.Millisecond // from the end of the process to the end of its stream
 	persistLag    = time.Second           // how long the last lines wait to be written down for failure reports
 	ackLag        = 150 * time.Millisecond
-	ackBytes      = 512 << 10 // of the guest's ring, at which it waits no longer
-	lineCost      = 64        // what a line costs in the ring beside its text
-	hostname      = 12        // characters of the instance ID that make its host name
+	ackBytes      = 512 << 10        // of the guest's ring, at which it waits no longer
+	lineCost      = 64               // what a line costs in the ring beside its text
+	writeFor      = 10 * time.Second // a guest has to take a message
+	hostname      = 12               // characters of the instance ID that make its host name
 )
 
 // talk holds the conversation with a guest until its VM has ended.
@@ -99,6 +100,7 @@ func (b *boot) vanished(vm vmm.VM) {
 // session is one connection to the guest.
 type session struct {
 	b      *boot
+	raw    net.Conn
 	conn   *guest.Conn
 	lines  *guest.Session // over all connections of the boot
 	pid1   time.Time      // host's clock at PID 1's first instruction; of a copy, at our first word to it
@@ -115,13 +117,13 @@ type session struct {
 // converse speaks over one connection until it breaks or the VM ends.
 // A fresh copy of a template waits for its configuration and gets it at once.
 func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session, heard *time.Time, fresh bool) error {
-	s := &session{b: b, conn: guest.NewConn(raw), lines: lines, acked: lines.After()}
+	s := &session{b: b, raw: raw, conn: guest.NewConn(raw), lines: lines, acked: lines.After()}
 	ctx, cancel := context.WithCancel(b.ctx)
 	defer cancel()
 	messages, broken := s.read(ctx)
 	attach := lines.Connect(nonce())
 	attach.Attach.Quiet = fresh
-	if err := s.conn.WriteMessage(attach); err != nil {
+	if err := s.write(attach); err != nil {
 		return err
 	}
 	if fresh {
@@ -157,14 +159,14 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session, heard *ti
 				return nil // it boots, or the port stands still: a new connection helps
 			}
 		case deadline := <-b.stop:
-			err = s.conn.WriteMessage(guest.Message{Stop: &guest.Stop{Deadline: deadline}})
+			err = s.write(guest.Message{Stop: &guest.Stop{Deadline: deadline}})
 		case <-persist.C:
 			if err = s.acknowledge(); err == nil && !s.stalled.IsZero() && time.Now().After(s.stalled) {
 				err = errStalled
 			}
 		case <-ping.C:
 			b.silent(*heard)
-			err = s.conn.WriteMessage(guest.Message{Ping: &guest.Ping{Seq: uint64(time.Now().UnixNano())}})
+			err = s.write(guest.Message{Ping: &guest.Ping{Seq: uint64(time.Now().UnixNano())}})
 		}
 		if err != nil {
 			return err
@@ -202,6 +204,15 @@ func (s *session) read(ctx context.Context) (<-chan guest.Message, <-chan error)
 	return messages, broken
 }
 
+// write sends the guest a message. One that reads nothing must not keep us from
+// listening, from noticing that it is deaf, or from ending.
+func (s *session) write(m guest.Message) error {
+	if err := s.raw.SetWriteDeadline(time.Now().Add(writeFor)); err != nil {
+		return err
+	}
+	return s.conn.WriteMessage(m)
+}
+
 // nonce marks one connection.
 func nonce() uint64 {
 	var b [8]byte
@@ -222,12 +233,6 @@ func (s *session) rest(messages <-chan guest.Message) {
 }
 
 func (s *session) handle(m guest.Message) error {
-	if m.Lines != nil && !s.stalled.IsZero() {
-		if len(m.Lines.Lines) > 0 && s.lines.Live() {
-			s.b.x.journal.miss(s.b.number, m.Lines, nil)
-		}
-		return nil
-	}
 	m, ok, err := s.lines.Receive(m)
 	if err != nil || !ok {
 		return err
@@ -237,6 +242,8 @@ func (s *session) handle(m guest.Message) error {
 		return s.hello(m.Hello)
 	case m.Phase != nil:
 		s.phase(m.Phase)
+	case m.Lines != nil && !s.stalled.IsZero():
+		s.b.x.journal.miss(s.b.number, m.Lines, nil)
 	case m.Lines != nil:
 		return s.take(m.Lines)
 	case m.Exit != nil:
@@ -273,7 +280,7 @@ func (s *session) configure() error {
 		return err
 	}
 	boot.Version = s.lines.Version()
-	err = s.conn.WriteMessage(guest.Message{Boot: boot})
+	err = s.write(guest.Message{Boot: boot})
 	if errors.Is(err, guest.ErrFrameTooLarge) {
 		s.b.x.post(lifecycle.NotStarted{Boot: s.b.number, Failure: miosa.Failure{
 			Kind: miosa.FailureBoot, Message: "the environment variables are too large together to be handed to the virtual machine",
@@ -353,7 +360,7 @@ func (s *session) acknowledge() error {
 		return nil
 	}
 	s.acked = n
-	return s.conn.WriteMessage(guest.Message{Ack: &guest.Ack{N: n}})
+	return s.write(guest.Message{Ack: &guest.Ack{N: n}})
 }
 
 // exit takes the guest's last word; its last lines came before it.
@@ -370,7 +377,7 @@ func (s *session) exit(e *guest.Exit) error {
 		}
 	}
 	s.b.x.post(lifecycle.Exited{Boot: s.b.number, Stopped: e.Stopped, Failure: exitFailure(e, s.b.in.Spec.Command, j.tail.last())})
-	return s.conn.WriteMessage(guest.Message{Ack: &guest.Ack{N: n, Exit: true}})
+	return s.write(guest.Message{Ack: &guest.Ack{N: n, Exit: true}})
 }
 
 // exitFailure puts the guest's report into a customer's words.

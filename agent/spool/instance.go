@@ -23,6 +23,8 @@ const (
 	// oweFor is how long dropped lines wait for their marker when no line is
 	// let through that it could stand before.
 	oweFor = time.Second
+	// keepBuffer is how much of what was written last stays allocated.
+	keepBuffer = 64 << 10
 )
 
 // Instance is one instance's part of the spool. Its methods may be called from
@@ -51,6 +53,9 @@ type Instance struct {
 	gone     bool // nothing is kept: the store wants none of it, or it was removed
 	closed   bool
 	failing  bool // an error has been logged and is not over
+	adrift   bool // what is in memory may not be what is on the disk: see reload
+	// heldUntil: the store took others' lines, and not this one's.
+	heldUntil time.Time
 }
 
 // Recent is one of the last lines of an app that were found at opening.
@@ -82,9 +87,17 @@ func (i *Instance) Append(now time.Time, boot int, batch *guest.Lines) error {
 }
 
 func (i *Instance) append(now time.Time, boot int, batch *guest.Lines) error {
-	w := writing{i: i, now: now, guest: i.guest, debt: i.debt, last: i.pos.last}
+	w := writing{i: i, now: now, began: i.guest, guest: i.guest, debt: i.debt, last: i.pos.last}
 	bucket := i.bucket
 	first := spot{uint32(boot), batch.Lines[0].N}
+	if between := first.n - 1; i.guest.less(first) {
+		if i.guest.boot == first.boot {
+			between -= i.guest.n
+		}
+		if between > batch.Gap {
+			return errHole // what came between was given up again: the guest has it
+		}
+	}
 	if gap := batch.Gap; gap > 0 && i.guest.less(first) {
 		if i.guest.boot == first.boot {
 			gap = min(gap, first.n-i.guest.n-1) // some of it may be held, though not synced
@@ -122,10 +135,24 @@ func (i *Instance) append(now time.Time, boot int, batch *guest.Lines) error {
 	return nil
 }
 
+// Limit changes how much the app may log, from now on. What was dropped so far
+// is told of with the limit that it was over.
+func (i *Instance) Limit(now time.Time, l Limit) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if l = l.withDefaults(); l == i.bucket.limit {
+		return
+	}
+	if err := i.payOld(now, true); err != nil {
+		i.complain("write a marker", err)
+	}
+	i.bucket.set(l, now)
+}
+
 // System adds a line of the platform's own.
 func (i *Instance) System(now time.Time, text string) error {
 	i.mu.Lock()
-	w := writing{i: i, now: now, guest: i.guest, debt: i.debt, last: i.pos.last}
+	w := writing{i: i, now: now, began: i.guest, guest: i.guest, debt: i.debt, last: i.pos.last}
 	w.pay()
 	w.line(i.guest, now.UnixMicro(), logs.System, []byte(text), false)
 	err := w.commit()
@@ -153,7 +180,7 @@ func (i *Instance) Lose(now time.Time, boot int, n uint64) {
 	if i.debt.none() {
 		i.debt.since = now.UnixMicro()
 	}
-	i.debt.unstored += lost
+	i.debt.unstored = min(i.debt.unstored+min(lost, mostLost), mostLost)
 	i.guest, i.synced = at, false
 }
 
@@ -212,13 +239,17 @@ func (i *Instance) End(now time.Time) {
 	i.s.wake()
 }
 
-var errClosed = errors.New("the log spool is closed")
+var (
+	errClosed = errors.New("the log spool is closed")
+	errHole   = errors.New("lines are missing before these")
+)
 
 // writing are records on their way to the disk, and what the instance is to be
 // once they are there. The instance's mu is held.
 type writing struct {
 	i     *Instance
 	now   time.Time
+	began spot // the guest's last line held when it began
 	recs  []record
 	guest spot
 	debt  debt
@@ -238,7 +269,7 @@ func (w *writing) line(at spot, micros int64, stream logs.Stream, text []byte, p
 
 func (w *writing) marker(micros int64, lost uint64, text string) {
 	w.last = max(w.last, micros)
-	w.recs = append(w.recs, record{time: w.last, lost: lost, guest: w.guest, text: []byte(text)})
+	w.recs = append(w.recs, record{time: w.last, lost: min(lost, mostLost), guest: w.guest, text: []byte(text)})
 }
 
 // pay writes the marker of what was dropped: one, as a torn write may keep the
@@ -264,6 +295,12 @@ func (w *writing) commit() error {
 	if i.closed {
 		return errClosed
 	}
+	if err := i.moored(w.now); err != nil {
+		return err
+	}
+	if i.guest != w.began {
+		return errHole // it was read anew
+	}
 	if len(w.recs) > 0 && !i.gone {
 		if err := i.write(w.recs); err != nil {
 			return err
@@ -281,7 +318,7 @@ func (i *Instance) payOld(now time.Time, all bool) error {
 	if i.debt.none() || !all && now.UnixMicro()-i.debt.since < oweFor.Microseconds() {
 		return nil
 	}
-	w := writing{i: i, now: now, guest: i.guest, debt: i.debt, last: i.pos.last}
+	w := writing{i: i, now: now, began: i.guest, guest: i.guest, debt: i.debt, last: i.pos.last}
 	w.pay()
 	return w.commit()
 }
@@ -317,7 +354,7 @@ func (i *Instance) write(recs []record) error {
 		seg.add(&recs[k])
 	}
 	i.grow(int64(len(i.buf)))
-	if cap(i.buf) > 1<<20 {
+	if cap(i.buf) > keepBuffer { // there may be thousands of instances
 		i.buf = nil
 	}
 	for i.bytes > i.s.cfg.InstanceBytes {
@@ -367,12 +404,58 @@ func (i *Instance) seal() error {
 		}
 		i.undone = false
 	}
-	if err := unix.Fdatasync(int(i.active.Fd())); err != nil {
+	if err := i.flush(); err != nil {
 		return err
 	}
 	err := i.active.Close()
 	i.active = nil
 	return err
+}
+
+// flush brings the active segment to the disk. Where that fails, nothing written
+// since the last time is believed: a second try would succeed without it.
+func (i *Instance) flush() error {
+	err := unix.Fdatasync(int(i.active.Fd()))
+	if err != nil {
+		i.adrift = true
+	}
+	return err
+}
+
+// moored reads the disk anew if what is in memory may not be there.
+func (i *Instance) moored(now time.Time) error {
+	if !i.adrift || i.gone {
+		return nil
+	}
+	if n := len(i.segments); i.active != nil && n > 0 {
+		if err := os.Truncate(filepath.Join(i.dir, segmentName(i.segments[n-1].number)), i.safe); err != nil {
+			return err
+		}
+		i.guest, i.debt = i.pos.guest, i.pos.owed
+	}
+	i.reload(now)
+	if i.adrift {
+		return errTorn
+	}
+	return nil
+}
+
+// reload reads the disk anew, and mends what is damaged there; i.mu is held.
+func (i *Instance) reload(now time.Time) {
+	if i.active != nil {
+		i.active.Close() // read-only from here on
+		i.active = nil
+	}
+	i.grow(-i.bytes)
+	i.segments = nil
+	guest, debt := i.guest, i.debt
+	i.pos.guest, i.pos.owed = guest, debt
+	err := i.load(now, true, false)
+	i.recent = nil
+	if i.adrift = err != nil; err != nil {
+		i.active, i.guest, i.debt = nil, guest, debt
+		i.complain("read a log spool again", err)
+	}
 }
 
 // sync brings everything held to the disk. What was dropped and is owed for
@@ -381,19 +464,21 @@ func (i *Instance) sync() error {
 	if i.closed {
 		return errClosed
 	}
-	if i.synced {
-		return nil
+	if err := i.moored(time.Now()); err != nil || i.synced {
+		return err
 	}
 	if i.active != nil {
-		if err := unix.Fdatasync(int(i.active.Fd())); err != nil {
+		if err := i.flush(); err != nil {
 			return err
 		}
 		i.safe = i.segments[len(i.segments)-1].size
 	}
 	p := i.pos
 	p.guest, p.owed = i.guest, i.debt
-	if !i.debt.none() && !i.gone {
-		if err := p.write(i.place, true); err != nil {
+	if !i.gone {
+		// What is dropped stands nowhere else; the rest tells a later opening how
+		// much there was.
+		if err := p.write(i.place, !i.debt.none()); err != nil {
 			return err
 		}
 	}
@@ -425,6 +510,7 @@ func (i *Instance) drop() (bool, error) {
 	if lost == 0 {
 		text = "… words of the platform were lost here: the host's log spool was full …"
 	}
+	lost = min(lost, mostLost)
 	r := record{time: old.last, lost: lost, dropped: true, guest: old.guest, text: []byte(text)}
 	if err := replaceFile(i.dir, segmentName(next.number), r.append(segmentHeader(next.number, next.covers))); err != nil {
 		return false, err

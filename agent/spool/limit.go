@@ -8,13 +8,13 @@ import (
 // Limit is how much an app may log. System lines are never limited.
 type Limit struct {
 	Rate  int // lines a second; 0: DefaultRate; negative: as many as it likes
-	Burst int // lines at once after a silence; 0: DefaultBurst
+	Burst int // lines at once after a silence; 0: as many as in burstSeconds
 }
 
 // What a Limit is without a word.
 const (
 	DefaultRate  = 5_000
-	DefaultBurst = 20_000
+	burstSeconds = 4
 )
 
 func (l Limit) withDefaults() Limit {
@@ -22,7 +22,7 @@ func (l Limit) withDefaults() Limit {
 		l.Rate = DefaultRate
 	}
 	if l.Burst <= 0 {
-		l.Burst = DefaultBurst
+		l.Burst = burstSeconds * max(l.Rate, 1)
 	}
 	return l
 }
@@ -42,16 +42,27 @@ func newBucket(l Limit, now time.Time) bucket {
 	return bucket{limit: l, tokens: float64(l.Burst), at: now}
 }
 
+// set changes the limit. A burst saved up under another one is cut to the new.
+func (b *bucket) set(l Limit, now time.Time) {
+	b.refill(now)
+	b.limit, b.dry = l, false
+	b.tokens = min(b.tokens, float64(l.Burst))
+}
+
+func (b *bucket) refill(now time.Time) {
+	if passed := now.Sub(b.at); passed > 0 {
+		b.tokens = min(float64(b.limit.Burst), b.tokens+passed.Seconds()*float64(max(b.limit.Rate, 0)))
+		b.at = now
+	}
+}
+
 // admit takes one token and reports whether there was one.
 func (b *bucket) admit(now time.Time) bool {
 	if b.limit.Rate < 0 {
 		return true
 	}
 	rate, burst := float64(b.limit.Rate), float64(b.limit.Burst)
-	if passed := now.Sub(b.at); passed > 0 {
-		b.tokens = min(burst, b.tokens+passed.Seconds()*rate)
-		b.at = now
-	}
+	b.refill(now)
 	if b.dry && b.tokens < min(burst, max(rate/4, 1)) || b.tokens < 1 {
 		b.dry = true
 		return false

@@ -1,10 +1,12 @@
 package spool
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
 	"io"
+	"math"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -39,8 +41,12 @@ type position struct {
 	last   int64  // time of the last line
 	guest  spot   // the guest's last line that is on the disk, or in owed
 	owed   debt   // at guest
+	done   spot   // the guest's last line up to seq
 	uptime uint64 // of which running of the machine this is
 }
+
+// nobodyKnows is a position's done when an older one is all there is.
+var nobodyKnows = spot{boot: math.MaxUint32}
 
 const (
 	slotSize  = 512
@@ -52,7 +58,7 @@ func (p *position) encode() []byte {
 	b := make([]byte, 0, slotSize)
 	for _, v := range []uint64{
 		slotMagic, p.turn, p.epoch, p.seq, p.next.segment, uint64(p.next.index), p.sent, uint64(p.last),
-		p.guest.n, p.owed.limited, p.owed.unstored, uint64(p.owed.since), p.uptime, 0, 0,
+		p.guest.n, p.owed.limited, p.owed.unstored, uint64(p.owed.since), p.uptime, uint64(p.done.boot), p.done.n,
 	} {
 		b = binary.LittleEndian.AppendUint64(b, v)
 	}
@@ -70,23 +76,30 @@ func decodePosition(b []byte) (p position, ok bool) {
 		turn: v(1), epoch: v(2), seq: v(3), next: cursor{segment: v(4), index: int(v(5))}, sent: v(6), last: int64(v(7)),
 		guest:  spot{binary.LittleEndian.Uint32(b[slotBody-4:]), v(8)},
 		owed:   debt{limited: v(9), unstored: v(10), since: int64(v(11))},
-		uptime: v(12),
+		uptime: v(12), done: spot{uint32(v(13)), v(14)},
 	}, v(0) == slotMagic
 }
 
-// readPosition is the newer sound slot; ok false when there is none.
-func readPosition(f *os.File) (p position, ok bool, err error) {
+// readPosition is the newer sound slot; ok false when there is none. bad: a
+// slot was written and cannot be read: torn by a power cut, or damaged.
+func readPosition(f *os.File) (p position, ok, bad bool, err error) {
 	for i := range int64(2) {
 		b := make([]byte, slotSize)
-		if _, err := f.ReadAt(b, i*slotSize); err != nil && !errors.Is(err, io.EOF) {
-			return p, false, err
+		n, err := f.ReadAt(b, i*slotSize)
+		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, unix.EIO) {
+			return p, false, false, err
 		}
-		if q, sound := decodePosition(b); sound && (!ok || q.turn > p.turn) {
+		if q, sound := decodePosition(b); !sound {
+			bad = bad || errors.Is(err, unix.EIO) || !blank(b[:n])
+		} else if !ok || q.turn > p.turn {
 			p, ok = q, true
 		}
 	}
-	return p, ok, nil
+	return p, ok, bad, nil
 }
+
+// blank: it was never written.
+func blank(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
 
 // write makes p the newest. Without sync it outlives us, with it a power cut.
 func (p *position) write(f *os.File, sync bool) error {

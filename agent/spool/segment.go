@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/miosa/miosa/logs"
 )
 
@@ -32,11 +34,15 @@ const (
 	recordMost    = recordHead + recordFixed + logs.MaxText
 	segmentSuffix = ".lines"
 	tempSuffix    = ".new"
+	// mostLost bounds what a marker counts: a guest that lies about its numbers
+	// must not make sums overflow. JSON's numbers are exact up to here.
+	mostLost = 1 << 53
 )
 
 const (
 	flagPartial = 1 << iota
 	flagDropped // stands for whole segments that were dropped
+	flagUnknown // nobody knows how many lines it stands for
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -70,6 +76,7 @@ type record struct {
 	stream  byte
 	partial bool
 	dropped bool
+	unknown bool
 	lost    uint64
 	guest   spot
 	text    []byte
@@ -83,6 +90,9 @@ func (r *record) app() uint64 {
 	return r.lost
 }
 
+// before is the guest's last line before what the record stands for.
+func (r *record) before() spot { return spot{r.guest.boot, r.guest.n - min(r.guest.n, r.app())} }
+
 func (r *record) size() int64 { return int64(recordHead + recordFixed + len(r.text)) }
 
 func (r *record) append(b []byte) []byte {
@@ -95,6 +105,9 @@ func (r *record) append(b []byte) []byte {
 	}
 	if r.dropped {
 		flags |= flagDropped
+	}
+	if r.unknown {
+		flags |= flagUnknown
 	}
 	b = append(b, r.stream, flags)
 	b = binary.LittleEndian.AppendUint64(b, r.lost)
@@ -125,7 +138,7 @@ func (r *record) parse(b []byte) error {
 	}
 	*r = record{
 		time: int64(binary.LittleEndian.Uint64(body)), stream: body[8],
-		partial: body[9]&flagPartial != 0, dropped: body[9]&flagDropped != 0,
+		partial: body[9]&flagPartial != 0, dropped: body[9]&flagDropped != 0, unknown: body[9]&flagUnknown != 0,
 		lost:  binary.LittleEndian.Uint64(body[10:]),
 		guest: spot{binary.LittleEndian.Uint32(body[18:]), binary.LittleEndian.Uint64(body[22:])},
 		text:  body[recordFixed:],
@@ -145,15 +158,22 @@ type segment struct {
 	size    int64
 	count   int
 	app     uint64 // lines of the app that its records stand for
+	first   int64  // time of its first record
 	last    int64  // time of its last record
 	guest   spot   // of its last record
+	before  spot   // the guest's last line before its first record
 	dropped bool   // it holds nothing but the word of dropped segments
+	vague   bool   // before may be too high by one
+	unclear bool   // before means nothing
 }
 
 func (s *segment) add(r *record) {
+	if s.count == 0 {
+		s.first, s.before, s.vague, s.unclear = r.time, r.before(), r.stream == 0 && r.lost == 0, r.dropped || r.unknown
+	}
 	s.size += r.size()
 	s.count++
-	s.app += r.app()
+	s.app = min(s.app+r.app(), mostLost)
 	s.last, s.guest = r.time, r.guest
 	s.dropped = s.count == 1 && r.dropped
 }
@@ -178,53 +198,60 @@ func segmentHeader(number, covers uint64) []byte {
 
 // scan reads a segment from its file and hands every sound record to each,
 // with the offset behind it. errTorn: what follows the segment's size is no
-// record; a size of 0: not even its head is one.
+// record, or cannot be read; a size of 0: not even its head is one.
 func scan(dir string, number uint64, each func(r *record, end int64)) (segment, error) {
-	s := segment{number: number}
+	s := segment{number: number, covers: number}
 	f, err := os.Open(filepath.Join(dir, segmentName(number)))
 	if err != nil {
 		return s, err
 	}
 	defer f.Close()
-	in := bufio.NewReaderSize(f, 4*recordMost)
+	err = s.scan(bufio.NewReaderSize(f, 4*recordMost), each)
+	if errors.Is(err, unix.EIO) {
+		err = errTorn
+	}
+	return s, err
+}
+
+func (s *segment) scan(in *bufio.Reader, each func(r *record, end int64)) error {
 	head := make([]byte, segmentHead)
 	if _, err := io.ReadFull(in, head); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return s, errTorn
+			return errTorn
 		}
-		return s, err
+		return err
 	}
-	s.covers = binary.LittleEndian.Uint64(head[16:])
-	if string(head) != string(segmentHeader(number, s.covers)) {
-		return s, errTorn
+	covers := binary.LittleEndian.Uint64(head[16:])
+	if string(head) != string(segmentHeader(s.number, covers)) {
+		return errTorn
 	}
-	s.size = segmentHead
+	s.covers, s.size = covers, segmentHead
 	for {
 		b, err := in.Peek(recordHead)
 		if len(b) == 0 && errors.Is(err, io.EOF) {
-			return s, nil
+			return nil
 		}
 		if err != nil && !errors.Is(err, io.EOF) {
-			return s, err
+			return err
 		}
 		if len(b) < recordHead {
-			return s, errTorn
+			return errTorn
 		}
 		n := binary.LittleEndian.Uint32(b)
 		if n > recordFixed+logs.MaxText {
-			return s, errTorn
+			return errTorn
 		}
 		if b, err = in.Peek(recordHead + int(n)); err != nil && !errors.Is(err, io.EOF) {
-			return s, err
+			return err
 		}
 		var r record
 		if r.parse(b) != nil {
-			return s, errTorn
+			return errTorn
 		}
 		s.add(&r)
 		each(&r, s.size)
 		if _, err := in.Discard(len(b)); err != nil {
-			return s, err
+			return err
 		}
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/logs"
 )
@@ -26,7 +28,10 @@ const (
 	syncsAtOnce  = 16
 	lookForOwed  = 500 * time.Millisecond // how often for lines that nobody syncs
 	readAtOnce   = 256 << 10
-	deleteBehind = 4 // an active segment is ended when all of it is shipped and it is 1/n full
+	aloneAfter   = 3               // failures, instances are tried one by one
+	aloneAtMost  = 8               // of them, when none is taken
+	heldFor      = 2 * time.Second // one that failed alone comes again
+	deleteBehind = 4               // an active segment is ended when all of it is shipped and it is 1/n full
 )
 
 // shipment is what one instance has in a call.
@@ -34,6 +39,7 @@ type shipment struct {
 	i     *Instance
 	batch logs.Batch
 	end   cursor
+	guest spot // the guest's last line in it
 }
 
 // Run ships until ctx ends.
@@ -83,6 +89,9 @@ func (s *Spool) gather(now time.Time, first string) ([]shipment, string) {
 		if err != nil {
 			i.mu.Lock()
 			i.complain("read a log spool", err)
+			if errors.Is(err, errTorn) || errors.Is(err, unix.EIO) {
+				i.reload(now)
+			}
 			i.mu.Unlock()
 		}
 		if len(sh.batch.Lines) > 0 {
@@ -113,7 +122,7 @@ func (s *Spool) ready(now time.Time) []*Instance {
 		if err != nil {
 			i.complain("write a marker", err)
 		}
-		more, over := i.more(), i.ended && err == nil
+		more, over := i.more() && now.After(i.heldUntil), i.ended && err == nil
 		i.mu.Unlock()
 		switch {
 		case more:
@@ -174,6 +183,7 @@ func (i *Instance) take(count, bytes int) (shipment, int, error) {
 			sh.batch.Lines = append(sh.batch.Lines, r.line())
 			used += cost
 			sh.end.index++
+			sh.guest = r.guest
 			sh.end.offset += r.size()
 			return true
 		})
@@ -239,33 +249,30 @@ func (s *Spool) deliver(ctx context.Context, load []shipment) {
 	for k, sh := range load {
 		batches[k] = sh.batch
 	}
-	failing := false
-	for wait := backoff; ; wait = min(2*wait, backoffMost) {
+	for wait, tried := backoff, 1; ; wait, tried = min(2*wait, backoffMost), tried+1 {
 		err := s.cfg.Shipper.Ship(ctx, s.cfg.HostID, batches)
 		switch {
 		case err == nil:
-			if failing {
-				s.log.Info("logs are shipped again")
-			}
 			for _, sh := range load {
 				sh.i.shipped(sh)
+			}
+			if s.failing {
+				s.log.Info("logs are shipped again")
+				s.failing = false
 			}
 			return
 		case ctx.Err() != nil:
 			return
 		case refused(err) && len(load) == 1:
-			s.log.Warn("logs that are refused for good are dropped", "instance", load[0].i.id, "deployment", load[0].batch.Origin.DeploymentID, "err", err)
-			load[0].i.giveUp()
-			return
-		case refused(err):
-			for k := range load {
-				s.deliver(ctx, load[k:k+1])
-			}
+			load[0].refused(err)
 			return
 		}
-		if !failing {
+		if !refused(err) && !s.failing {
 			s.log.Warn("logs cannot be shipped; they stay in the spool", "err", err)
-			failing = true
+			s.failing = true
+		}
+		if (refused(err) || tried >= aloneAfter) && s.single(ctx, load) {
+			return
 		}
 		select {
 		case <-ctx.Done():
@@ -273,6 +280,49 @@ func (s *Spool) deliver(ctx context.Context, load []shipment) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// single brings each to the store alone: what one of them fails for must not
+// keep the others' lines waiting. It reports whether that is done: those that
+// failed come again later. It is not when the store takes nothing at all.
+func (s *Spool) single(ctx context.Context, load []shipment) bool {
+	var failed []shipment
+	for k, sh := range load {
+		if len(failed) == k && k >= aloneAtMost {
+			return false
+		}
+		err := error(nil)
+		if len(load) > 1 {
+			err = s.cfg.Shipper.Ship(ctx, s.cfg.HostID, []logs.Batch{sh.batch})
+		}
+		switch {
+		case ctx.Err() != nil:
+			return true
+		case err != nil && refused(err):
+			sh.refused(err)
+		case err != nil || len(load) == 1:
+			failed = append(failed, sh)
+		default:
+			sh.i.shipped(sh)
+		}
+	}
+	if len(failed) == len(load) && len(load) > 1 {
+		return false
+	}
+	for _, sh := range failed {
+		if len(load) > 1 {
+			s.log.Warn("the logs of an instance cannot be shipped; they stay in the spool", "instance", sh.i.id)
+		}
+		sh.i.mu.Lock()
+		sh.i.heldUntil = time.Now().Add(heldFor)
+		sh.i.mu.Unlock()
+	}
+	return true
+}
+
+func (sh *shipment) refused(err error) {
+	sh.i.s.log.Warn("logs that are refused for good are dropped", "instance", sh.i.id, "deployment", sh.batch.Origin.DeploymentID, "err", err)
+	sh.i.giveUp()
 }
 
 // shipped moves on behind what the store has, and deletes what is finished.
@@ -283,7 +333,7 @@ func (i *Instance) shipped(sh shipment) {
 		return
 	}
 	i.pos.seq += uint64(len(sh.batch.Lines))
-	i.pos.next = sh.end
+	i.pos.next, i.pos.done = sh.end, sh.guest
 	if n := len(i.segments); i.active != nil && i.segments[n-1].number == sh.end.segment && sh.end.index == i.segments[n-1].count &&
 		i.segments[n-1].size >= i.s.segmentBytes/deleteBehind && i.synced {
 		if err := i.seal(); err != nil {

@@ -68,6 +68,7 @@ type Spool struct {
 	uptime       uint64 // names this running of the machine
 	total        atomic.Int64
 	woken        chan struct{}
+	failing      bool // Run's alone: a failure to ship has been logged and is not over
 
 	mu        sync.Mutex // guards instances
 	instances map[string]*Instance
@@ -132,28 +133,14 @@ func (s *Spool) Open(now time.Time) error {
 		i, err := s.open(id, now)
 		if err != nil {
 			// One that cannot be read must not keep the host from its work. It is
-			// left where it is, out of the way of another.
-			s.log.Error("a log spool cannot be read; it is put aside", "instance", id, "err", err)
-			if err := s.putAside(id); err != nil {
-				return fmt.Errorf("open the log spool: %w", err)
-			}
+			// left where it is: its instance, or the next start, tries again.
+			s.log.Error("a log spool cannot be read", "instance", id, "err", err)
 			continue
 		}
 		i.ended = true
 		s.instances[id] = i
 	}
 	return nil
-}
-
-// putAside makes room for another spool of the instance; the old one goes with
-// the next opening.
-func (s *Spool) putAside(id string) error {
-	from := filepath.Join(s.cfg.Dir, id)
-	to := from + overSuffix
-	if err := os.RemoveAll(to); err != nil {
-		return err
-	}
-	return os.Rename(from, to)
 }
 
 // Instance is the handle of an instance that runs here, found or made anew.

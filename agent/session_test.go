@@ -1,0 +1,51 @@
+package agent
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/wire/guest"
+)
+
+// While the spool takes nothing, what the guest sends is not believed more than
+// at other times: its numbers would be told of as lost lines.
+func TestAStalledSessionStillChecksNumbers(t *testing.T) {
+	a := &Agent{log: slog.New(slog.DiscardHandler)}
+	x := &actor{a: a, journal: a.newJournal(miosa.Instance{ID: "ri_a"})}
+	s := &session{b: &boot{x: x, number: 1}, lines: guest.NewSession(0), stalled: time.Now()}
+	s.lines.Connect(7)
+	if err := s.handle(guest.Message{Hello: &guest.Hello{Min: 1, Max: 1, Nonce: 7, State: guest.StateRunning, Boot: 1, Exit: &guest.Exit{}}}); err != nil {
+		t.Fatal(err)
+	}
+	send := func(n uint64) error {
+		return s.handle(guest.Message{Lines: &guest.Lines{Lines: []guest.Line{{N: n, Stream: guest.Stdout, Text: []byte("x")}}}})
+	}
+	if err := send(1); err != nil || x.journal.missed.n != 1 {
+		t.Errorf("%v, missed up to %d", err, x.journal.missed.n)
+	}
+	if err := send(1 << 60); err == nil || x.journal.missed.n != 1 {
+		t.Errorf("%v, missed up to %d", err, x.journal.missed.n)
+	}
+}
+
+// A guest that reads nothing holds nobody up for ever.
+func TestADeafGuestEndsTheConversation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		s := &session{raw: ours, conn: guest.NewConn(ours)}
+		began := time.Now()
+		if err := s.write(guest.Message{Ping: &guest.Ping{Seq: 1}}); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error(err)
+		}
+		if took := time.Since(began); took != writeFor {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
