@@ -102,6 +102,7 @@ type Service struct {
 	Sticky          Sticky
 	Restart         RestartPolicy
 	DrainSeconds    int // how long requests in flight may go on; 0: DefaultDrain
+	Logs            LogLimit
 	Metadata        map[string]any
 	CreatedAt       time.Time
 	UpdatedAt       time.Time
@@ -137,6 +138,14 @@ const (
 type RestartPolicy struct {
 	Mode   RestartMode
 	MaxAge time.Duration // replaced, make before break, when older; 0: never
+}
+
+// LogLimit is how much each instance of a service may log; what is over it is
+// dropped, and counted in the log. The zero value is what its host allows.
+type LogLimit struct {
+	LinesPerSecond int  // for long; 0: what its host allows, or with a Burst of its own too
+	Burst          int  // at once, after a silence; 0: four seconds' worth
+	Unlimited      bool // as many as it likes; the others are 0
 }
 
 // DefaultDrain is how long requests in flight may go on at an instance that

@@ -74,6 +74,11 @@ type Instance struct {
 	GoalSince    time.Time
 	DrainSeconds int // limit on goal drain; 0: DefaultDrain
 
+	Logs LogLimit // as its service has it
+	// Words are what its log is to tell of its deployment, newest last; at most
+	// MaxWords.
+	Words []Word
+
 	HostID        string // "" while pending
 	Region        string
 	Zone          string
@@ -89,6 +94,17 @@ type Instance struct {
 	CreatedReason string // the reconcile rule that made it
 
 	Observed Observation
+}
+
+// MaxWords bounds an instance's Words.
+const MaxWords = 8
+
+// Word is one line that control has an instance's log tell: what happened to
+// its deployment, why, and who asked.
+type Word struct {
+	ID   string // names it within the instance: it is told once
+	At   time.Time
+	Text string
 }
 
 // State joins goal and observation into the one state that users see.

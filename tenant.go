@@ -24,9 +24,12 @@ type Plan struct {
 	MaxMemoryMB    int // per instance
 	MaxDiskMB      int // per instance
 	MaxDeployments int
-	CreatedAt      time.Time
-	UpdatedAt      time.Time
-	Revision       int64
+	// MaxLogRate is how many log lines a second a service may be allowed per
+	// instance; 0: the default plan's, negative: any number.
+	MaxLogRate int
+	CreatedAt  time.Time
+	UpdatedAt  time.Time
+	Revision   int64
 }
 
 // DefaultPlan is what a tenant has when nothing else is said.
@@ -34,6 +37,7 @@ func DefaultPlan() Plan {
 	return Plan{
 		Name: "default", LogDays: 7, MaxReplicas: 50, MaxInstances: 200,
 		MaxVCPUs: 8, MaxMemoryMB: 16384, MaxDiskMB: 102400, MaxDeployments: 1000,
+		MaxLogRate: 50_000,
 	}
 }
 

@@ -77,12 +77,18 @@ func (x *actor) run(ctx context.Context) {
 		if assigned, ok := ev.(lifecycle.Assigned); ok {
 			x.assigned(assigned.Instance)
 		}
-		was := x.machine.Observation()
+		was, before := x.machine.Observation(), x.machine.Instance()
+		if assigned, ok := ev.(lifecycle.Assigned); ok {
+			// Before it is written down that they are: rather twice than not at all.
+			for _, text := range words(was, before, assigned.Instance) {
+				x.journal.say(time.Now().UTC(), text)
+			}
+		}
 		effects := x.machine.Handle(time.Now().UTC(), ev)
 		for _, effect := range effects {
 			x.carryOut(ctx, effect)
 		}
-		for _, text := range x.story.next(x.machine.Instance(), was, x.machine.Observation(), ev, effects) {
+		for _, text := range x.story.next(before, x.machine.Instance(), was, x.machine.Observation(), ev, effects) {
 			x.journal.say(time.Now().UTC(), text)
 		}
 		if x.machine.Observation().State.Terminal() {
@@ -101,10 +107,14 @@ func (x *actor) run(ctx context.Context) {
 	}
 }
 
-// assigned keeps what the next start of ours needs: the boot spec, as sealed
-// as it came.
+// assigned applies how much may be logged, and keeps what the next start of
+// ours needs: the boot spec, as sealed as it came.
 func (x *actor) assigned(in miosa.Instance) {
-	if len(in.BootSpec) == 0 || string(in.BootSpec) == string(x.sealed) || in.Generation < x.machine.Instance().Generation {
+	if in.Generation < x.machine.Instance().Generation {
+		return
+	}
+	x.journal.limited(time.Now().UTC(), x.a.logLimit(in))
+	if len(in.BootSpec) == 0 || string(in.BootSpec) == string(x.sealed) {
 		return
 	}
 	x.sealed = in.BootSpec

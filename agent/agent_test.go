@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -132,18 +133,62 @@ func (s *store) Ship(_ context.Context, hostID string, batches []logs.Batch) err
 // until waits for a line.
 func (s *store) until(t *testing.T, want string) {
 	t.Helper()
+	s.wait(t, "a line "+want, func() bool {
+		return slices.ContainsFunc(s.lines, func(l logs.Line) bool { return string(l.Text) == want })
+	})
+}
+
+// untilSome waits for a line with the words.
+func (s *store) untilSome(t *testing.T, words string) {
+	t.Helper()
+	s.wait(t, "a line with "+words, func() bool {
+		return slices.ContainsFunc(s.lines, func(l logs.Line) bool { return strings.Contains(string(l.Text), words) })
+	})
+}
+
+func (s *store) untilCount(t *testing.T, n int) {
+	t.Helper()
+	s.wait(t, fmt.Sprint(n, " lines"), func() bool { return len(s.lines) >= n })
+}
+
+// untilMore waits for more lines to be lost.
+func (s *store) untilMore(t *testing.T, than uint64) {
+	t.Helper()
+	s.wait(t, "another marker", func() bool { return s.sum() > than })
+}
+
+func (s *store) sum() (lost uint64) {
+	for _, l := range s.lines {
+		lost += l.Lost
+	}
+	return lost
+}
+
+func (s *store) lost() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sum()
+}
+
+func (s *store) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.lines)
+}
+
+func (s *store) wait(t *testing.T, what string, ok func() bool) {
+	t.Helper()
 	deadline := time.After(patience)
 	for {
 		s.mu.Lock()
-		changed := s.changed
-		ok := slices.ContainsFunc(s.lines, func(l logs.Line) bool { return string(l.Text) == want })
+		changed, done := s.changed, ok()
 		s.mu.Unlock()
-		if ok {
+		if done {
 			return
 		}
 		select {
 		case <-deadline:
-			t.Fatalf("no line %q among %d", want, len(s.lines))
+			t.Fatalf("not %s among %d lines", what, s.count())
 		case <-changed:
 		}
 	}
@@ -328,4 +373,36 @@ func TestSpoolThatFails(t *testing.T) {
 	}
 	r.control.assign(func(in *miosa.Instance) { in.Goal = miosa.GoalStop })
 	r.store.until(t, "stopped")
+}
+
+// What a service may log is changed while its instances run, and told with what
+// was over it; what control has to say stands between the lines.
+func TestALimitChangesWhileItRuns(t *testing.T) {
+	r := newRig(t, "sim serve log=30000 every=2ms")
+	r.control.in.Logs = miosa.LogLimit{Unlimited: true}
+	stop := r.start()
+	defer func() { stop() }()
+	r.store.until(t, "line 30000")
+	r.control.until(t, miosa.Healthy)
+	if lost := r.store.lost(); lost > 0 {
+		t.Errorf("%d lines were dropped without a limit", lost)
+	}
+	r.control.assign(func(in *miosa.Instance) {
+		in.Logs = miosa.LogLimit{LinesPerSecond: 10, Burst: 10}
+		in.Words = []miosa.Word{{ID: "rol_1/live", Text: "version 1 is live"}}
+	})
+	r.store.untilSome(t, "more than 10 lines a second")
+	stop()
+	stop = r.start() // which finds the limit again
+	before := r.store.lost()
+	r.store.untilMore(t, before)
+	r.control.assign(func(in *miosa.Instance) { in.Logs = miosa.LogLimit{} })
+	last := r.store.count()
+	r.store.untilCount(t, last+500) // not at ten a second
+	r.control.assign(func(in *miosa.Instance) { in.Goal = miosa.GoalStop })
+	r.store.until(t, "stopped")
+	said := r.store.texts(logs.System)
+	if n := slices.Index(said, "version 1 is live"); n < 0 || slices.Contains(said[n+1:], "version 1 is live") || slices.Contains(said, "boot 2 began") {
+		t.Errorf("%q", said)
+	}
 }

@@ -17,11 +17,11 @@ import (
 type journal struct {
 	spool  *spool.Spool // nil: lines are kept for failure reports only
 	origin logs.Origin
-	limit  spool.Limit
 	log    *slog.Logger
 	tail   *tail
 
 	mu     sync.Mutex // guards all below
+	limit  spool.Limit
 	lines  *spool.Instance
 	again  time.Time // when the spool is asked again for what it refused
 	missed struct {  // the last line seen that the spool did not take
@@ -35,10 +35,35 @@ type journal struct {
 const spoolAgain = 2 * time.Second
 
 func (a *Agent) newJournal(in miosa.Instance) *journal {
-	return &journal{spool: a.spool, limit: a.cfg.LogLimit, log: a.log, tail: newTail(), origin: logs.Origin{
+	return &journal{spool: a.spool, limit: a.logLimit(in), log: a.log, tail: newTail(), origin: logs.Origin{
 		TenantID: in.TenantID, DeploymentID: in.DeploymentID, ServiceID: in.ServiceID, InstanceID: in.ID,
 		VersionID: in.VersionID, HostID: a.cfg.Host.ID, WorkspaceID: in.WorkspaceID,
 	}}
+}
+
+// logLimit is how much an instance may log: what its service asks for, else what
+// the operator gives everyone.
+func (a *Agent) logLimit(in miosa.Instance) spool.Limit {
+	l := a.cfg.LogLimit
+	switch asked := in.Logs; {
+	case asked.Unlimited:
+		return spool.Limit{Rate: -1}
+	case asked.LinesPerSecond > 0:
+		return spool.Limit{Rate: asked.LinesPerSecond, Burst: asked.Burst}
+	case asked.Burst > 0:
+		l.Burst = asked.Burst
+	}
+	return l
+}
+
+// limited changes how much the app may log.
+func (j *journal) limited(now time.Time, l spool.Limit) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.limit = l
+	if j.lines != nil {
+		j.lines.Limit(now, l)
+	}
 }
 
 var errNoSpool = errors.New("the log spool of the instance cannot be opened")

@@ -15,11 +15,37 @@ type story struct {
 	failed int // probes in a row
 }
 
+// words are what control has to tell that it had not told before.
+func words(was miosa.Observation, before, in miosa.Instance) []string {
+	if in.Generation < before.Generation {
+		return nil
+	}
+	told := map[string]bool{}
+	if was.State != "" { // else before is this very assignment, of which nothing is told yet
+		for _, w := range before.Words {
+			told[w.ID] = true
+		}
+	}
+	var out []string
+	for _, w := range in.Words {
+		if !told[w.ID] {
+			out = append(out, w.Text)
+		}
+	}
+	return out
+}
+
 // next is what is to be told of one step of the machine: of the event and what
 // it changed. Nothing is told twice, and nothing of what goes well all the time.
-func (s *story) next(in miosa.Instance, was, is miosa.Observation, ev lifecycle.Event, effects []lifecycle.Effect) []string {
+func (s *story) next(before, in miosa.Instance, was, is miosa.Observation, ev lifecycle.Event, effects []lifecycle.Effect) []string {
 	var out []string
 	tell := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if was.State == "" && in.CreatedReason != "" {
+		tell("created: %s", in.CreatedReason)
+	}
+	if in.Goal == miosa.GoalDrain && before.Goal == miosa.GoalRun {
+		tell("%s", strings.TrimSuffix("draining: "+in.GoalReason, ": "))
+	}
 	for _, p := range is.Phases {
 		if _, before := lifecycle.PhaseAt(was, p.Name); before && was.Boot == is.Boot {
 			continue
@@ -67,7 +93,11 @@ func (s *story) next(in miosa.Instance, was, is miosa.Observation, ev lifecycle.
 	}
 	// One that was on its way to the restart is asked no second time.
 	if is.State == miosa.Stopping && was.State != miosa.Stopping || is.State == miosa.Stopped && was.State != miosa.Stopped && was.State != miosa.Stopping && is.Failure.Kind != miosa.FailureCompleted {
-		tell("%s", strings.TrimSuffix("stopping: "+in.GoalReason, ": "))
+		reason := in.GoalReason
+		if before.Goal == miosa.GoalDrain {
+			reason = "" // it was told then
+		}
+		tell("%s", strings.TrimSuffix("stopping: "+reason, ": "))
 	}
 	if is.State == miosa.Stopped && was.State != miosa.Stopped {
 		tell("stopped")

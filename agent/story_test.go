@@ -20,9 +20,12 @@ type teller struct {
 
 func (p *teller) do(ev lifecycle.Event) {
 	p.now = p.now.Add(time.Second)
-	was := p.m.Observation()
+	was, before := p.m.Observation(), p.m.Instance()
+	if e, ok := ev.(lifecycle.Assigned); ok {
+		p.out = append(p.out, words(was, before, e.Instance)...)
+	}
 	effects := p.m.Handle(p.now, ev)
-	p.out = append(p.out, p.s.next(p.m.Instance(), was, p.m.Observation(), ev, effects)...)
+	p.out = append(p.out, p.s.next(before, p.m.Instance(), was, p.m.Observation(), ev, effects)...)
 }
 
 func (p *teller) probe(ok bool, detail string) {
@@ -104,4 +107,34 @@ func TestStoryOfFailures(t *testing.T) {
 	p.out = nil
 	p.do(lifecycle.Vanished{Boot: 2})
 	p.want(t, "the virtual machine ended without the app's exit being seen; it is not booted again")
+}
+
+// What control has to tell stands between the rest, each once, also when it
+// comes again with other changes or out of turn.
+func TestStoryOfADeployment(t *testing.T) {
+	in := miosa.Instance{ID: "ri_1", Goal: miosa.GoalRun, Generation: 1, Proven: true, CreatedReason: "an instance is needed for slot 0"}
+	in.Words = []miosa.Word{{ID: "rol_1/began", Text: "publish of version 1 began"}}
+	p := &teller{m: lifecycle.New(in), now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)}
+	p.do(lifecycle.Assigned{Instance: in})
+	p.want(t, "publish of version 1 began", "created: an instance is needed for slot 0", "boot 1 began")
+	p.do(lifecycle.Assigned{Instance: in})
+	p.want(t)
+
+	old := in
+	in.Generation = 2
+	in.Words = append(in.Words[:1:1], miosa.Word{ID: "rol_1/live", Text: "version 1 is live"})
+	p.do(lifecycle.Assigned{Instance: in})
+	p.do(lifecycle.Assigned{Instance: old})
+	p.do(lifecycle.Assigned{Instance: in})
+	p.want(t, "version 1 is live")
+
+	p.up(1)
+	p.out = nil
+	in.Generation, in.Goal, in.GoalReason = 3, miosa.GoalDrain, "its version is no longer wanted"
+	in.Words = append(in.Words[1:2:2], miosa.Word{ID: "rol_2/live", Text: "version 2 is live in its place"})
+	p.do(lifecycle.Assigned{Instance: in})
+	in.Generation, in.Goal = 4, miosa.GoalStop
+	p.do(lifecycle.Assigned{Instance: in})
+	p.do(lifecycle.Vanished{Boot: 1})
+	p.want(t, "version 2 is live in its place", "draining: its version is no longer wanted", "stopping", "stopped")
 }

@@ -166,6 +166,7 @@ func (c *call) writePlan(name string, in resource.PlanPut, exists bool) (resourc
 	for _, l := range limits {
 		f.between(l.name, l.v, 0, 1<<30)
 	}
+	f.between("max_log_rate", in.MaxLogRate, -1, 1<<30)
 	if err := f.err(); err != nil {
 		if exists && !validLabel(name, maxSlug) {
 			err = absent("plan", name)
@@ -199,6 +200,9 @@ func (c *call) writePlan(name string, in resource.PlanPut, exists bool) (resourc
 			if l.v != nil {
 				*l.of(&p) = *l.v
 			}
+		}
+		if in.MaxLogRate != nil {
+			p.MaxLogRate = *in.MaxLogRate
 		}
 		p.UpdatedAt = now
 		if err := store.Save(tx, store.Plans, p); err != nil {

@@ -345,3 +345,54 @@ func TestGoneReleases(t *testing.T) {
 		t.Errorf("uploaded again: %s", a.Raw)
 	}
 }
+
+// How much may be logged is the service's own, changes no version, and stays
+// within the plan.
+func TestLogLimits(t *testing.T) {
+	p := start(t, api.Config{})
+	dep := p.deploy("shop")
+	first := p.publish(dep, p.upload(dep, "x"), "/app/server")
+	p.settled(dep)
+	services, _ := first.at("data.services").([]any)
+	svc := services[0].(map[string]any)["id"].(string)
+	for _, c := range []struct {
+		body   string
+		status int
+		want   string // the limit then
+	}{
+		{`{}`, 200, `"logs":{"lines_per_second":null,"burst":null,"unlimited":false}`},
+		{`{"logs": {"lines_per_second": 20000}}`, 200, `"logs":{"lines_per_second":20000,"burst":null,"unlimited":false}`},
+		{`{"logs": {"burst": 500000}}`, 200, `"logs":{"lines_per_second":20000,"burst":500000,"unlimited":false}`},
+		{`{"logs": {"burst": 500001}}`, 402, ""},
+		{`{"logs": {"lines_per_second": 50001}}`, 402, ""},
+		{`{"logs": {"unlimited": true}}`, 402, ""},
+		{`{"logs": {"lines_per_second": 0}}`, 422, ""},
+		{`{"logs": {"lines_per_second": -1}}`, 422, ""},
+		{`{"logs": {"burst": 0}}`, 422, ""},
+		{`{"logs": {"lines_per_second": "many"}}`, 422, ""},
+		{`{"logs": {"unlimited": true, "burst": 5}}`, 422, ""},
+		{`{"desired_replicas": 2}`, 200, `"logs":{"lines_per_second":20000,"burst":500000,"unlimited":false}`},
+		{`{"logs": {"lines_per_second": null}}`, 200, `"logs":{"lines_per_second":null,"burst":500000,"unlimited":false}`},
+	} {
+		a := p.call("PATCH", "/services/"+svc, c.body)
+		if a.Status != c.status || !strings.Contains(a.Raw, c.want) {
+			t.Errorf("%s: %d, want %d %s\n%s", c.body, a.Status, c.status, c.want, a.Raw)
+		}
+	}
+	admin := p.bearer(p.Admin)
+	p.want(422, "PATCH", "/admin/plans/default", `{"max_log_rate": -2}`, admin)
+	if a := p.want(200, "PATCH", "/admin/plans/default", `{"max_log_rate": -1}`, admin); a.at("data.max_log_rate") != -1.0 {
+		t.Errorf("%s", a.Raw)
+	}
+	if a := p.want(200, "PATCH", "/services/"+svc, `{"logs": {"unlimited": true}}`); !strings.Contains(a.Raw, `"logs":{"lines_per_second":null,"burst":null,"unlimited":true}`) {
+		t.Errorf("%s", a.Raw)
+	}
+	if a := p.want(200, "PATCH", "/services/"+svc, `{"logs": {"lines_per_second": 7}}`); !strings.Contains(a.Raw, `"logs":{"lines_per_second":7,"burst":null,"unlimited":false}`) {
+		t.Errorf("%s", a.Raw)
+	}
+	if a := p.want(200, "GET", "/deployments/"+dep+"/versions", nil); a.at("page.total") != 1.0 {
+		t.Errorf("it made a version: %s", a.Raw)
+	}
+	p.want(200, "PATCH", "/admin/plans/default", `{"max_log_rate": 0}`, admin)
+	p.want(402, "PATCH", "/services/"+svc, `{"logs": {"lines_per_second": 50001}}`)
+}

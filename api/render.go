@@ -183,6 +183,7 @@ func serviceView(s miosa.Service, active miosa.Version, rollout string, instance
 		Resources: resourcesResource(spec.Resources), Regions: lines(s.Regions),
 		Sticky:   resource.Sticky{Mode: string(s.Sticky.Mode), Name: s.Sticky.Name},
 		Restart:  resource.Restart{Policy: string(s.Restart.Mode), MaxAgeSeconds: int(s.Restart.MaxAge / time.Second)},
+		Logs:     resource.LogLimit{LinesPerSecond: num(s.Logs.LinesPerSecond), Burst: num(s.Logs.Burst), Unlimited: s.Logs.Unlimited},
 		Metadata: metadata(s.Metadata), CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
 	}
 	if live {
@@ -321,7 +322,8 @@ func planResource(p miosa.Plan) resource.Plan {
 	return resource.Plan{
 		Name: p.Name, GPU: p.GPU, LogDays: p.LogDays, MaxReplicas: p.MaxReplicas, MaxInstances: p.MaxInstances,
 		MaxVCPUs: p.MaxVCPUs, MaxMemoryMB: p.MaxMemoryMB, MaxDiskMB: p.MaxDiskMB, MaxDeployments: p.MaxDeployments,
-		CreatedAt: p.CreatedAt.UTC(), UpdatedAt: p.UpdatedAt.UTC(),
+		MaxLogRate: logRate(p),
+		CreatedAt:  p.CreatedAt.UTC(), UpdatedAt: p.UpdatedAt.UTC(),
 	}
 }
 

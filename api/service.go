@@ -129,7 +129,7 @@ func (s serviceChange) frozen() bool {
 // unfrozen reports whether the service's own record changes.
 func (s serviceChange) unfrozen() bool {
 	p := s.patch
-	return p.DesiredReplicas != nil || p.Regions != nil || p.Sticky != nil || p.Restart != nil || p.Metadata != nil
+	return p.DesiredReplicas != nil || p.Regions != nil || p.Sticky != nil || p.Restart != nil || p.Logs != nil || p.Metadata != nil
 }
 
 func (s *Server) patchService(c *call, in resource.ServicePatch) (resource.Service, error) {
@@ -310,12 +310,18 @@ func (c *call) txService(tx *store.Tx, s miosa.Service, p resource.ServicePatch,
 		s.Sticky = f.sticky("sticky", *p.Sticky)
 	}
 	s.Restart = f.restart("restart", s.Restart, p.Restart)
+	s.Logs = f.logLimit("logs", s.Logs, p.Logs)
 	f.metadata("metadata", p.Metadata)
 	if p.Metadata != nil {
 		s.Metadata = p.Metadata
 	}
 	if err := f.err(); err != nil {
 		return s, err
+	}
+	if p.Logs != nil {
+		if err := fitsLogs(plan, s.Name, s.Logs); err != nil {
+			return s, err
+		}
 	}
 	if p.DesiredReplicas != nil {
 		if err := c.room(plan, miosa.Environment{}, []miosa.Service{s}); err != nil {

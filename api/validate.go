@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -280,6 +281,55 @@ func (f *faults) restart(field string, r miosa.RestartPolicy, p *resource.Restar
 		}
 	}
 	return r
+}
+
+// logLimit applies a change of how much may be logged.
+func (f *faults) logLimit(field string, l miosa.LogLimit, p *resource.LogLimitPatch) miosa.LogLimit {
+	if p == nil {
+		return l
+	}
+	if p.Unlimited != nil {
+		l.Unlimited = *p.Unlimited
+		if l.Unlimited {
+			if given(p.LinesPerSecond) || given(p.Burst) {
+				f.add(field+".unlimited", "goes with no number: give either")
+			}
+			return miosa.LogLimit{Unlimited: true}
+		}
+	}
+	set := func(name string, to *int, v resource.Nullable[int], most int) {
+		if !v.Set {
+			return
+		}
+		*to = 0
+		if given(v) {
+			f.between(field+"."+name, &v.Value, 1, most)
+			*to, l.Unlimited = v.Value, false
+		}
+	}
+	set("lines_per_second", &l.LinesPerSecond, p.LinesPerSecond, 1_000_000)
+	set("burst", &l.Burst, p.Burst, 10_000_000)
+	return l
+}
+
+func given(v resource.Nullable[int]) bool { return v.Set && !v.Null }
+
+// logRate is how many lines a second the plan allows; -1: any number.
+func logRate(plan miosa.Plan) int {
+	return max(cmp.Or(plan.MaxLogRate, miosa.DefaultPlan().MaxLogRate), -1)
+}
+
+// burstSeconds is for how long a burst may be of the plan's most.
+const burstSeconds = 10
+
+// fitsLogs checks a log limit against the plan.
+func fitsLogs(plan miosa.Plan, service string, l miosa.LogLimit) error {
+	most := logRate(plan)
+	if most < 0 || !l.Unlimited && l.LinesPerSecond <= most && l.Burst <= burstSeconds*most {
+		return nil
+	}
+	return quota(fmt.Sprintf("service %s: plan %s allows %d log lines a second an instance, and %d at once; ask for fewer, or the operator for another plan",
+		service, plan.Name, most, burstSeconds*most))
 }
 
 // fits checks a size against the plan: what a plan doesn't hold is a

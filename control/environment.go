@@ -113,6 +113,8 @@ type pass struct {
 
 	envChanged, depChanged bool
 	versions               map[string]miosa.Version // changed in this pass
+	speaker                map[string]string        // see speakers
+	told                   map[string]bool
 }
 
 func (p *pass) empty() bool {
@@ -141,6 +143,7 @@ func (p *pass) decide() {
 	p.dep = p.m.w.deployments[p.env.DeploymentID]
 	p.versions = map[string]miosa.Version{}
 	p.all = p.m.instancesOf(p.env.ID)
+	p.speakers()
 	p.rollouts()
 	p.slots()
 	p.existing()
@@ -330,7 +333,7 @@ func (p *pass) create(a reconcile.Action) {
 		TenantID: p.env.TenantID, DeploymentID: p.env.DeploymentID, EnvironmentID: p.env.ID,
 		ServiceID: a.Service.ID, VersionID: a.Version, Slot: a.Slot, Replaces: a.Replaces,
 		Spec: a.Spec, Restart: a.Service.Restart, Proven: a.Proven, PriorFailures: a.Failures,
-		Goal: miosa.GoalRun, GoalSince: p.now, DrainSeconds: a.Service.DrainSeconds,
+		Goal: miosa.GoalRun, GoalSince: p.now, DrainSeconds: a.Service.DrainSeconds, Logs: a.Service.Logs,
 		CreatedAt: p.now, UpdatedAt: p.now, CreatedReason: a.Reason,
 	}
 	p.bytes += recordBytes
@@ -345,6 +348,7 @@ func (p *pass) create(a reconcile.Action) {
 		avoid = []string{a.Avoid}
 	}
 	p.place(&i, a.Service, avoid)
+	p.tell(&i)
 	p.commit.Create = append(p.commit.Create, i)
 }
 
@@ -387,6 +391,7 @@ func (p *pass) drain(i miosa.Instance, reason string) {
 		i.Goal = miosa.GoalStop
 	}
 	p.instanceEvent("instance.drained", reason, i)
+	p.tell(&i)
 	p.assign(i)
 	if i.HostID == "" {
 		p.finish(i, reason)
@@ -449,11 +454,23 @@ func (p *pass) existing() {
 			if p.place(&i, p.m.w.services[i.ServiceID], p.avoid(i)) {
 				p.assign(i)
 			}
-		case !i.Proven && p.proven(i.VersionID):
-			i.Proven = true
+		case p.update(&i):
 			p.assign(i)
 		}
 	}
+}
+
+// update brings a running instance's assignment up to date in what its host
+// applies without a boot.
+func (p *pass) update(i *miosa.Instance) bool {
+	changed := p.tell(i)
+	if !i.Proven && p.proven(i.VersionID) {
+		i.Proven, changed = true, true
+	}
+	if svc, ok := p.m.w.services[i.ServiceID]; ok && i.Logs != svc.Logs {
+		i.Logs, changed = svc.Logs, true
+	}
+	return changed
 }
 
 // avoid is the host that a replacement flees, if it does.

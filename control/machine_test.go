@@ -229,7 +229,7 @@ func (b *bench) publish() {
 			}),
 			store.Save(tx, store.Rollouts, miosa.Rollout{
 				ID: rollout, TenantID: tenant, DeploymentID: deployment, EnvironmentID: environment, TargetID: id, FromID: env.ActiveVersionID,
-				Promote: true, Step: miosa.StepStarting, CreatedAt: b.now, Deadline: b.now.Add(10 * time.Minute),
+				Promote: true, Step: miosa.StepStarting, StepSince: b.now, CreatedAt: b.now, Deadline: b.now.Add(10 * time.Minute),
 			}))
 	})
 }
@@ -299,6 +299,7 @@ func (b *bench) step() {
 				return err
 			}
 			s.DesiredReplicas = n
+			s.Logs.LinesPerSecond = 100 * n
 			return store.Save(tx, store.Services, s)
 		})
 	case 16:
@@ -388,6 +389,31 @@ func (b *bench) state() string {
 	return out.String()
 }
 
+// carried: what a host applies without a boot has come to every instance, and
+// nothing is told twice.
+func (b *bench) carried() {
+	s, err := store.Get(context.Background(), b.store, store.Services, store.ServiceKey(tenant, deployment, service))
+	if err != nil {
+		b.Fatal(err)
+	}
+	told := map[string]string{}
+	for _, i := range b.instances() {
+		if !i.State().Terminal() && i.Logs != s.Logs {
+			b.Errorf("%s may log %+v, its service %+v", i.ID, i.Logs, s.Logs)
+		}
+		if len(i.Words) > miosa.MaxWords {
+			b.Errorf("%s has %d words", i.ID, len(i.Words))
+		}
+		for _, w := range i.Words {
+			key := i.VersionID + "/" + w.ID
+			if other := told[key]; other != "" {
+				b.Errorf("%s and %s of version %s tell %q", other, i.ID, i.VersionID, w.Text)
+			}
+			told[key] = i.ID
+		}
+	}
+}
+
 // Whatever comes late, twice, anew or not at all: a slot is filled once, an
 // environment has one commit under way, a host is not promised twice, and in
 // the end everything rests.
@@ -398,5 +424,6 @@ func TestMachine(t *testing.T) {
 			b.step()
 		}
 		b.calm()
+		b.carried()
 	})
 }

@@ -159,7 +159,10 @@ func (u *users) act() {
 	case roll < 40:
 		n := s.rng.IntN(5)
 		s.trace("scale %s to %d", a.dep.Name, n)
-		u.edit(a, a.svcs[0], func(svc *miosa.Service) { svc.DesiredReplicas = n })
+		u.edit(a, a.svcs[0], func(svc *miosa.Service) {
+			svc.DesiredReplicas = n
+			svc.Logs.LinesPerSecond = 1000 * n
+		})
 	case roll < 50:
 		u.rollback(a)
 	case roll < 56:

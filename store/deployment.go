@@ -180,6 +180,7 @@ type serviceRecord struct {
 	Sticky          stickyRecord        `json:"sticky,omitzero"`
 	Restart         restartPolicyRecord `json:"restart,omitzero"`
 	DrainSeconds    int                 `json:"drain_seconds,omitempty"`
+	Logs            logLimitRecord      `json:"logs,omitzero"`
 	Metadata        map[string]any      `json:"metadata,omitempty"`
 	CreatedAt       time.Time           `json:"created_at,omitzero"`
 	UpdatedAt       time.Time           `json:"updated_at,omitzero"`
@@ -198,6 +199,7 @@ func serviceToRecord(v miosa.Service) serviceRecord {
 		Sticky:          stickyToRecord(v.Sticky),
 		Restart:         restartPolicyToRecord(v.Restart),
 		DrainSeconds:    v.DrainSeconds,
+		Logs:            logLimitToRecord(v.Logs),
 		Metadata:        v.Metadata,
 		CreatedAt:       utc(v.CreatedAt),
 		UpdatedAt:       utc(v.UpdatedAt),
@@ -217,6 +219,7 @@ func (r serviceRecord) noun() miosa.Service {
 		Sticky:          r.Sticky.noun(),
 		Restart:         r.Restart.noun(),
 		DrainSeconds:    r.DrainSeconds,
+		Logs:            r.Logs.noun(),
 		Metadata:        r.Metadata,
 		CreatedAt:       r.CreatedAt,
 		UpdatedAt:       r.UpdatedAt,
@@ -286,5 +289,27 @@ func (r restartPolicyRecord) noun() miosa.RestartPolicy {
 	return miosa.RestartPolicy{
 		Mode:   r.Mode,
 		MaxAge: r.MaxAge,
+	}
+}
+
+type logLimitRecord struct {
+	LinesPerSecond int  `json:"lines_per_second,omitempty"`
+	Burst          int  `json:"burst,omitempty"`
+	Unlimited      bool `json:"unlimited,omitempty"`
+}
+
+func logLimitToRecord(v miosa.LogLimit) logLimitRecord {
+	return logLimitRecord{
+		LinesPerSecond: v.LinesPerSecond,
+		Burst:          v.Burst,
+		Unlimited:      v.Unlimited,
+	}
+}
+
+func (r logLimitRecord) noun() miosa.LogLimit {
+	return miosa.LogLimit{
+		LinesPerSecond: r.LinesPerSecond,
+		Burst:          r.Burst,
+		Unlimited:      r.Unlimited,
 	}
 }

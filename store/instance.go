@@ -35,6 +35,8 @@ type instanceRecord struct {
 	GoalReason    string              `json:"goal_reason,omitempty"`
 	GoalSince     time.Time           `json:"goal_since,omitzero"`
 	DrainSeconds  int                 `json:"drain_seconds,omitempty"`
+	Logs          logLimitRecord      `json:"logs,omitzero"`
+	Words         []wordRecord        `json:"words,omitempty"`
 	HostID        string              `json:"host_id,omitempty"`
 	Region        string              `json:"region,omitempty"`
 	Zone          string              `json:"zone,omitempty"`
@@ -68,6 +70,8 @@ func instanceToRecord(v miosa.Instance) instanceRecord {
 		GoalReason:    v.GoalReason,
 		GoalSince:     utc(v.GoalSince),
 		DrainSeconds:  v.DrainSeconds,
+		Logs:          logLimitToRecord(v.Logs),
+		Words:         each(v.Words, wordToRecord),
 		HostID:        v.HostID,
 		Region:        v.Region,
 		Zone:          v.Zone,
@@ -102,6 +106,8 @@ func (r instanceRecord) noun() miosa.Instance {
 		GoalReason:    r.GoalReason,
 		GoalSince:     r.GoalSince,
 		DrainSeconds:  r.DrainSeconds,
+		Logs:          r.Logs.noun(),
+		Words:         each(r.Words, wordRecord.noun),
 		HostID:        r.HostID,
 		Region:        r.Region,
 		Zone:          r.Zone,
@@ -114,6 +120,28 @@ func (r instanceRecord) noun() miosa.Instance {
 		CreatedAt:     r.CreatedAt,
 		UpdatedAt:     r.UpdatedAt,
 		CreatedReason: r.CreatedReason,
+	}
+}
+
+type wordRecord struct {
+	ID   string    `json:"id,omitempty" store:"identity"`
+	At   time.Time `json:"at,omitzero"`
+	Text string    `json:"text,omitempty"`
+}
+
+func wordToRecord(v miosa.Word) wordRecord {
+	return wordRecord{
+		ID:   v.ID,
+		At:   utc(v.At),
+		Text: v.Text,
+	}
+}
+
+func (r wordRecord) noun() miosa.Word {
+	return miosa.Word{
+		ID:   r.ID,
+		At:   r.At,
+		Text: r.Text,
 	}
 }
 

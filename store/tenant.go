@@ -65,6 +65,7 @@ type planRecord struct {
 	MaxMemoryMB    int       `json:"max_memory_mb,omitempty"`
 	MaxDiskMB      int       `json:"max_disk_mb,omitempty"`
 	MaxDeployments int       `json:"max_deployments,omitempty"`
+	MaxLogRate     int       `json:"max_log_rate,omitempty"`
 	CreatedAt      time.Time `json:"created_at,omitzero"`
 	UpdatedAt      time.Time `json:"updated_at,omitzero"`
 }
@@ -80,6 +81,7 @@ func planToRecord(v miosa.Plan) planRecord {
 		MaxMemoryMB:    v.MaxMemoryMB,
 		MaxDiskMB:      v.MaxDiskMB,
 		MaxDeployments: v.MaxDeployments,
+		MaxLogRate:     v.MaxLogRate,
 		CreatedAt:      utc(v.CreatedAt),
 		UpdatedAt:      utc(v.UpdatedAt),
 	}
@@ -96,6 +98,7 @@ func (r planRecord) noun() miosa.Plan {
 		MaxMemoryMB:    r.MaxMemoryMB,
 		MaxDiskMB:      r.MaxDiskMB,
 		MaxDeployments: r.MaxDeployments,
+		MaxLogRate:     r.MaxLogRate,
 		CreatedAt:      r.CreatedAt,
 		UpdatedAt:      r.UpdatedAt,
 	}

@@ -61,6 +61,7 @@ type Plan struct {
 	MaxMemoryMB    int       `json:"max_memory_mb" doc:"Per instance."`
 	MaxDiskMB      int       `json:"max_disk_mb" doc:"Per instance."`
 	MaxDeployments int       `json:"max_deployments"`
+	MaxLogRate     int       `json:"max_log_rate" doc:"Log lines a second that a service may be allowed, per instance; -1: any number."`
 	CreatedAt      time.Time `json:"created_at"`
 	UpdatedAt      time.Time `json:"updated_at"`
 }
@@ -76,6 +77,7 @@ type PlanPut struct {
 	MaxMemoryMB    *int   `json:"max_memory_mb,omitempty"`
 	MaxDiskMB      *int   `json:"max_disk_mb,omitempty"`
 	MaxDeployments *int   `json:"max_deployments,omitempty"`
+	MaxLogRate     *int   `json:"max_log_rate,omitempty" doc:"-1: any number; 0: the default plan's."`
 }
 
 // APIKey is a credential; the secret itself is not part of it.

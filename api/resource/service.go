@@ -22,6 +22,7 @@ type Service struct {
 	Regions         []string       `json:"regions"`
 	Sticky          Sticky         `json:"sticky"`
 	Restart         Restart        `json:"restart"`
+	Logs            LogLimit       `json:"logs"`
 	Metadata        map[string]any `json:"metadata"`
 	CreatedAt       time.Time      `json:"created_at"`
 	UpdatedAt       time.Time      `json:"updated_at"`
@@ -81,6 +82,22 @@ type RestartPatch struct {
 	MaxAgeSeconds *int    `json:"max_age_seconds,omitempty" doc:"0, or at least 60."`
 }
 
+// LogLimit is how much each instance may log. What is over it is dropped, with
+// a line in its place that counts it; system lines are never limited.
+type LogLimit struct {
+	LinesPerSecond *int `json:"lines_per_second" doc:"For long; null: the host's default, 5000 unless the operator says otherwise."`
+	Burst          *int `json:"burst" doc:"At once, after a silence; null: four seconds' worth."`
+	Unlimited      bool `json:"unlimited" doc:"No limit; the plan must allow any number."`
+}
+
+// LogLimitPatch changes how much may be logged; absent fields stay. It applies
+// to running instances at once.
+type LogLimitPatch struct {
+	LinesPerSecond Nullable[int] `json:"lines_per_second,omitzero" doc:"1–1000000, within the plan's max_log_rate; null: the default."`
+	Burst          Nullable[int] `json:"burst,omitzero" doc:"1–10000000, at most ten seconds' worth of the plan's max_log_rate; null: the default."`
+	Unlimited      *bool         `json:"unlimited,omitempty" doc:"true lifts the limit, where the plan allows any number, and clears the other two."`
+}
+
 // ServicePatch changes a service; absent fields stay. run_command, port,
 // health_check and resources are frozen in a version: changing them makes a
 // new version of the same release and rolls it out.
@@ -89,6 +106,7 @@ type ServicePatch struct {
 	Regions         *[]string       `json:"regions,omitempty" doc:"Slugs of /compute/regions; empty: any."`
 	Sticky          *Sticky         `json:"sticky,omitempty"`
 	Restart         *RestartPatch   `json:"restart,omitempty"`
+	Logs            *LogLimitPatch  `json:"logs,omitempty"`
 	Metadata        map[string]any  `json:"metadata,omitempty"`
 	RunCommand      *string         `json:"run_command,omitempty"`
 	Port            *int            `json:"port,omitempty"`

@@ -1,0 +1,134 @@
+package control
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/miosa/miosa"
+)
+
+// wordsFor is how long after a rollout's step an instance's log is still told
+// of it: an older step is no news.
+const wordsFor = 10 * time.Minute
+
+// words are what the log of an instance is to tell of the rollouts of its
+// environment and does not tell yet. Of a service's instances in one version
+// one speaks for all: see speaker.
+func (p *pass) words(i miosa.Instance) []miosa.Word {
+	var out []miosa.Word
+	told := map[string]bool{}
+	for _, w := range i.Words {
+		told[w.ID] = true
+	}
+	rollouts := p.rolloutsNow()
+	for _, r := range rollouts[max(0, len(rollouts)-2):] {
+		what, text := p.word(r, i)
+		made := what == "began" && i.VersionID == r.TargetID // by it, and after it
+		if !made && r.StepSince.Before(i.CreatedAt) || p.now.Sub(r.StepSince) > wordsFor {
+			continue
+		}
+		if id := r.ID + "/" + what; text != "" && !told[id] && !p.told[i.ServiceID+"/"+i.VersionID+"/"+id] {
+			out = append(out, miosa.Word{ID: id, At: p.now, Text: text})
+		}
+	}
+	return out
+}
+
+// word is what a rollout's present step means to an instance, if it does.
+func (p *pass) word(r miosa.Rollout, i miosa.Instance) (what, text string) {
+	target, ok := p.version(r.TargetID)
+	if !ok {
+		return "", ""
+	}
+	whole := fmt.Sprintf("%s of version %d", r.Kind, target.Number)
+	mine := i.VersionID == r.TargetID
+	switch {
+	case !mine && (r.FromID == "" || i.VersionID != r.FromID):
+		return "", ""
+	case r.Live() && r.CancelledBy == "":
+		what, text = "began", fmt.Sprintf("%s began (%s%s)", whole, r.ID, by(r.Requester))
+	case r.Step == miosa.StepDraining, r.Step == miosa.StepDone && r.Promote:
+		if mine {
+			return "live", fmt.Sprintf("version %d is live (%s, %s)", target.Number, r.Kind, r.ID)
+		}
+		return "live", fmt.Sprintf("version %d is live in its place (%s, %s)", target.Number, r.Kind, r.ID)
+	case r.Step == miosa.StepDone:
+		what, text = "proven", whole+" ended: "+r.Reason
+	case r.Step == miosa.StepFailed:
+		what, text = "failed", whole+" failed: "+clipped(r.Reason)
+	case r.Step == miosa.StepCancelled:
+		what, text = "cancelled", whole+" ended: "+r.Reason
+	}
+	if text != "" && !mine && r.Step.Terminal() {
+		text += "; this version stays live"
+	}
+	return what, text
+}
+
+func by(requester string) string {
+	if requester == "" {
+		return ""
+	}
+	return ", asked for by " + requester
+}
+
+// rolloutsNow are the environment's rollouts as this pass leaves them, in order
+// of ID.
+func (p *pass) rolloutsNow() []miosa.Rollout {
+	out := sorted(p.m.w.members(p.env.ID).rollouts, p.m.w.rollouts)
+	for _, put := range p.commit.Put {
+		if changed, ok := put.(miosa.Rollout); ok {
+			for n := range out {
+				if out[n].ID == changed.ID {
+					out[n] = changed
+				}
+			}
+		}
+	}
+	return out
+}
+
+// speakers finds for each service and version the instance that speaks for all:
+// the lowest slot that has a host; and what was told already.
+func (p *pass) speakers() {
+	p.speaker, p.told = map[string]string{}, map[string]bool{}
+	slot := map[string]int{}
+	for _, i := range p.all {
+		group := i.ServiceID + "/" + i.VersionID
+		for _, w := range i.Words {
+			p.told[group+"/"+w.ID] = true
+		}
+		if i.HostID == "" || i.State().Terminal() {
+			continue
+		}
+		if n, ok := slot[group]; !ok || i.Slot < n {
+			slot[group], p.speaker[group] = i.Slot, i.ID
+		}
+	}
+}
+
+// tell adds what is due to an instance that speaks.
+func (p *pass) tell(i *miosa.Instance) bool {
+	group := i.ServiceID + "/" + i.VersionID
+	if i.ID == "" && i.HostID != "" && p.speaker[group] == "" {
+		p.speaker[group] = "the one that is made now"
+	} else if i.ID == "" || p.speaker[group] != i.ID {
+		return false
+	}
+	due := p.words(*i)
+	if len(due) == 0 {
+		return false
+	}
+	for _, w := range due {
+		p.told[group+"/"+w.ID] = true
+	}
+	all := append(append([]miosa.Word(nil), i.Words...), due...)
+	i.Words = all[max(0, len(all)-miosa.MaxWords):]
+	return true
+}
+
+// clipped bounds what a rollout's reason may add to a record.
+func clipped(reason string) string {
+	return strings.ToValidUTF8(reason[:min(len(reason), 2<<10)], "\uFFFD")
+}
