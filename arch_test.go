@@ -38,7 +38,7 @@ var notAdapters = map[string]string{
 }
 
 // loops run for as long as the process does.
-var loops = []string{"control", "agent", "edge", "api", "logs/plane"}
+var loops = []string{"control", "agent", "edge", "api", "logs/plane", "trace"}
 
 // joins are the only folders that may join loops to adapters.
 var joins = []string{"cmd", "sim", "bench"}

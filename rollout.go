@@ -48,6 +48,7 @@ type Rollout struct {
 	Requester     string    // key ID
 	Reason        string    // why it ended as it did, or what it waits for
 	CancelledBy   string    // rollout that asks for it to end
+	Traceparent   string    // of the request that asked for it (W3C Trace Context); "": none
 	CreatedAt     time.Time
 	UpdatedAt     time.Time
 	FinishedAt    time.Time

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -467,6 +468,7 @@ func (c *call) startRollout(tx *store.Tx, env miosa.Environment, v miosa.Version
 		ID: id, TenantID: env.TenantID, DeploymentID: env.DeploymentID, EnvironmentID: env.ID, Kind: kind,
 		TargetID: v.ID, FromID: env.ActiveVersionID, Promote: promote, Step: miosa.StepStarting, StepSince: now,
 		Deadline: now.Add(rollout.StartDeadline), Requester: c.key.ID, CreatedAt: now, UpdatedAt: now,
+		Traceparent: traceparent(c.r.Header.Get("Traceparent")),
 	}
 	if err := store.Save(tx, store.Rollouts, r); err != nil {
 		return miosa.Rollout{}, err
@@ -474,6 +476,16 @@ func (c *call) startRollout(tx *store.Tx, env miosa.Environment, v miosa.Version
 	tx.SetIndex(store.LiveKey(env.TenantID, env.ID), id, 0)
 	return r, nil
 }
+
+// traceparent is the header as it may be kept: well-formed, or nothing.
+func traceparent(header string) string {
+	if !validTraceparent.MatchString(header) {
+		return ""
+	}
+	return header
+}
+
+var validTraceparent = regexp.MustCompile(`^[0-9a-e][0-9a-f]-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
 
 // await follows a rollout from a revision on until it is decided: live, or
 // ended without that. ended is false when the time is over first.

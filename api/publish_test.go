@@ -396,3 +396,28 @@ func TestLogLimits(t *testing.T) {
 	p.want(200, "PATCH", "/admin/plans/default", `{"max_log_rate": 0}`, admin)
 	p.want(402, "PATCH", "/services/"+svc, `{"logs": {"lines_per_second": 50001}}`)
 }
+
+// A caller's trace is kept with the rollout that it asks for, if it is one.
+func TestTraceparentIsKept(t *testing.T) {
+	p := start(t, api.Config{})
+	dep := p.deploy("shop")
+	for n, c := range []struct{ header, want string }{
+		{"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+		{"00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01", ""},
+		{"ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", ""},
+		{strings.Repeat("0", 5000), ""},
+	} {
+		a := p.want(202, "POST", "/deployments/"+dep+"/publish", map[string]any{"release_id": p.upload(dep, "x"), "run_command": "/app/server"}, "Traceparent: "+c.header)
+		p.settled(dep)
+		var kept []string
+		for r, err := range store.List(t.Context(), p.Store, store.Rollouts, store.RolloutsOf(a.text("data.deployment.tenant_id"), dep), store.ScanOptions{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept = append(kept, r.Traceparent)
+		}
+		if len(kept) != n+1 || kept[n] != c.want {
+			t.Errorf("%.60q: kept %q", c.header, kept)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/schedule"
 	"github.com/miosa/miosa/store"
 )
 
@@ -21,6 +22,15 @@ type Options struct {
 	Config
 	PublicURL func(miosa.Tenant, miosa.Deployment, miosa.Environment) string
 	Bindings  []Binding
+	Observer  Observer // nil: none
+}
+
+// Observer sees the records as the machine does, and where instances are
+// placed. It must not block, nor change what it is given.
+type Observer interface {
+	Loaded(nouns []any)
+	Changed(put []any, gone []string)
+	Placed(i miosa.Instance, waited []string, a schedule.Answer)
 }
 
 // Control is the control plane. Make it with New, then Run it; Link and Feed
@@ -74,6 +84,7 @@ func (c *Control) Run(ctx context.Context) error {
 		case <-timer.C:
 			ev = Tick{}
 		}
+		c.observe(ev)
 		for _, effect := range machine.Handle(time.Now().UTC(), ev) {
 			c.carryOut(ctx, effect, slots)
 		}
@@ -97,6 +108,9 @@ func (c *Control) carryOut(ctx context.Context, effect Effect, slots chan struct
 			slots <- struct{}{}
 			done := c.commit(ctx, e)
 			<-slots
+			if done.Err == nil && !done.Conflict {
+				c.placed(e)
+			}
 			if done.Err != nil && ctx.Err() == nil {
 				c.log.Error("commit failed", "environment", e.Environment, "err", done.Err)
 			}
@@ -110,6 +124,40 @@ func (c *Control) carryOut(ctx context.Context, effect Effect, slots chan struct
 			}
 			c.post(ctx, Purged{Deployment: e.Deployment, Err: err})
 		})
+	}
+}
+
+// observe shows an event to the observer.
+func (c *Control) observe(ev Event) {
+	if c.cfg.Observer == nil {
+		return
+	}
+	switch e := ev.(type) {
+	case Loaded:
+		c.cfg.Observer.Loaded(e.Nouns)
+	case Changed:
+		var gone []string
+		for _, g := range e.Gone {
+			gone = append(gone, g.ID)
+		}
+		c.cfg.Observer.Changed(e.Put, gone)
+	}
+}
+
+// placed shows the observer where a commit that was carried out put instances.
+func (c *Control) placed(e Commit) {
+	if c.cfg.Observer == nil {
+		return
+	}
+	for _, p := range e.Placed {
+		if p.ID == "" && p.Create < len(e.Create) {
+			c.cfg.Observer.Placed(e.Create[p.Create], p.Waited, p.Answer)
+		}
+		for _, put := range e.Put {
+			if i, ok := put.(miosa.Instance); ok && p.ID != "" && i.ID == p.ID {
+				c.cfg.Observer.Placed(i, p.Waited, p.Answer)
+			}
+		}
 	}
 }
 

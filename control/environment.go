@@ -371,6 +371,7 @@ func (p *pass) place(i *miosa.Instance, svc miosa.Service, avoid []string) bool 
 		i.Reasons = answer.Reasons
 		return changed
 	}
+	p.commit.Placed = append(p.commit.Placed, Placement{ID: i.ID, Create: len(p.commit.Create), Waited: i.Reasons, Answer: answer})
 	i.HostID, i.Region, i.Zone = answer.HostID, answer.Region, answer.Zone
 	i.Reasons, i.ScheduledAt = nil, p.now
 	i.Generation++

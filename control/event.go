@@ -5,6 +5,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/routing"
+	"github.com/miosa/miosa/schedule"
 )
 
 // Event is what the machine is fed with.
@@ -72,6 +73,7 @@ type (
 		Create      []miosa.Instance
 		Release     []Live        // index entries of rollouts that are live no more
 		Events      []miosa.Event // without ID
+		Placed      []Placement
 	}
 	// Publish gives a table to every router.
 	Publish struct{ Table routing.Table }
@@ -80,6 +82,14 @@ type (
 	// Purge deletes every record of a deployment.
 	Purge struct{ Tenant, Deployment string }
 )
+
+// Placement is how an instance of a Commit came to its host.
+type Placement struct {
+	ID     string // of the instance in Put; "": it is in Create
+	Create int    // its place there
+	Waited []string
+	Answer schedule.Answer
+}
 
 // Live names the index entry that makes a rollout the one live one.
 type Live struct{ Tenant, Environment, Rollout string }

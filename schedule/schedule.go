@@ -34,6 +34,17 @@ type Answer struct {
 	// Reasons say what each filter turned down, one sentence each, and end
 	// with what would fit.
 	Reasons []string
+	// How it came to that: how many hosts there are, how many fit, and how many
+	// each filter turned down, in order.
+	Fleet      int
+	Candidates int
+	TurnedDown []TurnedDown
+}
+
+// TurnedDown is how many hosts a filter turned down.
+type TurnedDown struct {
+	Filter string
+	Hosts  int
 }
 
 // filter turns hosts down for one reason.
@@ -122,8 +133,15 @@ func Place(r Request, fleet []Host) Answer {
 		}
 		fit = append(fit, h)
 	}
+	answer := Answer{Fleet: len(fleet), Candidates: len(fit)}
+	for i, n := range rejected {
+		if n > 0 {
+			answer.TurnedDown = append(answer.TurnedDown, TurnedDown{filters[i].name, n})
+		}
+	}
 	if len(fit) == 0 {
-		return Answer{Reasons: explain(&r, fleet, rejected)}
+		answer.Reasons = explain(&r, fleet, rejected)
+		return answer
 	}
 	best := slices.MinFunc(fit, func(a, b *Host) int {
 		return cmp.Or(
@@ -133,7 +151,8 @@ func Place(r Request, fleet []Host) Answer {
 			cmp.Compare(a.ID, b.ID),
 		)
 	})
-	return Answer{HostID: best.ID, Region: best.Region, Zone: best.Zone}
+	answer.HostID, answer.Region, answer.Zone = best.ID, best.Region, best.Zone
+	return answer
 }
 
 func firstRejection(r *Request, h *Host) int {

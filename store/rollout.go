@@ -31,6 +31,7 @@ type rolloutRecord struct {
 	Requester     string            `json:"requester,omitempty"`
 	Reason        string            `json:"reason,omitempty"`
 	CancelledBy   string            `json:"cancelled_by,omitempty"`
+	Traceparent   string            `json:"traceparent,omitempty"`
 	CreatedAt     time.Time         `json:"created_at,omitzero"`
 	UpdatedAt     time.Time         `json:"updated_at,omitzero"`
 	FinishedAt    time.Time         `json:"finished_at,omitzero"`
@@ -52,6 +53,7 @@ func rolloutToRecord(v miosa.Rollout) rolloutRecord {
 		Requester:     v.Requester,
 		Reason:        v.Reason,
 		CancelledBy:   v.CancelledBy,
+		Traceparent:   v.Traceparent,
 		CreatedAt:     utc(v.CreatedAt),
 		UpdatedAt:     utc(v.UpdatedAt),
 		FinishedAt:    utc(v.FinishedAt),
@@ -74,6 +76,7 @@ func (r rolloutRecord) noun() miosa.Rollout {
 		Requester:     r.Requester,
 		Reason:        r.Reason,
 		CancelledBy:   r.CancelledBy,
+		Traceparent:   r.Traceparent,
 		CreatedAt:     r.CreatedAt,
 		UpdatedAt:     r.UpdatedAt,
 		FinishedAt:    r.FinishedAt,

@@ -45,6 +45,11 @@ func (p *platform) serveMetrics(ctx context.Context, l net.Listener) error {
 			return err
 		}
 	}
+	if p.tracer != nil {
+		if err := registry.Register(traceFigures(p.tracer)); err != nil {
+			return err
+		}
+	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelWarn)}))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)}

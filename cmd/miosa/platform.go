@@ -33,6 +33,7 @@ import (
 	"github.com/miosa/miosa/secret"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/etcd"
+	"github.com/miosa/miosa/trace"
 	"github.com/miosa/miosa/vmm"
 	"github.com/miosa/miosa/vmm/bundle"
 	"github.com/miosa/miosa/vmm/qemu"
@@ -49,6 +50,7 @@ type platformConfig struct {
 	overcommit                                      float64
 	example, verbose                                bool
 	accessLog                                       string
+	otlpTraces                                      string // endpoint; "": none
 }
 
 // platform is every role in one process, in the order in which they start.
@@ -63,6 +65,7 @@ type platform struct {
 	driver  vmm.Driver
 	network network.Network
 	control *control.Control
+	tracer  *trace.Tracer // nil: none
 	logs    *pebble.Store
 	plane   *plane.Plane
 	agent   *agent.Agent
@@ -266,8 +269,12 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	if err := p.chooseDriver(); err != nil {
 		return err
 	}
+	observer, err := p.trace(ctx)
+	if err != nil {
+		return err
+	}
 	if p.control, err = control.New(control.Options{
-		Config: control.Config{Hosts: p.public.hosts}, PublicURL: p.public.url, Bindings: p.cfg.bindings,
+		Config: control.Config{Hosts: p.public.hosts}, PublicURL: p.public.url, Bindings: p.cfg.bindings, Observer: observer,
 	}, p.store, p.vault, secret.SealTo, p.log); err != nil {
 		return err
 	}
@@ -411,6 +418,9 @@ func (p *platform) start(ctx context.Context, apiListener, metricsListener net.L
 	})
 	p.parts.Go(func() { f.report("control", p.control.Run(ctx)) })
 	p.parts.Go(func() { f.report("agent", p.agent.Run(ctx)) })
+	if p.tracer != nil {
+		p.parts.Go(func() { f.report("traces", p.tracer.Run(ctx)) })
+	}
 	p.parts.Go(func() { f.report("log plane", p.plane.Run(ctx)) })
 	p.parts.Go(func() { f.report("router", p.router.Run(ctx)) })
 	p.parts.Go(func() {

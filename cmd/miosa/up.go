@@ -24,6 +24,7 @@ type upFlags struct {
 	overcommit                                      float64
 	example, verbose                                bool
 	accessLog                                       string
+	otlpTraces                                      string
 }
 
 func upCommand() *cobra.Command {
@@ -73,6 +74,7 @@ a crash. "miosa down" stops everything.`,
 	fl.Float64Var(&f.overcommit, "cpu-overcommit", 8, "how many vCPUs may be promised per core")
 	fl.BoolVar(&f.example, "example", false, "publish the example app if there is no deployment yet")
 	fl.StringVar(&f.accessLog, "access-log", "", "file for the router's access log, one JSON object a line; - for standard output")
+	fl.StringVar(&f.otlpTraces, "otlp-traces", "", "OTLP/HTTP endpoint for traces of rollouts and placements, http(s)://HOST:PORT[/PATH]; headers from OTEL_EXPORTER_OTLP_HEADERS")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log more")
 	return cmd
 }
@@ -84,7 +86,7 @@ func (f upFlags) config() (platformConfig, error) {
 	}
 	cfg := platformConfig{
 		data: data, api: f.api, http: f.http, metrics: f.metrics, driver: f.driver, accel: f.accel, templates: f.templates, logRate: f.logRate, logSpoolMB: f.logSpoolMB, domain: strings.ToLower(strings.Trim(f.domain, ".")),
-		region: f.region, zone: f.zone, overcommit: f.overcommit, example: f.example, accessLog: f.accessLog, verbose: f.verbose,
+		region: f.region, zone: f.zone, overcommit: f.overcommit, example: f.example, accessLog: f.accessLog, verbose: f.verbose, otlpTraces: f.otlpTraces,
 	}
 	switch f.driver {
 	case "auto", "qemu", "sim":
