@@ -186,6 +186,8 @@ func (x *actor) resume(ctx context.Context, s state, vm vmm.VM) {
 	}
 	x.boot = newBoot(ctx, x, s.Observation.Boot)
 	if vm == nil {
+		// What it logged since, and what we had not acknowledged, went with it.
+		x.journal.say(time.Now().UTC(), "… lines may be missing here: the virtual machine ended while the platform was away …")
 		x.boot.cancel()
 		close(x.boot.over)
 		x.inbox <- lifecycle.Vanished{Boot: s.Observation.Boot, Message: "the virtual machine ended while the platform was away", LastLines: x.journal.tail.last()}

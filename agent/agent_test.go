@@ -85,17 +85,23 @@ func (c *control) Observe(_ context.Context, _ string, o miosa.Observation) erro
 // until waits for an observed state.
 func (c *control) until(t *testing.T, want miosa.InstanceState) {
 	t.Helper()
+	c.untilBoot(t, want, 0)
+}
+
+// untilBoot waits for an observed state of that boot, or a later one.
+func (c *control) untilBoot(t *testing.T, want miosa.InstanceState, boot int) {
+	t.Helper()
 	deadline := time.After(patience)
 	for {
 		c.mu.Lock()
-		state, changed := c.observed.State, c.changed
+		observed, changed := c.observed, c.changed
 		c.mu.Unlock()
-		if state == want {
+		if observed.State == want && observed.Boot >= boot {
 			return
 		}
 		select {
 		case <-deadline:
-			t.Fatalf("it is %s, not %s", state, want)
+			t.Fatalf("it is %s in boot %d, not %s", observed.State, observed.Boot, want)
 		case <-changed:
 		}
 	}
@@ -234,6 +240,7 @@ type rig struct {
 	store   *store
 	start   func() (stop func())
 	agent   *agent.Agent // the one started last
+	driver  *sim.Driver
 }
 
 // From the app to the store over two crashes of the agent and one of the app:
@@ -253,7 +260,7 @@ func TestLogsReachTheStore(t *testing.T) {
 	s.until(t, fmt.Sprintf("line %d", len(s.texts(logs.Stdout))+50))
 	c.assign(func(in *miosa.Instance) { in.RestartNonce++ })
 	s.until(t, "boot 2 began")
-	c.until(t, miosa.Healthy)
+	c.untilBoot(t, miosa.Healthy, 2)
 	stop()
 	if err := r.agent.Shutdown(t.Context()); err != nil {
 		t.Error(err)
@@ -261,7 +268,7 @@ func TestLogsReachTheStore(t *testing.T) {
 	stop = start()
 	s.until(t, "stopping: its host goes down")
 	s.until(t, "boot 3 began")
-	c.until(t, miosa.Healthy)
+	c.untilBoot(t, miosa.Healthy, 3)
 	c.assign(func(in *miosa.Instance) { in.Goal, in.GoalReason = miosa.GoalStop, "the service was scaled down" })
 	c.until(t, miosa.Stopped)
 	s.until(t, "stopped")
@@ -323,7 +330,7 @@ func newRig(t *testing.T, command string) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{dir: dir, control: c, store: s}
+	r := &rig{dir: dir, control: c, store: s, driver: driver}
 	r.start = func() (stop func()) {
 		a, err := agent.New(agent.Config{
 			Dir: filepath.Join(dir, "agent"), Host: miosa.Host{ID: "host_1"}, Driver: driver, Network: wires{addr}, Images: images{base},
@@ -405,4 +412,26 @@ func TestALimitChangesWhileItRuns(t *testing.T) {
 	if n := slices.Index(said, "version 1 is live"); n < 0 || slices.Contains(said[n+1:], "version 1 is live") || slices.Contains(said, "boot 2 began") {
 		t.Errorf("%q", said)
 	}
+}
+
+// What a virtual machine still had to say when it ended unseen is lost, nobody
+// knows how much: the log says so.
+func TestAnUnseenEndIsToldOf(t *testing.T) {
+	r := newRig(t, "sim serve log=10")
+	stop := r.start()
+	r.control.until(t, miosa.Healthy)
+	r.store.until(t, "healthy")
+	stop()
+	if _, err := r.driver.Reclaim(t.Context(), func(string) bool { return false }); err != nil {
+		t.Fatal(err)
+	}
+	stop = r.start()
+	defer func() { stop() }()
+	r.store.until(t, "boot 2 began")
+	said := r.store.texts(logs.System)
+	if n := slices.Index(said, "… lines may be missing here: the virtual machine ended while the platform was away …"); n < 0 || n > slices.Index(said, "boot 2 began") {
+		t.Errorf("%q", said)
+	}
+	r.control.assign(func(in *miosa.Instance) { in.Goal = miosa.GoalStop })
+	r.store.until(t, "stopped")
 }

@@ -54,7 +54,7 @@ func (i *Instance) holes(found []*foundSegment, known, cut, doubtful bool) []hol
 	if !known && len(found) > 0 {
 		next = found[0].number
 	}
-	h := hole{number: next, covers: next, whole: true, from: i.pos.done, unknown: !known || doubtful}
+	h := hole{number: next, covers: next, whole: true, from: i.pos.done, unknown: !known}
 	if i.pos.done == nobodyKnows {
 		h.from, h.unknown = spot{}, true
 	}

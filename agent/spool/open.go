@@ -55,19 +55,19 @@ func (s *Spool) open(id string, now time.Time) (_ *Instance, err error) {
 	if i.pos, known, bad, err = readPosition(i.place); err != nil {
 		return nil, err
 	}
-	// The death of our process tears no slot, only a power cut does.
-	err = i.load(now, known, bad && (!known || i.pos.uptime == s.uptime))
+	err = i.load(now, known, bad)
 	return i, err
 }
 
 // load reads the segments, mends what is damaged, and leaves the position
-// written. known: there was a position; doubtful: it may be an older one.
-func (i *Instance) load(now time.Time, known, doubtful bool) error {
+// written. known: there was a position; bad: one that may be newer is damaged.
+func (i *Instance) load(now time.Time, known, bad bool) error {
 	found, err := i.found(known)
 	if err != nil {
 		return err
 	}
 	cut := i.pos.uptime != i.s.uptime
+	doubtful := bad && !(known && cut) // the death of our process tears no slot, only a power cut does
 	owed := i.pos.owed
 	i.guest, i.debt = spot{}, debt{}
 	if n := len(found); n > 0 && cut {
@@ -78,12 +78,12 @@ func (i *Instance) load(now time.Time, known, doubtful bool) error {
 	if !known && len(found) == 0 {
 		i.pos.last = now.UnixMicro() // before this it had nothing to say
 	}
+	if !known && len(found) > 0 || bad {
+		i.pos.done = nobodyKnows
+	}
 	holes := i.holes(found, known, cut, doubtful)
 	damaged := doubtful || slices.ContainsFunc(holes, func(h hole) bool { return !h.cut })
 	sound := i.resume(found)
-	if !known && len(found) > 0 || doubtful {
-		i.pos.done = nobodyKnows
-	}
 	if len(holes) > 0 && holes[0].whole && holes[0].number < i.pos.next.segment {
 		i.pos.next = cursor{segment: holes[0].number, offset: segmentHead}
 	}
