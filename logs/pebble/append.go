@@ -120,6 +120,7 @@ func (s *Store) apply(batches []logs.Kept) (came []logs.Arrival, t ticket, err e
 		// What was counted in memory may not be in the database.
 		clear(s.held)
 		clear(s.used)
+		clear(s.letters)
 		if last, e := s.newest(); e == nil {
 			s.last = last
 		}
@@ -170,6 +171,12 @@ func (s *Store) shrink() {
 			break
 		}
 		delete(s.used, k)
+	}
+	for k := range s.letters {
+		if len(s.letters) <= cachedLetters {
+			break
+		}
+		delete(s.letters, k)
 	}
 }
 
@@ -227,6 +234,9 @@ type writer struct {
 	usage map[usageAt]counter // what is to be added
 	value []byte
 	keys  []byte
+
+	trigrams trigrams
+	operand  []byte
 }
 
 // fresh is what is new of a batch.
@@ -276,6 +286,7 @@ func (s *Store) readPosition(key []byte) (p position, err error) {
 // add puts a batch into the database's: its chunks, its arrival, the position.
 func (w *writer) add(b *logs.Batch, days int, mark uint64) error {
 	w.keys = binary.AppendVarint(w.keys[:0], w.s.now().Unix())
+	path := names(nil, b.Origin.TenantID, b.Origin.DeploymentID, b.Origin.ServiceID, b.Origin.InstanceID)
 	seq := b.First
 	for lines := b.Lines; len(lines) > 0; {
 		micro := lines[0].Time.UnixMicro()
@@ -292,7 +303,10 @@ func (w *writer) add(b *logs.Batch, days int, mark uint64) error {
 			n++
 		}
 		in := bucket{uint16(days), hour}
-		key := place(names(in.key(), b.Origin.TenantID, b.Origin.DeploymentID, b.Origin.ServiceID, b.Origin.InstanceID), micro, logs.Position{Epoch: b.Epoch, Seq: seq})
+		if err := w.letters(in, path, lines[:n]); err != nil {
+			return err
+		}
+		key := place(append(in.key(), path...), micro, logs.Position{Epoch: b.Epoch, Seq: seq})
 		w.value = encode(w.value[:0], &b.Origin, lines[:n], micro)
 		if err := w.b.Set(key, w.value, nil); err != nil {
 			return err

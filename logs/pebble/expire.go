@@ -26,13 +26,18 @@ func (s *Store) Expire(ctx context.Context, now time.Time) error {
 	s.write.Lock()
 	defer s.write.Unlock()
 	b := s.db.NewBatch()
+	clear(s.letters)
 	var due []bucket
 	for _, in := range s.hours.list() {
 		if in.expires().After(now) {
 			continue
 		}
 		due = append(due, in)
-		if err := b.DeleteRange(in.key(), in.end(), nil); err != nil {
+		err := b.DeleteRange(in.key(), in.end(), nil)
+		if err == nil {
+			err = b.DeleteRange(lettersKey(in, nil), lettersEnd(in), nil)
+		}
+		if err != nil {
 			return fmt.Errorf("expire logs: %w", err)
 		}
 	}
@@ -124,7 +129,12 @@ func (s *Store) purge(path []byte) error {
 		if it.SeekGEWithLimit(lower, upper) != lsm.IterValid {
 			continue
 		}
-		if err := b.DeleteRange(lower, upper, nil); err != nil {
+		err := b.DeleteRange(lower, upper, nil)
+		if err == nil {
+			lower = lettersKey(in, path)
+			err = b.DeleteRange(lower, behind(lower), nil)
+		}
+		if err != nil {
 			_ = it.Close()
 			return err
 		}
@@ -132,5 +142,6 @@ func (s *Store) purge(path []byte) error {
 	if err := it.Close(); err != nil {
 		return err
 	}
+	clear(s.letters)
 	return b.Commit(lsm.Sync)
 }

@@ -2,6 +2,7 @@
 // directory.
 //
 //	c class hour tenant deployment service instance time epoch seq → chunk
+//	l class hour tenant deployment service instance → the letters of its lines
 //	p tenant instance → the instance's last position, and whose it is
 //	a mark → the keys of the arrival's chunks
 //	u tenant hour → lines, bytes
@@ -73,6 +74,7 @@ type Store struct {
 	write   sync.Mutex // guards what is written, and all below to durable
 	held    map[string]position
 	used    map[string]counter
+	letters map[string]*letterSet
 	last    uint64 // mark of the newest arrival
 	applied uint64 // batches applied, synced or not
 
@@ -80,6 +82,10 @@ type Store struct {
 	durable atomic.Uint64 // of last, up to where it is synced
 
 	hours buckets
+	plain map[bucket]bool // from before there were letters; changed by no one but load
+
+	looking sync.Mutex // guards views
+	views   map[*view]struct{}
 }
 
 // Open opens the store in Config.Dir, or makes it. A store that was killed
@@ -121,7 +127,9 @@ func Open(c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open log store %s: %w", c.Dir, err)
 	}
-	s := &Store{log: c.Log, now: c.Now, db: db, held: map[string]position{}, used: map[string]counter{}}
+	s := &Store{log: c.Log, now: c.Now, db: db, held: map[string]position{}, used: map[string]counter{},
+		letters: map[string]*letterSet{}, plain: map[bucket]bool{}, views: map[*view]struct{}{},
+	}
 	s.disk = disk{dir: c.Dir, log: c.Log, min: c.MinFree, stat: stat}
 	if err := s.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open log store %s: %w", c.Dir, err), db.Close())
@@ -129,27 +137,56 @@ func Open(c Config) (*Store, error) {
 	return s, nil
 }
 
-// format is the version of keys and chunks.
-const format = 1
+// format is the version of keys and chunks: 2 has letters.
+const format = 2
 
 // load reads what the store keeps in memory, and checks that it can read it.
 func (s *Store) load() error {
 	version, err := s.number(metaKey("format"))
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case version == 0:
-		if err := s.db.Set(metaKey("format"), binary.AppendUvarint(nil, format), lsm.Sync); err != nil {
+	}
+	if version > format {
+		return fmt.Errorf("its format %d is newer than this program's, %d", version, format)
+	}
+	if err := s.hours.load(s.db); err != nil {
+		return err
+	}
+	if version < format {
+		if err := s.upgrade(); err != nil {
 			return err
 		}
-	case version > format:
-		return fmt.Errorf("its format %d is newer than this program's, %d", version, format)
+	}
+	err = s.get(metaKey("plain"), func(value []byte) error {
+		for ; len(value) >= bucketSize; value = value[bucketSize:] {
+			s.plain[bucketOf(append([]byte{kindChunk}, value[:bucketSize]...))] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if s.last, err = s.newest(); err != nil {
 		return err
 	}
 	s.durable.Store(s.last)
-	return s.hours.load(s.db)
+	return nil
+}
+
+// upgrade makes a store of any earlier format, or a new one, one of the
+// present. What there is has no letters, and no hour of it will: until it
+// expires, it is searched line by line.
+func (s *Store) upgrade() error {
+	b := s.db.NewBatch()
+	var plain []byte
+	for _, in := range s.hours.list() {
+		plain = append(plain, in.key()[1:]...)
+	}
+	err := errors.Join(b.Set(metaKey("plain"), plain, nil), b.Set(metaKey("format"), binary.AppendUvarint(nil, format), nil))
+	if err != nil {
+		return err
+	}
+	return b.Commit(lsm.Sync)
 }
 
 // newest is the mark of the newest arrival, also of one that is forgotten.
@@ -204,6 +241,41 @@ func (s *Store) enter(ctx context.Context) (leave func(), err error) {
 	return s.open.RUnlock, nil
 }
 
+// view is the store as it was at one moment, for a read of several passes.
+// What came later would have holes in it: a line that was read, with one before
+// it that was not.
+type view struct {
+	s        *Store
+	snapshot *lsm.Snapshot
+}
+
+func (s *Store) look(ctx context.Context) (*view, error) {
+	leave, err := s.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	v := &view{s, s.db.NewSnapshot()}
+	s.looking.Lock()
+	defer s.looking.Unlock()
+	s.views[v] = struct{}{}
+	return v, nil
+}
+
+// close ends the view, unless the store's end did.
+func (v *view) close() error {
+	v.s.open.RLock()
+	defer v.s.open.RUnlock()
+	v.s.looking.Lock()
+	_, open := v.s.views[v]
+	delete(v.s.views, v)
+	v.s.looking.Unlock()
+	if !open {
+		return nil
+	}
+	return v.snapshot.Close()
+}
+
 // Close waits for the calls that use the database at the moment and closes it;
 // calls and reads that go on end with miosa.Unavailable.
 func (s *Store) Close() error {
@@ -211,6 +283,10 @@ func (s *Store) Close() error {
 	defer s.open.Unlock()
 	if s.db == nil {
 		return nil
+	}
+	for v := range s.views {
+		_ = v.snapshot.Close()
+		delete(s.views, v)
 	}
 	err := s.db.Close()
 	s.db = nil
