@@ -172,7 +172,8 @@ type Store interface {
 	// Held is the last position of an instance that the store holds; zero: none.
 	Held(ctx context.Context, tenantID, instanceID string) (Position, error)
 	// Read yields what the query names, in time order or against it. Breaking
-	// off the loop is how a page ends. An error is yielded last.
+	// off the loop is how a page ends. An error is yielded last. It shows the
+	// store as it was when the loop began: what comes meanwhile is left out.
 	Read(ctx context.Context, q Query) iter.Seq2[Entry, error]
 	// Last is the mark of the newest arrival.
 	Last(ctx context.Context) (Mark, error)

@@ -56,6 +56,7 @@ func Run(t *testing.T, fixture func(t *testing.T) Fixture) {
 		{"many append at once", concurrent},
 		{"the same appended at once", concurrentSame},
 		{"lines come in while others are read", readWhile},
+		{"a read is of one moment", oneMoment},
 		{"an ended context ends calls", ended},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, fixture(t).Open(t)) })
@@ -940,6 +941,48 @@ func readWhile(t *testing.T, s logs.Store) {
 	}
 	if !slices.Equal(got, order) {
 		t.Errorf("%d lines, want %d in their order", len(got), len(order))
+	}
+}
+
+// oneMoment: who follows leaves out of the arrivals what the backlog had, by
+// the first and the last line of each instance. A read that shows a line, and
+// not the one before it, which came while it went on, would lose that one.
+func oneMoment(t *testing.T, s logs.Store) {
+	for _, backward := range []bool{false, true} {
+		first := uint64(1)
+		if backward {
+			first = 2001
+		}
+		at := start().Add(time.Duration(first) * time.Hour)
+		var b logs.Kept
+		for n := range 500 {
+			b = batch(app(), 1, first+uint64(n), at.Add(time.Duration(n)*time.Second), "old")
+			appendTo(t, s, b)
+			appendTo(t, s, batch(origin("ten_1", "dep_1", "svc_1", "ins_2"), 1, first+uint64(n), at.Add(time.Duration(n)*time.Minute), "other"))
+		}
+		q := tenant("ten_1")
+		q.Backward = backward
+		n := 0
+		for e, err := range s.Read(t.Context(), q) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(e.Text) == "new" {
+				t.Fatalf("backward %v: line %d came after the read began", backward, e.Position.Seq)
+			}
+			if n++; n%100 != 1 {
+				continue
+			}
+			more := batch(app(), 1, first+500+uint64(n), at.Add(time.Duration(n)*time.Minute+8*time.Minute+20*time.Second), "new", "new")
+			more.Lines[1].Time = more.Lines[0].Time.Add(2 * time.Hour)
+			if n > 1 {
+				more.Lines[0].Time = more.Lines[1].Time // times never go back
+			}
+			appendTo(t, s, more)
+		}
+		if err := s.Purge(t.Context(), "ten_1", "dep_1"); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
