@@ -267,7 +267,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 		return err
 	}
 	if p.control, err = control.New(control.Options{
-		Config: control.Config{Hosts: p.public.hosts}, PublicURL: p.public.url, Bindings: p.cfg.bindings,
+		Config: control.Config{Hosts: p.public.hosts}, PublicURL: p.public.url, Bindings: p.cfg.bindings, PurgeLogs: p.plane.Purge,
 	}, p.store, p.vault, secret.SealTo, p.log); err != nil {
 		return err
 	}
