@@ -70,7 +70,11 @@ func (s *Store) Append(ctx context.Context, batches []logs.Kept) ([]logs.Arrival
 	if err := s.disk.room(time.Now()); err != nil {
 		return nil, err
 	}
+	if err := s.take(ctx); err != nil {
+		return nil, fmt.Errorf("append logs: %w", err)
+	}
 	came, ticket, err := s.apply(batches)
+	s.release(err)
 	if err == nil {
 		err = s.settle(ticket)
 	}
@@ -108,28 +112,9 @@ type ticket struct {
 	last    uint64
 }
 
-// apply writes what is new, without waiting for the disk.
+// apply writes what is new, without waiting for the disk. The turn is held.
 func (s *Store) apply(batches []logs.Kept) (came []logs.Arrival, t ticket, err error) {
-	s.write.Lock()
-	defer s.write.Unlock()
 	w := writer{s: s, b: s.db.NewBatch(), usage: map[usageAt]counter{}}
-	defer func() {
-		if err == nil {
-			return
-		}
-		// What was counted in memory may not be in the database.
-		clear(s.held)
-		clear(s.used)
-		clear(s.letters)
-		if last, e := s.newest(); e == nil {
-			s.last = last
-		}
-		for _, b := range t.batch {
-			_ = b.SyncWait()
-			_ = b.Close()
-		}
-		_ = w.b.Close()
-	}()
 	for i := range batches {
 		fresh, ok, err := w.fresh(&batches[i].Batch)
 		if err != nil {
@@ -182,23 +167,32 @@ func (s *Store) shrink() {
 
 // settle waits until all that the ticket stands for is synced.
 func (s *Store) settle(t ticket) error {
-	var failed error
-	for _, b := range t.batch {
-		if err := b.SyncWait(); err != nil && failed == nil {
-			failed = err
+	db := s.db
+	err := s.engine.do(func() error {
+		var failed error
+		for _, b := range t.batch {
+			if err := b.SyncWait(); err != nil && failed == nil {
+				failed = err
+			}
+			if err := b.Close(); err != nil && failed == nil {
+				failed = err
+			}
 		}
-		if err := b.Close(); err != nil && failed == nil {
-			failed = err
+		// Nothing new of its own: what it was known by may still be on its way.
+		if len(t.batch) == 0 && s.synced.Load() < t.applied {
+			failed = db.LogData(nil, lsm.Sync)
 		}
-	}
-	if failed != nil {
+		if failed != nil {
+			// What the disk has of it nobody knows, also not by asking again.
+			s.engine.fail(failed)
+		}
 		return failed
-	}
-	// Nothing new of its own: what it was known by may still be on its way.
-	if len(t.batch) == 0 && s.synced.Load() < t.applied {
-		if err := s.db.LogData(nil, lsm.Sync); err != nil {
-			return err
+	})
+	if err != nil {
+		if s.engine.over() {
+			return s.engine.unwell()
 		}
+		return err
 	}
 	raise(&s.synced, t.applied)
 	raise(&s.durable, t.last)
@@ -215,10 +209,12 @@ func raise(v *atomic.Uint64, to uint64) {
 }
 
 // pending is the ticket of all that is applied so far.
-func (s *Store) pending() ticket {
-	s.write.Lock()
-	defer s.write.Unlock()
-	return ticket{applied: s.applied, last: s.last}
+func (s *Store) pending(ctx context.Context) (ticket, error) {
+	if err := s.take(ctx); err != nil {
+		return ticket{}, err
+	}
+	defer s.release(nil)
+	return ticket{applied: s.applied, last: s.last}, nil
 }
 
 // usageAt is a tenant's hour.
@@ -227,7 +223,7 @@ type usageAt struct {
 	hour   int32
 }
 
-// writer fills one batch of the database. s.write is held.
+// writer fills one batch of the database. The turn is held.
 type writer struct {
 	s     *Store
 	b     *lsm.Batch
@@ -262,7 +258,7 @@ func (w *writer) fresh(b *logs.Batch) (logs.Batch, bool, error) {
 	return fresh, true, nil
 }
 
-// position is an instance's last, from memory or from disk. s.write is held.
+// position is an instance's last, from memory or from disk. The turn is held.
 func (s *Store) position(tenant, instance string) (position, error) {
 	key := positionKey(tenant, instance)
 	if p, ok := s.held[string(key)]; ok {
@@ -358,7 +354,8 @@ func (w *writer) commit(t *ticket) error {
 		}
 	}
 	clear(w.usage)
-	if err := w.s.db.ApplyNoSyncWait(w.b, lsm.Sync); err != nil {
+	db, b := w.s.db, w.b
+	if err := w.s.engine.do(func() error { return db.ApplyNoSyncWait(b, lsm.Sync) }); err != nil {
 		return err
 	}
 	t.batch = append(t.batch, w.b)
@@ -374,8 +371,12 @@ func (s *Store) Held(ctx context.Context, tenantID, instanceID string) (logs.Pos
 	}
 	defer leave()
 	p, err := s.readPosition(positionKey(tenantID, instanceID))
+	var t ticket
 	if err == nil {
-		err = s.settle(s.pending())
+		t, err = s.pending(ctx)
+	}
+	if err == nil {
+		err = s.settle(t)
 	}
 	if err != nil {
 		return logs.Position{}, fmt.Errorf("last position of instance %s: %w", instanceID, err)

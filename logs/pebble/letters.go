@@ -146,7 +146,7 @@ func lettersEnd(b bucket) []byte {
 	return key
 }
 
-// letters notes what the lines of a chunk hold. s.write is held.
+// letters notes what the lines of a chunk hold. The turn is held.
 func (w *writer) letters(in bucket, path []byte, lines []logs.Line) error {
 	if w.s.plain[in] {
 		return nil

@@ -305,7 +305,7 @@ func (s *Store) parts(ctx context.Context, r *reading, h hour) ([][]part, error)
 			continue
 		}
 		lower := lettersKey(b, r.prefix)
-		it, err := r.view.snapshot.NewIterWithContext(ctx, &lsm.IterOptions{LowerBound: lower, UpperBound: behind(lower)})
+		it, err := r.view.NewIterWithContext(ctx, &lsm.IterOptions{LowerBound: lower, UpperBound: behind(lower)})
 		if err != nil {
 			return nil, err
 		}
@@ -357,7 +357,7 @@ type pass struct {
 
 func (p *pass) part(of part) (err error) {
 	lower := append(of.key(), p.prefix...)
-	p.it, err = p.view.snapshot.NewIterWithContext(p.ctx, &lsm.IterOptions{LowerBound: lower, UpperBound: behind(lower)})
+	p.it, err = p.view.NewIterWithContext(p.ctx, &lsm.IterOptions{LowerBound: lower, UpperBound: behind(lower)})
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ import (
 	lsm "github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/miosa/miosa"
 )
@@ -43,6 +44,7 @@ type Config struct {
 	// MinFree is how many bytes of Dir's disk stay free: with less, Append
 	// refuses. 0: 2 % of the disk, but at least 512 MB and at most 4 GB.
 	MinFree uint64
+	fs      vfs.FS           // nil: the disk
 	Now     func() time.Time // nil: time.Now; only how long the order of arrival is kept depends on it
 }
 
@@ -64,14 +66,15 @@ const order = 2 * time.Hour
 
 // Store implements logs.Store.
 type Store struct {
-	log  *slog.Logger
-	now  func() time.Time
-	disk disk
+	now    func() time.Time
+	disk   disk
+	engine *engine
 
 	open sync.RWMutex // held to read by whoever uses db, to write by Close
 	db   *lsm.DB      // nil: closed
 
-	write   sync.Mutex // guards what is written, and all below to durable
+	// turn is held by who writes, and guards all below to applied.
+	turn    chan struct{}
 	held    map[string]position
 	used    map[string]counter
 	letters map[string]*letterSet
@@ -94,6 +97,10 @@ func Open(c Config) (*Store, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.fs == nil {
+		c.fs = vfs.Default
+	}
+	e := newEngine(c.Log, c.Dir)
 	cache := lsm.NewCache(cacheBytes)
 	defer cache.Unref()
 	options := &lsm.Options{
@@ -108,8 +115,12 @@ func Open(c Config) (*Store, error) {
 		FormatMajorVersion:          lsm.FormatNewest,
 		CompactionConcurrencyRange:  func() (lower, upper int) { return 1, max(1, runtime.GOMAXPROCS(0)/2) },
 		FlushDelayDeleteRange:       time.Second,
-		Logger:                      logger{c.Log},
+		Logger:                      e,
+		EventListener:               &lsm.EventListener{BackgroundError: e.background},
+		FS:                          &guarded{c.fs, e},
 	}
+	// Reading makes no work for writers.
+	options.Experimental.ReadSamplingMultiplier = -1
 	for i := range options.Levels {
 		level := &options.Levels[i]
 		level.BlockSize = blockBytes
@@ -123,11 +134,19 @@ func Open(c Config) (*Store, error) {
 	for i := range options.TargetFileSizes {
 		options.TargetFileSizes[i] = 16 << 20
 	}
-	db, err := lsm.Open(c.Dir, options)
+	var db *lsm.DB
+	err := e.do(func() (err error) {
+		if err := makeDir(options.FS, c.Dir); err != nil {
+			return err
+		}
+		db, err = lsm.Open(c.Dir, options)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open log store %s: %w", c.Dir, err)
 	}
-	s := &Store{log: c.Log, now: c.Now, db: db, held: map[string]position{}, used: map[string]counter{},
+	s := &Store{
+		now: c.Now, db: db, engine: e, turn: make(chan struct{}, 1), held: map[string]position{}, used: map[string]counter{},
 		letters: map[string]*letterSet{}, plain: map[bucket]bool{}, views: map[*view]struct{}{},
 	}
 	s.disk = disk{dir: c.Dir, log: c.Log, min: c.MinFree, stat: stat}
@@ -135,6 +154,19 @@ func Open(c Config) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("open log store %s: %w", c.Dir, err), db.Close())
 	}
 	return s, nil
+}
+
+// makeDir makes the directory so that it outlives a loss of power; Pebble sees
+// to what is in it.
+func makeDir(fs vfs.FS, dir string) error {
+	if err := fs.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	parent, err := fs.OpenDir(fs.PathDir(dir))
+	if err != nil {
+		return err
+	}
+	return errors.Join(parent.Sync(), parent.Close())
 }
 
 // format is the version of keys and chunks: 2 has letters.
@@ -227,6 +259,55 @@ func (s *Store) get(key []byte, use func(value []byte) error) error {
 	return errors.Join(use(value), closer.Close())
 }
 
+// take begins a write, which release ends.
+func (s *Store) take(ctx context.Context) error {
+	timer := time.NewTimer(s.engine.patience)
+	defer timer.Stop()
+	if s.engine.over() {
+		return s.engine.unwell()
+	}
+	select {
+	case s.turn <- struct{}{}:
+		return nil
+	case <-s.engine.failed:
+		return s.engine.unwell()
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return miosa.Errorf(miosa.Unavailable, "the disk of the log store does not keep up")
+	}
+}
+
+// release ends a write that came to err. One that is stalled ends later, if
+// ever.
+func (s *Store) release(err error) {
+	if late, ok := errors.AsType[*stalled](err); ok {
+		go func() {
+			<-late.done
+			s.recall()
+			<-s.turn
+		}()
+		return
+	}
+	if err != nil {
+		s.recall()
+	}
+	<-s.turn
+}
+
+// recall forgets what is remembered of the database, which may be ahead of it.
+func (s *Store) recall() {
+	clear(s.held)
+	clear(s.used)
+	clear(s.letters)
+	if s.engine.over() {
+		return
+	}
+	if last, err := s.newest(); err == nil {
+		s.last = last
+	}
+}
+
 // enter begins a use of the database, which leave ends; in between the caller
 // neither enters again nor waits for anybody.
 func (s *Store) enter(ctx context.Context) (leave func(), err error) {
@@ -246,7 +327,8 @@ func (s *Store) enter(ctx context.Context) (leave func(), err error) {
 // it that was not.
 type view struct {
 	s        *Store
-	snapshot *lsm.Snapshot
+	snapshot *lsm.Snapshot // nil: nothing is written any more
+	lsm.Reader
 }
 
 func (s *Store) look(ctx context.Context) (*view, error) {
@@ -255,7 +337,23 @@ func (s *Store) look(ctx context.Context) (*view, error) {
 		return nil, err
 	}
 	defer leave()
-	v := &view{s, s.db.NewSnapshot()}
+	db := s.db
+	v := &view{s: s, Reader: db}
+	if s.engine.over() {
+		return v, nil
+	}
+	var snapshot *lsm.Snapshot
+	err = s.engine.do(func() error {
+		snapshot = db.NewSnapshot()
+		return nil
+	})
+	if s.engine.over() {
+		return v, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	v.snapshot, v.Reader = snapshot, snapshot
 	s.looking.Lock()
 	defer s.looking.Unlock()
 	s.views[v] = struct{}{}
@@ -270,10 +368,10 @@ func (v *view) close() error {
 	_, open := v.s.views[v]
 	delete(v.s.views, v)
 	v.s.looking.Unlock()
-	if !open {
+	if !open || v.s.engine.over() {
 		return nil
 	}
-	return v.snapshot.Close()
+	return v.s.engine.do(v.snapshot.Close)
 }
 
 // Close waits for the calls that use the database at the moment and closes it;
@@ -284,30 +382,22 @@ func (s *Store) Close() error {
 	if s.db == nil {
 		return nil
 	}
-	for v := range s.views {
-		_ = v.snapshot.Close()
-		delete(s.views, v)
-	}
-	err := s.db.Close()
+	db := s.db
 	s.db = nil
+	if s.engine.over() {
+		// It would wait for what never ends. Nothing is lost: it is as if the
+		// process had been killed.
+		return fmt.Errorf("close log store: %w", s.engine.unwell())
+	}
+	err := s.engine.do(func() error {
+		for v := range s.views {
+			_ = v.snapshot.Close()
+		}
+		return db.Close()
+	})
+	clear(s.views)
 	if err != nil {
 		return fmt.Errorf("close log store: %w", err)
 	}
 	return nil
-}
-
-// logger passes on what Pebble reports as wrong; what it does all the time
-// is of no interest.
-type logger struct{ log *slog.Logger }
-
-func (logger) Infof(string, ...any) {}
-
-func (l logger) Errorf(format string, args ...any) {
-	l.log.Error("log store engine", "error", fmt.Sprintf(format, args...))
-}
-
-// Fatalf must not return: Pebble has lost its footing, and a new start
-// recovers from the write-ahead log.
-func (l logger) Fatalf(format string, args ...any) {
-	panic("log store engine: " + fmt.Sprintf(format, args...))
 }
