@@ -435,3 +435,15 @@ func TestNoLogsAreKept(t *testing.T) {
 	p.want(404, "GET", "/runtime-instances/"+apitest.ID(t, miosa.PrefixInstance)+"/logs", nil)
 	p.want(503, "GET", "/deployments/"+w.dep+"/runtime-instances/"+of.InstanceID+"/logs", nil)
 }
+
+// TestDaysThatNobodyKeeps: a plan promises no more than the log store can hold.
+func TestDaysThatNobodyKeeps(t *testing.T) {
+	p := start(t, api.Config{})
+	admin := p.bearer(p.Admin)
+	p.want(422, "POST", "/admin/plans", map[string]any{"name": "long", "log_days": logs.MaxDays + 1}, admin)
+	p.want(201, "POST", "/admin/plans", map[string]any{"name": "long", "log_days": logs.MaxDays}, admin)
+	p = start(t, api.Config{MaxLogDays: 30})
+	admin = p.bearer(p.Admin)
+	p.want(201, "POST", "/admin/plans", map[string]any{"name": "long", "log_days": 30}, admin)
+	p.want(422, "PATCH", "/admin/plans/long", map[string]any{"log_days": 31}, admin)
+}

@@ -31,6 +31,9 @@ func (s Stream) Valid() bool { return s == Stdout || s == Stderr || s == System 
 // MaxText bounds one line's text in bytes; longer ones were split before.
 const MaxText = 64 << 10
 
+// MaxDays bounds for how many days a line may be kept.
+const MaxDays = 3650
+
 // Line is one line as it is kept.
 type Line struct {
 	Time    time.Time // UTC, to the microsecond; never earlier than the line before it in its instance
@@ -156,7 +159,7 @@ type Usage struct {
 // Kept is one batch with how long it is kept.
 type Kept struct {
 	Batch
-	Days int // from each line's time on, at least; 1 to 3650
+	Days int // from each line's time on, at least; 1 to MaxDays
 }
 
 // Store keeps lines. Its methods may be called from several goroutines at

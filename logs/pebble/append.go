@@ -99,8 +99,8 @@ func valid(b *logs.Kept) error {
 		return miosa.Errorf(miosa.Invalid, "a log batch needs the IDs of its tenant and of its instance")
 	case b.First == 0:
 		return miosa.Errorf(miosa.Invalid, "the lines of an instance are numbered from 1, not from 0")
-	case b.Days < 1 || b.Days > 3650:
-		return miosa.Errorf(miosa.Invalid, "log lines are kept for 1 to 3650 days, not for %d", b.Days)
+	case b.Days < 1 || b.Days > logs.MaxDays:
+		return miosa.Errorf(miosa.Invalid, "log lines are kept for 1 to %d days, not for %d", logs.MaxDays, b.Days)
 	}
 	return nil
 }
