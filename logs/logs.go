@@ -176,7 +176,8 @@ type Store interface {
 	Held(ctx context.Context, tenantID, instanceID string) (Position, error)
 	// Read yields what the query names, in time order or against it. Breaking
 	// off the loop is how a page ends. An error is yielded last. It shows the
-	// store as it was when the loop began: what comes meanwhile is left out.
+	// store as it was when the loop began: what comes meanwhile is left out, what
+	// goes meanwhile may be.
 	Read(ctx context.Context, q Query) iter.Seq2[Entry, error]
 	// Last is the mark of the newest arrival.
 	Last(ctx context.Context) (Mark, error)
@@ -185,8 +186,8 @@ type Store interface {
 	// that it holds. miosa.Gone when the store no longer knows the order that
 	// far back: it keeps at least an hour of it.
 	Arrivals(ctx context.Context, after Mark, scope Scope) iter.Seq2[Arrival, error]
-	// Expire drops what has been kept for its days by now. A line may stay up to
-	// an hour longer.
+	// Expire drops what has been kept for its days by now: from then on no read
+	// shows it. Its bytes may lie there up to an hour longer.
 	Expire(ctx context.Context, now time.Time) error
 	// Purge drops every line of a deployment at once.
 	Purge(ctx context.Context, tenantID, deploymentID string) error

@@ -30,6 +30,12 @@ func (s *Store) Expire(ctx context.Context, now time.Time) (err error) {
 	b := s.db.NewBatch()
 	clear(s.letters)
 	var due []bucket
+	for {
+		was := s.expired.Load()
+		if was >= now.UnixMicro() || s.expired.CompareAndSwap(was, now.UnixMicro()) {
+			break
+		}
+	}
 	for _, in := range s.hours.list() {
 		if in.expires().After(now) {
 			continue

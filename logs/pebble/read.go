@@ -43,6 +43,7 @@ type reading struct {
 	view    *view
 	prefix  []byte // names that all keys begin with
 	lo, hi  int64  // microseconds, [lo, hi)
+	expired int64  // what has been kept for its days by then is hidden; 0: nothing
 }
 
 // spot is a place with its time in microseconds; behind: after all places of
@@ -58,7 +59,7 @@ func (s *Store) read(ctx context.Context, q logs.Query, yield func(logs.Entry) b
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	r := reading{q: &q, lo: math.MinInt64, hi: math.MaxInt64, needles: needles(q.Search.Needles())}
+	r := reading{expired: s.expired.Load(), q: &q, lo: math.MinInt64, hi: math.MaxInt64, needles: needles(q.Search.Needles())}
 	r.letters = want(r.needles)
 	if !q.Since.IsZero() {
 		r.lo = ceilMicro(q.Since)
@@ -221,7 +222,6 @@ func (s *Store) pass(ctx context.Context, r *reading, h hour, cursor *spot, limi
 	var wg sync.WaitGroup
 	for i, of := range parts {
 		p := &pass{reading: r, ctx: ctx, cursor: cursor, best: best{backward: r.q.Backward, limit: limit}}
-		p.from, p.to = r.within(cursor)
 		passes[i] = p
 		run := func() {
 			for _, at := range of {
@@ -356,6 +356,10 @@ type pass struct {
 }
 
 func (p *pass) part(of part) (err error) {
+	p.from, p.to = p.within(p.cursor)
+	if p.expired != 0 {
+		p.from = max(p.from, p.expired-24*perHour*int64(of.days)+1)
+	}
 	lower := append(of.key(), p.prefix...)
 	p.it, err = p.view.NewIterWithContext(p.ctx, &lsm.IterOptions{LowerBound: lower, UpperBound: behind(lower)})
 	if err != nil {

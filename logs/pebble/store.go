@@ -84,6 +84,8 @@ type Store struct {
 	synced  atomic.Uint64 // of applied, how many are surely synced
 	durable atomic.Uint64 // of last, up to where it is synced
 
+	expired atomic.Int64 // microseconds: by when Expire was last asked; 0: not yet
+
 	hours buckets
 	plain map[bucket]bool // from before there were letters; changed by no one but load
 

@@ -27,8 +27,9 @@ const (
 	known = time.Minute
 	// maxKnown bounds how many answers are kept.
 	maxKnown = 20000
-	// expireEvery is how often retention is enforced; the promise is an hour.
-	expireEvery = 10 * time.Minute
+	// expireEvery is how often retention is enforced; the promise is an hour, and
+	// a store drops the bytes of whole hours.
+	expireEvery = time.Minute
 )
 
 // Plane feeds a log store and serves those who read it. Make it with New.
