@@ -70,10 +70,11 @@ func (s *Store) Append(ctx context.Context, batches []logs.Kept) ([]logs.Arrival
 	if err := s.disk.room(time.Now()); err != nil {
 		return nil, err
 	}
+	letters := lettersOf(batches)
 	if err := s.take(ctx); err != nil {
 		return nil, fmt.Errorf("append logs: %w", err)
 	}
-	came, ticket, err := s.apply(batches)
+	came, ticket, err := s.apply(batches, letters)
 	s.release(err)
 	if err == nil {
 		err = s.settle(ticket)
@@ -113,7 +114,7 @@ type ticket struct {
 }
 
 // apply writes what is new, without waiting for the disk. The turn is held.
-func (s *Store) apply(batches []logs.Kept) (came []logs.Arrival, t ticket, err error) {
+func (s *Store) apply(batches []logs.Kept, letters [][]uint16) (came []logs.Arrival, t ticket, err error) {
 	w := writer{s: s, b: s.db.NewBatch(), usage: map[usageAt]counter{}}
 	for i := range batches {
 		fresh, ok, err := w.fresh(&batches[i].Batch)
@@ -124,7 +125,7 @@ func (s *Store) apply(batches []logs.Kept) (came []logs.Arrival, t ticket, err e
 			continue
 		}
 		s.last++
-		if err := w.add(&fresh, batches[i].Days, s.last); err != nil {
+		if err := w.add(&fresh, letters[i], batches[i].Days, s.last); err != nil {
 			return nil, t, err
 		}
 		came = append(came, logs.Arrival{Mark: logs.Mark(s.last), Batch: fresh})
@@ -231,8 +232,8 @@ type writer struct {
 	value []byte
 	keys  []byte
 
-	trigrams trigrams
-	operand  []byte
+	letterBuf []uint16
+	operand   []byte
 }
 
 // fresh is what is new of a batch.
@@ -279,8 +280,9 @@ func (s *Store) readPosition(key []byte) (p position, err error) {
 	return p, err
 }
 
-// add puts a batch into the database's: its chunks, its arrival, the position.
-func (w *writer) add(b *logs.Batch, days int, mark uint64) error {
+// add puts a batch into the database's: its chunks with the letters of their
+// lines, its arrival, the position.
+func (w *writer) add(b *logs.Batch, of []uint16, days int, mark uint64) error {
 	w.keys = binary.AppendVarint(w.keys[:0], w.s.now().Unix())
 	path := names(nil, b.Origin.TenantID, b.Origin.DeploymentID, b.Origin.ServiceID, b.Origin.InstanceID)
 	seq := b.First
@@ -299,7 +301,7 @@ func (w *writer) add(b *logs.Batch, days int, mark uint64) error {
 			n++
 		}
 		in := bucket{uint16(days), hour}
-		if err := w.letters(in, path, lines[:n]); err != nil {
+		if err := w.letters(in, path, of); err != nil {
 			return err
 		}
 		key := place(append(in.key(), path...), micro, logs.Position{Epoch: b.Epoch, Seq: seq})

@@ -76,6 +76,20 @@ func (t *trigrams) tidy() {
 	}
 }
 
+// take appends the set in order, and leaves it empty.
+func (t *trigrams) take(to []uint16) []uint16 {
+	for i, word := range t {
+		if word == 0 {
+			continue
+		}
+		for ; word != 0; word &= word - 1 {
+			to = append(to, uint16(i<<6|bits.TrailingZeros64(word)))
+		}
+		t[i] = 0
+	}
+	return to
+}
+
 func (t *trigrams) count() (n int) {
 	for _, word := range t {
 		n += bits.OnesCount64(word)
@@ -94,17 +108,14 @@ type letterSet struct {
 // everything is the operand that says so.
 const everything = 1 << 15
 
-// appendLetters appends a set as an operand: how many, then the steps from one
-// to the next. Operands stand one behind the other.
-func appendLetters(b []byte, t *trigrams, count int) []byte {
-	b = binary.AppendUvarint(b, uint64(count))
-	was := 0
-	for i, word := range t {
-		for ; word != 0; word &= word - 1 {
-			at := i<<6 | bits.TrailingZeros64(word)
-			b = binary.AppendUvarint(b, uint64(at-was))
-			was = at
-		}
+// appendLetters appends a set, which is in order, as an operand: how many, then
+// the steps from one to the next. Operands stand one behind the other.
+func appendLetters(b []byte, all []uint16) []byte {
+	b = binary.AppendUvarint(b, uint64(len(all)))
+	was := uint16(0)
+	for _, at := range all {
+		b = binary.AppendUvarint(b, uint64(at-was))
+		was = at
 	}
 	return b
 }
@@ -146,8 +157,26 @@ func lettersEnd(b bucket) []byte {
 	return key
 }
 
-// letters notes what the lines of a chunk hold. The turn is held.
-func (w *writer) letters(in bucket, path []byte, lines []logs.Line) error {
+// lettersOf are those of all lines of each batch: found before the turn is
+// taken, for it takes as long as all else that is done in it.
+func lettersOf(batches []logs.Kept) [][]uint16 {
+	sets := make([][]uint16, len(batches))
+	buf := make([]uint16, 0, 256*len(batches))
+	var t trigrams
+	for i := range batches {
+		for j := range batches[i].Lines {
+			t.add(batches[i].Lines[j].Text)
+		}
+		t.tidy()
+		from := len(buf)
+		buf = t.take(buf)
+		sets[i] = buf[from:len(buf):len(buf)]
+	}
+	return sets
+}
+
+// letters notes that an instance's hour holds them. The turn is held.
+func (w *writer) letters(in bucket, path []byte, of []uint16) error {
 	if w.s.plain[in] {
 		return nil
 	}
@@ -163,25 +192,22 @@ func (w *writer) letters(in bucket, path []byte, lines []logs.Line) error {
 	if set.anything {
 		return nil
 	}
-	w.trigrams = trigrams{}
-	for i := range lines {
-		w.trigrams.add(lines[i].Text)
+	w.letterBuf = w.letterBuf[:0]
+	for _, at := range of {
+		if bit := uint64(1) << (at & 63); set.trigrams[at>>6]&bit == 0 {
+			set.trigrams[at>>6] |= bit
+			w.letterBuf = append(w.letterBuf, at)
+		}
 	}
-	w.trigrams.tidy()
-	for i := range w.trigrams {
-		w.trigrams[i] &^= set.trigrams[i]
-		set.trigrams[i] |= w.trigrams[i]
-	}
-	n := w.trigrams.count()
-	if n == 0 && set.stored {
+	if len(w.letterBuf) == 0 && set.stored {
 		return nil
 	}
-	set.size, set.stored = set.size+n, true
+	set.size, set.stored = set.size+len(w.letterBuf), true
 	if set.size > mostTrigrams {
 		set.anything = true
 		return w.b.Merge(key, binary.AppendUvarint(nil, everything), nil)
 	}
-	w.operand = appendLetters(w.operand[:0], &w.trigrams, n)
+	w.operand = appendLetters(w.operand[:0], w.letterBuf)
 	return w.b.Merge(key, w.operand, nil)
 }
 
