@@ -164,7 +164,7 @@ func TestDiskThatStalls(t *testing.T) {
 	var out said
 	s, err := Open(Config{Dir: "/logs", Log: slog.New(slog.NewTextHandler(&out, nil)), MinFree: 1, fs: errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if failing.Load() && op.Kind == errorfs.OpCreate && strings.Contains(op.Path, ".sst") {
-			time.Sleep(time.Millisecond) // it is tried again at once
+			<-time.After(time.Millisecond) // a disk takes its time; it is tried again at once
 			return syscall.ENOSPC
 		}
 		return nil
