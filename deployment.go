@@ -29,6 +29,7 @@ type Deployment struct {
 	CreatedAt time.Time
 	UpdatedAt time.Time
 	DeletedAt time.Time // set once deletion was asked for; the API then answers 404
+	PurgeLogs bool      // its log lines go with it, as was asked for with the deletion
 	Revision  int64
 }
 

@@ -164,7 +164,11 @@ func (c *call) writePlan(name string, in resource.PlanPut, exists bool) (resourc
 		{"max_deployments", in.MaxDeployments, func(p *miosa.Plan) *int { return &p.MaxDeployments }},
 	}
 	for _, l := range limits {
-		f.between(l.name, l.v, 0, 1<<30)
+		most := 1 << 30
+		if l.name == "log_days" {
+			most = c.s.cfg.MaxLogDays
+		}
+		f.between(l.name, l.v, 0, most)
 	}
 	f.between("max_log_rate", in.MaxLogRate, -1, 1<<30)
 	if err := f.err(); err != nil {

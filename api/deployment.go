@@ -1,10 +1,12 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
+	"github.com/miosa/miosa/logs"
 	"github.com/miosa/miosa/store"
 )
 
@@ -229,10 +231,15 @@ func (s *Server) patchDeployment(c *call, in resource.DeploymentPatch) (resource
 }
 
 // deleteDeployment marks the deployment: from then on it is not there for
-// the API, its name is free, and control takes down what runs.
+// the API, its name is free, and control takes down what runs. With purge_logs
+// it may be asked for again, for the log lines that were left.
 func (s *Server) deleteDeployment(c *call, _ none) (resource.Deleted, error) {
+	purge, err := isPurge(c.r.URL.Query().Get("purge_logs"))
+	if err != nil {
+		return resource.Deleted{}, err
+	}
 	var dep miosa.Deployment
-	_, err := c.update(func(tx *store.Tx) error {
+	_, err = c.update(func(tx *store.Tx) error {
 		var err error
 		if dep, err = c.txDeployment(tx, c.r.PathValue("id")); err != nil {
 			return err
@@ -242,6 +249,7 @@ func (s *Server) deleteDeployment(c *call, _ none) (resource.Deleted, error) {
 		}
 		dep.DeletedAt = s.now().UTC()
 		dep.UpdatedAt = dep.DeletedAt
+		dep.PurgeLogs = purge
 		if err := store.Save(tx, store.Deployments, dep); err != nil {
 			return err
 		}
@@ -253,10 +261,64 @@ func (s *Server) deleteDeployment(c *call, _ none) (resource.Deleted, error) {
 		if holder == dep.ID {
 			tx.DropIndex(slug)
 		}
-		return c.audit(tx, miosa.Event{DeploymentID: dep.ID, Type: "deployment.deleted", Message: fmt.Sprintf("deployment %s was deleted", dep.Name)})
+		message := fmt.Sprintf("deployment %s was deleted", dep.Name)
+		if purge {
+			message += ", with its logs"
+		}
+		return c.audit(tx, miosa.Event{DeploymentID: dep.ID, Type: "deployment.deleted", Message: message})
 	})
+	if purge && miosa.CodeOf(err) == miosa.NotFound {
+		dep.ID, err = c.purgeLeft(err)
+	}
 	c.etag = 0
 	return resource.Deleted{ID: dep.ID, Deleted: true}, err
+}
+
+func isPurge(v string) (bool, error) {
+	switch v {
+	case "", "false", "0":
+		return false, nil
+	case "true", "1":
+		return true, nil
+	}
+	return false, invalidField("purge_logs", "must be true or false")
+}
+
+// purgeLeft drops the lines that a deployment deleted earlier left; absent is
+// the answer when there is nothing.
+func (c *call) purgeLeft(absent error) (string, error) {
+	id := c.r.PathValue("id")
+	if miosa.IDPrefix(id) != miosa.PrefixDeployment || c.s.logs == nil {
+		return id, absent
+	}
+	marked := false
+	_, err := c.update(func(tx *store.Tx) error {
+		dep, err := store.Load(tx, store.Deployments, store.DeploymentKey(c.tenant.ID, id))
+		if err != nil {
+			return err
+		}
+		if dep.DeletedAt.IsZero() || !c.sees(dep.Attribution) {
+			return absent
+		}
+		// Control does it once its instances are gone.
+		dep.PurgeLogs, marked = true, true
+		if err := store.Save(tx, store.Deployments, dep); err != nil {
+			return err
+		}
+		return c.audit(tx, miosa.Event{DeploymentID: id, Type: "deployment.logs_purged", Message: fmt.Sprintf("the logs of deployment %s are purged", dep.Name)})
+	})
+	if marked || miosa.CodeOf(err) != miosa.NotFound {
+		return id, err
+	}
+	// Its record is gone: nothing of it can come any more. A workspace's key
+	// may not take what another workspace logged.
+	if c.key.WorkspaceID != "" {
+		return id, absent
+	}
+	if left, err := c.logsLeft(logs.Scope{DeploymentID: id}); err != nil || left == "" {
+		return id, cmp.Or(err, absent)
+	}
+	return id, c.s.logs.Purge(c.r.Context(), c.tenant.ID, id)
 }
 
 func (s *Server) listBuilds(c *call) (rows[resource.Build], error) {

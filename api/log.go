@@ -17,6 +17,7 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
 	"github.com/miosa/miosa/logs"
+	"github.com/miosa/miosa/store"
 )
 
 // LogReader is where logs are read from.
@@ -30,6 +31,8 @@ type LogReader interface {
 	Follow(ctx context.Context, after logs.Mark, scope logs.Scope) iter.Seq2[logs.Arrival, error]
 	// Last is the mark of the newest arrival.
 	Last(ctx context.Context) (logs.Mark, error)
+	// Purge drops every line of a deployment whose record is gone.
+	Purge(ctx context.Context, tenantID, deploymentID string) error
 }
 
 const (
@@ -144,49 +147,92 @@ func (r *logRequest) narrow(to *string, v string, possible bool) {
 // logScope is what the path names, as far as the key sees.
 func (c *call) logScope() (logs.Scope, error) {
 	scope := logs.Scope{TenantID: c.tenant.ID, WorkspaceID: c.key.WorkspaceID}
-	var dep miosa.Deployment
-	var err error
-	if strings.HasPrefix(c.route.Pattern, "/services/") {
-		_, dep, err = c.locate("id", miosa.PrefixService, "service")
-		scope.ServiceID = c.r.PathValue("id")
-	} else if c.r.PathValue("id") != "" {
-		dep, err = c.deployment()
-	}
+	id, err := c.logged(&scope)
 	if err == nil && c.r.PathValue("ri_id") != "" {
-		var of miosa.Deployment
+		var of string
 		of, err = c.loggedInstance()
-		if err == nil && dep.ID != "" && dep.ID != of.ID {
+		if err == nil && id != "" && id != of {
 			err = absent("runtime instance", c.r.PathValue("ri_id"))
 		}
-		dep, scope.InstanceID = of, c.r.PathValue("ri_id")
+		id, scope.InstanceID = of, c.r.PathValue("ri_id")
 	}
-	scope.DeploymentID = dep.ID
+	scope.DeploymentID = id
 	return scope, err
 }
 
-// loggedInstance is the deployment of the path's instance. The record of one
-// that ended goes before its lines do: then they say whose it was.
-func (c *call) loggedInstance() (miosa.Deployment, error) {
+// logged is the ID of the deployment that the path names by itself or by its
+// service; "": by neither. Of one that is gone the lines still tell.
+func (c *call) logged(scope *logs.Scope) (string, error) {
+	id := c.r.PathValue("id")
+	if id == "" {
+		return "", nil
+	}
+	var dep miosa.Deployment
+	var err error
+	prefix := miosa.PrefixDeployment
+	if strings.HasPrefix(c.route.Pattern, "/services/") {
+		prefix, scope.ServiceID = miosa.PrefixService, id
+		_, dep, err = c.locate("id", prefix, "service")
+	} else {
+		dep, err = c.deployment()
+	}
+	if miosa.CodeOf(err) != miosa.NotFound || miosa.IDPrefix(id) != prefix {
+		return dep.ID, err
+	}
+	left := logs.Scope{ServiceID: scope.ServiceID}
+	if left.ServiceID == "" {
+		left.DeploymentID = id
+	}
+	of, lerr := c.logsLeft(left)
+	if lerr != nil || of == "" {
+		return "", cmp.Or(lerr, err)
+	}
+	return of, nil
+}
+
+// loggedInstance is the ID of the path's instance's deployment.
+func (c *call) loggedInstance() (string, error) {
 	const noun = "runtime instance"
 	id, err := c.pathID("ri_id", miosa.PrefixInstance, noun)
 	if err != nil {
-		return miosa.Deployment{}, err
+		return "", err
 	}
 	_, dep, err := c.locateID(id, noun)
-	if miosa.CodeOf(err) != miosa.NotFound || c.s.logs == nil {
-		return dep, err
+	if miosa.CodeOf(err) != miosa.NotFound {
+		return dep.ID, err
 	}
-	scope := logs.Scope{TenantID: c.tenant.ID, InstanceID: id, WorkspaceID: c.key.WorkspaceID}
-	for e, rerr := range c.s.logs.Read(c.r.Context(), logs.Query{Scope: scope, Backward: true}) {
-		if rerr != nil {
-			return miosa.Deployment{}, rerr
-		}
-		if dep, derr := c.deploymentBy(e.Origin.DeploymentID); miosa.CodeOf(derr) != miosa.NotFound {
-			return dep, derr
-		}
-		break
+	of, lerr := c.logsLeft(logs.Scope{InstanceID: id})
+	if lerr != nil || of == "" {
+		return "", cmp.Or(lerr, err)
 	}
-	return miosa.Deployment{}, err
+	return of, nil
+}
+
+// logsLeft is the deployment of the newest line in the scope that the key sees;
+// "": there is none. Records go before their lines do, and deployments that
+// were deleted keep theirs unless a purge was asked for.
+func (c *call) logsLeft(scope logs.Scope) (string, error) {
+	if c.s.logs == nil {
+		return "", nil
+	}
+	scope.TenantID, scope.WorkspaceID = c.tenant.ID, c.key.WorkspaceID
+	ctx, cancel := context.WithTimeout(c.r.Context(), searchTime)
+	defer cancel()
+	for e, err := range c.s.logs.Read(ctx, logs.Query{Scope: scope, Backward: true}) {
+		if err != nil {
+			return "", err
+		}
+		dep, err := store.Get(ctx, c.s.store, store.Deployments, store.DeploymentKey(c.tenant.ID, e.Origin.DeploymentID))
+		switch {
+		case miosa.CodeOf(err) == miosa.NotFound:
+		case err != nil:
+			return "", err
+		case dep.PurgeLogs || dep.DeletedAt.IsZero() && !c.sees(dep.Attribution):
+			return "", nil
+		}
+		return e.Origin.DeploymentID, nil
+	}
+	return "", nil
 }
 
 // lines reads how many lines are asked for.

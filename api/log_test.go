@@ -18,6 +18,7 @@ import (
 	"github.com/miosa/miosa/api/apitest"
 	"github.com/miosa/miosa/api/resource"
 	"github.com/miosa/miosa/logs"
+	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
 )
 
@@ -205,9 +206,69 @@ func TestLogsStayWithTheirOwner(t *testing.T) {
 	}
 	p.want(404, "GET", "/runtime-instances/"+ri+"/logs", nil, stranger)
 	p.want(404, "GET", "/runtime-instances/"+ri+"/logs", nil, p.bearer(p.AddKey(miosa.RoleUser, p.Tenant.ID, "w2")))
-	p.want(200, "DELETE", "/deployments/"+mine, nil)
-	p.want(404, "GET", "/runtime-instances/"+ri+"/logs", nil)
-	p.want(404, "GET", "/deployments/"+mine+"/logs", nil)
+}
+
+// TestLogsOfWhatIsDeleted: they are read by ID by who could read them before,
+// until a purge.
+func TestLogsOfWhatIsDeleted(t *testing.T) {
+	p := start(t, api.Config{})
+	key, other := p.bearer(p.AddKey(miosa.RoleUser, p.Tenant.ID, "w1")), p.bearer(p.AddKey(miosa.RoleUser, p.Tenant.ID, "w2"))
+	stranger := p.bearer(p.AddKey(miosa.RoleUser, p.AddTenant("stranger").ID, ""))
+	for _, gone := range []bool{false, true} {
+		dep := p.want(201, "POST", "/deployments", map[string]any{"name": "mine"}, key).text("data.id")
+		of := logs.Origin{TenantID: p.Tenant.ID, DeploymentID: dep, ServiceID: apitest.ID(t, miosa.PrefixService), InstanceID: apitest.ID(t, miosa.PrefixInstance), WorkspaceID: "w1"}
+		p.Logs.Write(of, noon, "one", "two")
+		paths := []string{"/deployments/" + dep + "/logs", "/services/" + of.ServiceID + "/logs", "/runtime-instances/" + of.InstanceID + "/logs"}
+		p.want(422, "DELETE", "/deployments/"+dep+"?purge_logs=maybe", nil, key)
+		p.want(200, "DELETE", "/deployments/"+dep, nil, key)
+		p.want(404, "GET", "/deployments/"+dep, nil, key)
+		if gone {
+			p.dropRecord(dep)
+		}
+		for _, path := range paths {
+			if a := p.want(200, "GET", path, nil, key); a.lines() != "one two" {
+				t.Errorf("%s: %s", path, a.Raw)
+			}
+			p.want(200, "GET", path, nil)
+			p.want(404, "GET", path, nil, other)
+			p.want(404, "GET", path, nil, stranger)
+		}
+		p.want(404, "GET", "/deployments/mine/logs", nil, key)
+		p.want(404, "DELETE", "/deployments/"+dep+"?purge_logs=true", nil, stranger)
+		p.want(404, "DELETE", "/deployments/"+dep+"?purge_logs=true", nil, other)
+		p.want(404, "DELETE", "/deployments/"+dep, nil)
+		if gone {
+			p.want(404, "DELETE", "/deployments/"+dep+"?purge_logs=true", nil, key) // others' lines may be among them
+		}
+		p.want(200, "DELETE", "/deployments/"+dep+"?purge_logs=true", nil)
+		for _, path := range paths {
+			p.want(404, "GET", path, nil, key)
+			p.want(404, "GET", path, nil)
+		}
+	}
+	dep := p.want(201, "POST", "/deployments", map[string]any{"name": "mine"}, key).text("data.id")
+	p.Logs.Write(logs.Origin{TenantID: p.Tenant.ID, DeploymentID: dep, InstanceID: apitest.ID(t, miosa.PrefixInstance), WorkspaceID: "w1"}, noon, "one")
+	p.want(200, "DELETE", "/deployments/"+dep+"?purge_logs=true", nil, key)
+	p.want(404, "GET", "/deployments/"+dep+"/logs", nil, key)
+	d, err := store.Get(t.Context(), p.Store, store.Deployments, store.DeploymentKey(p.Tenant.ID, dep))
+	if err != nil || !d.PurgeLogs || d.DeletedAt.IsZero() {
+		t.Errorf("the record: %+v, %v", d, err)
+	}
+}
+
+// dropRecord is what control does once nothing of a deployment runs.
+func (p platform) dropRecord(dep string) {
+	p.t.Helper()
+	_, err := store.Update(p.t.Context(), p.Store, func(tx *store.Tx) error {
+		d, err := store.Load(tx, store.Deployments, store.DeploymentKey(p.Tenant.ID, dep))
+		if err != nil {
+			return err
+		}
+		return store.Remove(tx, store.Deployments, d)
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 // connection is a stream of log lines.
@@ -373,4 +434,16 @@ func TestNoLogsAreKept(t *testing.T) {
 	p.want(404, "GET", "/deployments/nowhere/logs", nil)
 	p.want(404, "GET", "/runtime-instances/"+apitest.ID(t, miosa.PrefixInstance)+"/logs", nil)
 	p.want(503, "GET", "/deployments/"+w.dep+"/runtime-instances/"+of.InstanceID+"/logs", nil)
+}
+
+// TestDaysThatNobodyKeeps: a plan promises no more than the log store can hold.
+func TestDaysThatNobodyKeeps(t *testing.T) {
+	p := start(t, api.Config{})
+	admin := p.bearer(p.Admin)
+	p.want(422, "POST", "/admin/plans", map[string]any{"name": "long", "log_days": logs.MaxDays + 1}, admin)
+	p.want(201, "POST", "/admin/plans", map[string]any{"name": "long", "log_days": logs.MaxDays}, admin)
+	p = start(t, api.Config{MaxLogDays: 30})
+	admin = p.bearer(p.Admin)
+	p.want(201, "POST", "/admin/plans", map[string]any{"name": "long", "log_days": 30}, admin)
+	p.want(422, "PATCH", "/admin/plans/long", map[string]any{"log_days": 31}, admin)
 }

@@ -82,22 +82,26 @@ func (t *tail) backlog(ctx context.Context, resumed bool) (more bool, err error)
 	if resumed {
 		q.Since = time.Time{} // it may be "an hour ago", and has passed
 	}
-	for more = true; more; {
-		var found []logs.Entry
-		if !resumed && t.newest > 0 {
-			q.Backward, q.After = true, logs.Place{}
-			found, _, err = readLogs(ctx, t.logs, q, t.newest)
-			slices.Reverse(found)
-			more = false
-		} else {
-			q.After = t.at.place
-			found, more, err = readLogs(ctx, t.logs, q, t.chunk)
-		}
+	if !resumed && t.newest > 0 {
+		q.Backward, q.After = true, logs.Place{}
+		found, _, err := readLogs(ctx, t.logs, q, t.newest)
 		if err != nil {
 			return false, err
 		}
-		if !t.chunkRead(found) {
-			return false, nil
+		slices.Reverse(found)
+		t.open = map[string]int{}
+		for batch := range slices.Chunk(found, giveAtOnce) {
+			if !t.giveRead(batch) {
+				return false, nil
+			}
+		}
+	} else {
+		for more = true; more; {
+			q.After = t.at.place
+			var wanted bool
+			if more, wanted, err = t.read(ctx, q); err != nil || !wanted {
+				return false, err
+			}
 		}
 	}
 	if t.at.until, err = t.logs.Last(ctx); err != nil {
@@ -110,22 +114,67 @@ func (t *tail) backlog(ctx context.Context, resumed bool) (more bool, err error)
 	return t.give(nil, t.at.String()), nil
 }
 
-// chunkRead gives lines that were read at once. A store holds no line without
-// the instance's earlier ones: what it held at that time of an instance, from
-// the first to the last of the chunk, is in it.
-func (t *tail) chunkRead(found []logs.Entry) bool {
-	t.open = map[string]int{}
-	for batch := range slices.Chunk(found, giveAtOnce) {
-		out := make([]tailLine, 0, len(batch))
-		for i := range batch {
-			t.mark(&batch[i])
-			out = append(out, tailLine{batch[i], t.at.String()})
+// read reads up to a chunk and gives the lines as they are found: a search may
+// take its time between two of them. The read waits for nobody who takes them.
+// A store shows what it held at one moment: of an instance, all that the query
+// names from the first to the last line of the chunk is in it. It returns whether
+// there is more, and whether that is wanted.
+func (t *tail) read(ctx context.Context, q logs.Query) (bool, bool, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var more bool // this and err are set when found is closed
+	var err error
+	found := make(chan logs.Entry, t.chunk)
+	go func() {
+		defer close(found)
+		n, size := 0, 0
+		for e, rerr := range t.logs.Read(ctx, q) {
+			if rerr != nil {
+				err = rerr
+				return
+			}
+			if n == t.chunk || n > 0 && size+len(e.Text) > maxLogText {
+				more = true
+				return
+			}
+			n, size = n+1, size+len(e.Text)
+			found <- e
 		}
-		if !t.give(out, out[len(out)-1].id) {
-			return false
+	}()
+	// The read ends with the call, whoever ended it.
+	defer func() {
+		cancel()
+		for range found {
+			continue
+		}
+	}()
+	t.open = map[string]int{}
+	for e := range found {
+		batch := append(make([]logs.Entry, 0, giveAtOnce), e)
+		for open := true; open && len(batch) < giveAtOnce; {
+			select {
+			case e, open = <-found:
+				if open {
+					batch = append(batch, e)
+				}
+			default:
+				open = false
+			}
+		}
+		if !t.giveRead(batch) {
+			return false, false, nil
 		}
 	}
-	return true
+	return more, true, err
+}
+
+// giveRead gives some lines of a chunk.
+func (t *tail) giveRead(batch []logs.Entry) bool {
+	out := make([]tailLine, 0, len(batch))
+	for i := range batch {
+		t.mark(&batch[i])
+		out = append(out, tailLine{batch[i], t.at.String()})
+	}
+	return t.give(out, out[len(out)-1].id)
 }
 
 const giveAtOnce = 100

@@ -188,3 +188,50 @@ func FuzzResume(f *testing.F) {
 		}
 	})
 }
+
+// slow is a store whose search takes its time after the first line.
+type slow struct {
+	*apitest.Logs
+	got chan struct{}
+}
+
+func (s slow) Read(ctx context.Context, q logs.Query) iter.Seq2[logs.Entry, error] {
+	return func(yield func(logs.Entry, error) bool) {
+		n := 0
+		for e, err := range s.Logs.Read(ctx, q) {
+			if n++; n == 2 {
+				select {
+				case <-s.got:
+				case <-ctx.Done():
+					yield(logs.Entry{}, ctx.Err())
+					return
+				}
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
+// TestBacklogIsGivenAsItIsFound: the first lines are there while the search
+// goes on.
+func TestBacklogIsGivenAsItIsFound(t *testing.T) {
+	s := slow{apitest.NewLogs(), make(chan struct{})}
+	s.Write(logs.Origin{TenantID: "t", DeploymentID: "d", InstanceID: apitest.ID(t, "ri")}, time.Unix(1000, 0), "one", "two", "three")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var all []string
+	err := api.Tail(ctx, s, logs.Query{Scope: logs.Scope{TenantID: "t"}}, 0, 1000, "", func(e logs.Entry, _ string) bool {
+		if e.Text == nil {
+			return false // the backlog is over
+		}
+		if all = append(all, string(e.Text)); len(all) == 1 {
+			close(s.got)
+		}
+		return true
+	})
+	if err != nil || fmt.Sprint(all) != "[one two three]" {
+		t.Errorf("%v, %v", all, err)
+	}
+}

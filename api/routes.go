@@ -37,7 +37,9 @@ func deploymentRoutes() []*route {
 		{Method: patch, Pattern: "/deployments/{id}", Access: accessTenant, Operation: "updateDeployment", Summary: "Change a deployment",
 			Handle: one((*Server).patchDeployment)},
 		{Method: del, Pattern: "/deployments/{id}", Access: accessTenant, Operation: "deleteDeployment", Summary: "Delete a deployment",
-			Notes: "It is gone for the API at once; routes go first, then instances drain.", Handle: one((*Server).deleteDeployment)},
+			Notes: "It is gone for the API at once; routes go first, then instances drain. Its logs stay for the days of the plan, and are read by its ID, " +
+				"unless `purge_logs=true` takes them too; that may also be asked for afterwards, by its ID.",
+			Query: []param{{"purge_logs", "true: its log lines go with it."}}, Handle: one((*Server).deleteDeployment)},
 		{Method: post, Pattern: "/deployments/{id}/publish", Access: accessTenant, Operation: "publish", Summary: "Publish a release as a new version",
 			Status: 202, Also: []int{200},
 			Notes: waitNote + " A version that never became healthy answers 200 with version.state failed, its error_message, and promoted false; what was live goes on serving. " +

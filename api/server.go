@@ -20,6 +20,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/artifact"
+	"github.com/miosa/miosa/logs"
 	"github.com/miosa/miosa/store"
 )
 
@@ -36,6 +37,8 @@ type Config struct {
 	Version string
 	// Storage names the blob backend on releases, e.g. "local".
 	Storage string
+	// MaxLogDays is for how long at most logs can be kept; 0: logs.MaxDays.
+	MaxLogDays int
 	// MaxWait bounds how long one request waits for a rollout; 0: 15 minutes.
 	MaxWait time.Duration
 	// DuplicateWait bounds how long a request waits for the first one with
@@ -95,6 +98,9 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		return nil, errors.New("api: no public URL is configured")
 	case deps.Store == nil, deps.Uploads == nil, deps.Secrets == nil, deps.Log == nil:
 		return nil, errors.New("api: store, uploads, secrets and log are needed")
+	}
+	if cfg.MaxLogDays == 0 {
+		cfg.MaxLogDays = logs.MaxDays
 	}
 	if cfg.MaxWait == 0 {
 		cfg.MaxWait = 15 * time.Minute

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
 	"github.com/miosa/miosa/client"
 )
@@ -60,11 +61,18 @@ func (a *app) showDeployment(ctx context.Context, c *client.Client, d resource.D
 }
 
 func (a *app) removeCommand() *cobra.Command {
-	yes := false
-	cmd := &cobra.Command{Use: "rm DEPLOYMENT", Short: "Delete a deployment with everything in it"}
+	yes, purge := false, false
+	cmd := &cobra.Command{
+		Use: "rm DEPLOYMENT", Short: "Delete a deployment with everything in it",
+		Long: "Delete a deployment with everything in it. Its logs stay for the days of the plan and\nare read by its ID; with --purge-logs they go too, also of one deleted before.",
+	}
+	cmd.Flags().BoolVar(&purge, "purge-logs", false, "its logs, too")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	cmd.RunE = a.run(1, 1, func(ctx context.Context, c *client.Client, args []string) error {
 		dep, err := find(ctx, c, args[0])
+		if purge && client.Status(err) == 404 && miosa.IDPrefix(args[0]) == miosa.PrefixDeployment {
+			dep, err = resource.Deployment{ID: args[0], Slug: args[0]}, nil // its logs may be left
+		}
 		if err != nil {
 			return err
 		}
@@ -73,7 +81,11 @@ func (a *app) removeCommand() *cobra.Command {
 				return err
 			}
 		}
-		gone, err := c.DeleteDeployment(ctx, dep.ID)
+		var options []client.Option
+		if purge {
+			options = append(options, client.Query("purge_logs", "true"))
+		}
+		gone, err := c.DeleteDeployment(ctx, dep.ID, options...)
 		if err != nil {
 			return err
 		}

@@ -22,6 +22,9 @@ type Options struct {
 	Config
 	PublicURL func(miosa.Tenant, miosa.Deployment, miosa.Environment) string
 	Bindings  []Binding
+	// PurgeLogs drops the log lines of a deployment whose instances are all
+	// gone, and takes no more of them. nil: logs are not kept here.
+	PurgeLogs func(ctx context.Context, tenantID, deploymentID string) error
 	Observer  Observer // nil: none
 }
 
@@ -56,6 +59,17 @@ func New(cfg Options, s store.Store, vault Vault, sealTo SealTo, log *slog.Logge
 		cfg: cfg, store: s, vault: vault, sealTo: sealTo, log: log,
 		events: make(chan Event, 1024), hosts: newHub[map[string]miosa.Instance](), routes: newFeed(),
 	}, nil
+}
+
+// purge takes the log lines first: as long as the deployment's record stands,
+// a purge that was cut short is begun again.
+func (c *Control) purge(ctx context.Context, e Purge) error {
+	if e.Logs && c.cfg.PurgeLogs != nil {
+		if err := c.cfg.PurgeLogs(ctx, e.Tenant, e.Deployment); err != nil {
+			return fmt.Errorf("purge logs of %s: %w", e.Deployment, err)
+		}
+	}
+	return PurgeRecords(ctx, c.store, e)
 }
 
 // commitsAtOnce bounds the transactions under way.
@@ -118,7 +132,7 @@ func (c *Control) carryOut(ctx context.Context, effect Effect, slots chan struct
 		})
 	case Purge:
 		c.running.Go(func() {
-			err := PurgeRecords(ctx, c.store, e)
+			err := c.purge(ctx, e)
 			if err != nil && ctx.Err() == nil {
 				c.log.Error("purge failed", "deployment", e.Deployment, "err", err)
 			}

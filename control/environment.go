@@ -87,7 +87,7 @@ func (m *Machine) purge(env miosa.Environment) (Effect, bool) {
 		}
 	}
 	m.purging[dep.ID] = true
-	return Purge{Tenant: dep.TenantID, Deployment: dep.ID}, true
+	return Purge{Tenant: dep.TenantID, Deployment: dep.ID, Logs: dep.PurgeLogs}, true
 }
 
 func promise(fleet []schedule.Host, i miosa.Instance) {

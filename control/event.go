@@ -79,8 +79,11 @@ type (
 	Publish struct{ Table routing.Table }
 	// Assign tells hosts about changed assignments.
 	Assign struct{ Instances []miosa.Instance }
-	// Purge deletes every record of a deployment.
-	Purge struct{ Tenant, Deployment string }
+	// Purge deletes every record of a deployment, and with Logs its log lines.
+	Purge struct {
+		Tenant, Deployment string
+		Logs               bool
+	}
 )
 
 // Placement is how an instance of a Commit came to its host.

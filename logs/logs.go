@@ -31,6 +31,9 @@ func (s Stream) Valid() bool { return s == Stdout || s == Stderr || s == System 
 // MaxText bounds one line's text in bytes; longer ones were split before.
 const MaxText = 64 << 10
 
+// MaxDays bounds for how many days a line may be kept.
+const MaxDays = 3650
+
 // Line is one line as it is kept.
 type Line struct {
 	Time    time.Time // UTC, to the microsecond; never earlier than the line before it in its instance
@@ -156,7 +159,7 @@ type Usage struct {
 // Kept is one batch with how long it is kept.
 type Kept struct {
 	Batch
-	Days int // from each line's time on, at least; 1 to 3650
+	Days int // from each line's time on, at least; 1 to MaxDays
 }
 
 // Store keeps lines. Its methods may be called from several goroutines at
@@ -172,7 +175,9 @@ type Store interface {
 	// Held is the last position of an instance that the store holds; zero: none.
 	Held(ctx context.Context, tenantID, instanceID string) (Position, error)
 	// Read yields what the query names, in time order or against it. Breaking
-	// off the loop is how a page ends. An error is yielded last.
+	// off the loop is how a page ends. An error is yielded last. It shows the
+	// store as it was when the loop began: what comes meanwhile is left out, what
+	// goes meanwhile may be.
 	Read(ctx context.Context, q Query) iter.Seq2[Entry, error]
 	// Last is the mark of the newest arrival.
 	Last(ctx context.Context) (Mark, error)
@@ -181,8 +186,8 @@ type Store interface {
 	// that it holds. miosa.Gone when the store no longer knows the order that
 	// far back: it keeps at least an hour of it.
 	Arrivals(ctx context.Context, after Mark, scope Scope) iter.Seq2[Arrival, error]
-	// Expire drops what has been kept for its days by now. A line may stay up to
-	// an hour longer.
+	// Expire drops what has been kept for its days by now: from then on no read
+	// shows it. Its bytes may lie there up to an hour longer.
 	Expire(ctx context.Context, now time.Time) error
 	// Purge drops every line of a deployment at once.
 	Purge(ctx context.Context, tenantID, deploymentID string) error

@@ -155,6 +155,9 @@ func aliases(key, value string) (keys, values []string) {
 	return keys, values
 }
 
+// Empty reports whether it matches every line.
+func (s Search) Empty() bool { return len(s.terms) == 0 }
+
 // Match reports whether the line holds every term. It takes time in proportion
 // to the line for each term, and allocates nothing.
 func (s Search) Match(text []byte) bool {

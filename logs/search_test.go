@@ -210,6 +210,15 @@ func FuzzParseSearch(f *testing.F) {
 		f.Add(q, []byte(`{"a":{"b":"\""},"level":"err"}`))
 		f.Add(q, []byte(`level=error k="v w" Ärger http://x`))
 	}
+	// What nobody writes who means well.
+	for _, line := range []string{
+		strings.Repeat(`{"a":`, 200), strings.Repeat(`[`, 200), `{"a":"\ud800\udc00\ud800","a":"\"}`, "\x00\xff\xfe\x80", "\x1b[2J\u202egro\u2066", `a="`, `a=b=c="d"e`,
+		"İıſK\u0130", strings.Repeat("ab", 300) + "b", `{"level":"\u0065rror"}`, "{\"k\":1e9999,\"k\":-0}", "\u2028k=v\u00a0w",
+	} {
+		for _, q := range []string{"a.a.a:b", strings.Repeat("ab", 40) + "b", "-level:error", `k:"\""`, "ıſK", "level:err İ"} {
+			f.Add(q, []byte(line))
+		}
+	}
 	f.Fuzz(func(t *testing.T, q string, line []byte) {
 		s, err := logs.ParseSearch(q)
 		if err != nil {

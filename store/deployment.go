@@ -31,6 +31,7 @@ type deploymentRecord struct {
 	CreatedAt   time.Time             `json:"created_at,omitzero"`
 	UpdatedAt   time.Time             `json:"updated_at,omitzero"`
 	DeletedAt   time.Time             `json:"deleted_at,omitzero"`
+	PurgeLogs   bool                  `json:"purge_logs,omitempty"`
 }
 
 func deploymentToRecord(v miosa.Deployment) deploymentRecord {
@@ -49,6 +50,7 @@ func deploymentToRecord(v miosa.Deployment) deploymentRecord {
 		CreatedAt:   utc(v.CreatedAt),
 		UpdatedAt:   utc(v.UpdatedAt),
 		DeletedAt:   utc(v.DeletedAt),
+		PurgeLogs:   v.PurgeLogs,
 	}
 }
 
@@ -68,6 +70,7 @@ func (r deploymentRecord) noun() miosa.Deployment {
 		CreatedAt:   r.CreatedAt,
 		UpdatedAt:   r.UpdatedAt,
 		DeletedAt:   r.DeletedAt,
+		PurgeLogs:   r.PurgeLogs,
 	}
 }
 

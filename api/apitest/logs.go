@@ -55,6 +55,18 @@ func (l *Logs) Forget(before logs.Mark) {
 	l.gone = before
 }
 
+// Purge drops every line of a deployment; arrivals keep their marks.
+func (l *Logs) Purge(ctx context.Context, tenantID, deploymentID string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range l.arrivals {
+		if b := &l.arrivals[i].Batch; b.Origin.TenantID == tenantID && b.Origin.DeploymentID == deploymentID {
+			b.Lines = nil
+		}
+	}
+	return ctx.Err()
+}
+
 func (l *Logs) since(after logs.Mark) []logs.Arrival {
 	l.mu.Lock()
 	defer l.mu.Unlock()

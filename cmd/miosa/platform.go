@@ -25,7 +25,6 @@ import (
 	"github.com/miosa/miosa/artifact/local"
 	"github.com/miosa/miosa/control"
 	"github.com/miosa/miosa/edge"
-	"github.com/miosa/miosa/logs/pebble"
 	"github.com/miosa/miosa/logs/plane"
 	"github.com/miosa/miosa/network"
 	"github.com/miosa/miosa/network/tap"
@@ -50,7 +49,8 @@ type platformConfig struct {
 	overcommit                                      float64
 	example, verbose                                bool
 	accessLog                                       string
-	otlpTraces                                      string // endpoint; "": none
+	otlpTraces                                      string         // endpoint; "": none
+	victoriaLogs                                    map[int]string // by the days that each keeps lines for; empty: logs are kept here
 }
 
 // platform is every role in one process, in the order in which they start.
@@ -66,7 +66,7 @@ type platform struct {
 	network network.Network
 	control *control.Control
 	tracer  *trace.Tracer // nil: none
-	logs    *pebble.Store
+	logs    logStore
 	plane   *plane.Plane
 	agent   *agent.Agent
 	router  *edge.Router
@@ -242,7 +242,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 			err = errors.Join(err, p.store.Close())
 		}
 	}()
-	if p.logs, err = pebble.Open(pebble.Config{Dir: c.path("logs"), Log: p.log}); err != nil {
+	if p.logs, err = p.openLogs(ctx); err != nil {
 		return err
 	}
 	defer func() {
@@ -275,6 +275,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	}
 	if p.control, err = control.New(control.Options{
 		Config: control.Config{Hosts: p.public.hosts}, PublicURL: p.public.url, Bindings: p.cfg.bindings, Observer: observer,
+		PurgeLogs: p.plane.Purge,
 	}, p.store, p.vault, secret.SealTo, p.log); err != nil {
 		return err
 	}
@@ -308,7 +309,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 		return err
 	}
 	server, err := api.New(api.Config{
-		PublicURL: p.public.url, Version: version,
+		PublicURL: p.public.url, Version: version, MaxLogDays: p.cfg.longestDays(),
 		Regions: []miosa.Region{{ID: p.cfg.region, Name: p.cfg.region, Slug: p.cfg.region, Available: true}},
 	}, api.Deps{Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Logs: p.plane, Log: p.log, Ready: p.answers})
 	if err != nil {

@@ -70,7 +70,12 @@ func (s *Store) Append(ctx context.Context, batches []logs.Kept) ([]logs.Arrival
 	if err := s.disk.room(time.Now()); err != nil {
 		return nil, err
 	}
-	came, ticket, err := s.apply(batches)
+	letters := lettersOf(batches)
+	if err := s.take(ctx); err != nil {
+		return nil, fmt.Errorf("append logs: %w", err)
+	}
+	came, ticket, err := s.apply(batches, letters)
+	s.release(err)
 	if err == nil {
 		err = s.settle(ticket)
 	}
@@ -95,8 +100,8 @@ func valid(b *logs.Kept) error {
 		return miosa.Errorf(miosa.Invalid, "a log batch needs the IDs of its tenant and of its instance")
 	case b.First == 0:
 		return miosa.Errorf(miosa.Invalid, "the lines of an instance are numbered from 1, not from 0")
-	case b.Days < 1 || b.Days > 3650:
-		return miosa.Errorf(miosa.Invalid, "log lines are kept for 1 to 3650 days, not for %d", b.Days)
+	case b.Days < 1 || b.Days > logs.MaxDays:
+		return miosa.Errorf(miosa.Invalid, "log lines are kept for 1 to %d days, not for %d", logs.MaxDays, b.Days)
 	}
 	return nil
 }
@@ -108,27 +113,9 @@ type ticket struct {
 	last    uint64
 }
 
-// apply writes what is new, without waiting for the disk.
-func (s *Store) apply(batches []logs.Kept) (came []logs.Arrival, t ticket, err error) {
-	s.write.Lock()
-	defer s.write.Unlock()
+// apply writes what is new, without waiting for the disk. The turn is held.
+func (s *Store) apply(batches []logs.Kept, letters [][]uint16) (came []logs.Arrival, t ticket, err error) {
 	w := writer{s: s, b: s.db.NewBatch(), usage: map[usageAt]counter{}}
-	defer func() {
-		if err == nil {
-			return
-		}
-		// What was counted in memory may not be in the database.
-		clear(s.held)
-		clear(s.used)
-		if last, e := s.newest(); e == nil {
-			s.last = last
-		}
-		for _, b := range t.batch {
-			_ = b.SyncWait()
-			_ = b.Close()
-		}
-		_ = w.b.Close()
-	}()
 	for i := range batches {
 		fresh, ok, err := w.fresh(&batches[i].Batch)
 		if err != nil {
@@ -138,7 +125,7 @@ func (s *Store) apply(batches []logs.Kept) (came []logs.Arrival, t ticket, err e
 			continue
 		}
 		s.last++
-		if err := w.add(&fresh, batches[i].Days, s.last); err != nil {
+		if err := w.add(&fresh, letters[i], batches[i].Days, s.last); err != nil {
 			return nil, t, err
 		}
 		came = append(came, logs.Arrival{Mark: logs.Mark(s.last), Batch: fresh})
@@ -171,27 +158,42 @@ func (s *Store) shrink() {
 		}
 		delete(s.used, k)
 	}
+	for k := range s.letters {
+		if len(s.letters) <= cachedLetters {
+			break
+		}
+		delete(s.letters, k)
+	}
 }
 
 // settle waits until all that the ticket stands for is synced.
 func (s *Store) settle(t ticket) error {
-	var failed error
-	for _, b := range t.batch {
-		if err := b.SyncWait(); err != nil && failed == nil {
-			failed = err
+	db := s.db
+	err := s.engine.do(func() error {
+		var failed error
+		for _, b := range t.batch {
+			if err := b.SyncWait(); err != nil && failed == nil {
+				failed = err
+			}
+			if err := b.Close(); err != nil && failed == nil {
+				failed = err
+			}
 		}
-		if err := b.Close(); err != nil && failed == nil {
-			failed = err
+		// Nothing new of its own: what it was known by may still be on its way.
+		if len(t.batch) == 0 && s.synced.Load() < t.applied {
+			failed = db.LogData(nil, lsm.Sync)
 		}
-	}
-	if failed != nil {
+		if failed != nil {
+			// What the disk has of it nobody knows, also not by asking again.
+			s.engine.fail(failed)
+		}
 		return failed
-	}
-	// Nothing new of its own: what it was known by may still be on its way.
-	if len(t.batch) == 0 && s.synced.Load() < t.applied {
-		if err := s.db.LogData(nil, lsm.Sync); err != nil {
-			return err
+	})
+	if err != nil {
+		if s.engine.over() {
+			return s.engine.unwell()
 		}
+		return err
 	}
 	raise(&s.synced, t.applied)
 	raise(&s.durable, t.last)
@@ -208,10 +210,12 @@ func raise(v *atomic.Uint64, to uint64) {
 }
 
 // pending is the ticket of all that is applied so far.
-func (s *Store) pending() ticket {
-	s.write.Lock()
-	defer s.write.Unlock()
-	return ticket{applied: s.applied, last: s.last}
+func (s *Store) pending(ctx context.Context) (ticket, error) {
+	if err := s.take(ctx); err != nil {
+		return ticket{}, err
+	}
+	defer s.release(nil)
+	return ticket{applied: s.applied, last: s.last}, nil
 }
 
 // usageAt is a tenant's hour.
@@ -220,13 +224,16 @@ type usageAt struct {
 	hour   int32
 }
 
-// writer fills one batch of the database. s.write is held.
+// writer fills one batch of the database. The turn is held.
 type writer struct {
 	s     *Store
 	b     *lsm.Batch
 	usage map[usageAt]counter // what is to be added
 	value []byte
 	keys  []byte
+
+	letterBuf []uint16
+	operand   []byte
 }
 
 // fresh is what is new of a batch.
@@ -252,7 +259,7 @@ func (w *writer) fresh(b *logs.Batch) (logs.Batch, bool, error) {
 	return fresh, true, nil
 }
 
-// position is an instance's last, from memory or from disk. s.write is held.
+// position is an instance's last, from memory or from disk. The turn is held.
 func (s *Store) position(tenant, instance string) (position, error) {
 	key := positionKey(tenant, instance)
 	if p, ok := s.held[string(key)]; ok {
@@ -273,9 +280,11 @@ func (s *Store) readPosition(key []byte) (p position, err error) {
 	return p, err
 }
 
-// add puts a batch into the database's: its chunks, its arrival, the position.
-func (w *writer) add(b *logs.Batch, days int, mark uint64) error {
+// add puts a batch into the database's: its chunks with the letters of their
+// lines, its arrival, the position.
+func (w *writer) add(b *logs.Batch, of []uint16, days int, mark uint64) error {
 	w.keys = binary.AppendVarint(w.keys[:0], w.s.now().Unix())
+	path := names(nil, b.Origin.TenantID, b.Origin.DeploymentID, b.Origin.ServiceID, b.Origin.InstanceID)
 	seq := b.First
 	for lines := b.Lines; len(lines) > 0; {
 		micro := lines[0].Time.UnixMicro()
@@ -292,7 +301,10 @@ func (w *writer) add(b *logs.Batch, days int, mark uint64) error {
 			n++
 		}
 		in := bucket{uint16(days), hour}
-		key := place(names(in.key(), b.Origin.TenantID, b.Origin.DeploymentID, b.Origin.ServiceID, b.Origin.InstanceID), micro, logs.Position{Epoch: b.Epoch, Seq: seq})
+		if err := w.letters(in, path, of); err != nil {
+			return err
+		}
+		key := place(append(in.key(), path...), micro, logs.Position{Epoch: b.Epoch, Seq: seq})
 		w.value = encode(w.value[:0], &b.Origin, lines[:n], micro)
 		if err := w.b.Set(key, w.value, nil); err != nil {
 			return err
@@ -344,7 +356,8 @@ func (w *writer) commit(t *ticket) error {
 		}
 	}
 	clear(w.usage)
-	if err := w.s.db.ApplyNoSyncWait(w.b, lsm.Sync); err != nil {
+	db, b := w.s.db, w.b
+	if err := w.s.engine.do(func() error { return db.ApplyNoSyncWait(b, lsm.Sync) }); err != nil {
 		return err
 	}
 	t.batch = append(t.batch, w.b)
@@ -360,8 +373,12 @@ func (s *Store) Held(ctx context.Context, tenantID, instanceID string) (logs.Pos
 	}
 	defer leave()
 	p, err := s.readPosition(positionKey(tenantID, instanceID))
+	var t ticket
 	if err == nil {
-		err = s.settle(s.pending())
+		t, err = s.pending(ctx)
+	}
+	if err == nil {
+		err = s.settle(t)
 	}
 	if err != nil {
 		return logs.Position{}, fmt.Errorf("last position of instance %s: %w", instanceID, err)

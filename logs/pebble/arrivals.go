@@ -57,13 +57,16 @@ func (s *Store) Arrivals(ctx context.Context, after logs.Mark, scope logs.Scope)
 
 // arrivals are some after the mark; next is how far it came.
 func (s *Store) arrivals(ctx context.Context, after, to uint64, scope logs.Scope) (came []logs.Arrival, next uint64, err error) {
+	view, err := s.look(ctx)
+	if err != nil {
+		return nil, after, err
+	}
+	defer func() { err = errors.Join(err, view.close()) }()
 	leave, err := s.enter(ctx)
 	if err != nil {
 		return nil, after, err
 	}
 	defer leave()
-	view := s.db.NewSnapshot()
-	defer func() { err = errors.Join(err, view.Close()) }()
 	forgotten, err := s.forgotten(view)
 	if err != nil {
 		return nil, after, err
@@ -99,7 +102,7 @@ func (s *Store) arrivals(ctx context.Context, after, to uint64, scope logs.Scope
 	return came, to, it.Error()
 }
 
-func (s *Store) forgotten(view *lsm.Snapshot) (uint64, error) {
+func (s *Store) forgotten(view lsm.Reader) (uint64, error) {
 	value, closer, err := view.Get(metaKey("forgotten"))
 	if errors.Is(err, lsm.ErrNotFound) {
 		return 0, nil
@@ -113,7 +116,7 @@ func (s *Store) forgotten(view *lsm.Snapshot) (uint64, error) {
 
 // arrived reads the chunks of an arrival, as far as they are still there, as
 // the runs that the scope holds; size is how many bytes they were.
-func arrived(view *lsm.Snapshot, value []byte, scope logs.Scope) (runs []logs.Batch, size int, err error) {
+func arrived(view lsm.Reader, value []byte, scope logs.Scope) (runs []logs.Batch, size int, err error) {
 	r := reader{b: value}
 	r.varint()
 	for len(r.b) > 0 {
@@ -179,7 +182,7 @@ func cut(runs []logs.Batch, k *chunkKey, value []byte, scope logs.Scope) ([]logs
 	return runs, nil
 }
 
-// forget drops the arrivals of before the given time. s.write is held.
+// forget drops the arrivals of before the given time. The turn is held.
 func (s *Store) forget(b *lsm.Batch, before time.Time) error {
 	it, err := s.db.NewIter(&lsm.IterOptions{LowerBound: []byte{kindArrival}, UpperBound: arrivalKey(s.durable.Load() + 1)})
 	if err != nil {

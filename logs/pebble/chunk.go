@@ -21,25 +21,14 @@ const (
 	flagLost    = 8
 )
 
-// folds says that a chunk holds letters outside ASCII whose lower case, or
-// folded case, is within it; a byte-wise search could miss them.
-const folds = 1
-
 var errChunk = errors.New("a chunk is damaged")
 
 // encode appends a chunk of lines, which begin at micro:
 //
-//	flags, version, host, workspace, count, last - first microsecond,
+//	0, version, host, workspace, count, last - first microsecond,
 //	size of the columns, columns (time steps; line flags; lost; text sizes), texts
 func encode(b []byte, o *logs.Origin, lines []logs.Line, micro int64) []byte {
-	var flags byte
-	for i := range lines {
-		if foldsToASCII(lines[i].Text) {
-			flags |= folds
-			break
-		}
-	}
-	b = append(b, flags)
+	b = append(b, 0) // room for another form
 	for _, s := range []string{o.VersionID, o.HostID, o.WorkspaceID} {
 		b = binary.AppendUvarint(b, uint64(len(s)))
 		b = append(b, s...)
@@ -91,7 +80,6 @@ func lineFlags(l *logs.Line) (f byte) {
 // chunk is a chunk as far as it is decoded without looking at its lines. Its
 // bytes are the value's.
 type chunk struct {
-	flags                    byte
 	version, host, workspace []byte
 	count                    int
 	span                     int64 // microseconds from the first to the last line
@@ -100,7 +88,7 @@ type chunk struct {
 
 func open(value []byte) (c chunk, err error) {
 	r := reader{b: value}
-	c.flags = r.byte()
+	r.byte()
 	c.version, c.host, c.workspace = r.bytes(), r.bytes(), r.bytes()
 	c.count = int(r.uvarint())
 	c.span = r.varint()

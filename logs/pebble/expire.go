@@ -17,22 +17,35 @@ const (
 
 // Expire drops what has been kept for its days by now, an hour of a class at a
 // time, and forgets the order of arrivals long ago.
-func (s *Store) Expire(ctx context.Context, now time.Time) error {
+func (s *Store) Expire(ctx context.Context, now time.Time) (err error) {
 	leave, err := s.enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	s.write.Lock()
-	defer s.write.Unlock()
+	if err := s.take(ctx); err != nil {
+		return fmt.Errorf("expire logs: %w", err)
+	}
+	defer func() { s.release(err) }()
 	b := s.db.NewBatch()
+	clear(s.letters)
 	var due []bucket
+	for {
+		was := s.expired.Load()
+		if was >= now.UnixMicro() || s.expired.CompareAndSwap(was, now.UnixMicro()) {
+			break
+		}
+	}
 	for _, in := range s.hours.list() {
 		if in.expires().After(now) {
 			continue
 		}
 		due = append(due, in)
-		if err := b.DeleteRange(in.key(), in.end(), nil); err != nil {
+		err := b.DeleteRange(in.key(), in.end(), nil)
+		if err == nil {
+			err = b.DeleteRange(lettersKey(in, nil), lettersEnd(in), nil)
+		}
+		if err != nil {
 			return fmt.Errorf("expire logs: %w", err)
 		}
 	}
@@ -41,7 +54,7 @@ func (s *Store) Expire(ctx context.Context, now time.Time) error {
 		err = s.forgetPositions(b, now)
 	}
 	if err == nil {
-		err = b.Commit(lsm.Sync)
+		err = s.commit(b)
 	}
 	if err != nil {
 		return fmt.Errorf("expire logs: %w", err)
@@ -53,14 +66,15 @@ func (s *Store) Expire(ctx context.Context, now time.Time) error {
 		return nil
 	}
 	// Space is freed when the deletion reaches the tables.
-	if _, err := s.db.AsyncFlush(); err != nil {
+	db := s.db
+	if err := s.engine.do(func() error { _, err := db.AsyncFlush(); return err }); err != nil {
 		return fmt.Errorf("expire logs: %w", err)
 	}
 	return nil
 }
 
 // forgetPositions deletes those of instances all of whose lines are gone for
-// long, and usage of long ago. s.write is held.
+// long, and usage of long ago. The turn is held.
 func (s *Store) forgetPositions(b *lsm.Batch, now time.Time) error {
 	it, err := s.db.NewIter(&lsm.IterOptions{LowerBound: []byte{kindPosition}, UpperBound: []byte{kindUsage + 1}})
 	if err != nil {
@@ -104,9 +118,12 @@ func (s *Store) Purge(ctx context.Context, tenantID, deploymentID string) error 
 	if tenantID == "" || deploymentID == "" {
 		return nil
 	}
-	s.write.Lock()
-	defer s.write.Unlock()
-	if err := s.purge(names(nil, tenantID, deploymentID)); err != nil {
+	if err := s.take(ctx); err != nil {
+		return fmt.Errorf("purge logs of deployment %s: %w", deploymentID, err)
+	}
+	err = s.purge(names(nil, tenantID, deploymentID))
+	s.release(err)
+	if err != nil {
 		return fmt.Errorf("purge logs of deployment %s: %w", deploymentID, err)
 	}
 	return nil
@@ -124,7 +141,12 @@ func (s *Store) purge(path []byte) error {
 		if it.SeekGEWithLimit(lower, upper) != lsm.IterValid {
 			continue
 		}
-		if err := b.DeleteRange(lower, upper, nil); err != nil {
+		err := b.DeleteRange(lower, upper, nil)
+		if err == nil {
+			lower = lettersKey(in, path)
+			err = b.DeleteRange(lower, behind(lower), nil)
+		}
+		if err != nil {
 			_ = it.Close()
 			return err
 		}
@@ -132,5 +154,11 @@ func (s *Store) purge(path []byte) error {
 	if err := it.Close(); err != nil {
 		return err
 	}
-	return b.Commit(lsm.Sync)
+	clear(s.letters)
+	return s.commit(b)
+}
+
+// commit writes a batch, and waits for the disk.
+func (s *Store) commit(b *lsm.Batch) error {
+	return s.engine.do(func() error { return b.Commit(lsm.Sync) })
 }

@@ -2,43 +2,8 @@ package pebble
 
 import (
 	"bytes"
-	"encoding/binary"
 	"strings"
 )
-
-// foldsToASCII reports whether the text holds one of the few letters outside
-// ASCII that fold into it: İ (U+0130), ſ (U+017F), K (U+212A).
-func foldsToASCII(text []byte) bool {
-	for at := 0; ; {
-		// Nearly all text has none of these leading bytes.
-		i := indexAbove(text[at:])
-		if i < 0 {
-			return false
-		}
-		at += i
-		rest := text[at:]
-		if bytes.HasPrefix(rest, []byte("\u0130")) || bytes.HasPrefix(rest, []byte("\u017f")) || bytes.HasPrefix(rest, []byte("\u212a")) {
-			return true
-		}
-		at++
-	}
-}
-
-// indexAbove is the index of the first byte outside ASCII.
-func indexAbove(b []byte) int {
-	i := 0
-	for ; i+8 <= len(b); i += 8 {
-		if binary.LittleEndian.Uint64(b[i:])&0x8080808080808080 != 0 {
-			break
-		}
-	}
-	for ; i < len(b); i++ {
-		if b[i] >= 0x80 {
-			return i
-		}
-	}
-	return -1
-}
 
 // needle finds an ASCII text in whatever case.
 type needle struct {

@@ -13,6 +13,7 @@ import (
 const (
 	kindArrival  = 'a'
 	kindChunk    = 'c'
+	kindLetters  = 'l'
 	kindMeta     = 'm'
 	kindPosition = 'p'
 	kindUsage    = 'u'
@@ -21,8 +22,9 @@ const (
 // Lengths of a chunk key's parts of fixed size: kind, class and hour before the
 // names; time, epoch and seq behind them.
 const (
-	headSize = 1 + 2 + 4
-	tailSize = 8 + 8 + 8
+	bucketSize = 2 + 4
+	headSize   = 1 + bucketSize
+	tailSize   = 8 + 8 + 8
 )
 
 // sign makes signed numbers sort as bytes.

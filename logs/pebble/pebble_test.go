@@ -170,26 +170,6 @@ func TestBacksOffBeforeTheDiskIsFull(t *testing.T) {
 	}
 }
 
-func TestNeedles(t *testing.T) {
-	rapid.Check(t, func(r *rapid.T) {
-		alphabet := rapid.SampledFrom([]rune("aAbBkKeE\"zİſKäÄ "))
-		text := string(rapid.SliceOfN(alphabet, 0, 20).Draw(r, "text"))
-		want := strings.ToLower(string(rapid.SliceOfN(alphabet, 1, 3).Draw(r, "needle")))
-		p := pass{reading: &reading{needles: needles([]string{want})}}
-		var c chunk
-		if foldsToASCII([]byte(text)) {
-			c.flags = folds
-		}
-		if has := strings.Contains(strings.ToLower(text), want); has && !p.may(&c, []byte(text)) {
-			r.Fatalf("%q has %q", text, want)
-		}
-		ascii := !strings.ContainsFunc(text+want, func(c rune) bool { return c > 0x7f })
-		if has := strings.Contains(strings.ToLower(text), want); ascii && has != p.may(&c, []byte(text)) {
-			r.Fatalf("%q has %q: %v", text, want, has)
-		}
-	})
-}
-
 func TestDamagedChunks(t *testing.T) {
 	b := kept("ins", 1, time.Unix(1000, 0), "one", "two", "three")
 	whole := encode(nil, &b.Origin, b.Lines, b.Lines[0].Time.UnixMicro())

@@ -3,10 +3,12 @@ package pebble
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"math"
 	"runtime"
+	"slices"
 	"sync"
 
 	lsm "github.com/cockroachdb/pebble/v2"
@@ -37,8 +39,11 @@ func (s *Store) Read(ctx context.Context, q logs.Query) iter.Seq2[logs.Entry, er
 type reading struct {
 	q       *logs.Query
 	needles []needle
+	letters *wanted // of the needles
+	view    *view
 	prefix  []byte // names that all keys begin with
 	lo, hi  int64  // microseconds, [lo, hi)
+	expired int64  // what has been kept for its days by then is hidden; 0: nothing
 }
 
 // spot is a place with its time in microseconds; behind: after all places of
@@ -50,11 +55,12 @@ type spot struct {
 	behind   bool
 }
 
-func (s *Store) read(ctx context.Context, q logs.Query, yield func(logs.Entry) bool) error {
+func (s *Store) read(ctx context.Context, q logs.Query, yield func(logs.Entry) bool) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	r := reading{q: &q, lo: math.MinInt64, hi: math.MaxInt64, needles: needles(q.Search.Needles())}
+	r := reading{expired: s.expired.Load(), q: &q, lo: math.MinInt64, hi: math.MaxInt64, needles: needles(q.Search.Needles())}
+	r.letters = want(r.needles)
 	if !q.Since.IsZero() {
 		r.lo = ceilMicro(q.Since)
 	}
@@ -68,6 +74,14 @@ func (s *Store) read(ctx context.Context, q logs.Query, yield func(logs.Entry) b
 	if ok, err := s.locate(ctx, &r); !ok || err != nil || r.lo >= r.hi {
 		return err
 	}
+	if r.view, err = s.look(ctx); err != nil {
+		return err
+	}
+	defer func() {
+		if e := r.view.close(); err == nil {
+			err = e
+		}
+	}()
 	first, last := int32(math.MinInt32), int32(math.MaxInt32)
 	lo, hi := r.within(cursor)
 	if lo != math.MinInt64 {
@@ -159,9 +173,9 @@ type passed struct {
 	err      error
 }
 
-// lookahead begins the first passes over hours to come while the reader is
-// busy with one, when text is searched: that takes processors, and most
-// hours may have nothing.
+// lookahead begins the first pass over the next hour while the reader is busy
+// with one, when text is searched: that takes processors, and most hours may
+// have nothing.
 type lookahead struct {
 	s       *Store
 	r       *reading
@@ -173,10 +187,10 @@ type lookahead struct {
 }
 
 func (a *lookahead) result(ctx context.Context, i int) passed {
-	if len(a.r.needles) == 0 {
+	if a.r.q.Search.Empty() {
 		return a.s.pass(ctx, a.r, a.hours[i], a.cursor, firstPass)
 	}
-	for ; a.begun < len(a.hours) && a.begun <= i+runtime.GOMAXPROCS(0); a.begun++ {
+	for ; a.begun < len(a.hours) && a.begun <= i+1; a.begun++ {
 		n := a.begun
 		a.results[n] = make(chan passed, 1)
 		a.wg.Go(func() { a.results[n] <- a.s.pass(ctx, a.r, a.hours[n], a.cursor, firstPass) })
@@ -186,24 +200,145 @@ func (a *lookahead) result(ctx context.Context, i int) passed {
 
 func (a *lookahead) wait() { a.wg.Wait() }
 
-// pass collects the lines of an hour that come next behind the cursor, at most
-// so many.
+// pass collects the lines of an hour that come next behind the cursor: the
+// first of them, and of each part of it at most so many.
 func (s *Store) pass(ctx context.Context, r *reading, h hour, cursor *spot, limit int) passed {
 	leave, err := s.enter(ctx)
 	if err != nil {
 		return passed{err: err}
 	}
 	defer leave()
-	p := pass{reading: r, ctx: ctx, cursor: cursor, best: best{backward: r.q.Backward, limit: limit}}
-	p.from, p.to = r.within(cursor)
-	for _, b := range h.classes {
-		if err := p.bucket(s.db, b); err != nil {
+	var parts [][]part
+	if r.q.Search.Empty() {
+		parts = [][]part{nil}
+		for _, b := range h.classes {
+			parts[0] = append(parts[0], part{bucket: b, whole: true})
+		}
+	} else if parts, err = s.parts(ctx, r, h); err != nil {
+		return passed{err: err}
+	}
+	passes := make([]*pass, len(parts))
+	errs := make([]error, len(parts))
+	var wg sync.WaitGroup
+	for i, of := range parts {
+		p := &pass{reading: r, ctx: ctx, cursor: cursor, best: best{backward: r.q.Backward, limit: limit}}
+		passes[i] = p
+		run := func() {
+			for _, at := range of {
+				if errs[i] = p.part(at); errs[i] != nil {
+					return
+				}
+			}
+		}
+		if i == len(parts)-1 {
+			run()
+		} else {
+			wg.Go(run)
+		}
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
 			return passed{err: err}
 		}
 	}
-	entries, complete := p.best.take()
-	return passed{entries: entries, complete: complete}
+	return unite(passes, r.q.Backward)
 }
+
+// unite puts together what several passes over parts of an hour kept: as far
+// as all of them go.
+func unite(passes []*pass, backward bool) passed {
+	if len(passes) == 1 {
+		entries, complete := passes[0].best.take()
+		return passed{entries: entries, complete: complete}
+	}
+	var all passed
+	var bound *logs.Place
+	order := best{backward: backward}
+	for _, p := range passes {
+		if b := p.best.bound; b != nil && (bound == nil || order.comes(*b, *bound)) {
+			bound = b
+		}
+		all.entries = append(all.entries, p.best.heap...)
+	}
+	slices.SortFunc(all.entries, func(a, c logs.Entry) int {
+		switch p, q := logs.PlaceOf(&a), logs.PlaceOf(&c); {
+		case order.comes(p, q):
+			return -1
+		case order.comes(q, p):
+			return 1
+		}
+		return 0
+	})
+	if bound != nil {
+		end, _ := slices.BinarySearchFunc(all.entries, *bound, func(e logs.Entry, at logs.Place) int {
+			if order.comes(logs.PlaceOf(&e), at) {
+				return -1
+			}
+			return 1
+		})
+		all.entries = all.entries[:end]
+	}
+	all.complete = bound == nil
+	return all
+}
+
+// part is a part of a bucket: some of its instances, or the whole.
+type part struct {
+	bucket
+	whole bool
+	names [][]byte // the instances', as their chunks' keys begin, in order
+}
+
+// mostSearchers bounds on how many processors one search may be at once, and
+// with them its memory.
+const mostSearchers = 4
+
+// parts are what must be searched of an hour, for as many searchers.
+func (s *Store) parts(ctx context.Context, r *reading, h hour) ([][]part, error) {
+	var all []part
+	total := 0
+	for _, b := range h.classes {
+		if s.plain[b] {
+			all = append(all, part{bucket: b, whole: true})
+			total++
+			continue
+		}
+		lower := lettersKey(b, r.prefix)
+		it, err := r.view.NewIterWithContext(ctx, &lsm.IterOptions{LowerBound: lower, UpperBound: behind(lower)})
+		if err != nil {
+			return nil, err
+		}
+		names, err := candidates(it, r.letters)
+		if err := errors.Join(err, it.Close()); err != nil {
+			return nil, err
+		}
+		if len(names) > 0 {
+			all = append(all, part{bucket: b, names: names})
+			total += len(names)
+		}
+	}
+	each := max(4, (total+searchers()-1)/searchers())
+	var split [][]part
+	for room := 0; len(all) > 0; {
+		if room == 0 {
+			split, room = append(split, nil), each
+		}
+		last := &split[len(split)-1]
+		at := all[0]
+		if n := min(room, len(at.names)); !at.whole && n < len(at.names) {
+			all[0].names = at.names[n:]
+			at.names = at.names[:n]
+		} else {
+			all = all[1:]
+		}
+		room -= max(1, len(at.names))
+		*last = append(*last, at)
+	}
+	return split, nil
+}
+
+func searchers() int { return min(runtime.GOMAXPROCS(0), mostSearchers) }
 
 // pass is one pass over an hour.
 type pass struct {
@@ -220,9 +355,13 @@ type pass struct {
 	seen     int
 }
 
-func (p *pass) bucket(db *lsm.DB, b bucket) (err error) {
-	lower := append(b.key(), p.prefix...)
-	p.it, err = db.NewIterWithContext(p.ctx, &lsm.IterOptions{LowerBound: lower, UpperBound: behind(lower)})
+func (p *pass) part(of part) (err error) {
+	p.from, p.to = p.within(p.cursor)
+	if p.expired != 0 {
+		p.from = max(p.from, p.expired-24*perHour*int64(of.days)+1)
+	}
+	lower := append(of.key(), p.prefix...)
+	p.it, err = p.view.NewIterWithContext(p.ctx, &lsm.IterOptions{LowerBound: lower, UpperBound: behind(lower)})
 	if err != nil {
 		return err
 	}
@@ -232,13 +371,31 @@ func (p *pass) bucket(db *lsm.DB, b bucket) (err error) {
 		}
 	}()
 	p.instance = p.instance[:0]
+	if of.whole {
+		if p.q.Backward {
+			return p.walk(p.it.Last(), nil)
+		}
+		return p.walk(p.it.First(), nil)
+	}
+	for _, names := range of.names {
+		if p.q.Backward {
+			err = p.walk(p.it.SeekLT(behind(names)), names)
+		} else {
+			err = p.walk(p.it.SeekGE(names), names)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// walk goes from the chunk that the iterator is at, if ok, to the end: of the
+// instance that is named, or of all.
+func (p *pass) walk(ok bool, names []byte) error {
 	move := p.forward
-	var ok bool
 	if p.q.Backward {
 		move = p.backward
-		ok = p.it.Last()
-	} else {
-		ok = p.it.First()
 	}
 	for ok {
 		if p.seen++; p.seen%64 == 0 {
@@ -250,11 +407,14 @@ func (p *pass) bucket(db *lsm.DB, b bucket) (err error) {
 		if err != nil {
 			return err
 		}
+		if names != nil && !bytes.Equal(k.names, names) {
+			return nil
+		}
 		if ok, err = move(&k); err != nil {
 			return err
 		}
 	}
-	return nil
+	return p.it.Error()
 }
 
 // skip tells up to where in the names of a new instance they must be passed
@@ -325,7 +485,7 @@ func (p *pass) examine(k *chunkKey) error {
 	}
 	is := func(want string, have []byte) bool { return want == "" || want == string(have) }
 	if end := k.micro + c.span; end < p.from || p.q.Backward && p.best.closed(end) ||
-		!is(p.q.VersionID, c.version) || !is(p.q.HostID, c.host) || !is(p.q.WorkspaceID, c.workspace) || !p.may(&c, c.texts) {
+		!is(p.q.VersionID, c.version) || !is(p.q.HostID, c.host) || !is(p.q.WorkspaceID, c.workspace) || !p.may(c.texts) {
 		return nil
 	}
 	if p.lines, err = c.lines(p.lines, k.micro); err != nil {
@@ -334,7 +494,7 @@ func (p *pass) examine(k *chunkKey) error {
 	for i := range p.lines {
 		l := &p.lines[i]
 		micro := l.Time.UnixMicro()
-		if micro < p.from || micro >= p.to || !p.may(&c, l.Text) || !p.q.Holds(l) {
+		if micro < p.from || micro >= p.to || !p.may(l.Text) || !p.q.Holds(l) {
 			continue
 		}
 		p.of(k, &c)
@@ -347,10 +507,7 @@ func (p *pass) examine(k *chunkKey) error {
 }
 
 // may reports whether the text may hold all that is searched.
-func (p *pass) may(c *chunk, text []byte) bool {
-	if c.flags&folds != 0 {
-		return true
-	}
+func (p *pass) may(text []byte) bool {
 	for i := range p.needles {
 		if !p.needles[i].in(text) {
 			return false

@@ -27,8 +27,9 @@ const (
 	known = time.Minute
 	// maxKnown bounds how many answers are kept.
 	maxKnown = 20000
-	// expireEvery is how often retention is enforced; the promise is an hour.
-	expireEvery = 10 * time.Minute
+	// expireEvery is how often retention is enforced; the promise is an hour, and
+	// a store drops the bytes of whole hours.
+	expireEvery = time.Minute
 )
 
 // Plane feeds a log store and serves those who read it. Make it with New.
@@ -37,6 +38,10 @@ type Plane struct {
 	records store.Store
 	log     *slog.Logger
 	now     func() time.Time
+
+	// shipping is held to read while lines are looked up and kept, to write when
+	// what was known before must not count any more.
+	shipping sync.RWMutex
 
 	mu        sync.Mutex // guards all below
 	instances map[string]owner
@@ -76,24 +81,9 @@ func (p *Plane) Run(ctx context.Context) error {
 // an instance is unknown (the host may forget its lines), miosa.Forbidden when
 // it is on another host, miosa.NoSpace or miosa.Unavailable in passing.
 func (p *Plane) Ship(ctx context.Context, hostID string, batches []logs.Batch) error {
-	kept := make([]logs.Kept, 0, len(batches))
-	for _, b := range batches {
-		o, err := p.owner(ctx, b.Origin)
-		if err != nil {
-			return err
-		}
-		if o.origin.HostID != hostID {
-			return miosa.Errorf(miosa.Forbidden, "instance %s is not on host %s", b.Origin.InstanceID, hostID)
-		}
-		if err := check(b); err != nil {
-			return err
-		}
-		b.Origin = o.origin
-		kept = append(kept, logs.Kept{Batch: b, Days: o.days})
-	}
-	arrivals, err := p.logs.Append(ctx, kept)
+	arrivals, err := p.keep(ctx, hostID, batches)
 	if err != nil {
-		return fmt.Errorf("keep log lines: %w", err)
+		return err
 	}
 	if len(arrivals) > 0 {
 		p.mu.Lock()
@@ -102,6 +92,31 @@ func (p *Plane) Ship(ctx context.Context, hostID string, batches []logs.Batch) e
 		p.arrived = make(chan struct{})
 	}
 	return nil
+}
+
+func (p *Plane) keep(ctx context.Context, hostID string, batches []logs.Batch) ([]logs.Arrival, error) {
+	p.shipping.RLock()
+	defer p.shipping.RUnlock()
+	kept := make([]logs.Kept, 0, len(batches))
+	for _, b := range batches {
+		o, err := p.owner(ctx, b.Origin)
+		if err != nil {
+			return nil, err
+		}
+		if o.origin.HostID != hostID {
+			return nil, miosa.Errorf(miosa.Forbidden, "instance %s is not on host %s", b.Origin.InstanceID, hostID)
+		}
+		if err := check(b); err != nil {
+			return nil, err
+		}
+		b.Origin = o.origin
+		kept = append(kept, logs.Kept{Batch: b, Days: o.days})
+	}
+	arrivals, err := p.logs.Append(ctx, kept)
+	if err != nil {
+		return nil, fmt.Errorf("keep log lines: %w", err)
+	}
+	return arrivals, nil
 }
 
 // check refuses what no spool of ours sends.
@@ -149,6 +164,9 @@ func (p *Plane) lookUp(ctx context.Context, claimed logs.Origin) (o owner, err e
 	if err != nil {
 		return o, fmt.Errorf("deployment %s: %w", i.DeploymentID, err)
 	}
+	if dep.PurgeLogs {
+		return o, miosa.Errorf(miosa.NotFound, "the logs of deployment %s are purged", dep.ID)
+	}
 	o.origin = logs.Origin{
 		TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, InstanceID: i.ID,
 		VersionID: i.VersionID, HostID: i.HostID, WorkspaceID: dep.WorkspaceID,
@@ -187,8 +205,15 @@ func (p *Plane) Usage(ctx context.Context, tenantID string, since, until time.Ti
 	return p.logs.Usage(ctx, tenantID, since, until)
 }
 
-// Purge drops every line of a deployment.
+// Purge drops every line of a deployment whose record says so (PurgeLogs), or is
+// gone. None comes afterwards, also not from a host's spool: what is under way is
+// waited for, and whoever ships later finds the record so.
 func (p *Plane) Purge(ctx context.Context, tenantID, deploymentID string) error {
+	p.shipping.Lock()
+	p.mu.Lock()
+	clear(p.instances)
+	p.mu.Unlock()
+	p.shipping.Unlock()
 	return p.logs.Purge(ctx, tenantID, deploymentID)
 }
 

@@ -224,3 +224,52 @@ func TestFollow(t *testing.T) {
 		}
 	})
 }
+
+// TestPurgedStaysPurged: once a purge is asked for, no line of a host's spool
+// comes after it, also when the owner was looked up before, or while a batch is
+// on its way.
+func TestPurgedStaysPurged(t *testing.T) {
+	b := newBench(t)
+	if err := b.plane.Ship(t.Context(), "host_a", []logs.Batch{batch("a", 1, 2)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.plane.Ship(t.Context(), "host_b", []logs.Batch{batch("b", 1, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	b.save(func(tx *store.Tx) error {
+		d, err := store.Load(tx, store.Deployments, store.DeploymentKey("ten_a", "dep_a"))
+		if err != nil {
+			return err
+		}
+		d.DeletedAt, d.PurgeLogs = time.Unix(1_800_000_000, 0), true
+		return store.Save(tx, store.Deployments, d)
+	})
+	// A host goes on sending meanwhile.
+	done := make(chan struct{})
+	var refused int
+	go func() {
+		defer close(done)
+		for first := uint64(3); refused < 3; first++ {
+			switch err := b.plane.Ship(t.Context(), "host_a", []logs.Batch{batch("a", first, 1)}); miosa.CodeOf(err) {
+			case "":
+			case miosa.NotFound: // the host forgets them
+				refused++
+			default:
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for range 2 { // at least once: a second time changes nothing
+		if err := b.plane.Purge(t.Context(), "ten_a", "dep_a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-done
+	if got := b.read("ten_a"); len(got) != 0 {
+		t.Errorf("what was purged is back: %q", got)
+	}
+	if got := b.read("ten_b"); len(got) != 1 {
+		t.Errorf("another tenant's: %q", got)
+	}
+}

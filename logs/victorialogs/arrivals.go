@@ -3,6 +3,7 @@ package victorialogs
 import (
 	"context"
 	"iter"
+	"math"
 	"slices"
 	"time"
 
@@ -68,7 +69,7 @@ func (s *Store) arrived(ctx context.Context, a *arrival, k *kept, scope *logs.Sc
 			all[i] = stored{k.entry(i), k.stamp, k.Days}
 			all[i].Text = slices.Clone(all[i].Text)
 		}
-		return s.shown(all, scope), nil
+		return s.shown(all, scope, math.MaxUint64), nil
 	}
 	class, err := s.classFor(a.Days)
 	if err != nil {
@@ -98,7 +99,7 @@ func (s *Store) arrived(ctx context.Context, a *arrival, k *kept, scope *logs.Sc
 			return nil, err
 		}
 		if n < s.config.Page || last.Less(next) {
-			return s.shown(found, scope), nil
+			return s.shown(found, scope, math.MaxUint64), nil
 		}
 	}
 }

@@ -114,6 +114,7 @@ func (s *Store) cursors(q *logs.Query) []*cursor {
 	after.Time = after.Time.UTC()
 	s.mu.Lock()
 	oldest, newest := s.state.span(&q.Scope)
+	told := s.told
 	cursors := []*cursor{{source: &held{s.found(q, after)}}}
 	s.mu.Unlock()
 	if q.After != (logs.Place{}) {
@@ -133,7 +134,7 @@ func (s *Store) cursors(q *logs.Query) []*cursor {
 	}
 	for i := range s.classes {
 		cursors = append(cursors, &cursor{source: &pages{
-			store: s, class: i, scope: q.Scope, backward: q.Backward, from: from, to: to, after: after,
+			store: s, class: i, scope: q.Scope, backward: q.Backward, from: from, to: to, after: after, told: told,
 			oldest: oldest, newest: newest, width: time.Hour, limit: min(32, s.config.Page),
 		}})
 	}
@@ -187,6 +188,7 @@ type pages struct {
 	backward       bool
 	from, to       time.Time // what is left: [from, to)
 	after          logs.Place
+	told           uint64 // what came later is left out: a read is of one moment
 	oldest, newest time.Time
 	width          time.Duration
 	limit          int
@@ -248,7 +250,7 @@ func (p *pages) page(ctx context.Context) ([]logs.Entry, error) {
 			}
 			p.width *= 8
 		}
-		if entries := p.store.shown(found, &p.scope); len(entries) > 0 {
+		if entries := p.store.shown(found, &p.scope, p.told); len(entries) > 0 {
 			return entries, nil
 		}
 	}
@@ -256,14 +258,17 @@ func (p *pages) page(ctx context.Context) ([]logs.Entry, error) {
 }
 
 // shown is what of the lines a reader may see. The scope's own check is the
-// exact one: the query narrows a search only.
-func (s *Store) shown(found []stored, scope *logs.Scope) []logs.Entry {
+// exact one: the query narrows a search only. What this process was told after
+// the stamp is left out; a higher one that it never gave is from before the
+// state was lost.
+func (s *Store) shown(found []stored, scope *logs.Scope, told uint64) []logs.Entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	entries := make([]logs.Entry, 0, len(found))
+	given := s.state.generation<<counterBits | s.state.counter
 	for i := range found {
 		f := &found[i]
-		if scope.Admits(f.Origin) && scope.Holds(&f.Line) && s.state.shows(f.stamp, &f.Origin, f.Time, f.days) {
+		if (f.stamp <= told || f.stamp > given) && scope.Admits(f.Origin) && scope.Holds(&f.Line) && s.state.shows(f.stamp, &f.Origin, f.Time, f.days) {
 			entries = append(entries, f.Entry)
 		}
 	}

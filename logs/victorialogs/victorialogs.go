@@ -86,10 +86,11 @@ type Store struct {
 	writing sync.Mutex
 	journal *journal
 
-	// mu guards state and recent. Only a holder of writing changes them.
+	// mu guards all below. Only a holder of writing changes it.
 	mu     sync.Mutex
 	state  *state
 	recent recent
+	told   uint64 // the stamp of the last Append that succeeded
 }
 
 var _ logs.Store = (*Store)(nil)
@@ -137,6 +138,7 @@ func Open(config Config) (*Store, error) {
 		return nil, err
 	}
 	s.state.forget(config.Now().Add(-keepOrder))
+	s.told = (s.state.generation + 1) << counterBits
 	if err := s.journal.write(record{Generation: s.state.generation + 1}, s.state); err != nil {
 		s.journal.close()
 		return nil, err
@@ -217,6 +219,7 @@ func (s *Store) Append(ctx context.Context, batches []logs.Kept) ([]logs.Arrival
 		return nil, err
 	}
 	s.mu.Lock()
+	s.told = stamp
 	for i, k := range fresh {
 		s.recent.add(arrivals[i].Mark, stamp, k)
 	}

@@ -1,0 +1,47 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/store"
+	"github.com/miosa/miosa/store/memory"
+)
+
+// TestLogsArePurgedBeforeTheRecord: a purge that fails, or is cut short, leaves
+// the record that it is begun again by; without one asked for, lines stay.
+func TestLogsArePurgedBeforeTheRecord(t *testing.T) {
+	s := memory.New(time.Now)
+	_, err := store.Update(t.Context(), s, func(tx *store.Tx) error {
+		return store.Save(tx, store.Deployments, miosa.Deployment{ID: "dep_1", TenantID: "ten_1", DeletedAt: time.Now(), PurgeLogs: true})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, away := 0, errors.New("the log store is away")
+	c := &Control{store: s, cfg: Options{PurgeLogs: func(_ context.Context, tenant, deployment string) error {
+		if asked++; tenant != "ten_1" || deployment != "dep_1" {
+			t.Errorf("purged %s of %s", deployment, tenant)
+		}
+		return away
+	}}}
+	there := func() bool {
+		_, err := store.Get(t.Context(), s, store.Deployments, store.DeploymentKey("ten_1", "dep_1"))
+		return err == nil
+	}
+	for n := range 2 {
+		if err := c.purge(t.Context(), Purge{Tenant: "ten_1", Deployment: "dep_1", Logs: true}); !errors.Is(err, away) || asked != n+1 || !there() {
+			t.Fatalf("%v, asked %d times, the record is there: %v", err, asked, there())
+		}
+	}
+	away = nil
+	if err := c.purge(t.Context(), Purge{Tenant: "ten_1", Deployment: "dep_1", Logs: true}); err != nil || asked != 3 || there() {
+		t.Fatalf("%v, asked %d times, the record is there: %v", err, asked, there())
+	}
+	if err := c.purge(t.Context(), Purge{Tenant: "ten_1", Deployment: "dep_2"}); err != nil || asked != 3 {
+		t.Fatalf("%v, asked %d times", err, asked)
+	}
+}
