@@ -125,7 +125,7 @@ func (m *machine) byTime(now time.Time, e located) {
 	since, until := m.progress.Cursor.At.Add(-margin), now.Add(margin)
 	missing := m.progress.Cursor.At
 	if !m.progress.begun() {
-		since, until, missing = m.created, now.Add(linger), m.created
+		since, until, missing = m.created, now.Add(time.Millisecond), m.created
 		if oldest := now.Add(-startsAgo); since.Before(oldest) {
 			since = oldest
 			m.gap(missing, since)
