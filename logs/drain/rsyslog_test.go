@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -47,6 +49,7 @@ func newRsyslog(t *testing.T) *rsyslog {
 	r.conf = r.write("rsyslog.conf", fmt.Appendf(nil, `
 global(workDirectory="%[1]s" maxMessageSize="256k" defaultNetstreamDriver="ossl" defaultNetstreamDriverCAFile="%[1]s/ca.pem"
 	defaultNetstreamDriverCertFile="%[1]s/cert.pem" defaultNetstreamDriverKeyFile="%[1]s/key.pem" parser.escapeControlCharactersOnReceive="off")
+main_queue(queue.timeoutShutdown="30000") # what was read is written
 module(load="imtcp" streamDriver.name="ossl" streamDriver.mode="1" streamDriver.authMode="anon")
 template(name="fields" type="list" option.jsonf="on") {
 	property(outname="severity" name="syslogseverity-text" format="jsonf")
@@ -152,6 +155,65 @@ func (r *rsyslog) texts() []string {
 	return out
 }
 
+// cutter is a wire to rsyslog that is cut after so many bytes, for as many
+// connections as it is told to.
+type cutter struct {
+	l    net.Listener
+	cuts chan int64
+	done sync.WaitGroup
+}
+
+func newCutter(t *testing.T, to string) *cutter {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cutter{l: l, cuts: make(chan int64, 100)}
+	c.done.Go(func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.done.Go(func() { c.carry(in, to) })
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		c.done.Wait()
+	})
+	return c
+}
+
+func (c *cutter) carry(in net.Conn, to string) {
+	defer in.Close()
+	out, err := net.Dial("tcp", to)
+	if err != nil {
+		return
+	}
+	defer out.Close()
+	limit := int64(1 << 40)
+	select {
+	case limit = <-c.cuts:
+	default:
+	}
+	back := make(chan struct{})
+	go func() {
+		defer close(back)
+		_, _ = io.Copy(in, out)
+		_ = in.(*net.TCPConn).CloseWrite()
+	}()
+	if n, _ := io.CopyN(out, in, limit); n == limit {
+		// Both ends at once, the sender's first: nothing comes back on a cut wire.
+		_ = in.(*net.TCPConn).SetLinger(0)
+		in.Close()
+		return
+	}
+	_ = out.(*net.TCPConn).CloseWrite()
+	<-back
+}
+
 // TestRsyslog: Debian's rsyslog finds every field again, and gets every line
 // while it is away and comes back.
 func TestRsyslog(t *testing.T) {
@@ -161,7 +223,8 @@ func TestRsyslog(t *testing.T) {
 	a := w.addApp(tenant, "shop", `a "b" ]c\`)
 	r := newRsyslog(t)
 	r.start()
-	d := w.addDrain(tenant, miosa.DrainSyslog, "syslog+tls://127.0.0.1:"+r.port, r.ca.pem, nil)
+	wire := newCutter(t, "127.0.0.1:"+r.port)
+	d := w.addDrain(tenant, miosa.DrainSyslog, "syslog+tls://"+wire.l.Addr().String(), r.ca.pem, nil)
 	w.start()
 	long := strings.Repeat("long ", 12000)
 	special := []string{"plain", "", "a\x1b[31mb\x00c\nd\te", "größer\xff", "  spaces  ", "[not=\"data\"] %s", long}
@@ -178,16 +241,23 @@ func TestRsyslog(t *testing.T) {
 		!strings.HasPrefix(l.Data, `[miosa@32473 id="`+a.instance+`.1.1" `) || !strings.HasSuffix(l.Data, ` external_workspace_id="a \"b\" \]c\\"]`) {
 		t.Errorf("line %+v", l)
 	}
-	const rounds, each = 9, 200
+	const rounds, each = 3, 800
 	for round := range rounds {
-		if round%3 == 1 {
+		switch round % 3 {
+		case 1:
+			w.awaitStatus(d, "all is delivered", func(s miosa.DrainStatus) bool { return s.Lag == 0 })
 			r.stop()
+		case 2: // in the handshake, and in the middle of the lines
+			wire.cuts <- 100
+			wire.cuts <- 20000
+			wire.cuts <- 70000
 		}
 		w.write(a, numbered("line", round*each, (round+1)*each)...)
 		switch round % 3 {
-		case 2: // in the middle of it, as it comes
-			r.stop()
-			r.start()
+		case 2:
+			w.awaitStatus(d, "the wire was cut and is whole again", func(s miosa.DrainStatus) bool {
+				return len(wire.cuts) == 0 && s.State == miosa.DrainDelivering && s.Lag == 0
+			})
 		case 1:
 			w.awaitStatus(d, "the receiver is missed", func(s miosa.DrainStatus) bool { return s.State == miosa.DrainRetrying && s.Lag > 0 })
 			r.start()

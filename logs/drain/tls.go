@@ -13,15 +13,20 @@ import (
 
 // syslogReceiver takes RFC 5424 over TLS. Syslog has no answers. What it does
 // have is the end of a connection: a receiver that is sent close_notify has to
-// reply in kind (RFC 5425, 4.4), which it can only after it has read all that
-// came before. So each batch has a connection of its own, and counts as
-// delivered when the receiver closed it too, with nothing left that its
-// machine has not acknowledged.
+// reply in kind (RFC 5425, 4.4), once it has read all that came before. So each
+// batch has a connection of its own, and counts as delivered when the receiver
+// closed it too, and every byte was acknowledged. There is no end of TCP from
+// our side before: a receiver may take it for a reason to stop reading. What
+// then gets lost inside the receiver, or in something between that swallows
+// bytes and passes on the receiver's goodbye, no sender of syslog can know.
 type syslogReceiver struct {
 	dialer *net.Dialer
 	config *tls.Config
 	addr   string
 	token  string
+	// polite: it was seen to reply to close_notify. From then on the bare end of
+	// a connection is no proof: something in between may have cut it.
+	polite bool
 }
 
 const (
@@ -69,9 +74,6 @@ func (r *syslogReceiver) deliver(ctx context.Context, frames []byte) error {
 	if !ok {
 		return errors.New("not a TCP connection")
 	}
-	if err := tcp.CloseWrite(); err != nil {
-		return err
-	}
 	// A deadline of its own only if it is the earlier one.
 	if d, ok := ctx.Deadline(); ok && time.Until(d) > closeTime {
 		if err := plain.SetReadDeadline(time.Now().Add(closeTime)); err != nil {
@@ -79,8 +81,14 @@ func (r *syslogReceiver) deliver(ctx context.Context, frames []byte) error {
 		}
 	}
 	_, err = io.Copy(io.Discard, io.LimitReader(conn, maxAnswer))
-	// Many close without the alert that they owe.
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && (!isTimeout(err) || ctx.Err() != nil) {
+	switch {
+	case err == nil:
+		r.polite = true
+	case ctx.Err() != nil, r.polite:
+		return err
+	case errors.Is(err, io.ErrUnexpectedEOF), isTimeout(err):
+		// It closes without the alert that it owes, or not at all.
+	default:
 		return err
 	}
 	return acknowledged(ctx, tcp)
