@@ -33,14 +33,15 @@ func TestLogDrains(t *testing.T) {
 	}
 	// Nothing of the secrets is in an answer, in the log, or in clear in the store.
 	p.want(200, "PATCH", "/log-drains/"+id, map[string]any{"token": "hidden-too"})
-	everything := made.Raw + p.want(200, "GET", "/log-drains/"+id, nil).Raw + p.want(200, "GET", "/log-drains", nil).Raw + p.want(200, "GET", "/events", nil).Raw + p.Log.String()
+	var everything strings.Builder
+	everything.WriteString(made.Raw + p.want(200, "GET", "/log-drains/"+id, nil).Raw + p.want(200, "GET", "/log-drains", nil).Raw + p.want(200, "GET", "/events", nil).Raw + p.Log.String())
 	for e, err := range p.Store.Scan(t.Context(), "/", store.ScanOptions{}) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		everything += string(e.Value)
+		everything.WriteString(string(e.Value))
 	}
-	if strings.Contains(everything, "hidden") {
+	if strings.Contains(everything.String(), "hidden") {
 		t.Error("a secret shows")
 	}
 	if a := p.want(200, "POST", "/log-drains/"+id+"/test", nil); a.at("data.delivered") != true || a.at("data.status_code") != 204.0 || a.at("data.duration_ms") != 12.0 {
@@ -52,11 +53,11 @@ func TestLogDrains(t *testing.T) {
 
 	now := time.Now().UTC().Truncate(time.Second)
 	p.Drains.Say(id, miosa.DrainStatus{
-		State: miosa.DrainFailed, Error: "the receiver answers 401 Unauthorized", ErrorAt: now, NextAttempt: now.Add(time.Minute), DeliveredAt: now.Add(-time.Hour),
+		State: miosa.DrainFailed, Error: "the receiver answers 403 Forbidden", ErrorAt: now, NextAttempt: now.Add(time.Minute), DeliveredAt: now.Add(-time.Hour),
 		Delivered: 1234, Dropped: 5, Lag: 90 * time.Second, GapFrom: now.Add(-48 * time.Hour), GapUntil: now.Add(-24 * time.Hour),
 	})
 	a := p.want(200, "GET", "/log-drains/"+id, nil)
-	if a.text("data.state") != "failed" || a.text("data.last_error") != "the receiver answers 401 Unauthorized" || a.at("data.delivered_lines") != 1234.0 ||
+	if a.text("data.state") != "failed" || a.text("data.last_error") != "the receiver answers 403 Forbidden" || a.at("data.delivered_lines") != 1234.0 ||
 		a.at("data.dropped_lines") != 5.0 || a.at("data.lag_seconds") != 90.0 || a.text("data.gap_until") == "" || a.text("data.next_attempt_at") == "" {
 		t.Errorf("status %s", a.Raw)
 	}

@@ -47,7 +47,7 @@ func (d *Drains) Status(record miosa.LogDrain) miosa.DrainStatus {
 	return s
 }
 
-// Test opens the drain's URL and answers 204, or 401 without a token.
+// Test opens the drain's URL and answers 204, or 403 without a token.
 func (d *Drains) Test(ctx context.Context, record miosa.LogDrain) (miosa.DrainAnswer, error) {
 	url, err := Sealer{}.Open(ctx, record.TenantID, miosa.DrainAAD(record.ID, "url"), record.URL)
 	if err != nil {
@@ -57,7 +57,7 @@ func (d *Drains) Test(ctx context.Context, record miosa.LogDrain) (miosa.DrainAn
 	d.opened = string(url)
 	d.mu.Unlock()
 	if len(record.Token) == 0 && len(record.Headers) == 0 {
-		return miosa.DrainAnswer{Status: 401, Message: "the receiver answers 401 Unauthorized: who are you?", Took: 12 * time.Millisecond}, nil
+		return miosa.DrainAnswer{Status: 403, Message: "the receiver answers 403 Forbidden: who are you?", Took: 12 * time.Millisecond}, nil
 	}
 	return miosa.DrainAnswer{Delivered: true, Status: 204, Message: "the receiver took the line (204)", Took: 12 * time.Millisecond}, nil
 }

@@ -461,7 +461,7 @@ func TestWhatSomebodyHasToMend(t *testing.T) {
 	s := newHTTPSReceiver(t)
 	s.behaves(func(_ int, rw http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer right" || r.Header.Get("X-Key") != "also secret" {
-			http.Error(rw, "who are you?", http.StatusUnauthorized)
+			http.Error(rw, "who are you?", http.StatusForbidden)
 			return
 		}
 		s.take(rw, r)
@@ -484,7 +484,7 @@ func TestWhatSomebodyHasToMend(t *testing.T) {
 	w.awaitStatus(d, "the system's authorities do not know it either", failed("certificate is not trusted"))
 	d.CA = s.ca.pem
 	d = w.saveDrain(d)
-	w.awaitStatus(d, "the token is found fault with", failed("401 Unauthorized: who are you?"))
+	w.awaitStatus(d, "the token is found fault with", failed("403 Forbidden: who are you?"))
 	if s.requests == 0 {
 		t.Fatal("nobody asked")
 	}

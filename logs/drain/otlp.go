@@ -21,9 +21,11 @@ const scopeName = "github.com/miosa/miosa/logs/drain"
 func otlp(lines []Line, now time.Time) ([]byte, error) {
 	request := &collector.ExportLogsServiceRequest{}
 	var records *otel.ScopeLogs
+	var last logs.Origin
 	for i := range lines {
 		l := &lines[i]
-		if i == 0 || l.Origin != lines[i-1].Origin {
+		if records == nil || l.Origin != last {
+			last = l.Origin
 			records = &otel.ScopeLogs{Scope: &common.InstrumentationScope{Name: scopeName}}
 			request.ResourceLogs = append(request.ResourceLogs, &otel.ResourceLogs{Resource: resourceOf(l), ScopeLogs: []*otel.ScopeLogs{records}})
 		}
@@ -36,18 +38,18 @@ func otlp(lines []Line, now time.Time) ([]byte, error) {
 // word. Many receivers tell services apart by service.name alone, so that the
 // deployment is part of it.
 func resourceOf(l *Line) *resource.Resource {
-	return &resource.Resource{Attributes: attributes(
-		"service.name", l.Deployment+"-"+l.Service, "service.namespace", l.Deployment, "service.instance.id", l.Origin.InstanceID,
-		"service.version", l.Origin.VersionID, "host.id", l.Origin.HostID,
-		"miosa.deployment.id", l.Origin.DeploymentID, "miosa.service.id", l.Origin.ServiceID, "miosa.external_workspace_id", l.Origin.WorkspaceID,
-	)}
+	return &resource.Resource{Attributes: attributes([][2]string{
+		{"service.name", l.Deployment + "-" + l.Service}, {"service.namespace", l.Deployment}, {"service.instance.id", l.Origin.InstanceID},
+		{"service.version", l.Origin.VersionID}, {"host.id", l.Origin.HostID},
+		{"miosa.deployment.id", l.Origin.DeploymentID}, {"miosa.service.id", l.Origin.ServiceID}, {"miosa.external_workspace_id", l.Origin.WorkspaceID},
+	})}
 }
 
 func recordOf(l *Line, now time.Time) *otel.LogRecord {
 	r := &otel.LogRecord{
 		TimeUnixNano: uint64(l.Time.UnixNano()), ObservedTimeUnixNano: uint64(now.UnixNano()), //nolint:gosec // after 1970
 		SeverityNumber: otel.SeverityNumber_SEVERITY_NUMBER_INFO, SeverityText: "INFO", Body: text(l.text()),
-		Attributes: attributes("log.record.uid", l.name(), "log.iostream", string(l.Stream)),
+		Attributes: attributes([][2]string{{"log.record.uid", l.name()}, {"log.iostream", string(l.Stream)}}),
 	}
 	switch {
 	case l.Lost > 0:
@@ -67,11 +69,11 @@ func recordOf(l *Line, now time.Time) *otel.LogRecord {
 }
 
 // attributes are pairs of name and text; empty ones are left out.
-func attributes(pairs ...string) []*common.KeyValue {
+func attributes(pairs [][2]string) []*common.KeyValue {
 	var out []*common.KeyValue
-	for i := 0; i < len(pairs); i += 2 {
-		if pairs[i+1] != "" {
-			out = append(out, &common.KeyValue{Key: pairs[i], Value: text(pairs[i+1])})
+	for _, p := range pairs {
+		if p[1] != "" {
+			out = append(out, &common.KeyValue{Key: p[0], Value: text(p[1])})
 		}
 	}
 	return out
