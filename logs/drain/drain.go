@@ -32,8 +32,8 @@ const (
 	watchAgain = time.Second
 	// testTime bounds the sending of a test line.
 	testTime = 20 * time.Second
-	// maxTests bounds the test lines under way, of all tenants together.
-	maxTests = 16
+	// maxTests bounds the test lines under way of one tenant.
+	maxTests = 4
 	// readDeadline bounds one read of the log store.
 	readDeadline = 10 * time.Minute
 )
@@ -61,14 +61,13 @@ type Forwarder struct {
 	now     func() time.Time
 	cursors *cursors
 	names   *names
-	tests   chan struct{}
 
 	running sync.WaitGroup // every drain's goroutine
 
 	mu      sync.Mutex // guards all below
 	drains  map[string]*drain
-	gone    map[string]bool // deleted: their progress is to be dropped
-	testing map[string]bool // a test line is under way
+	gone    map[string]bool   // deleted: their progress is to be dropped
+	testing map[string]string // drain → tenant: a test line is under way
 }
 
 // drain is one that runs, or is paused.
@@ -89,8 +88,8 @@ func Open(cfg Config, source Source, records store.Store, secrets Opener, log *s
 	}
 	return &Forwarder{
 		source: source, records: records, secrets: secrets, guard: cfg.Guard, log: log, now: time.Now, cursors: c,
-		names: &names{records: records, now: time.Now, ids: map[string]named{}}, tests: make(chan struct{}, maxTests),
-		drains: map[string]*drain{}, gone: map[string]bool{}, testing: map[string]bool{},
+		names:  &names{records: records, now: time.Now, ids: map[string]named{}},
+		drains: map[string]*drain{}, gone: map[string]bool{}, testing: map[string]string{},
 	}, nil
 }
 
@@ -456,22 +455,25 @@ func (f *Forwarder) Status(record miosa.LogDrain) miosa.DrainStatus {
 }
 
 // Test sends one line that says it is a test, and returns what the receiver
-// said. One at a time of a drain: otherwise miosa.Limited.
+// said. One at a time of a drain, and a few of a tenant: otherwise
+// miosa.Limited.
 func (f *Forwarder) Test(ctx context.Context, record miosa.LogDrain) (miosa.DrainAnswer, error) {
 	busy := miosa.Errorf(miosa.Limited, "a test line is on its way already: wait for its answer")
-	select {
-	case f.tests <- struct{}{}:
-		defer func() { <-f.tests }()
-	default:
-		return miosa.DrainAnswer{}, busy
-	}
 	f.mu.Lock()
-	under := f.testing[record.ID]
-	f.testing[record.ID] = true
-	f.mu.Unlock()
-	if under {
+	under := 0
+	for id, tenant := range f.testing {
+		if id == record.ID {
+			under = maxTests
+		} else if tenant == record.TenantID {
+			under++
+		}
+	}
+	if under >= maxTests {
+		f.mu.Unlock()
 		return miosa.DrainAnswer{}, busy
 	}
+	f.testing[record.ID] = record.TenantID
+	f.mu.Unlock()
 	defer func() {
 		f.mu.Lock()
 		delete(f.testing, record.ID)

@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -125,6 +126,16 @@ func (w *world) stop() {
 		w.t.Error(err)
 	}
 	w.f = nil
+}
+
+// cursors is the file that a forwarder left.
+func (w *world) cursors() []byte {
+	w.t.Helper()
+	raw, err := os.ReadFile(filepath.Join(w.dir, "drains.db"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return raw
 }
 
 func (w *world) update(fn func(tx *store.Tx) error) int64 {

@@ -10,6 +10,8 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -223,14 +225,23 @@ func TestNothingIsLostToABadReceiver(t *testing.T) {
 	})
 	d := w.addDrain(tenant, miosa.DrainHTTPS, s.url, s.ca.pem, nil)
 	w.start()
+	var cursors []byte
 	const rounds, each = 10, 20
 	for round := range rounds {
 		for i, a := range apps {
 			w.write(a, numbered(fmt.Sprint("app", i), round*each, (round+1)*each)...)
 		}
 		switch round {
-		case 4, 8:
+		case 4:
 			w.stop()
+			cursors = w.cursors()
+			w.start()
+		case 8:
+			// As a crash leaves it: an older cursor.
+			w.stop()
+			if err := os.WriteFile(filepath.Join(w.dir, "drains.db"), cursors, 0o600); err != nil {
+				t.Fatal(err)
+			}
 			w.start()
 		}
 		before := len(s.texts())

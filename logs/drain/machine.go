@@ -16,6 +16,10 @@ const (
 	// margin is how much later than their times lines may have arrived, and how
 	// far clocks may be apart, where the order of arrival is not known any more.
 	margin = 5 * time.Minute
+	// patientFailures is how many failures in a row a batch waits out in memory.
+	// After more it is read again when its turn comes: receivers may be away for
+	// long, and there may be many.
+	patientFailures = 3
 	// maxRefusals is how many batches in a row a receiver may refuse before the
 	// fault is looked for elsewhere than in them.
 	maxRefusals = 3
@@ -34,11 +38,13 @@ type machine struct {
 	progress Progress
 
 	queue    [][]Line // parts of the batch that are not settled
+	whole    bool     // none is settled yet
 	next     Cursor   // behind the batch
 	all      bool     // nothing more was there when it was read
 	idle     bool     // all is delivered, as far as is known
 	readAt   time.Time
 	failures int  // in a row
+	unread   bool // the last failure was of the log store
 	held     bool // the last failure is for somebody to mend
 	refusals int  // in a row
 	due      time.Time
@@ -102,6 +108,7 @@ func (m *machine) handle(now time.Time, event any) any {
 		m.take(e)
 	case unread:
 		m.fail(now, again, e.words, 0, e.chance)
+		m.unread = true
 	case answered:
 		m.settle(now, e)
 	}
@@ -149,8 +156,8 @@ func (m *machine) gap(from, until time.Time) {
 
 // take makes what was read the batch under way.
 func (m *machine) take(e came) {
-	if m.queue == nil && m.failures > 0 {
-		m.failures, m.held = 0, false // the store answers again
+	if m.unread {
+		m.failures, m.unread = 0, false // the store answers again
 	}
 	m.next, m.all, m.readAt = e.next, e.all, e.at
 	m.idle = m.idle && e.all && len(e.lines) == 0
@@ -169,7 +176,7 @@ func (m *machine) take(e came) {
 		m.progress.Cursor = m.next
 		return
 	}
-	m.queue = [][]Line{e.lines}
+	m.queue, m.whole = [][]Line{e.lines}, true
 }
 
 // settle judges the answer to the first part.
@@ -187,7 +194,7 @@ func (m *machine) settle(now time.Time, e answered) {
 		}
 		m.refusals = 0
 	case e.verdict == tooLarge && n > 1:
-		m.queue = append([][]Line{part[:n/2], part[n/2:]}, m.queue[1:]...)
+		m.queue, m.whole = append([][]Line{part[:n/2], part[n/2:]}, m.queue[1:]...), false
 		return
 	case e.verdict == tooLarge, e.verdict == refused && p.Proven == m.revision && m.refusals < maxRefusals:
 		p.Dropped += n
@@ -203,7 +210,7 @@ func (m *machine) settle(now time.Time, e answered) {
 		m.fail(now, e.verdict, e.words, e.after, e.chance)
 		return
 	}
-	m.failures, m.held = 0, false
+	m.failures, m.held, m.whole = 0, false, false
 	if m.queue = m.queue[1:]; len(m.queue) == 0 {
 		m.queue = nil
 		p.Cursor = m.next
@@ -212,9 +219,13 @@ func (m *machine) settle(now time.Time, e answered) {
 
 func (m *machine) fail(now time.Time, v verdict, words string, after time.Duration, chance float64) {
 	m.failures++
+	m.unread = false
 	m.held = v == mend
 	m.due = now.Add(max(backoff(m.failures, chance), after))
 	m.progress.Error, m.progress.ErrorAt = words, now
+	if m.failures > patientFailures && m.whole {
+		m.queue, m.whole, m.all = nil, false, false
+	}
 }
 
 // status is how it goes.

@@ -249,6 +249,37 @@ func TestWhatAnAnswerComesTo(t *testing.T) {
 	}
 }
 
+// A batch does not stay in memory while its receiver is away for long; it is
+// read again, and tried no more often for that.
+func TestALongAbsenceHoldsNoMemory(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	m := sending(t, now, 4, 7)
+	for n := 1; n <= 12; n++ {
+		r, ok := m.handle(now, answered{answer{verdict: again, words: "away"}, 0.5}).(rest)
+		if !ok || r.arrival || r.until.Sub(now) != min(time.Second<<(n-1), lastBackoff) {
+			t.Fatalf("failure %d is followed by %v", n, r)
+		}
+		if held := len(m.queue) > 0; held != (n <= patientFailures) || m.status().state != miosa.DrainRetrying || m.status().behind.IsZero() {
+			t.Fatalf("after failure %d: a batch in memory %v, status %+v", n, held, m.status())
+		}
+		now = r.until
+		effect := m.handle(now, rested{})
+		if f, ok := effect.(fetch); ok {
+			if f.from.Done != 1 {
+				t.Fatalf("it reads from %+v", f.from)
+			}
+			effect = m.handle(now, came{lines: batchOf(4), next: Cursor{Done: 2}, all: true, at: now})
+		}
+		if s, ok := effect.(send); !ok || len(s.lines) != 4 {
+			t.Fatalf("after pause %d it does %T", n, effect)
+		}
+	}
+	m.handle(now, answered{answer{verdict: taken}, 0})
+	if s := m.status(); s.Delivered != 4 || s.Cursor.Done != 2 || s.state != miosa.DrainDelivering {
+		t.Errorf("status %+v", s)
+	}
+}
+
 // A receiver that refuses everything from some day on costs three batches, not
 // all that comes.
 func TestRefusalsInARowAreTakenForAFault(t *testing.T) {
