@@ -10,6 +10,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -527,6 +528,7 @@ func TestWhereADrainMayNotLead(t *testing.T) {
 		{"https to a loopback address", s.url, miosa.DrainHTTPS, outbound.Guard{}},
 		{"by name", strings.Replace(s.url, "127.0.0.1", "localhost", 1), miosa.DrainOTLP, outbound.Guard{}},
 		{"plain http", plain, miosa.DrainHTTPS, outbound.Guard{}},
+		{"plain http to a public address", "http://93.184.216.34/logs", miosa.DrainHTTPS, outbound.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}},
 		{"syslog", syslog, miosa.DrainSyslog, outbound.Guard{}},
 	} {
 		w := newWorld(t)

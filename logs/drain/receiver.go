@@ -184,7 +184,7 @@ func failed(ctx context.Context, err error) answer {
 	switch {
 	case miosa.CodeOf(err) == miosa.Forbidden:
 		a.verdict = mend
-		a.words = "the receiver's name does not lead to a public address: the operator may allow others with --allow-target"
+		a.words = "the receiver's address may not be called: one that is not public, or without TLS, only if the operator allows it with --allow-target"
 	case errors.As(err, &cert):
 		a.verdict = mend
 		a.words = "the receiver's certificate is not trusted: " + short(cert.Err.Error())
