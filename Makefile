@@ -21,7 +21,7 @@ version := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 init_limit := 4000000
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo setup build examples test lint bench clean
+.PHONY: help up demo setup setup-tests build examples test lint bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -35,6 +35,9 @@ demo: setup build ## show a publish, a VM's death and healing, a new version und
 
 setup: ## install what is missing (by apt, said aloud)
 	@scripts/setup.sh
+
+setup-tests:
+	@scripts/setup.sh --tests
 
 build: ## bin/miosa, bin/miosa-init, the guest bundle, packed examples
 	@mkdir -p bin/examples
@@ -58,7 +61,7 @@ examples: ## pack all six examples (fetches Debian's Python and Node.js)
 		OUT=bin/examples/$$name.tar.zst "$$script"
 	done
 
-test: setup build ## every test; what is skipped is listed with its reason
+test: setup-tests build ## every test; what is skipped is listed with its reason
 	@scripts/test.sh
 
 lint: ## go vet, gofmt, go fix, golangci-lint, the import law

@@ -35,10 +35,11 @@ var ports = []string{"store", "artifact", "vmm", "network", "secret", "logs"}
 var notAdapters = map[string]string{
 	"vmm/bundle": "the guest bundle, shared by all drivers",
 	"logs/plane": "the loop of the log plane",
+	"logs/drain": "the loop that forwards lines to customers' receivers",
 }
 
 // loops run for as long as the process does.
-var loops = []string{"control", "agent", "edge", "api", "logs/plane", "trace"}
+var loops = []string{"control", "agent", "edge", "api", "logs/plane", "logs/drain", "trace"}
 
 // joins are the only folders that may join loops to adapters.
 var joins = []string{"cmd", "sim", "bench"}

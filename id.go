@@ -24,6 +24,7 @@ const (
 	PrefixEvent       = "evt"
 	PrefixRequest     = "req"
 	PrefixKey         = "key"
+	PrefixLogDrain    = "ldr"
 )
 
 const crockford = "0123456789abcdefghjkmnpqrstvwxyz"

@@ -37,7 +37,8 @@ func (p platform) world() world {
 		"ri_id": instances[0].(map[string]any)["id"].(string), "version_id": published.text("data.version.id"),
 		"release_id": published.text("data.release.id"), "rollout_id": published.text("data.rollout.id"),
 		"key": "KEY", "subject": dep, "project_id": "p1", "tenants": p.Tenant.ID,
-		"api-keys": "key_00000000000000000000000000", "hosts": "host_00000000000000000000000000", "name": "default",
+		"log-drains": p.want(201, "POST", "/log-drains", map[string]any{"url": "https://logs.example/in"}).text("data.id"),
+		"api-keys":   "key_00000000000000000000000000", "hosts": "host_00000000000000000000000000", "name": "default",
 	}}
 }
 
@@ -78,6 +79,8 @@ func bodyFor(op api.Operation, w world) any {
 		return map[string]any{"instances": 2}
 	case "resize":
 		return map[string]any{"size": "small"}
+	case "createLogDrain":
+		return map[string]any{"url": "https://logs.example/other"}
 	case "createEnvironment":
 		return map[string]any{"name": "qa"}
 	case "setVariables":

@@ -21,6 +21,7 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/artifact"
 	"github.com/miosa/miosa/logs"
+	"github.com/miosa/miosa/outbound"
 	"github.com/miosa/miosa/store"
 )
 
@@ -44,6 +45,8 @@ type Config struct {
 	// DuplicateWait bounds how long a request waits for the first one with
 	// its idempotency key; 0: 10 s. Past it: 409 idempotency_in_progress.
 	DuplicateWait time.Duration
+	// Targets are the addresses that customers may name, of receivers of theirs.
+	Targets outbound.Guard
 	// Heartbeat is the pause between comments on an idle event stream; 0: 15 s.
 	Heartbeat time.Duration
 }
@@ -65,6 +68,7 @@ type Deps struct {
 	Uploads Uploads
 	Secrets Sealer
 	Logs    LogReader // nil: logs are not kept here
+	Drains  Drains    // nil: logs are not forwarded here
 	Log     *slog.Logger
 	Now     func() time.Time                // nil: time.Now
 	Random  io.Reader                       // nil: crypto/rand
@@ -82,6 +86,7 @@ type Server struct {
 	uploads   Uploads
 	secrets   Sealer
 	logs      LogReader
+	drains    Drains
 	log       *slog.Logger
 	now       func() time.Time
 	random    io.Reader
@@ -115,7 +120,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		cfg.Storage = "local"
 	}
 	s := &Server{
-		cfg: cfg, store: deps.Store, uploads: deps.Uploads, secrets: deps.Secrets, logs: deps.Logs, log: deps.Log,
+		cfg: cfg, store: deps.Store, uploads: deps.Uploads, secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, log: deps.Log,
 		now: deps.Now, random: deps.Random, ready: deps.Ready, mux: http.NewServeMux(),
 	}
 	if s.now == nil {

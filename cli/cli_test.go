@@ -106,7 +106,7 @@ var dir = func() string {
 }()
 
 var (
-	ids   = regexp.MustCompile(`\b(dep|env|svc|ver|rel|rol|ri|host|evt|key|ten|req)_[0-9a-z]{26}`)
+	ids   = regexp.MustCompile(`\b(dep|env|svc|ver|rel|rol|ri|host|evt|key|ten|req|ldr)_[0-9a-z]{26}`)
 	halfs = regexp.MustCompile(`\b(rel|ver)_…[0-9a-z]{6}`)
 	times = regexp.MustCompile(`\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?Z?|\b\d\d:\d\d:\d\d\b`)
 	// Whether the fake control plane got that far is nobody's business.

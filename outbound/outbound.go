@@ -4,6 +4,7 @@
 package outbound
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -37,6 +38,9 @@ var inside = []netip.Prefix{
 // what the operator allows besides. The zero Guard allows public ones only.
 type Guard struct {
 	Allow []netip.Prefix
+	// Only what Allow holds, and no public address: for what is spoken without
+	// TLS.
+	Only bool
 }
 
 // Permits reports whether an address may be connected to.
@@ -47,7 +51,7 @@ func (g Guard) Permits(a netip.Addr) bool {
 			return true
 		}
 	}
-	if !a.IsGlobalUnicast() || a.IsPrivate() {
+	if g.Only || !a.IsGlobalUnicast() || a.IsPrivate() {
 		return false
 	}
 	for _, p := range inside {
@@ -74,13 +78,17 @@ func (g Guard) Dialer() *net.Dialer {
 	}}
 }
 
-// Client is an HTTP client over the guard's dialer. It knows no proxy of the
+// Client is ClientTLS with the system's certificate authorities.
+func (g Guard) Client() *http.Client { return g.ClientTLS(nil) }
+
+// ClientTLS is an HTTP client over the guard's dialer. It knows no proxy of the
 // environment's and follows no redirect: the answer is what the receiver said.
 // Every request needs a deadline of its own.
-func (g Guard) Client() *http.Client {
+func (g Guard) ClientTLS(config *tls.Config) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
 			DialContext:           g.Dialer().DialContext,
+			TLSClientConfig:       config,
 			TLSHandshakeTimeout:   handshakeTimeout,
 			ResponseHeaderTimeout: headerTimeout,
 			IdleConnTimeout:       idleTimeout,

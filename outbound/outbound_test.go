@@ -49,6 +49,10 @@ func TestPermits(t *testing.T) {
 		if got := open.Permits(a); got != x.open {
 			t.Errorf("Permits(%s) with what the operator allows = %v, want %v", x.addr, got, x.open)
 		}
+		only := outbound.Guard{Allow: open.Allow, Only: true}
+		if got := only.Permits(a); got != (x.open && !x.closed) {
+			t.Errorf("Permits(%s) of allowed ones only = %v", x.addr, got)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the platform needs and this machine lacks. Meant for Debian
-# and its children; elsewhere it says what to install.
+# and its children; elsewhere it says what to install. --tests: also what the
+# tests alone need.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -17,6 +18,10 @@ need mkfs.ext4 e2fsprogs                # makes their private disks
 need depmod kmod                        # orders the guest's kernel modules
 need ip iproute2                        # network namespaces of the tests
 need curl curl                          # the demo
+if [[ ${1-} == --tests ]]; then
+	need rsyslogd rsyslog # what log drains are tested against
+	compgen -G '/usr/lib/*/rsyslog/lmnsd_ossl.so' >/dev/null || missing+=(rsyslog-openssl)
+fi
 [[ -r /etc/ssl/certs/ca-certificates.crt ]] || missing+=(ca-certificates)
 
 command -v go >/dev/null || {
@@ -48,8 +53,9 @@ if ((EUID != 0)); then
 	fi
 	as_root=(sudo)
 fi
-# An env that sudo would drop goes on the command's own line.
-apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
+# An env that sudo would drop goes on the command's own line. RUNLEVEL=1: no
+# service is started for having been installed.
+apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q -o DPkg::Lock::Timeout=300)
 
 say "apt-get update"
 "${apt[@]}" update

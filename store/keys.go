@@ -31,6 +31,7 @@ const (
 	segInstance   = "ri"
 	segObserved   = "obs"
 	segEvent      = "evt"
+	segLogDrain   = "ldr"
 )
 
 // Prefixes of what does not belong to one tenant. AllTenants covers every
@@ -192,6 +193,12 @@ func EventKey(tenant, deployment, id string) string {
 // by deployment first, with deployment "".
 func EventsOf(tenant, deployment string) string { return of(tenant, segEvent, deployment) }
 
+// LogDrainKey is where a log drain lies.
+func LogDrainKey(tenant, id string) string { return tenantScoped(tenant, segLogDrain, id) }
+
+// LogDrainsOf lists a tenant's log drains, oldest first.
+func LogDrainsOf(tenant string) string { return of(tenant, segLogDrain, "") }
+
 // IdempotencyKey is where the first response to an idempotency key is kept;
 // hash is made from route and key.
 func IdempotencyKey(tenant, hash string) string { return tenantScoped(tenant, "idem", hash) }
@@ -226,6 +233,8 @@ func ParseKey(key string) (kind, id string, ok bool) {
 		}
 	case len(seg) == 4 && seg[0] == "t" && seg[2] == segDeployment:
 		return kindDeployment, id, true
+	case len(seg) == 4 && seg[0] == "t" && seg[2] == segLogDrain:
+		return kindLogDrain, id, true
 	case len(seg) == 5 && seg[0] == "t":
 		if kind := kindOfSegment(seg[2]); kind != "" {
 			return kind, id, true
@@ -273,6 +282,8 @@ func kindOfPrefix(prefix string) string {
 		return ""
 	case seg[1] == segDeployment:
 		return kindDeployment
+	case seg[1] == segLogDrain:
+		return kindLogDrain
 	}
 	return kindOfSegment(seg[1])
 }

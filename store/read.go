@@ -105,6 +105,8 @@ func Decode(e Entry) (noun any, err error) {
 		return decodeAs(Hosts, e)
 	case kindEvent:
 		return decodeAs(Events, e)
+	case kindLogDrain:
+		return decodeAs(LogDrains, e)
 	}
 	return nil, nil
 }
@@ -118,7 +120,7 @@ func decodeAs[T any](k Kind[T], e Entry) (any, error) {
 }
 
 // Locate finds a thing by its ID alone: tenants, hosts and API keys, and what
-// belongs to a deployment, but not events. A *miosa.Error NotFound when the
+// belongs to a deployment, but not events and log drains. A *miosa.Error NotFound when the
 // ID is malformed or unknown.
 func Locate(ctx context.Context, s Store, id string) (Location, error) {
 	unknown := &miosa.Error{Code: miosa.NotFound, Message: fmt.Sprintf("nothing has the id %q", id)}

@@ -41,7 +41,7 @@ func everyKind() []kindTest {
 		kindOf[miosa.Service]{store.Services}, kindOf[miosa.Version]{store.Versions},
 		kindOf[miosa.Release]{store.Releases}, kindOf[miosa.Rollout]{store.Rollouts},
 		kindOf[miosa.Instance]{store.Instances}, kindOf[miosa.Observation]{store.Observations},
-		kindOf[miosa.Host]{store.Hosts}, kindOf[miosa.Event]{store.Events},
+		kindOf[miosa.Host]{store.Hosts}, kindOf[miosa.Event]{store.Events}, kindOf[miosa.LogDrain]{store.LogDrains},
 	}
 }
 

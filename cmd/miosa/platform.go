@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -25,10 +26,12 @@ import (
 	"github.com/miosa/miosa/artifact/local"
 	"github.com/miosa/miosa/control"
 	"github.com/miosa/miosa/edge"
+	"github.com/miosa/miosa/logs/drain"
 	"github.com/miosa/miosa/logs/plane"
 	"github.com/miosa/miosa/network"
 	"github.com/miosa/miosa/network/tap"
 	"github.com/miosa/miosa/network/user"
+	"github.com/miosa/miosa/outbound"
 	"github.com/miosa/miosa/secret"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/etcd"
@@ -51,6 +54,7 @@ type platformConfig struct {
 	accessLog                                       string
 	otlpTraces                                      string         // endpoint; "": none
 	victoriaLogs                                    map[int]string // by the days that each keeps lines for; empty: logs are kept here
+	allowTargets                                    []netip.Prefix // addresses that customers may name though they are not public
 }
 
 // platform is every role in one process, in the order in which they start.
@@ -68,6 +72,7 @@ type platform struct {
 	tracer  *trace.Tracer // nil: none
 	logs    logStore
 	plane   *plane.Plane
+	drains  *drain.Forwarder
 	agent   *agent.Agent
 	router  *edge.Router
 	api     *http.Server
@@ -115,7 +120,7 @@ func runPlatform(cfg platformConfig, signals <-chan os.Signal, out, errOut io.Wr
 	if err := p.assemble(ctx, httpListener); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.logs.Close(), p.store.Close()) }()
+	defer func() { err = errors.Join(err, p.drains.Close(), p.logs.Close(), p.store.Close()) }()
 	if p.access != nil {
 		defer func() { err = errors.Join(err, p.access.Close()) }()
 	}
@@ -260,6 +265,15 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 		return err
 	}
 	p.vault = secret.NewBox(keeper, store.DataKeys{Store: p.store})
+	targets := outbound.Guard{Allow: p.cfg.allowTargets}
+	if p.drains, err = drain.Open(drain.Config{File: c.path("drains.db"), Guard: targets}, p.plane, p.store, p.vault, p.log); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.drains.Close())
+		}
+	}()
 	if p.blobs, err = local.New(local.Config{Dir: c.path("blobs")}); err != nil {
 		return err
 	}
@@ -310,8 +324,8 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	}
 	server, err := api.New(api.Config{
 		PublicURL: p.public.url, Version: version, MaxLogDays: p.cfg.longestDays(),
-		Regions: []miosa.Region{{ID: p.cfg.region, Name: p.cfg.region, Slug: p.cfg.region, Available: true}},
-	}, api.Deps{Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Logs: p.plane, Log: p.log, Ready: p.answers})
+		Regions: []miosa.Region{{ID: p.cfg.region, Name: p.cfg.region, Slug: p.cfg.region, Available: true}}, Targets: targets,
+	}, api.Deps{Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Logs: p.plane, Drains: p.drains, Log: p.log, Ready: p.answers})
 	if err != nil {
 		return err
 	}
@@ -423,6 +437,7 @@ func (p *platform) start(ctx context.Context, apiListener, metricsListener net.L
 		p.parts.Go(func() { f.report("traces", p.tracer.Run(ctx)) })
 	}
 	p.parts.Go(func() { f.report("log plane", p.plane.Run(ctx)) })
+	p.parts.Go(func() { f.report("log drains", p.drains.Run(ctx)) })
 	p.parts.Go(func() { f.report("router", p.router.Run(ctx)) })
 	p.parts.Go(func() {
 		if err := p.api.Serve(apiListener); !errors.Is(err, http.ErrServerClosed) {

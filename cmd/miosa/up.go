@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -20,7 +21,7 @@ type upFlags struct {
 	templates                                       int
 	logRate, logSpoolMB                             int
 	region, zone                                    string
-	binds                                           []string
+	binds, allowTargets                             []string
 	overcommit                                      float64
 	example, verbose                                bool
 	accessLog                                       string
@@ -73,6 +74,7 @@ a crash. "miosa down" stops everything.`,
 	fl.StringVar(&f.region, "region", "local", "name of this machine's region")
 	fl.StringVar(&f.zone, "zone", "local-a", "name of this machine's zone")
 	fl.StringArrayVar(&f.binds, "bind", nil, "variable injected into every instance, KEY=TEMPLATE over {tenant} {deployment} {environment} {service}; may be repeated")
+	fl.StringArrayVar(&f.allowTargets, "allow-target", nil, "addresses, `CIDR`, that customers' log drains may lead to though they are not public, also without TLS; may be repeated")
 	fl.Float64Var(&f.overcommit, "cpu-overcommit", 8, "how many vCPUs may be promised per core")
 	fl.BoolVar(&f.example, "example", false, "publish the example app if there is no deployment yet")
 	fl.StringVar(&f.accessLog, "access-log", "", "file for the router's access log, one JSON object a line; - for standard output")
@@ -113,7 +115,32 @@ func (f upFlags) config() (platformConfig, error) {
 		}
 		cfg.bindings = append(cfg.bindings, binding)
 	}
+	for _, v := range f.allowTargets {
+		prefix, err := parseTarget(v)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.allowTargets = append(cfg.allowTargets, prefix)
+	}
 	return cfg, nil
+}
+
+// parseTarget reads a range of addresses, or a single one.
+func parseTarget(v string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(v); err == nil && a.Zone() == "" {
+		a = a.Unmap()
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(v)
+	switch {
+	case err != nil:
+		return p, miosa.Errorf(miosa.Invalid, "--allow-target %q is no range of addresses: write 10.1.0.0/16 or fd00::/8", v)
+	case p.Addr().Is4In6():
+		return p, miosa.Errorf(miosa.Invalid, "--allow-target %s: write the IPv4 range itself", p)
+	case p != p.Masked():
+		return p, miosa.Errorf(miosa.Invalid, "--allow-target %s has bits behind its length: did you mean %s?", p, p.Masked())
+	}
+	return p, nil
 }
 
 // defaultDataDir is /var/lib/miosa for root, else below the user's own.

@@ -217,6 +217,19 @@ func (p *Plane) Purge(ctx context.Context, tenantID, deploymentID string) error 
 	return p.logs.Purge(ctx, tenantID, deploymentID)
 }
 
+// Arrivals yields what came after the mark: see logs.Store.
+func (p *Plane) Arrivals(ctx context.Context, after logs.Mark, scope logs.Scope) iter.Seq2[logs.Arrival, error] {
+	return p.logs.Arrivals(ctx, after, scope)
+}
+
+// Arrived is closed when something arrives, of whatever tenant. Take it before
+// Last or Arrivals is called, and nothing is missed.
+func (p *Plane) Arrived() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.arrived
+}
+
 // Follow yields what arrived after the mark and then each arrival as it comes,
 // once and in order, until ctx ends. Who reads slowly keeps nobody waiting:
 // everyone reads from the store at a pace of his own. miosa.Gone is yielded
@@ -224,9 +237,7 @@ func (p *Plane) Purge(ctx context.Context, tenantID, deploymentID string) error 
 func (p *Plane) Follow(ctx context.Context, after logs.Mark, scope logs.Scope) iter.Seq2[logs.Arrival, error] {
 	return func(yield func(logs.Arrival, error) bool) {
 		for {
-			p.mu.Lock()
-			arrived := p.arrived
-			p.mu.Unlock()
+			arrived := p.Arrived()
 			newest, err := p.logs.Last(ctx)
 			if err != nil {
 				p.stop(ctx, err, yield)

@@ -1,0 +1,25 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/miosa/miosa"
+)
+
+func TestAllowTarget(t *testing.T) {
+	for v, want := range map[string]string{
+		"10.0.0.0/8": "10.0.0.0/8", "127.0.0.1": "127.0.0.1/32", "::1": "::1/128", "fd00::/8": "fd00::/8", "::ffff:10.0.0.1": "10.0.0.1/32", "0.0.0.0/0": "0.0.0.0/0",
+		"10.0.0.1/8": "", "::ffff:10.0.0.0/104": "", "localhost": "", "": "", "10.0.0.0/33": "", "fe80::1%eth0": "",
+	} {
+		got, err := parseTarget(v)
+		if want == "" {
+			if miosa.CodeOf(err) != miosa.Invalid {
+				t.Errorf("parseTarget(%q) = %s, %v", v, got, err)
+			}
+			continue
+		}
+		if err != nil || got.String() != want {
+			t.Errorf("parseTarget(%q) = %s, %v, want %s", v, got, err, want)
+		}
+	}
+}
