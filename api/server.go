@@ -65,6 +65,7 @@ type Deps struct {
 	Uploads Uploads
 	Secrets Sealer
 	Logs    LogReader // nil: logs are not kept here
+	Events  EventReader
 	Log     *slog.Logger
 	Now     func() time.Time                // nil: time.Now
 	Random  io.Reader                       // nil: crypto/rand
@@ -82,6 +83,7 @@ type Server struct {
 	uploads   Uploads
 	secrets   Sealer
 	logs      LogReader
+	events    EventReader
 	log       *slog.Logger
 	now       func() time.Time
 	random    io.Reader
@@ -96,8 +98,8 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	switch {
 	case cfg.PublicURL == nil:
 		return nil, errors.New("api: no public URL is configured")
-	case deps.Store == nil, deps.Uploads == nil, deps.Secrets == nil, deps.Log == nil:
-		return nil, errors.New("api: store, uploads, secrets and log are needed")
+	case deps.Store == nil, deps.Uploads == nil, deps.Secrets == nil, deps.Events == nil, deps.Log == nil:
+		return nil, errors.New("api: store, uploads, secrets, events and log are needed")
 	}
 	if cfg.MaxLogDays == 0 {
 		cfg.MaxLogDays = logs.MaxDays
@@ -115,7 +117,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		cfg.Storage = "local"
 	}
 	s := &Server{
-		cfg: cfg, store: deps.Store, uploads: deps.Uploads, secrets: deps.Secrets, logs: deps.Logs, log: deps.Log,
+		cfg: cfg, store: deps.Store, uploads: deps.Uploads, secrets: deps.Secrets, logs: deps.Logs, events: deps.Events, log: deps.Log,
 		now: deps.Now, random: deps.Random, ready: deps.Ready, mux: http.NewServeMux(),
 	}
 	if s.now == nil {

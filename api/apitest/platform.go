@@ -38,6 +38,7 @@ type Platform struct {
 	Control *Control
 	Uploads *Uploads
 	Logs    *Logs
+	Events  *Events
 	Handler *api.Server
 	Log     *Log
 
@@ -45,10 +46,10 @@ type Platform struct {
 }
 
 // Start runs a platform over a store until the test ends. Fields of cfg that
-// a test does not care about are filled in.
-func Start(t testing.TB, s store.Store, cfg api.Config) *Platform {
+// a test does not care about are filled in; change may change the parts.
+func Start(t testing.TB, s store.Store, cfg api.Config, change ...func(*api.Deps)) *Platform {
 	t.Helper()
-	p := &Platform{Store: s, t: t, Uploads: &Uploads{}, Logs: NewLogs(), Log: &Log{}}
+	p := &Platform{Store: s, t: t, Uploads: &Uploads{}, Logs: NewLogs(), Events: &Events{s}, Log: &Log{}}
 	if cfg.PublicURL == nil {
 		cfg.PublicURL = PublicURL
 	}
@@ -56,7 +57,11 @@ func Start(t testing.TB, s store.Store, cfg api.Config) *Platform {
 		cfg.Regions = []miosa.Region{{ID: "local", Name: "This machine", Slug: "local", Country: "none", City: "none", Available: true}}
 	}
 	log := slog.New(slog.NewTextHandler(p.Log, nil))
-	handler, err := api.New(cfg, api.Deps{Store: s, Uploads: p.Uploads, Secrets: Sealer{}, Logs: p.Logs, Log: log})
+	deps := api.Deps{Store: s, Uploads: p.Uploads, Secrets: Sealer{}, Logs: p.Logs, Events: p.Events, Log: log}
+	for _, fn := range change {
+		fn(&deps)
+	}
+	handler, err := api.New(cfg, deps)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,8 @@ import (
 	"github.com/miosa/miosa/artifact/local"
 	"github.com/miosa/miosa/control"
 	"github.com/miosa/miosa/edge"
+	eventpebble "github.com/miosa/miosa/events/pebble"
+	"github.com/miosa/miosa/events/timeline"
 	"github.com/miosa/miosa/logs/plane"
 	"github.com/miosa/miosa/network"
 	"github.com/miosa/miosa/network/tap"
@@ -55,25 +57,27 @@ type platformConfig struct {
 
 // platform is every role in one process, in the order in which they start.
 type platform struct {
-	cfg     platformConfig
-	log     *slog.Logger
-	cell    *cell
-	store   *etcd.Store
-	vault   *secret.Box
-	blobs   *local.Blobs
-	images  *erofs.Images
-	driver  vmm.Driver
-	network network.Network
-	control *control.Control
-	tracer  *trace.Tracer // nil: none
-	logs    logStore
-	plane   *plane.Plane
-	agent   *agent.Agent
-	router  *edge.Router
-	api     *http.Server
-	public  addresses
-	access  io.WriteCloser
-	parts   sync.WaitGroup
+	cfg      platformConfig
+	log      *slog.Logger
+	cell     *cell
+	store    *etcd.Store
+	vault    *secret.Box
+	blobs    *local.Blobs
+	images   *erofs.Images
+	driver   vmm.Driver
+	network  network.Network
+	control  *control.Control
+	tracer   *trace.Tracer // nil: none
+	logs     logStore
+	plane    *plane.Plane
+	events   *eventpebble.Store
+	timeline *timeline.Timeline
+	agent    *agent.Agent
+	router   *edge.Router
+	api      *http.Server
+	public   addresses
+	access   io.WriteCloser
+	parts    sync.WaitGroup
 }
 
 // runPlatform starts everything, says where it is, and blocks until a signal.
@@ -115,7 +119,7 @@ func runPlatform(cfg platformConfig, signals <-chan os.Signal, out, errOut io.Wr
 	if err := p.assemble(ctx, httpListener); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.logs.Close(), p.store.Close()) }()
+	defer func() { err = errors.Join(err, p.logs.Close(), p.events.Close(), p.store.Close()) }()
 	if p.access != nil {
 		defer func() { err = errors.Join(err, p.access.Close()) }()
 	}
@@ -251,6 +255,15 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 		}
 	}()
 	p.plane = plane.New(p.logs, p.store, p.log)
+	if p.events, err = eventpebble.Open(eventpebble.Config{Dir: c.path("events"), Log: p.log}); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.events.Close())
+		}
+	}()
+	p.timeline = timeline.New(timeline.Config{}, p.events, p.store, p.log)
 	keeper, err := secret.OpenFileKeeper(c.path("keys", "master.key"))
 	if err != nil {
 		return err
@@ -311,7 +324,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	server, err := api.New(api.Config{
 		PublicURL: p.public.url, Version: version, MaxLogDays: p.cfg.longestDays(),
 		Regions: []miosa.Region{{ID: p.cfg.region, Name: p.cfg.region, Slug: p.cfg.region, Available: true}},
-	}, api.Deps{Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Logs: p.plane, Log: p.log, Ready: p.answers})
+	}, api.Deps{Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Logs: p.plane, Events: p.timeline, Log: p.log, Ready: p.answers})
 	if err != nil {
 		return err
 	}
@@ -423,6 +436,7 @@ func (p *platform) start(ctx context.Context, apiListener, metricsListener net.L
 		p.parts.Go(func() { f.report("traces", p.tracer.Run(ctx)) })
 	}
 	p.parts.Go(func() { f.report("log plane", p.plane.Run(ctx)) })
+	p.parts.Go(func() { f.report("timeline", p.timeline.Run(ctx)) })
 	p.parts.Go(func() { f.report("router", p.router.Run(ctx)) })
 	p.parts.Go(func() {
 		if err := p.api.Serve(apiListener); !errors.Is(err, http.ErrServerClosed) {
