@@ -188,10 +188,13 @@ func spans(all []bucket, days uint16, line timeline, everything bool, from, to u
 		}
 		lower, upper := max(from, b.first), to
 		if everything {
-			if i+1 < len(all) {
-				upper = min(upper, all[i+1].first)
+			// Hours rise with the marks: all of a class is one row.
+			key := place{days, b.hour, upper}.key()
+			if len(out) > 0 {
+				out[0].upper = key
+			} else {
+				out = append(out, span{lower: place{days, b.hour, lower}.key(), upper: key})
 			}
-			out = append(out, span{lower: place{days, b.hour, lower}.key(), upper: place{days, b.hour, upper}.key()})
 			continue
 		}
 		in := b.hour / period
