@@ -24,6 +24,7 @@ const (
 	PrefixEvent       = "evt"
 	PrefixRequest     = "req"
 	PrefixKey         = "key"
+	PrefixWebhook     = "whk"
 )
 
 const crockford = "0123456789abcdefghjkmnpqrstvwxyz"

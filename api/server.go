@@ -16,6 +16,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/miosa/miosa"
@@ -44,6 +45,9 @@ type Config struct {
 	// DuplicateWait bounds how long a request waits for the first one with
 	// its idempotency key; 0: 10 s. Past it: 409 idempotency_in_progress.
 	DuplicateWait time.Duration
+	// AllowTargets are addresses that webhooks may name though they are not
+	// public, and without TLS.
+	AllowTargets []netip.Prefix
 	// Heartbeat is the pause between comments on an idle event stream; 0: 15 s.
 	Heartbeat time.Duration
 }
@@ -66,10 +70,12 @@ type Deps struct {
 	Secrets Sealer
 	Logs    LogReader // nil: logs are not kept here
 	Events  EventReader
-	Log     *slog.Logger
-	Now     func() time.Time                // nil: time.Now
-	Random  io.Reader                       // nil: crypto/rand
-	Ready   func(ctx context.Context) error // why the platform cannot serve yet; nil: it always can
+	// Webhooks send events on; nil: nothing here does.
+	Webhooks WebhookSender
+	Log      *slog.Logger
+	Now      func() time.Time                // nil: time.Now
+	Random   io.Reader                       // nil: crypto/rand
+	Ready    func(ctx context.Context) error // why the platform cannot serve yet; nil: it always can
 }
 
 // Server answers the API. It is safe for concurrent use.
@@ -84,6 +90,7 @@ type Server struct {
 	secrets   Sealer
 	logs      LogReader
 	events    EventReader
+	webhooks  WebhookSender
 	log       *slog.Logger
 	now       func() time.Time
 	random    io.Reader
@@ -117,7 +124,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		cfg.Storage = "local"
 	}
 	s := &Server{
-		cfg: cfg, store: deps.Store, uploads: deps.Uploads, secrets: deps.Secrets, logs: deps.Logs, events: deps.Events, log: deps.Log,
+		cfg: cfg, store: deps.Store, uploads: deps.Uploads, secrets: deps.Secrets, logs: deps.Logs, events: deps.Events, webhooks: deps.Webhooks, log: deps.Log,
 		now: deps.Now, random: deps.Random, ready: deps.Ready, mux: http.NewServeMux(),
 	}
 	if s.now == nil {

@@ -32,6 +32,7 @@ const (
 	segInstance   = "ri"
 	segObserved   = "obs"
 	segEvent      = "evt"
+	segWebhook    = "whk"
 )
 
 // Prefixes of what does not belong to one tenant. AllTenants covers every
@@ -208,6 +209,12 @@ func FormerEventPlace(key string) (tenant, deployment string, ok bool) {
 	return named(seg[0]), named(seg[2]), true
 }
 
+// WebhookKey is where a webhook lies.
+func WebhookKey(tenant, id string) string { return tenantScoped(tenant, segWebhook, noOne, id) }
+
+// WebhooksOf lists a tenant's webhooks, oldest first.
+func WebhooksOf(tenant string) string { return of(tenant, segWebhook, "") }
+
 // IdempotencyKey is where the first response to an idempotency key is kept;
 // hash is made from route and key.
 func IdempotencyKey(tenant, hash string) string { return tenantScoped(tenant, "idem", hash) }
@@ -273,6 +280,8 @@ func kindOfSegment(segment string) string {
 		return kindObservation
 	case segEvent:
 		return kindEvent
+	case segWebhook:
+		return kindWebhook
 	}
 	return ""
 }

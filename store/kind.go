@@ -24,6 +24,7 @@ const (
 	kindObservation = "observation"
 	kindHost        = "host"
 	kindEvent       = "event"
+	kindWebhook     = "webhook"
 )
 
 // Kind describes how one noun is kept: where, and in which record shape.

@@ -105,6 +105,8 @@ func Decode(e Entry) (noun any, err error) {
 		return decodeAs(Hosts, e)
 	case kindEvent:
 		return decodeAs(Events, e)
+	case kindWebhook:
+		return decodeAs(Webhooks, e)
 	}
 	return nil, nil
 }

@@ -29,18 +29,19 @@ import (
 
 // Platform is a running API with one tenant, "default", and its keys.
 type Platform struct {
-	URL     string
-	Store   store.Store
-	Tenant  miosa.Tenant
-	UserKey string
-	Key     string // platform
-	Admin   string
-	Control *Control
-	Uploads *Uploads
-	Logs    *Logs
-	Events  *Events
-	Handler *api.Server
-	Log     *Log
+	URL      string
+	Store    store.Store
+	Tenant   miosa.Tenant
+	UserKey  string
+	Key      string // platform
+	Admin    string
+	Control  *Control
+	Uploads  *Uploads
+	Logs     *Logs
+	Events   *Events
+	Webhooks *Webhooks
+	Handler  *api.Server
+	Log      *Log
 
 	t testing.TB
 }
@@ -49,7 +50,7 @@ type Platform struct {
 // a test does not care about are filled in; change may change the parts.
 func Start(t testing.TB, s store.Store, cfg api.Config, change ...func(*api.Deps)) *Platform {
 	t.Helper()
-	p := &Platform{Store: s, t: t, Uploads: &Uploads{}, Logs: NewLogs(), Events: &Events{s}, Log: &Log{}}
+	p := &Platform{Store: s, t: t, Uploads: &Uploads{}, Logs: NewLogs(), Events: &Events{s}, Webhooks: &Webhooks{}, Log: &Log{}}
 	if cfg.PublicURL == nil {
 		cfg.PublicURL = PublicURL
 	}
@@ -57,7 +58,7 @@ func Start(t testing.TB, s store.Store, cfg api.Config, change ...func(*api.Deps
 		cfg.Regions = []miosa.Region{{ID: "local", Name: "This machine", Slug: "local", Country: "none", City: "none", Available: true}}
 	}
 	log := slog.New(slog.NewTextHandler(p.Log, nil))
-	deps := api.Deps{Store: s, Uploads: p.Uploads, Secrets: Sealer{}, Logs: p.Logs, Events: p.Events, Log: log}
+	deps := api.Deps{Store: s, Uploads: p.Uploads, Secrets: Sealer{}, Logs: p.Logs, Events: p.Events, Webhooks: p.Webhooks, Log: log}
 	for _, fn := range change {
 		fn(&deps)
 	}

@@ -27,10 +27,12 @@ import (
 	"github.com/miosa/miosa/edge"
 	eventpebble "github.com/miosa/miosa/events/pebble"
 	"github.com/miosa/miosa/events/timeline"
+	"github.com/miosa/miosa/events/webhook"
 	"github.com/miosa/miosa/logs/plane"
 	"github.com/miosa/miosa/network"
 	"github.com/miosa/miosa/network/tap"
 	"github.com/miosa/miosa/network/user"
+	"github.com/miosa/miosa/outbound"
 	"github.com/miosa/miosa/secret"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/etcd"
@@ -72,6 +74,7 @@ type platform struct {
 	plane    *plane.Plane
 	events   *eventpebble.Store
 	timeline *timeline.Timeline
+	webhooks *webhook.Webhooks
 	agent    *agent.Agent
 	router   *edge.Router
 	api      *http.Server
@@ -273,6 +276,11 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 		return err
 	}
 	p.vault = secret.NewBox(keeper, store.DataKeys{Store: p.store})
+	if p.webhooks, err = webhook.New(webhook.Config{
+		Dir: c.path("webhooks"), Guard: outbound.Guard{}, Render: api.EventJSON,
+	}, p.timeline, p.store, p.vault, p.log); err != nil {
+		return err
+	}
 	if p.blobs, err = local.New(local.Config{Dir: c.path("blobs")}); err != nil {
 		return err
 	}
@@ -324,7 +332,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	server, err := api.New(api.Config{
 		PublicURL: p.public.url, Version: version, MaxLogDays: p.cfg.longestDays(),
 		Regions: []miosa.Region{{ID: p.cfg.region, Name: p.cfg.region, Slug: p.cfg.region, Available: true}},
-	}, api.Deps{Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Logs: p.plane, Events: p.timeline, Log: p.log, Ready: p.answers})
+	}, api.Deps{Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Logs: p.plane, Events: p.timeline, Webhooks: p.webhooks, Log: p.log, Ready: p.answers})
 	if err != nil {
 		return err
 	}
@@ -437,6 +445,7 @@ func (p *platform) start(ctx context.Context, apiListener, metricsListener net.L
 	}
 	p.parts.Go(func() { f.report("log plane", p.plane.Run(ctx)) })
 	p.parts.Go(func() { f.report("timeline", p.timeline.Run(ctx)) })
+	p.parts.Go(func() { f.report("webhooks", p.webhooks.Run(ctx)) })
 	p.parts.Go(func() { f.report("router", p.router.Run(ctx)) })
 	p.parts.Go(func() {
 		if err := p.api.Serve(apiListener); !errors.Is(err, http.ErrServerClosed) {
