@@ -37,14 +37,14 @@ type State struct {
 	Begun  bool        `json:"begun"`  // Cursor counts
 	Cursor events.Mark `json:"cursor"` // everything up to it was tried at least once
 	// Aside are those of before it that wait for another attempt.
-	Aside          []Retry          `json:"aside,omitempty"`
-	FailedAt       time.Time        `json:"failed_at,omitzero"` // the last failure
-	HoldUntil      time.Time        `json:"hold_until,omitzero"`
-	DeliveredAt    time.Time        `json:"delivered_at,omitzero"`
-	FailingSince   time.Time        `json:"failing_since,omitzero"`
-	DisabledAt     time.Time        `json:"disabled_at,omitzero"`
-	DisabledReason string           `json:"disabled_reason,omitempty"`
-	Recent         []miosa.Delivery `json:"recent,omitempty"`
+	Aside          []Retry    `json:"aside,omitempty"`
+	FailedAt       time.Time  `json:"failed_at,omitzero"` // the last failure
+	HoldUntil      time.Time  `json:"hold_until,omitzero"`
+	DeliveredAt    time.Time  `json:"delivered_at,omitzero"`
+	FailingSince   time.Time  `json:"failing_since,omitzero"`
+	DisabledAt     time.Time  `json:"disabled_at,omitzero"`
+	DisabledReason string     `json:"disabled_reason,omitempty"`
+	Recent         []Delivery `json:"recent,omitempty"`
 }
 
 // Retry is an event that was set aside.
@@ -58,6 +58,26 @@ type Retry struct {
 	// receiver is back: that attempt does not count.
 	Then  time.Time `json:"then,omitzero"`
 	Asked bool      `json:"asked,omitempty"` // somebody wants it at once
+}
+
+// Delivery is a miosa.Delivery as it is kept.
+type Delivery struct {
+	EventID   string              `json:"event_id"`
+	Type      string              `json:"type,omitempty"`
+	State     miosa.DeliveryState `json:"state"`
+	Attempts  int                 `json:"attempts,omitempty"`
+	Status    int                 `json:"status,omitempty"`
+	Error     string              `json:"error,omitempty"`
+	LatencyUS int64               `json:"latency_us,omitempty"`
+	AttemptAt time.Time           `json:"attempt_at"`
+	NextAt    time.Time           `json:"next_at,omitzero"`
+}
+
+func (d Delivery) noun() miosa.Delivery {
+	return miosa.Delivery{
+		EventID: d.EventID, Type: d.Type, State: d.State, Attempts: d.Attempts, Status: d.Status, Error: d.Error,
+		Latency: time.Duration(d.LatencyUS) * time.Microsecond, AttemptAt: d.AttemptAt, NextAt: d.NextAt,
+	}
 }
 
 // Item is an event to be sent.
@@ -123,6 +143,7 @@ type (
 // to be down, and hardly anything further is begun until it answers well: what
 // happens meanwhile waits in the event store.
 type Machine struct {
+	ladder []time.Duration
 	state  State
 	paused bool
 	ready  []Item // fetched, in order, none begun
@@ -134,10 +155,13 @@ type Machine struct {
 	dirty  bool
 }
 
-// NewMachine goes on from a state.
-func NewMachine(state State) *Machine {
+// NewMachine goes on from a state. A nil ladder is ten attempts in a day.
+func NewMachine(state State, steps []time.Duration) *Machine {
 	state.Aside, state.Recent = slices.Clone(state.Aside), slices.Clone(state.Recent)
-	return &Machine{state: state}
+	if steps == nil {
+		steps = ladder
+	}
+	return &Machine{state: state, ladder: steps}
 }
 
 // State is where it stands; changed says whether that is another than at the
@@ -215,7 +239,7 @@ func (m *Machine) configure(now time.Time, e Configured) {
 
 func (m *Machine) fetched(now time.Time, e Fetched) {
 	if m.failed = e.Err != nil; m.failed {
-		m.again = now.Add(ladder[0])
+		m.again = now.Add(m.ladder[0])
 		return
 	}
 	m.ready = e.Items
@@ -258,8 +282,8 @@ func (m *Machine) attempted(now time.Time, e Attempted) (reason string) {
 	r.Attempts++
 	then := r.Then
 	r.Asked, r.Then = false, time.Time{}
-	d := miosa.Delivery{
-		EventID: item.EventID, Type: item.Type, Attempts: r.Attempts, Status: e.Status, Error: e.Error, Latency: e.Latency, AttemptAt: now,
+	d := Delivery{
+		EventID: item.EventID, Type: item.Type, Attempts: r.Attempts, Status: e.Status, Error: e.Error, LatencyUS: e.Latency.Microseconds(), AttemptAt: now,
 	}
 	switch {
 	case e.Missing:
@@ -285,7 +309,7 @@ func (m *Machine) attempted(now time.Time, e Attempted) (reason string) {
 		case !then.IsZero():
 			r.Attempts--
 			d.Attempts--
-		case r.Attempts > len(ladder):
+		case r.Attempts > len(m.ladder):
 			d.State = miosa.DeliveryGivenUp
 			if m.state.DeliveredAt.Before(r.Since) {
 				reason = "nothing could be delivered for a day; the last attempt: " + cmp.Or(e.Error, http.StatusText(e.Status))
@@ -294,9 +318,9 @@ func (m *Machine) attempted(now time.Time, e Attempted) (reason string) {
 		if d.State == miosa.DeliveryWaiting {
 			// A fifth more or less, so that webhooks that failed together don't
 			// come again together.
-			pause := time.Duration(float64(ladder[max(1, min(r.Attempts, len(ladder)))-1]) * (0.8 + 0.4*e.Chance))
+			pause := time.Duration(float64(m.ladder[max(1, min(r.Attempts, len(m.ladder)))-1]) * (0.8 + 0.4*e.Chance))
 			if !then.IsZero() {
-				pause = max(then.Sub(now), ladder[0])
+				pause = max(then.Sub(now), m.ladder[0])
 			}
 			r.Next = later(now.Add(pause), m.state.HoldUntil)
 			d.NextAt = r.Next
@@ -304,7 +328,7 @@ func (m *Machine) attempted(now time.Time, e Attempted) (reason string) {
 			slices.SortFunc(m.state.Aside, func(a, b Retry) int { return cmp.Or(cmp.Compare(a.Mark, b.Mark), a.Since.Compare(b.Since)) })
 		}
 	}
-	m.state.Recent = slices.DeleteFunc(m.state.Recent, func(was miosa.Delivery) bool { return was.EventID == d.EventID })
+	m.state.Recent = slices.DeleteFunc(m.state.Recent, func(was Delivery) bool { return was.EventID == d.EventID })
 	m.state.Recent = append(m.state.Recent, d)
 	m.state.Recent = m.state.Recent[max(0, len(m.state.Recent)-recent):]
 	return reason

@@ -37,7 +37,7 @@ func newWorld(t interface{ Fatalf(string, ...any) }) *world {
 }
 
 func (w *world) begin() {
-	w.machine, w.pending, w.began = NewMachine(w.saved), nil, nil
+	w.machine, w.pending, w.began = NewMachine(w.saved, nil), nil, nil
 	w.handle(Configured{ResumedAt: w.last["resumed"]})
 }
 

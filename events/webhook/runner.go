@@ -67,7 +67,7 @@ func (r *runner) run(ctx context.Context) {
 		}
 		return
 	}
-	m := NewMachine(state)
+	m := NewMachine(state, r.w.cfg.Ladder)
 	m.dirty = true
 	r.post(func() { r.changed = true })
 	timer := time.NewTimer(time.Hour)

@@ -17,7 +17,6 @@ import (
 	"iter"
 	"log/slog"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
@@ -61,6 +60,7 @@ type Config struct {
 	Guard  outbound.Guard // where webhooks may lead
 	Roots  *x509.CertPool // that receivers' certificates are signed by; nil: the system's
 	Render func(miosa.Event) ([]byte, error)
+	Ladder []time.Duration  // pauses between attempts; nil: ten attempts within a day
 	Now    func() time.Time // nil: time.Now
 	Random io.Reader        // nil: crypto/rand
 }
@@ -225,10 +225,13 @@ func (w *Webhooks) Status(id string) miosa.WebhookStatus {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return miosa.WebhookStatus{
-		DisabledAt: r.state.DisabledAt, DisabledReason: r.state.DisabledReason, DeliveredAt: r.state.DeliveredAt,
-		FailingSince: r.state.FailingSince, Recent: slices.Clone(r.state.Recent),
+	s := miosa.WebhookStatus{
+		DisabledAt: r.state.DisabledAt, DisabledReason: r.state.DisabledReason, DeliveredAt: r.state.DeliveredAt, FailingSince: r.state.FailingSince,
 	}
+	for _, d := range r.state.Recent {
+		s.Recent = append(s.Recent, d.noun())
+	}
+	return s
 }
 
 // Send has a webhook send an event of its tenant at once, whether it did before
