@@ -395,21 +395,22 @@ func (t *Timeline) days(ctx context.Context, tenantID string) (int, error) {
 // for longer than one batch: a deployment may move to another.
 type workspaces struct {
 	records store.Store
-	found   map[string]string
+	found   map[string]string // by key of the deployment
 }
 
 func (w *workspaces) of(ctx context.Context, e *miosa.Event) (string, error) {
 	if e.WorkspaceID != "" || e.DeploymentID == "" {
 		return e.WorkspaceID, nil
 	}
-	if id, ok := w.found[e.DeploymentID]; ok {
+	key := store.DeploymentKey(e.TenantID, e.DeploymentID)
+	if id, ok := w.found[key]; ok {
 		return id, nil
 	}
-	dep, err := store.Get(ctx, w.records, store.Deployments, store.DeploymentKey(e.TenantID, e.DeploymentID))
+	dep, err := store.Get(ctx, w.records, store.Deployments, key)
 	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
 		return "", fmt.Errorf("workspace of deployment %s: %w", e.DeploymentID, err)
 	}
-	w.found[e.DeploymentID] = dep.WorkspaceID
+	w.found[key] = dep.WorkspaceID
 	return dep.WorkspaceID, nil
 }
 
