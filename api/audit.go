@@ -18,5 +18,13 @@ func (c *call) audit(tx *store.Tx, e miosa.Event) error {
 	if e.TenantID == "" {
 		e.TenantID = c.tenant.ID
 	}
+	if e.DeploymentID != "" && e.WorkspaceID == "" {
+		// Whoever it belongs to now: it may move to another workspace later.
+		dep, err := store.Load(tx, store.Deployments, store.DeploymentKey(e.TenantID, e.DeploymentID))
+		if err != nil {
+			return err
+		}
+		e.WorkspaceID = dep.WorkspaceID
+	}
 	return store.Save(tx, store.Events, e)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"slices"
+	"time"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/events"
@@ -103,9 +104,37 @@ func (t *Timeline) Read(ctx context.Context, q events.Query) iter.Seq2[events.En
 // Last is the mark of the newest event.
 func (t *Timeline) Last(ctx context.Context) (events.Mark, error) { return t.kept.Last(ctx) }
 
-// Place is the mark of an event: see events.Store.
+// onItsWay is how long Place waits for an event that is in the outbox still.
+const onItsWay = 10 * time.Second
+
+// Place is the mark of an event: see events.Store. It waits for one that is
+// still in the outbox; when that takes too long, the mark is the newest.
 func (t *Timeline) Place(ctx context.Context, id string) (events.Mark, bool, error) {
-	return t.kept.Place(ctx, id)
+	timer := time.NewTimer(onItsWay)
+	defer timer.Stop()
+	for {
+		arrived := t.Arrived()
+		m, held, err := t.kept.Place(ctx, id)
+		if err != nil || held {
+			return m, held, err
+		}
+		e, err := t.records.Get(ctx, store.OutboxKey(id))
+		if err != nil {
+			return 0, false, err
+		}
+		if e.Revision == 0 {
+			// Moved between the two looks, or not there at all.
+			return t.kept.Place(ctx, id)
+		}
+		select {
+		case <-ctx.Done():
+			return 0, false, ctx.Err()
+		case <-arrived:
+		case <-timer.C:
+			m, err := t.kept.Last(ctx)
+			return m, false, err
+		}
+	}
 }
 
 // Arrived is closed when something arrives at the store after the call.
