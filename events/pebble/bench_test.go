@@ -3,9 +3,7 @@ package pebble
 import (
 	"crypto/rand"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -43,7 +41,7 @@ func BenchmarkTimelines(b *testing.B) {
 	if err := s.db.Compact(b.Context(), []byte{0}, []byte{0xff}, false); err != nil {
 		b.Fatal(err)
 	}
-	b.Logf("%d events in %s (%.0f/s, batches of 256), %.1f bytes an event on disk", total, took.Round(time.Millisecond), float64(total)/took.Seconds(), float64(size(b, dir))/float64(total))
+	b.Logf("%d events in %s (%.0f/s, batches of 256), %.1f bytes an event on disk", total, took.Round(time.Millisecond), float64(total)/took.Seconds(), float64(s.db.Metrics().Total().TablesSize)/float64(total))
 	for name, scope := range map[string]func(n int) events.Scope{
 		"tenant": func(int) events.Scope { return events.Scope{TenantID: fill.tenant} },
 		"deployment": func(n int) events.Scope {
@@ -87,23 +85,6 @@ func BenchmarkTimelines(b *testing.B) {
 }
 
 func pick(all []string, n int) string { return all[n%len(all)] }
-
-func size(b *testing.B, dir string) (sum int64) {
-	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		info, err := d.Info()
-		if err == nil {
-			sum += info.Size()
-		}
-		return err
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
-	return sum
-}
 
 // filler makes events as rollouts of one instance each write them.
 type filler struct {
