@@ -60,7 +60,7 @@ func arrival(was, is miosa.Host) (kind, message string) {
 	if was.Liveness != miosa.Alive {
 		words += "; it was " + string(was.Liveness)
 	}
-	return "host.returned", "its agent has begun anew, with what ran on it: " + words
+	return "host.returned", "its agent started again and took over what runs there: " + words
 }
 
 // Assignments yields what the host should run: first everything that is not

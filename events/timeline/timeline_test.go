@@ -138,7 +138,7 @@ func TestEventsAreMovedInTheOrderOfCommits(t *testing.T) {
 			t.Errorf("%d with their deployment's workspace", len(got))
 		}
 		// Days come from the plan.
-		time.Sleep(4 * 24 * time.Hour)
+		<-time.After(4 * 24 * time.Hour) // of virtual time
 		if err := b.kept.Expire(t.Context(), time.Now()); err != nil {
 			t.Fatal(err)
 		}
@@ -255,7 +255,7 @@ func TestWhenTheDiskOfTheEventStoreIsFull(t *testing.T) {
 		}
 		waiting, lost := b.Status()
 		b.kept.Fail(nil)
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute) // of virtual time
 		synctest.Wait()
 		counted := 0
 		for e, err := range b.kept.Read(t.Context(), events.Query{Scope: events.Scope{Operator: true, Types: []string{timeline.LostType}}}) {
@@ -335,7 +335,7 @@ func TestFollowersMissNothing(t *testing.T) {
 						break
 					}
 					mine = append(mine, e.Message)
-					time.Sleep(time.Duration(f) * time.Millisecond)
+					<-time.After(time.Duration(f) * time.Millisecond) // of virtual time
 				}
 				got[f] = mine
 				done <- f
@@ -344,9 +344,9 @@ func TestFollowersMissNothing(t *testing.T) {
 		for n := 1; n <= 100; n++ {
 			b.happen("ten_b", fmt.Sprint(n))
 			b.happen("ten_a", "other")
-			time.Sleep(time.Millisecond / 2)
+			<-time.After(time.Millisecond / 2) // of virtual time
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second) // of virtual time
 		cancel()
 		for range 3 {
 			if f := <-done; !slices.Equal(got[f], numbers(1, 100)) {

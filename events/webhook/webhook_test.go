@@ -251,7 +251,7 @@ func (b *bench) until(what string, fn func() bool) {
 			}
 			b.Fatalf("%s: not within 30 s\n%s", what, b.log.String())
 		}
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(2 * time.Millisecond) //nolint:forbidigo // polls a state that has no event, with a deadline around it
 	}
 }
 
