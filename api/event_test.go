@@ -282,7 +282,7 @@ func FuzzEventResume(f *testing.F) {
 				continue
 			}
 			stopAfter := 1 + c.upTo(left+1)
-			ctx, cancel := context.WithCancel(t.Context())
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			if last == "" {
 				commit() // so that there is something to begin with
 			}
@@ -303,9 +303,10 @@ func FuzzEventResume(f *testing.F) {
 				}
 				return stopAfter > 0 && len(got) < len(order)
 			})
+			hung := ctx.Err()
 			cancel()
-			if err != nil {
-				t.Fatal(err)
+			if err != nil || hung != nil {
+				t.Fatalf("%v, %v: it has %d of %d, behind %q", err, hung, len(got), len(order), last)
 			}
 		}
 		if !slices.Equal(got, order) {
