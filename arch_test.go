@@ -29,17 +29,19 @@ var pure = []string{"reconcile", "rollout", "schedule", "lifecycle", "health", "
 // ports are what the loops know of the outside world: types and an interface.
 // A folder inside a port's is one of its adapters unless it is its conformance
 // suite ("storetest") or listed below.
-var ports = []string{"store", "artifact", "vmm", "network", "secret", "logs"}
+var ports = []string{"store", "artifact", "vmm", "network", "secret", "logs", "events"}
 
 // notAdapters are the folders inside a port's that are no implementation.
 var notAdapters = map[string]string{
-	"vmm/bundle": "the guest bundle, shared by all drivers",
-	"logs/plane": "the loop of the log plane",
-	"logs/drain": "the loop that forwards lines to customers' receivers",
+	"vmm/bundle":      "the guest bundle, shared by all drivers",
+	"logs/plane":      "the loop of the log plane",
+	"logs/drain":      "the loop that forwards lines to customers' receivers",
+	"events/timeline": "the loop that moves events from the outbox to the store",
+	"events/webhook":  "the loop that sends events on",
 }
 
 // loops run for as long as the process does.
-var loops = []string{"control", "agent", "edge", "api", "logs/plane", "logs/drain", "trace"}
+var loops = []string{"control", "agent", "edge", "api", "logs/plane", "logs/drain", "events/timeline", "events/webhook", "trace"}
 
 // joins are the only folders that may join loops to adapters.
 var joins = []string{"cmd", "sim", "bench"}

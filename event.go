@@ -13,6 +13,7 @@ type Event struct {
 	VersionID    string
 	RolloutID    string
 	HostID       string
+	WorkspaceID  string // external_workspace_id of its deployment when it happened
 	Type         string // "rollout.flipped", "instance.crashed" …: noun.past_tense
 	Message      string // in words
 	Actor        string // key ID, or "control", "agent"

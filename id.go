@@ -25,6 +25,7 @@ const (
 	PrefixRequest     = "req"
 	PrefixKey         = "key"
 	PrefixLogDrain    = "ldr"
+	PrefixWebhook     = "whk"
 )
 
 const crockford = "0123456789abcdefghjkmnpqrstvwxyz"

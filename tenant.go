@@ -18,6 +18,7 @@ type Plan struct {
 	Name           string
 	GPU            bool
 	LogDays        int // how long log lines are kept
+	EventDays      int // how long events are kept; 0: 30
 	MaxReplicas    int // per service
 	MaxInstances   int // per tenant, old and new sides of a publish together
 	MaxVCPUs       int // per instance

@@ -155,6 +155,7 @@ func (c *call) writePlan(name string, in resource.PlanPut, exists bool) (resourc
 		v    *int
 		of   func(*miosa.Plan) *int
 	}{
+		{"event_days", in.EventDays, func(p *miosa.Plan) *int { return &p.EventDays }},
 		{"log_days", in.LogDays, func(p *miosa.Plan) *int { return &p.LogDays }},
 		{"max_replicas", in.MaxReplicas, func(p *miosa.Plan) *int { return &p.MaxReplicas }},
 		{"max_instances", in.MaxInstances, func(p *miosa.Plan) *int { return &p.MaxInstances }},
@@ -163,6 +164,7 @@ func (c *call) writePlan(name string, in resource.PlanPut, exists bool) (resourc
 		{"max_disk_mb", in.MaxDiskMB, func(p *miosa.Plan) *int { return &p.MaxDiskMB }},
 		{"max_deployments", in.MaxDeployments, func(p *miosa.Plan) *int { return &p.MaxDeployments }},
 	}
+	f.between("event_days", in.EventDays, 0, 3650)
 	for _, l := range limits {
 		most := 1 << 30
 		if l.name == "log_days" {

@@ -1,117 +1,216 @@
 package api
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
+	"github.com/miosa/miosa/events"
 	"github.com/miosa/miosa/store"
 )
 
-// eventFilter picks events: those of one deployment, or all that the key may see.
-type eventFilter struct {
-	prefix     string
-	deployment string          // "" : the whole tenant
-	deps       map[string]bool // with a restricted key: the deployments it sees
-	kinds      []string        // prefixes of Type
-	subject    map[string]string
+// EventReader is where events are read from, in the order of their commits.
+type EventReader interface {
+	// List is up to limit events of a scope, the newest first, from behind the
+	// one with that ID on; with what was committed a moment ago.
+	List(ctx context.Context, scope events.Scope, after string, limit int) (page []miosa.Event, more bool, err error)
+	// Read yields what is stored of a query. An error is yielded last.
+	Read(ctx context.Context, q events.Query) iter.Seq2[events.Entry, error]
+	// Follow yields what was stored after the mark and then each event as it
+	// comes, once and in order, until ctx ends.
+	Follow(ctx context.Context, after events.Mark, scope events.Scope) iter.Seq2[events.Entry, error]
+	// Last is the mark of the newest stored event.
+	Last(ctx context.Context) (events.Mark, error)
+	// Place is the mark of a stored event; of none, held false and one with
+	// everything of its time and later behind it.
+	Place(ctx context.Context, id string) (m events.Mark, held bool, err error)
 }
 
-func (c *call) eventFilter() (eventFilter, error) {
+const (
+	maxEvents  = 100
+	maxBacklog = 1000 // that a stream begins with
+)
+
+// eventRequest is a read of events as it was asked for.
+type eventRequest struct {
+	events.Scope
+	// nothing: the parameters contradict each other or the key.
+	nothing bool
+}
+
+// eventRequest finds what the path names, and reads the parameters.
+func (c *call) eventRequest() (eventRequest, error) {
+	r := eventRequest{}
+	if err := c.eventSubject(&r.Scope); err != nil {
+		return r, err
+	}
 	q := c.r.URL.Query()
-	f := eventFilter{subject: map[string]string{}}
-	for _, name := range []string{"service_id", "runtime_instance_id", "version_id", "rollout_id"} {
-		if v := q.Get(name); v != "" {
-			f.subject[name] = v
+	for _, p := range []struct {
+		to           *string
+		name, prefix string
+	}{
+		{&r.TenantID, "tenant_id", miosa.PrefixTenant}, {&r.DeploymentID, "deployment_id", miosa.PrefixDeployment},
+		{&r.ServiceID, "service_id", miosa.PrefixService}, {&r.InstanceID, "runtime_instance_id", miosa.PrefixInstance},
+		{&r.VersionID, "version_id", miosa.PrefixVersion}, {&r.RolloutID, "rollout_id", miosa.PrefixRollout},
+		{&r.HostID, "host_id", miosa.PrefixHost},
+	} {
+		if v := q.Get(p.name); v != "" && (p.name != "tenant_id" || r.Operator) {
+			r.narrow(p.to, v, miosa.IDPrefix(v) == p.prefix)
 		}
+	}
+	if w := q.Get("external_workspace_id"); w != "" {
+		r.narrow(&r.WorkspaceID, w, true)
 	}
 	if t := q.Get("type"); t != "" {
-		f.kinds = strings.Split(t, ",")
+		r.Types = strings.Split(t, ",")
 	}
-	if c.r.PathValue("id") != "" {
-		dep, err := c.deployment()
-		f.prefix, f.deployment = store.EventsOf(dep.TenantID, dep.ID), dep.ID
-		return f, err
+	return r, nil
+}
+
+// narrow restricts a part of the scope. What the path or the key said stays:
+// another value finds nothing, as does one that can't be.
+func (r *eventRequest) narrow(to *string, v string, possible bool) {
+	switch {
+	case !possible, *to != "" && *to != v:
+		r.nothing = true
+	default:
+		*to = v
 	}
-	f.prefix = store.EventsOf(c.tenant.ID, "")
-	if c.key.WorkspaceID != "" {
-		deps, err := c.deployments()
+}
+
+// eventSubject is whose timeline the path names, as far as the key sees.
+func (c *call) eventSubject(scope *events.Scope) error {
+	if c.route.Access == accessAdmin {
+		scope.Operator = true
+		if c.r.PathValue("id") == "" {
+			return nil
+		}
+		id, err := c.pathID("id", miosa.PrefixHost, "host")
 		if err != nil {
-			return f, err
+			return err
 		}
-		f.deps = map[string]bool{}
-		for id := range deps {
-			f.deps[id] = true
-		}
+		scope.HostID = id
+		_, err = store.Get(c.r.Context(), c.s.store, store.Hosts, store.HostKey(id))
+		return c.orRemembered(scope, err)
 	}
-	return f, nil
+	scope.TenantID, scope.WorkspaceID = c.tenant.ID, c.key.WorkspaceID
+	switch {
+	case strings.HasPrefix(c.route.Pattern, "/services/"):
+		id, err := c.pathID("id", miosa.PrefixService, "service")
+		if err != nil {
+			return err
+		}
+		scope.ServiceID = id
+		_, _, err = c.locateID(id, "service")
+		return c.orRemembered(scope, err)
+	case strings.HasPrefix(c.route.Pattern, "/runtime-instances/"):
+		id, err := c.pathID("ri_id", miosa.PrefixInstance, "runtime instance")
+		if err != nil {
+			return err
+		}
+		scope.InstanceID = id
+		_, _, err = c.locateID(id, "runtime instance")
+		return c.orRemembered(scope, err)
+	case c.r.PathValue("id") != "":
+		dep, err := c.deployment()
+		if scope.DeploymentID = dep.ID; err == nil {
+			return nil
+		}
+		// A slug may have gone to another one since.
+		if scope.DeploymentID = c.r.PathValue("id"); miosa.IDPrefix(scope.DeploymentID) != miosa.PrefixDeployment {
+			return err
+		}
+		return c.orRemembered(scope, err)
+	}
+	return nil
 }
 
-func (f eventFilter) passes(e miosa.Event) bool {
-	if f.deps != nil && !f.deps[e.DeploymentID] {
-		return false
+// orRemembered is err, unless what is not there any more has a timeline still.
+func (c *call) orRemembered(scope *events.Scope, err error) error {
+	if miosa.CodeOf(err) != miosa.NotFound {
+		return err
 	}
-	for name, v := range f.subject {
-		is := map[string]string{
-			"service_id": e.ServiceID, "runtime_instance_id": e.InstanceID, "version_id": e.VersionID, "rollout_id": e.RolloutID,
-		}[name]
-		if is != v {
-			return false
-		}
+	found, _, lerr := c.s.events.List(c.r.Context(), *scope, "", 1)
+	if lerr != nil || len(found) > 0 {
+		return lerr
 	}
-	return f.kinds == nil || slices.ContainsFunc(f.kinds, func(kind string) bool { return strings.HasPrefix(e.Type, kind) })
+	return err
 }
 
-func (s *Server) listEvents(c *call) (rows[resource.Event], error) {
-	f, err := c.eventFilter()
+func (s *Server) listEvents(c *call) (resource.Stretch[resource.Event], error) {
+	out := resource.Stretch[resource.Event]{Data: []resource.Event{}}
+	r, err := c.eventRequest()
 	if err != nil {
-		return rows[resource.Event]{}, err
+		return out, err
 	}
-	found, err := collect(c, store.Events, f.prefix, f.passes)
-	slices.SortFunc(found, func(a, b miosa.Event) int { return inOrder(b, a) })
-	return newest(found, func(e miosa.Event) string { return fmt.Sprintf("%020d:%s", e.Revision, e.ID) }, func(e miosa.Event) (resource.Event, error) {
-		return eventResource(e), nil
-	}), err
+	q := c.r.URL.Query()
+	limit, err := number(q, "page_size", defaultPageSize)
+	if err == nil && q.Has("limit") {
+		limit, err = number(q, "limit", defaultPageSize)
+	}
+	if err != nil {
+		return out, err
+	}
+	after := ""
+	if cursor := q.Get("cursor"); cursor != "" {
+		key, err := parseCursor(cursor)
+		if err != nil {
+			return out, err
+		}
+		if after = eventMark(key); after == "" {
+			return out, invalidField("cursor", "is not one that this list gave out")
+		}
+	}
+	if r.nothing {
+		return out, nil
+	}
+	found, more, err := s.events.List(c.r.Context(), r.Scope, after, min(limit, maxEvents))
+	if err != nil {
+		return out, err
+	}
+	for _, e := range found {
+		out.Data = append(out.Data, eventResource(e))
+	}
+	if more {
+		out.Page.NextCursor = new(makeCursor(found[len(found)-1].ID))
+	}
+	return out, nil
 }
 
-// mark is a place in the stream of events: they are ordered by the revision
-// that wrote them, and by ID within one.
-type mark struct {
-	revision int64
-	id       string
+// eventMark is the event that a cursor or a Last-Event-ID names; "" for what
+// is neither. Its ID is all that counts: former versions put the number of its
+// commit before it, and a colon.
+func eventMark(v string) string {
+	if former := strings.LastIndexByte(v, ':'); former >= 0 {
+		v = v[former+1:]
+	}
+	if miosa.IDPrefix(v) != miosa.PrefixEvent {
+		return ""
+	}
+	return v
 }
 
-// inOrder is the order of the stream. IDs alone don't give it: several writers
-// have several clocks.
-func inOrder(a, b miosa.Event) int {
-	return cmp.Or(cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.ID, b.ID))
-}
+// EventJSON is an event as the API shows it.
+func EventJSON(e miosa.Event) ([]byte, error) { return json.Marshal(eventResource(e)) }
 
-func (m mark) String() string { return strconv.FormatInt(m.revision, 10) + ":" + m.id }
-
-func (m mark) before(e miosa.Event) bool {
-	return e.Revision > m.revision || e.Revision == m.revision && e.ID > m.id
-}
-
-func parseMark(v string) (mark, bool) {
-	revision, id, _ := strings.Cut(v, ":")
-	n, err := strconv.ParseInt(revision, 10, 64)
-	return mark{n, id}, err == nil && n >= 0
+// eventBatch is what a stream sends at once; without events only the place.
+type eventBatch struct {
+	events []events.Entry
+	place  string
 }
 
 // streamEvents sends what has happened since Last-Event-ID, or the newest
 // `limit` events, and then each as it happens.
 func (s *Server) streamEvents(c *call, w http.ResponseWriter) error {
-	f, err := c.eventFilter()
+	r, err := c.eventRequest()
 	if err != nil {
 		return err
 	}
@@ -123,32 +222,37 @@ func (s *Server) streamEvents(c *call, w http.ResponseWriter) error {
 	if err != nil {
 		return err
 	}
-	last, resumed := parseMark(c.r.Header.Get("Last-Event-ID"))
 	ctx, cancel := context.WithCancel(c.r.Context())
 	defer cancel()
-	batches := make(chan []miosa.Event)
-	done := make(chan error, 1)
-	go func() {
-		done <- s.follow(ctx, f, last, resumed, backlog, func(events []miosa.Event) bool {
-			select {
-			case batches <- events:
-				return true
-			case <-ctx.Done():
-				return false
-			}
-		})
-	}()
+	batches, done := make(chan eventBatch), make(chan error, 1)
+	give := func(b eventBatch) bool {
+		select {
+		case batches <- b:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	if !r.nothing {
+		last := eventMark(c.r.Header.Get("Last-Event-ID"))
+		go func() { done <- s.followEvents(ctx, r.Scope, last, min(backlog, maxBacklog), give) }()
+	}
 	beat := time.NewTicker(s.cfg.Heartbeat)
 	defer beat.Stop()
 	for {
 		select {
-		case events := <-batches:
-			for _, e := range events {
-				if err := out.send("event", mark{e.Revision, e.ID}.String(), eventResource(e)); err != nil {
+		case b := <-batches:
+			for _, e := range b.events {
+				if err := out.send("event", e.ID, eventResource(e.Event)); err != nil {
 					return nil // the client left
 				}
 			}
-			if err := out.flush(); err != nil {
+			if b.place != "" {
+				err = out.place(b.place)
+			} else {
+				err = out.flush()
+			}
+			if err != nil {
 				return nil
 			}
 		case <-beat.C:
@@ -164,75 +268,66 @@ func (s *Server) streamEvents(c *call, w http.ResponseWriter) error {
 	}
 }
 
-// follow gives the events behind a mark, then new ones as they are written,
-// each once and in the order of the store, until ctx ends or give says no.
-func (s *Server) follow(ctx context.Context, f eventFilter, last mark, resumed bool, backlog int, give func([]miosa.Event) bool) error {
-	for {
-		revision, err := s.store.Revision(ctx)
+// followEvents gives the events behind the one named last, or with "" the
+// newest ones, then new ones as they come, each once and in order, until ctx
+// ends or give says no.
+func (s *Server) followEvents(ctx context.Context, scope events.Scope, last string, backlog int, give func(eventBatch) bool) error {
+	var after events.Mark
+	var err error
+	if last != "" {
+		if after, _, err = s.events.Place(ctx, last); err != nil {
+			return err
+		}
+	} else {
+		if after, err = s.events.Last(ctx); err != nil {
+			return err
+		}
+		first, err := s.newestEvents(ctx, scope, after, backlog)
 		if err != nil {
 			return err
 		}
-		// What the list finds may be newer than the revision, never older:
-		// the mark keeps the watch from giving it twice.
-		var found []miosa.Event
-		for e, err := range store.List(ctx, s.store, store.Events, f.prefix, store.ScanOptions{}) {
+		b := eventBatch{events: first}
+		if len(first) == 0 {
+			// Who comes again before the first event missed none: any of the
+			// tenant's is a place.
+			newest, err := s.newestEvents(ctx, events.Scope{Operator: scope.Operator, TenantID: scope.TenantID, WorkspaceID: scope.WorkspaceID}, after, 1)
 			if err != nil {
 				return err
 			}
-			if (!resumed || last.before(e)) && f.passes(e) {
-				found = append(found, e)
+			if len(newest) > 0 {
+				b.place = newest[0].ID
 			}
 		}
-		slices.SortFunc(found, inOrder)
-		if !resumed {
-			found = found[max(0, len(found)-backlog):]
-		}
-		resumed = true
-		if last.revision < revision {
-			last = mark{revision: revision, id: "~"} // behind everything of it
-		}
-		if n := len(found); n > 0 {
-			if !give(found) {
-				return nil
-			}
-			if m := (mark{found[n-1].Revision, found[n-1].ID}); m.revision > last.revision {
-				last = m
-			}
-		}
-		err = s.watchEvents(ctx, f, revision, &last, give)
-		if !errors.Is(err, store.ErrCompacted) {
-			return err
+		if !give(b) {
+			return nil
 		}
 	}
-}
-
-func (s *Server) watchEvents(ctx context.Context, f eventFilter, after int64, last *mark, give func([]miosa.Event) bool) error {
-	for batch, err := range s.store.Watch(ctx, f.prefix, after) {
+	for e, err := range s.events.Follow(ctx, after, scope) {
 		if err != nil {
 			return err
 		}
-		var fresh []miosa.Event
-		for _, change := range batch.Changes {
-			if change.Deleted {
-				continue
-			}
-			noun, err := store.Decode(change.Entry)
-			if err != nil {
-				return err
-			}
-			if e, ok := noun.(miosa.Event); ok && last.before(e) && f.passes(e) {
-				fresh = append(fresh, e)
-			}
-		}
-		slices.SortFunc(fresh, inOrder)
-		if n := len(fresh); n > 0 {
-			if !give(fresh) {
-				return nil
-			}
-			*last = mark{fresh[n-1].Revision, fresh[n-1].ID}
+		if !give(eventBatch{events: []events.Entry{e}}) {
+			return nil
 		}
 	}
 	return nil
+}
+
+// newestEvents are the last of a scope up to a mark, in order.
+func (s *Server) newestEvents(ctx context.Context, scope events.Scope, to events.Mark, limit int) (found []events.Entry, err error) {
+	if to == 0 {
+		return nil, nil
+	}
+	for e, err := range s.events.Read(ctx, events.Query{Scope: scope, After: to + 1, Backward: true}) {
+		if err != nil {
+			return nil, err
+		}
+		if found = append(found, e); len(found) == limit {
+			break
+		}
+	}
+	slices.Reverse(found)
+	return found, nil
 }
 
 // stream writes server-sent events.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
+	"github.com/miosa/miosa/events"
 	"github.com/miosa/miosa/store"
 )
 
@@ -69,12 +70,13 @@ func (c *call) explainID(id string) (resource.Explanation, error) {
 	return c.explainService(dep, view)
 }
 
-// timeline are the latest events that match, oldest first.
-func (c *call) timeline(dep string, concerns func(miosa.Event) bool) ([]resource.Event, error) {
-	found, err := collect(c, store.Events, store.EventsOf(c.tenant.ID, dep), concerns)
-	slices.SortFunc(found, inOrder)
+// timeline are the latest events of a scope within the deployment, oldest first.
+func (c *call) timeline(dep string, scope events.Scope) ([]resource.Event, error) {
+	scope.TenantID, scope.WorkspaceID, scope.DeploymentID = c.tenant.ID, c.key.WorkspaceID, dep
+	found, _, err := c.s.events.List(c.r.Context(), scope, "", explainedEvents)
+	slices.Reverse(found)
 	out := []resource.Event{}
-	for _, e := range found[max(0, len(found)-explainedEvents):] {
+	for _, e := range found {
 		out = append(out, eventResource(e))
 	}
 	return out, err
@@ -121,7 +123,7 @@ func (c *call) explainInstance(i miosa.Instance) (resource.Explanation, error) {
 		e.Reasons = append(e.Reasons, "it was made because: "+i.CreatedReason)
 	}
 	var err error
-	e.Events, err = c.timeline(i.DeploymentID, func(ev miosa.Event) bool { return ev.InstanceID == i.ID })
+	e.Events, err = c.timeline(i.DeploymentID, events.Scope{InstanceID: i.ID})
 	return e, err
 }
 
@@ -163,7 +165,7 @@ func (c *call) explainVersion(dep miosa.Deployment, v miosa.Version) (resource.E
 			e.Reasons = append(e.Reasons, fmt.Sprintf("its %s is %s: %s", r.Kind, r.Step, r.Reason))
 		}
 	}
-	e.Events, err = c.timeline(dep.ID, func(ev miosa.Event) bool { return ev.VersionID == v.ID })
+	e.Events, err = c.timeline(dep.ID, events.Scope{VersionID: v.ID})
 	return e, err
 }
 
@@ -189,7 +191,7 @@ func (c *call) explainRollout(dep miosa.Deployment, r miosa.Rollout) (resource.E
 		return e, err
 	}
 	e.LogLines = lines(v.LastLines)
-	e.Events, err = c.timeline(dep.ID, func(ev miosa.Event) bool { return ev.RolloutID == r.ID })
+	e.Events, err = c.timeline(dep.ID, events.Scope{RolloutID: r.ID})
 	return e, err
 }
 
@@ -208,7 +210,7 @@ func (c *call) explainService(dep miosa.Deployment, s resource.Service) (resourc
 		return e, err
 	}
 	var err error
-	e.Events, err = c.timeline(dep.ID, func(ev miosa.Event) bool { return ev.ServiceID == s.ID })
+	e.Events, err = c.timeline(dep.ID, events.Scope{ServiceID: s.ID})
 	return e, err
 }
 
@@ -275,6 +277,6 @@ func (c *call) explainDeployment(dep miosa.Deployment) (resource.Explanation, er
 	if err := c.troubles(&e, dep.ID, func(i miosa.Instance) bool { return i.EnvironmentID == env.ID }); err != nil {
 		return e, err
 	}
-	e.Events, err = c.timeline(dep.ID, func(miosa.Event) bool { return true })
+	e.Events, err = c.timeline(dep.ID, events.Scope{})
 	return e, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/miosa/miosa/events"
 	"github.com/miosa/miosa/logs"
 )
 
@@ -66,3 +67,23 @@ func RewriteCursor(cursor string) (string, bool) {
 	p, ok := parsePlace(cursor)
 	return placeCursor(p), ok
 }
+
+// FollowEvents is a stream's events, without HTTP; give takes an event's ID and
+// the place behind it.
+func FollowEvents(ctx context.Context, from EventReader, scope events.Scope, last string, backlog int, give func(event, place string) bool) error {
+	s := &Server{events: from}
+	return s.followEvents(ctx, scope, eventMark(last), backlog, func(b eventBatch) bool {
+		for _, e := range b.events {
+			if !give(e.ID, e.ID) {
+				return false
+			}
+		}
+		return b.place == "" || give("", b.place)
+	})
+}
+
+// EventMark is eventMark.
+func EventMark(v string) string { return eventMark(v) }
+
+// MakeCursor is makeCursor.
+func MakeCursor(key string) string { return makeCursor(key) }

@@ -676,7 +676,7 @@ func TestQuota(t *testing.T) {
 
 func TestNotReady(t *testing.T) {
 	server, err := api.New(api.Config{PublicURL: apitest.PublicURL}, api.Deps{
-		Store: memory.New(time.Now), Uploads: &apitest.Uploads{}, Secrets: apitest.Sealer{}, Log: slogTo(&apitest.Log{}),
+		Store: memory.New(time.Now), Uploads: &apitest.Uploads{}, Secrets: apitest.Sealer{}, Events: &apitest.Events{}, Log: slogTo(&apitest.Log{}),
 		Ready: func(context.Context) error { return errors.New("the agent at 10.0.0.1 is not there yet") },
 	})
 	if err != nil {

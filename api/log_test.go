@@ -420,7 +420,7 @@ func TestNoLogsAreKept(t *testing.T) {
 	s := memory.New(time.Now)
 	p := platform{apitest.Start(t, s, api.Config{}), t}
 	w, of := p.logged(1)
-	server, err := api.New(api.Config{PublicURL: apitest.PublicURL}, api.Deps{Store: s, Uploads: p.Uploads, Secrets: apitest.Sealer{}, Log: slog.New(slog.DiscardHandler)})
+	server, err := api.New(api.Config{PublicURL: apitest.PublicURL}, api.Deps{Store: s, Uploads: p.Uploads, Secrets: apitest.Sealer{}, Events: p.Events, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

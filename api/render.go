@@ -320,7 +320,7 @@ func tenantResource(t miosa.Tenant) resource.Tenant {
 
 func planResource(p miosa.Plan) resource.Plan {
 	return resource.Plan{
-		Name: p.Name, GPU: p.GPU, LogDays: p.LogDays, MaxReplicas: p.MaxReplicas, MaxInstances: p.MaxInstances,
+		Name: p.Name, GPU: p.GPU, LogDays: p.LogDays, EventDays: p.EventDays, MaxReplicas: p.MaxReplicas, MaxInstances: p.MaxInstances,
 		MaxVCPUs: p.MaxVCPUs, MaxMemoryMB: p.MaxMemoryMB, MaxDiskMB: p.MaxDiskMB, MaxDeployments: p.MaxDeployments,
 		MaxLogRate: logRate(p),
 		CreatedAt:  p.CreatedAt.UTC(), UpdatedAt: p.UpdatedAt.UTC(),

@@ -12,7 +12,7 @@ const (
 // routes is the whole API, in the order of its document.
 func routes() []*route {
 	var all []*route
-	for _, part := range [][]*route{deploymentRoutes(), versionRoutes(), serviceRoutes(), logRoutes(), drainRoutes(), environmentRoutes(), platformRoutes(), adminRoutes()} {
+	for _, part := range [][]*route{deploymentRoutes(), versionRoutes(), serviceRoutes(), logRoutes(), drainRoutes(), environmentRoutes(), platformRoutes(), webhookRoutes(), adminRoutes()} {
 		all = append(all, part...)
 	}
 	return all
@@ -56,9 +56,13 @@ func deploymentRoutes() []*route {
 			Notes: "Makes a new version of the same release and rolls it out.", Query: []param{{"wait", "true: answer when it is live."}},
 			Handle: one((*Server).resizeDeployment)},
 		{Method: get, Pattern: "/deployments/{id}/events", Access: accessTenant, Operation: "listDeploymentEvents", Tag: "events", Summary: "What happened to a deployment",
-			Notes: streamNote, Query: eventQuery, Handle: many((*Server).listEvents), Stream: (*Server).streamEvents},
+			Notes: streamNote, Query: eventQuery, Handle: stretch((*Server).listEvents), Stream: (*Server).streamEvents},
 		{Method: get, Pattern: "/events", Access: accessTenant, Operation: "listEvents", Summary: "What happened to the tenant's things",
-			Notes: streamNote, Query: eventQuery, Handle: many((*Server).listEvents), Stream: (*Server).streamEvents},
+			Notes: streamNote, Query: eventQuery, Handle: stretch((*Server).listEvents), Stream: (*Server).streamEvents},
+		{Method: get, Pattern: "/services/{id}/events", Access: accessTenant, Operation: "listServiceEvents", Tag: "events", Summary: "What happened to a service",
+			Notes: streamNote, Query: eventQuery, Handle: stretch((*Server).listEvents), Stream: (*Server).streamEvents},
+		{Method: get, Pattern: "/runtime-instances/{ri_id}/events", Access: accessTenant, Operation: "listInstanceEvents", Tag: "events", Summary: "What happened to an instance",
+			Notes: streamNote, Query: eventQuery, Handle: stretch((*Server).listEvents), Stream: (*Server).streamEvents},
 		{Method: get, Pattern: "/deployments/{id}/rollouts", Access: accessTenant, Operation: "listRollouts", Tag: "rollouts", Summary: "List a deployment's rollouts",
 			Handle: many((*Server).listRollouts)},
 		{Method: get, Pattern: "/rollouts/{rollout_id}", Access: accessTenant, Operation: "getRollout", Summary: "Get a rollout",
@@ -72,13 +76,16 @@ func deploymentRoutes() []*route {
 	}
 }
 
-const streamNote = "JSON: newest first. With `Accept: text/event-stream` or `follow=true`: the newest `limit` ones as server-sent events, then each as it happens; " +
+const streamNote = "JSON: newest first, a caller's own changes among them at once. What is gone (a deployment, a service, an instance) keeps its timeline by its ID " +
+	"until its events expire: 30 days, or the plan's event_days. With `Accept: text/event-stream` or `follow=true`: the newest `limit` ones as server-sent events, then each as it happens; " +
 	"`Last-Event-ID` resumes without a gap."
 
 var eventQuery = []param{
+	{"limit", "At most 100; default 20."}, {"cursor", "next_cursor of the answer before."},
 	{"follow", "true: server-sent events."}, {"type", "Beginnings of event types, by commas: rollout,instance.crashed."},
 	{"service_id", "Only of this service."}, {"runtime_instance_id", "Only of this instance."},
 	{"version_id", "Only of this version."}, {"rollout_id", "Only of this rollout."},
+	{"deployment_id", "Only of this deployment."}, {"host_id", "Only on this host."}, {"external_workspace_id", "Only of what belonged to it then."},
 }
 
 func versionRoutes() []*route {
@@ -190,5 +197,10 @@ func adminRoutes() []*route {
 		{Method: get, Pattern: "/admin/hosts", Access: accessAdmin, Operation: "listHosts", Summary: "List hosts",
 			Query: []param{{"region", "Only in this region."}}, Handle: many((*Server).listHosts)},
 		{Method: get, Pattern: "/admin/hosts/{id}", Access: accessAdmin, Operation: "getHost", Summary: "Get a host", Handle: one((*Server).getHost)},
+		{Method: get, Pattern: "/admin/hosts/{id}/events", Access: accessAdmin, Operation: "listHostEvents", Tag: "events", Summary: "What happened on a host",
+			Notes: streamNote, Query: eventQuery, Handle: stretch((*Server).listEvents), Stream: (*Server).streamEvents},
+		{Method: get, Pattern: "/admin/events", Access: accessAdmin, Operation: "listAllEvents", Tag: "events", Summary: "What happened in the whole platform",
+			Notes: streamNote, Query: append([]param{{"tenant_id", "Only of this tenant."}}, eventQuery...),
+			Handle: stretch((*Server).listEvents), Stream: (*Server).streamEvents},
 	}
 }

@@ -45,7 +45,8 @@ type Config struct {
 	// DuplicateWait bounds how long a request waits for the first one with
 	// its idempotency key; 0: 10 s. Past it: 409 idempotency_in_progress.
 	DuplicateWait time.Duration
-	// Targets are the addresses that customers may name, of receivers of theirs.
+	// Targets are the addresses that customers may name, of receivers of their
+	// logs and events; those it allows besides public ones also without TLS.
 	Targets outbound.Guard
 	// Heartbeat is the pause between comments on an idle event stream; 0: 15 s.
 	Heartbeat time.Duration
@@ -69,10 +70,13 @@ type Deps struct {
 	Secrets Sealer
 	Logs    LogReader // nil: logs are not kept here
 	Drains  Drains    // nil: logs are not forwarded here
-	Log     *slog.Logger
-	Now     func() time.Time                // nil: time.Now
-	Random  io.Reader                       // nil: crypto/rand
-	Ready   func(ctx context.Context) error // why the platform cannot serve yet; nil: it always can
+	Events  EventReader
+	// Webhooks send events on; nil: nothing here does.
+	Webhooks WebhookSender
+	Log      *slog.Logger
+	Now      func() time.Time                // nil: time.Now
+	Random   io.Reader                       // nil: crypto/rand
+	Ready    func(ctx context.Context) error // why the platform cannot serve yet; nil: it always can
 }
 
 // Server answers the API. It is safe for concurrent use.
@@ -87,6 +91,8 @@ type Server struct {
 	secrets   Sealer
 	logs      LogReader
 	drains    Drains
+	events    EventReader
+	webhooks  WebhookSender
 	log       *slog.Logger
 	now       func() time.Time
 	random    io.Reader
@@ -101,8 +107,8 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	switch {
 	case cfg.PublicURL == nil:
 		return nil, errors.New("api: no public URL is configured")
-	case deps.Store == nil, deps.Uploads == nil, deps.Secrets == nil, deps.Log == nil:
-		return nil, errors.New("api: store, uploads, secrets and log are needed")
+	case deps.Store == nil, deps.Uploads == nil, deps.Secrets == nil, deps.Events == nil, deps.Log == nil:
+		return nil, errors.New("api: store, uploads, secrets, events and log are needed")
 	}
 	if cfg.MaxLogDays == 0 {
 		cfg.MaxLogDays = logs.MaxDays
@@ -120,7 +126,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		cfg.Storage = "local"
 	}
 	s := &Server{
-		cfg: cfg, store: deps.Store, uploads: deps.Uploads, secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, log: deps.Log,
+		cfg: cfg, store: deps.Store, uploads: deps.Uploads, secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, events: deps.Events, webhooks: deps.Webhooks, log: deps.Log,
 		now: deps.Now, random: deps.Random, ready: deps.Ready, mux: http.NewServeMux(),
 	}
 	if s.now == nil {

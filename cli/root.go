@@ -88,7 +88,7 @@ func New(cfg Config) *cobra.Command {
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(
 		a.publishCommand(), a.psCommand(), a.scaleCommand(), a.restartCommand(), a.versionsCommand(), a.rollbackCommand(), a.promoteCommand(),
-		a.envCommand(), a.eventsCommand(), a.logsCommand(), a.logLimitCommand(), a.drainsCommand(), a.whyCommand(), a.removeCommand(), a.deploymentsCommand(), a.instancesCommand(),
+		a.envCommand(), a.eventsCommand(), a.logsCommand(), a.logLimitCommand(), a.drainsCommand(), a.whyCommand(), a.removeCommand(), a.deploymentsCommand(), a.instancesCommand(), a.webhooksCommand(),
 	)
 	return root
 }
@@ -173,6 +173,15 @@ func (a *app) run(low, high int, fn func(ctx context.Context, c *client.Client, 
 
 // client is made from the context file.
 func (a *app) client() (*client.Client, error) {
+	return a.clientWith(func(c client.Context) string { return c.APIKey })
+}
+
+// operator is a client with the operator's key.
+func (a *app) operator() (*client.Client, error) {
+	return a.clientWith(func(c client.Context) string { return c.AdminKey })
+}
+
+func (a *app) clientWith(key func(client.Context) string) (*client.Client, error) {
 	path := a.context
 	if path == "" {
 		path = a.cfg.Getenv("MIOSA_CONTEXT")
@@ -194,7 +203,7 @@ func (a *app) client() (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return client.New(client.Config{URL: known.APIURL, Key: known.APIKey, UserAgent: "miosa-cli/" + a.cfg.Version})
+	return client.New(client.Config{URL: known.APIURL, Key: key(known), UserAgent: "miosa-cli/" + a.cfg.Version})
 }
 
 // steers: it is a terminal that understands more than text.

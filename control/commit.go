@@ -13,9 +13,6 @@ import (
 	"github.com/miosa/miosa/store"
 )
 
-// EventTTL is how long events are kept.
-const EventTTL = 30 * 24 * time.Hour
-
 // commit carries out a Commit: one transaction, or nothing.
 func (c *Control) commit(ctx context.Context, e Commit) Committed {
 	now := time.Now().UTC()
@@ -123,7 +120,7 @@ func saveEvent(tx *store.Tx, ev miosa.Event, now time.Time, random io.Reader) er
 		return err
 	}
 	ev.ID = id
-	return store.SaveFor(tx, store.Events, ev, EventTTL)
+	return store.Save(tx, store.Events, ev)
 }
 
 func save(tx *store.Tx, noun any, sealed map[string][]byte) error {

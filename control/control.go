@@ -262,7 +262,7 @@ func LoadAll(ctx context.Context, s store.Store) (Loaded, error) {
 // decode leaves out what the machine has no use for.
 func decode(e store.Entry) (any, bool, error) {
 	kind, _, ok := store.ParseKey(e.Key)
-	if !ok || kind == "event" || kind == "api_key" || kind == "vars" || kind == "plan" || kind == "log_drain" {
+	if !ok || kind == "event" || kind == "webhook" || kind == "api_key" || kind == "vars" || kind == "plan" || kind == "log_drain" {
 		return nil, false, nil
 	}
 	noun, err := store.Decode(e)

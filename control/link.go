@@ -36,12 +36,31 @@ func (l Link) Register(ctx context.Context, h miosa.Host) error {
 			h.CreatedAt, h.Schedulable, h.Revision = known.CreatedAt, known.Schedulable, known.Revision
 		}
 		h.Liveness, h.UpdatedAt = miosa.Alive, now
-		return store.Save(tx, store.Hosts, h)
+		if err := store.Save(tx, store.Hosts, h); err != nil {
+			return err
+		}
+		kind, message := arrival(known, h)
+		return saveEvent(tx, miosa.Event{HostID: h.ID, Type: kind, Message: message, Actor: "agent", At: now}, now, rand.Reader)
 	})
 	if err != nil {
 		return fmt.Errorf("register host %s: %w", h.ID, err)
 	}
 	return nil
+}
+
+// arrival puts a host's registration into words for its timeline.
+func arrival(was, is miosa.Host) (kind, message string) {
+	words := fmt.Sprintf("version %s, %d vCPUs, %d MB of memory", is.Version, is.Capacity.VCPUs, is.Capacity.MemoryMB)
+	if was.ID == "" {
+		return "host.joined", words
+	}
+	if was.Version != is.Version {
+		words += "; before it was version " + was.Version
+	}
+	if was.Liveness != miosa.Alive {
+		words += "; it was " + string(was.Liveness)
+	}
+	return "host.returned", "its agent started again and took over what runs there: " + words
 }
 
 // Assignments yields what the host should run: first everything that is not

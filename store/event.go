@@ -6,10 +6,11 @@ import (
 	"github.com/miosa/miosa"
 )
 
-// Events are kept by deployment, those of none by tenant.
+// Events are only in transit here: written with the change they tell of, then
+// moved to the event store.
 var Events = shape[miosa.Event, eventRecord]{
 	name: kindEvent, schema: 1,
-	key:      func(v miosa.Event) string { return EventKey(v.TenantID, v.DeploymentID, v.ID) },
+	key:      func(v miosa.Event) string { return OutboxKey(v.ID) },
 	record:   eventToRecord,
 	noun:     eventRecord.noun,
 	revision: func(v *miosa.Event) *int64 { return &v.Revision },
@@ -24,6 +25,7 @@ type eventRecord struct {
 	VersionID    string            `json:"version_id,omitempty"`
 	RolloutID    string            `json:"rollout_id,omitempty"`
 	HostID       string            `json:"host_id,omitempty"`
+	WorkspaceID  string            `json:"workspace_id,omitempty"`
 	Type         string            `json:"type,omitempty"`
 	Message      string            `json:"message,omitempty"`
 	Actor        string            `json:"actor,omitempty"`
@@ -42,6 +44,7 @@ func eventToRecord(v miosa.Event) eventRecord {
 		VersionID:    v.VersionID,
 		RolloutID:    v.RolloutID,
 		HostID:       v.HostID,
+		WorkspaceID:  v.WorkspaceID,
 		Type:         v.Type,
 		Message:      v.Message,
 		Actor:        v.Actor,
@@ -61,6 +64,7 @@ func (r eventRecord) noun() miosa.Event {
 		VersionID:    r.VersionID,
 		RolloutID:    r.RolloutID,
 		HostID:       r.HostID,
+		WorkspaceID:  r.WorkspaceID,
 		Type:         r.Type,
 		Message:      r.Message,
 		Actor:        r.Actor,

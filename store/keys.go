@@ -20,6 +20,7 @@ const (
 	apiKeyRoot    = root + "key/"
 	apiKeyIDRoot  = root + "keyid/"
 	hostRoot      = root + "host/"
+	outboxRoot    = root + "outbox/"
 	noOne         = "-" // stands for an absent tenant or deployment in a key
 	segDeployment = "dep"
 	segEnv        = "env"
@@ -32,6 +33,7 @@ const (
 	segObserved   = "obs"
 	segEvent      = "evt"
 	segLogDrain   = "ldr"
+	segWebhook    = "whk"
 )
 
 // Prefixes of what does not belong to one tenant. AllTenants covers every
@@ -181,17 +183,38 @@ func ObservationKey(tenant, deployment, instance string) string {
 // ObservationsOf lists the reports on a deployment's instances; the tenant's with deployment "".
 func ObservationsOf(tenant, deployment string) string { return of(tenant, segObserved, deployment) }
 
-// EventKey is where an event lies; tenant and deployment may be "".
-func EventKey(tenant, deployment, id string) string {
-	if deployment == "" {
-		deployment = noOne
+// OutboxKey is where an event lies until the event store has it.
+func OutboxKey(id string) string { return outboxRoot + id }
+
+// OutboxPrefix lists the events in transit.
+func OutboxPrefix() string { return outboxRoot }
+
+// FormerEventsOf lists a tenant's events (with "" those of none) where they
+// were kept before there was an event store.
+func FormerEventsOf(tenant string) string { return of(tenant, segEvent, "") }
+
+// FormerEventPlace is the tenant and the deployment of such a place, each ""
+// when it has none; ok is false for any other key.
+func FormerEventPlace(key string) (tenant, deployment string, ok bool) {
+	rest, found := strings.CutPrefix(key, tenantsRoot)
+	seg := strings.Split(rest, "/")
+	if !found || len(seg) != 4 || seg[1] != segEvent {
+		return "", "", false
 	}
-	return tenantScoped(tenant, segEvent, deployment, id)
+	named := func(s string) string {
+		if s == noOne {
+			return ""
+		}
+		return s
+	}
+	return named(seg[0]), named(seg[2]), true
 }
 
-// EventsOf lists a deployment's events, oldest first; the tenant's, ordered
-// by deployment first, with deployment "".
-func EventsOf(tenant, deployment string) string { return of(tenant, segEvent, deployment) }
+// WebhookKey is where a webhook lies.
+func WebhookKey(tenant, id string) string { return tenantScoped(tenant, segWebhook, noOne, id) }
+
+// WebhooksOf lists a tenant's webhooks, oldest first.
+func WebhooksOf(tenant string) string { return of(tenant, segWebhook, "") }
 
 // LogDrainKey is where a log drain lies.
 func LogDrainKey(tenant, id string) string { return tenantScoped(tenant, segLogDrain, id) }
@@ -230,6 +253,8 @@ func ParseKey(key string) (kind, id string, ok bool) {
 			return kindAPIKey, id, true
 		case hostRoot[len(root):]:
 			return kindHost, id, true
+		case outboxRoot[len(root):]:
+			return kindEvent, id, true
 		}
 	case len(seg) == 4 && seg[0] == "t" && seg[2] == segDeployment:
 		return kindDeployment, id, true
@@ -264,6 +289,8 @@ func kindOfSegment(segment string) string {
 		return kindObservation
 	case segEvent:
 		return kindEvent
+	case segWebhook:
+		return kindWebhook
 	}
 	return ""
 }

@@ -25,6 +25,7 @@ const (
 	kindHost        = "host"
 	kindEvent       = "event"
 	kindLogDrain    = "log_drain"
+	kindWebhook     = "webhook"
 )
 
 // Kind describes how one noun is kept: where, and in which record shape.

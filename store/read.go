@@ -107,6 +107,8 @@ func Decode(e Entry) (noun any, err error) {
 		return decodeAs(Events, e)
 	case kindLogDrain:
 		return decodeAs(LogDrains, e)
+	case kindWebhook:
+		return decodeAs(Webhooks, e)
 	}
 	return nil, nil
 }

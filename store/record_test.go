@@ -42,6 +42,8 @@ func everyKind() []kindTest {
 		kindOf[miosa.Release]{store.Releases}, kindOf[miosa.Rollout]{store.Rollouts},
 		kindOf[miosa.Instance]{store.Instances}, kindOf[miosa.Observation]{store.Observations},
 		kindOf[miosa.Host]{store.Hosts}, kindOf[miosa.Event]{store.Events}, kindOf[miosa.LogDrain]{store.LogDrains},
+		kindOf[miosa.Host]{store.Hosts}, kindOf[miosa.Event]{store.Events},
+		kindOf[miosa.Webhook]{store.Webhooks},
 	}
 }
 

@@ -59,6 +59,7 @@ type planRecord struct {
 	Name           string    `json:"name,omitempty"`
 	GPU            bool      `json:"gpu,omitempty"`
 	LogDays        int       `json:"log_days,omitempty"`
+	EventDays      int       `json:"event_days,omitempty"`
 	MaxReplicas    int       `json:"max_replicas,omitempty"`
 	MaxInstances   int       `json:"max_instances,omitempty"`
 	MaxVCPUs       int       `json:"max_vcpus,omitempty"`
@@ -75,6 +76,7 @@ func planToRecord(v miosa.Plan) planRecord {
 		Name:           v.Name,
 		GPU:            v.GPU,
 		LogDays:        v.LogDays,
+		EventDays:      v.EventDays,
 		MaxReplicas:    v.MaxReplicas,
 		MaxInstances:   v.MaxInstances,
 		MaxVCPUs:       v.MaxVCPUs,
@@ -92,6 +94,7 @@ func (r planRecord) noun() miosa.Plan {
 		Name:           r.Name,
 		GPU:            r.GPU,
 		LogDays:        r.LogDays,
+		EventDays:      r.EventDays,
 		MaxReplicas:    r.MaxReplicas,
 		MaxInstances:   r.MaxInstances,
 		MaxVCPUs:       r.MaxVCPUs,

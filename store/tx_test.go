@@ -459,8 +459,10 @@ func TestKeys(t *testing.T) {
 		store.RolloutKey("t", "d", "x"):         "rollout x",
 		store.InstanceKey("t", "d", "x"):        "instance x",
 		store.ObservationKey("t", "d", "x"):     "observation x",
-		store.EventKey("t", "d", "x"):           "event x",
-		store.EventKey("", "", "x"):             "event x",
+		store.OutboxKey("x"):                    "event x",
+		store.WebhookKey("t", "x"):              "webhook x",
+		"/v1/t/t/evt/d/x":                       "event x", // of former versions
+		"/v1/t/-/evt/-/x":                       "event x",
 		store.TenantSlugKey("x"):                "",
 		store.APIKeyIDKey("x"):                  "",
 		store.IDKey("x"):                        "",
@@ -482,8 +484,17 @@ func TestKeys(t *testing.T) {
 			t.Errorf("%s: %s, %v", key, got, ok)
 		}
 	}
-	if got, want := store.EventKey("ten_a", "", "evt_1"), "/v1/t/ten_a/evt/-/evt_1"; got != want {
+	if got, want := store.FormerEventsOf(""), "/v1/t/-/evt/"; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+	for key, want := range map[string]string{
+		"/v1/t/ten_a/evt/dep_a/evt_1": "ten_a dep_a true", "/v1/t/ten_a/evt/-/evt_1": "ten_a  true", "/v1/t/-/evt/-/evt_1": "  true",
+		"/v1/t/ten_a/svc/dep_a/evt_1": "  false", store.OutboxKey("evt_1"): "  false",
+	} {
+		tenant, deployment, ok := store.FormerEventPlace(key)
+		if got := fmt.Sprintf("%s %s %v", tenant, deployment, ok); got != want {
+			t.Errorf("%s: %q, want %q", key, got, want)
+		}
 	}
 }
 

@@ -29,27 +29,29 @@ import (
 
 // Platform is a running API with one tenant, "default", and its keys.
 type Platform struct {
-	URL     string
-	Store   store.Store
-	Tenant  miosa.Tenant
-	UserKey string
-	Key     string // platform
-	Admin   string
-	Control *Control
-	Uploads *Uploads
-	Logs    *Logs
-	Drains  *Drains
-	Handler *api.Server
-	Log     *Log
+	URL      string
+	Store    store.Store
+	Tenant   miosa.Tenant
+	UserKey  string
+	Key      string // platform
+	Admin    string
+	Control  *Control
+	Uploads  *Uploads
+	Logs     *Logs
+	Drains   *Drains
+	Events   *Events
+	Webhooks *Webhooks
+	Handler  *api.Server
+	Log      *Log
 
 	t testing.TB
 }
 
 // Start runs a platform over a store until the test ends. Fields of cfg that
-// a test does not care about are filled in.
-func Start(t testing.TB, s store.Store, cfg api.Config) *Platform {
+// a test does not care about are filled in; change may change the parts.
+func Start(t testing.TB, s store.Store, cfg api.Config, change ...func(*api.Deps)) *Platform {
 	t.Helper()
-	p := &Platform{Store: s, t: t, Uploads: &Uploads{}, Logs: NewLogs(), Drains: &Drains{}, Log: &Log{}}
+	p := &Platform{Store: s, t: t, Uploads: &Uploads{}, Logs: NewLogs(), Drains: &Drains{}, Events: &Events{s}, Webhooks: &Webhooks{}, Log: &Log{}}
 	if cfg.PublicURL == nil {
 		cfg.PublicURL = PublicURL
 	}
@@ -57,7 +59,14 @@ func Start(t testing.TB, s store.Store, cfg api.Config) *Platform {
 		cfg.Regions = []miosa.Region{{ID: "local", Name: "This machine", Slug: "local", Country: "none", City: "none", Available: true}}
 	}
 	log := slog.New(slog.NewTextHandler(p.Log, nil))
-	handler, err := api.New(cfg, api.Deps{Store: s, Uploads: p.Uploads, Secrets: Sealer{}, Logs: p.Logs, Drains: p.Drains, Log: log})
+	deps := api.Deps{
+		Store: s, Uploads: p.Uploads, Secrets: Sealer{}, Log: log,
+		Logs: p.Logs, Drains: p.Drains, Events: p.Events, Webhooks: p.Webhooks,
+	}
+	for _, fn := range change {
+		fn(&deps)
+	}
+	handler, err := api.New(cfg, deps)
 	if err != nil {
 		t.Fatal(err)
 	}

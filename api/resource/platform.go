@@ -55,6 +55,7 @@ type Plan struct {
 	Name           string    `json:"name"`
 	GPU            bool      `json:"gpu"`
 	LogDays        int       `json:"log_days"`
+	EventDays      int       `json:"event_days" doc:"How long events are kept; 0: 30."`
 	MaxReplicas    int       `json:"max_replicas" doc:"Per service."`
 	MaxInstances   int       `json:"max_instances" doc:"Per tenant."`
 	MaxVCPUs       int       `json:"max_vcpus" doc:"Per instance."`
@@ -71,6 +72,7 @@ type PlanPut struct {
 	Name           string `json:"name,omitempty" doc:"Needed to create: 1–40 lower-case letters, digits, hyphens."`
 	GPU            *bool  `json:"gpu,omitempty"`
 	LogDays        *int   `json:"log_days,omitempty"`
+	EventDays      *int   `json:"event_days,omitempty"`
 	MaxReplicas    *int   `json:"max_replicas,omitempty"`
 	MaxInstances   *int   `json:"max_instances,omitempty"`
 	MaxVCPUs       *int   `json:"max_vcpus,omitempty"`

@@ -26,6 +26,9 @@ import (
 	"github.com/miosa/miosa/artifact/local"
 	"github.com/miosa/miosa/control"
 	"github.com/miosa/miosa/edge"
+	eventpebble "github.com/miosa/miosa/events/pebble"
+	"github.com/miosa/miosa/events/timeline"
+	"github.com/miosa/miosa/events/webhook"
 	"github.com/miosa/miosa/logs/drain"
 	"github.com/miosa/miosa/logs/plane"
 	"github.com/miosa/miosa/network"
@@ -59,26 +62,29 @@ type platformConfig struct {
 
 // platform is every role in one process, in the order in which they start.
 type platform struct {
-	cfg     platformConfig
-	log     *slog.Logger
-	cell    *cell
-	store   *etcd.Store
-	vault   *secret.Box
-	blobs   *local.Blobs
-	images  *erofs.Images
-	driver  vmm.Driver
-	network network.Network
-	control *control.Control
-	tracer  *trace.Tracer // nil: none
-	logs    logStore
-	plane   *plane.Plane
-	drains  *drain.Forwarder
-	agent   *agent.Agent
-	router  *edge.Router
-	api     *http.Server
-	public  addresses
-	access  io.WriteCloser
-	parts   sync.WaitGroup
+	cfg      platformConfig
+	log      *slog.Logger
+	cell     *cell
+	store    *etcd.Store
+	vault    *secret.Box
+	blobs    *local.Blobs
+	images   *erofs.Images
+	driver   vmm.Driver
+	network  network.Network
+	control  *control.Control
+	tracer   *trace.Tracer // nil: none
+	logs     logStore
+	plane    *plane.Plane
+	drains   *drain.Forwarder
+	events   *eventpebble.Store
+	timeline *timeline.Timeline
+	webhooks *webhook.Webhooks
+	agent    *agent.Agent
+	router   *edge.Router
+	api      *http.Server
+	public   addresses
+	access   io.WriteCloser
+	parts    sync.WaitGroup
 }
 
 // runPlatform starts everything, says where it is, and blocks until a signal.
@@ -120,7 +126,7 @@ func runPlatform(cfg platformConfig, signals <-chan os.Signal, out, errOut io.Wr
 	if err := p.assemble(ctx, httpListener); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.drains.Close(), p.logs.Close(), p.store.Close()) }()
+	defer func() { err = errors.Join(err, p.drains.Close(), p.logs.Close(), p.events.Close(), p.store.Close()) }()
 	if p.access != nil {
 		defer func() { err = errors.Join(err, p.access.Close()) }()
 	}
@@ -256,6 +262,15 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 		}
 	}()
 	p.plane = plane.New(p.logs, p.store, p.log)
+	if p.events, err = eventpebble.Open(eventpebble.Config{Dir: c.path("events"), Log: p.log}); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.events.Close())
+		}
+	}()
+	p.timeline = timeline.New(timeline.Config{}, p.events, p.store, p.log)
 	keeper, err := secret.OpenFileKeeper(c.path("keys", "master.key"))
 	if err != nil {
 		return err
@@ -274,6 +289,11 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 			err = errors.Join(err, p.drains.Close())
 		}
 	}()
+	if p.webhooks, err = webhook.New(webhook.Config{
+		Dir: c.path("webhooks"), Guard: targets, Render: api.EventJSON,
+	}, p.timeline, p.store, p.vault, p.log); err != nil {
+		return err
+	}
 	if p.blobs, err = local.New(local.Config{Dir: c.path("blobs")}); err != nil {
 		return err
 	}
@@ -325,7 +345,10 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	server, err := api.New(api.Config{
 		PublicURL: p.public.url, Version: version, MaxLogDays: p.cfg.longestDays(),
 		Regions: []miosa.Region{{ID: p.cfg.region, Name: p.cfg.region, Slug: p.cfg.region, Available: true}}, Targets: targets,
-	}, api.Deps{Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Logs: p.plane, Drains: p.drains, Log: p.log, Ready: p.answers})
+	}, api.Deps{
+		Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Log: p.log, Ready: p.answers,
+		Logs: p.plane, Drains: p.drains, Events: p.timeline, Webhooks: p.webhooks,
+	})
 	if err != nil {
 		return err
 	}
@@ -438,6 +461,8 @@ func (p *platform) start(ctx context.Context, apiListener, metricsListener net.L
 	}
 	p.parts.Go(func() { f.report("log plane", p.plane.Run(ctx)) })
 	p.parts.Go(func() { f.report("log drains", p.drains.Run(ctx)) })
+	p.parts.Go(func() { f.report("timeline", p.timeline.Run(ctx)) })
+	p.parts.Go(func() { f.report("webhooks", p.webhooks.Run(ctx)) })
 	p.parts.Go(func() { f.report("router", p.router.Run(ctx)) })
 	p.parts.Go(func() {
 		if err := p.api.Serve(apiListener); !errors.Is(err, http.ErrServerClosed) {

@@ -1,0 +1,96 @@
+package webhook
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/miosa/miosa"
+)
+
+// positions keeps every webhook's State in a file of its own: it changes with
+// every delivery, which is too often for the records.
+type positions struct{ dir string }
+
+const positionVersion = 1
+
+type positionFile struct {
+	Version int   `json:"v"`
+	State   State `json:"state"`
+}
+
+func openPositions(dir string) (positions, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return positions{}, fmt.Errorf("make the directory of webhooks: %w", err)
+	}
+	return positions{dir}, nil
+}
+
+func (p positions) path(id string) string { return filepath.Join(p.dir, id+".json") }
+
+// load is the zero State for a webhook that has none.
+func (p positions) load(id string) (State, error) {
+	raw, err := os.ReadFile(p.path(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return State{}, nil
+	}
+	var f positionFile
+	if err == nil {
+		err = json.Unmarshal(raw, &f)
+	}
+	if err == nil && f.Version > positionVersion {
+		err = fmt.Errorf("it was written by a newer version of miosa")
+	}
+	if err != nil {
+		return State{}, fmt.Errorf("read where webhook %s stands: %w", id, err)
+	}
+	return f.State, nil
+}
+
+// save replaces it in one step: after a crash the former or the new one is there.
+func (p positions) save(id string, s State) error {
+	raw, err := json.Marshal(positionFile{positionVersion, s})
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(p.dir, id+".*.tmp")
+	if err != nil {
+		return fmt.Errorf("keep where webhook %s stands: %w", id, err)
+	}
+	_, err = f.Write(raw)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), p.path(id))
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+		return fmt.Errorf("keep where webhook %s stands: %w", id, err)
+	}
+	return nil
+}
+
+// sweep removes what no webhook is there for.
+func (p positions) sweep(known func(id string) bool) error {
+	entries, err := os.ReadDir(p.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		id, _, _ := strings.Cut(e.Name(), ".")
+		if miosa.IDPrefix(id) == miosa.PrefixWebhook && (!known(id) || strings.HasSuffix(e.Name(), ".tmp")) {
+			if err := os.Remove(filepath.Join(p.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
+}
