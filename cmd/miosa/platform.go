@@ -26,6 +26,8 @@ import (
 	"github.com/miosa/miosa/control"
 	"github.com/miosa/miosa/edge"
 	"github.com/miosa/miosa/logs/plane"
+	historydb "github.com/miosa/miosa/metrics/pebble"
+	history "github.com/miosa/miosa/metrics/plane"
 	"github.com/miosa/miosa/network"
 	"github.com/miosa/miosa/network/tap"
 	"github.com/miosa/miosa/network/user"
@@ -68,6 +70,8 @@ type platform struct {
 	tracer  *trace.Tracer // nil: none
 	logs    logStore
 	plane   *plane.Plane
+	figures *historydb.Store
+	history *history.Plane
 	agent   *agent.Agent
 	router  *edge.Router
 	api     *http.Server
@@ -115,7 +119,7 @@ func runPlatform(cfg platformConfig, signals <-chan os.Signal, out, errOut io.Wr
 	if err := p.assemble(ctx, httpListener); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.logs.Close(), p.store.Close()) }()
+	defer func() { err = errors.Join(err, p.figures.Close(), p.logs.Close(), p.store.Close()) }()
 	if p.access != nil {
 		defer func() { err = errors.Join(err, p.access.Close()) }()
 	}
@@ -251,6 +255,15 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 		}
 	}()
 	p.plane = plane.New(p.logs, p.store, p.log)
+	if p.figures, err = historydb.Open(historydb.Config{Dir: c.path("metrics"), Log: p.log}); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.figures.Close())
+		}
+	}()
+	p.history = history.New(p.figures, p.store, p.log)
 	keeper, err := secret.OpenFileKeeper(c.path("keys", "master.key"))
 	if err != nil {
 		return err
@@ -290,7 +303,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	if p.agent, err = agent.New(agent.Config{
 		Dir: c.path("agent"), BootsAtOnce: runtime.NumCPU(), Driver: p.driver, Network: p.network, Images: p.images,
 		Opener: hostKey, Link: p.control.Link(), Log: p.log,
-		Logs: p.plane, LogSpool: spool.Config{InstanceBytes: int64(p.cfg.logSpoolMB) << 20}, LogLimit: spool.Limit{Rate: p.cfg.logRate},
+		Logs: p.plane, LogSpool: spool.Config{InstanceBytes: int64(p.cfg.logSpoolMB) << 20}, LogLimit: spool.Limit{Rate: p.cfg.logRate}, Figures: p.history,
 		Host: miosa.Host{
 			ID: c.hostID, Name: name, Region: p.cfg.region, Zone: p.cfg.zone, Driver: p.driver.Name(),
 			PublicKey: hostKey.Public(), Capacity: resources, Overcommit: p.cfg.overcommit, Version: version,
@@ -301,7 +314,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	if p.access, err = openAccessLog(p.cfg.accessLog); err != nil {
 		return err
 	}
-	routerConfig := edge.Config{RouterID: "router-" + c.id, Listener: httpListener}
+	routerConfig := edge.Config{RouterID: "router-" + c.id, Listener: httpListener, Traffic: p.history}
 	if p.access != nil {
 		routerConfig.AccessLog = p.access
 	}
@@ -311,7 +324,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	server, err := api.New(api.Config{
 		PublicURL: p.public.url, Version: version, MaxLogDays: p.cfg.longestDays(),
 		Regions: []miosa.Region{{ID: p.cfg.region, Name: p.cfg.region, Slug: p.cfg.region, Available: true}},
-	}, api.Deps{Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Logs: p.plane, Log: p.log, Ready: p.answers})
+	}, api.Deps{Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Logs: p.plane, Metrics: p.history, Log: p.log, Ready: p.answers})
 	if err != nil {
 		return err
 	}
@@ -423,6 +436,7 @@ func (p *platform) start(ctx context.Context, apiListener, metricsListener net.L
 		p.parts.Go(func() { f.report("traces", p.tracer.Run(ctx)) })
 	}
 	p.parts.Go(func() { f.report("log plane", p.plane.Run(ctx)) })
+	p.parts.Go(func() { f.report("history", p.history.Run(ctx)) })
 	p.parts.Go(func() { f.report("router", p.router.Run(ctx)) })
 	p.parts.Go(func() {
 		if err := p.api.Serve(apiListener); !errors.Is(err, http.ErrServerClosed) {
