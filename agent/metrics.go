@@ -9,8 +9,9 @@ import (
 )
 
 // instanceLabels are those of every figure of one instance: IDs. A series is
-// there for as long as the instance is on this host.
-var instanceLabels = []string{"tenant", "deployment", "service", "instance"}
+// there for as long as the instance is on this host. Prometheus itself gives a
+// label "instance" to all that it scrapes, so ours is not called that.
+var instanceLabels = []string{"tenant", "deployment", "service", "runtime_instance"}
 
 func instanceDesc(name, help string) *prometheus.Desc {
 	return prometheus.NewDesc("miosa_instance_"+name, help, instanceLabels, nil)

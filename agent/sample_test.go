@@ -77,7 +77,7 @@ func TestInstancesAreSampled(t *testing.T) {
 	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
 		t.Errorf("%v, %v", problems, err)
 	}
-	const labels = `{deployment="dep_1",instance="` + instanceID + `",service="svc_1",tenant="ten_1"}`
+	const labels = `{deployment="dep_1",runtime_instance="` + instanceID + `",service="svc_1",tenant="ten_1"}`
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(`
 # HELP miosa_agent_instances Instances on this host, by state.
 # TYPE miosa_agent_instances gauge
