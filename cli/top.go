@@ -28,6 +28,8 @@ const (
 	topPoints = 20
 	// topFresh is how old a figure may be and still be shown as the present one.
 	topFresh = 75 * time.Second
+	// roomForIDs is how wide a terminal is that shows whole IDs.
+	roomForIDs = 130
 )
 
 func (a *app) topCommand() *cobra.Command {
@@ -163,12 +165,38 @@ func (a *app) screen() (wide, high int) {
 type column struct {
 	head  string
 	right bool
-	need  int // the least width of a terminal that shows it
+	rank  int // where there is no room for all, the highest ranks go first
 }
 
 var topColumns = []column{
-	{"INSTANCE", false, 0}, {"SERVICE", false, 90}, {"STATE", false, 0}, {"CPU", true, 0}, {"", false, 72}, {"MEMORY", true, 0}, {"", false, 110},
-	{"DISK", true, 100}, {"IN", true, 80}, {"OUT", true, 80}, {"PROBE", true, 120}, {"RESTARTS", true, 120},
+	{"INSTANCE", false, 0}, {"SERVICE", false, 8}, {"STATE", false, 3}, {"CPU", true, 1}, {"", false, 4}, {"MEMORY", true, 2}, {"", false, 11},
+	{"DISK", true, 7}, {"IN", true, 5}, {"OUT", true, 6}, {"PROBE", true, 10}, {"RESTARTS", true, 9},
+}
+
+// topBars are the columns that are pictures.
+var topBars = []int{4, 6}
+
+// fit are the columns that there is room for, with the width of each.
+func fit(rows []topRow, wide int, live bool) (columns, widths []int) {
+	widths = make([]int, len(topColumns))
+	total := -2
+	for n, c := range topColumns {
+		if !live && slices.Contains(topBars, n) {
+			continue
+		}
+		columns = append(columns, n)
+		widths[n] = len(c.head)
+		for _, r := range rows {
+			widths[n] = max(widths[n], utf8.RuneCountInString(r.cells[n]))
+		}
+		total += widths[n] + 2
+	}
+	for wide > 0 && total > wide && len(columns) > 1 {
+		last := slices.MaxFunc(columns, func(a, b int) int { return topColumns[a].rank - topColumns[b].rank })
+		columns = slices.DeleteFunc(columns, func(n int) bool { return n == last })
+		total -= widths[last] + 2
+	}
+	return columns, widths
 }
 
 // topRow is one instance's cells.
@@ -205,19 +233,12 @@ func (a *app) drawTop(t top, wide, high int, live bool) string {
 	if room := high - 6; high > 0 && len(rows) > max(room, 1) {
 		shown = rows[:max(room, 1)]
 	}
-	columns := make([]int, 0, len(topColumns))
-	for n, c := range topColumns {
-		if wide == 0 || wide >= c.need {
-			columns = append(columns, n)
+	if wide > 0 && wide < roomForIDs {
+		for n := range shown {
+			shown[n].cells[0] = short(shown[n].cells[0])
 		}
 	}
-	widths := make([]int, len(topColumns))
-	for _, n := range columns {
-		widths[n] = len(topColumns[n].head)
-		for _, r := range shown {
-			widths[n] = max(widths[n], utf8.RuneCountInString(r.cells[n]))
-		}
-	}
+	columns, widths := fit(shown, wide, live)
 	line := func(cells []string) string {
 		var parts []string
 		for _, n := range columns {
@@ -358,7 +379,7 @@ func (f topFigures) of(name string, limit float64) string {
 	if limit <= 0 {
 		return size(int64(v))
 	}
-	return fmt.Sprintf("%s/%s", size(int64(v)), size(int64(limit)))
+	return fmt.Sprintf("%s/%s", size(int64(v)), strings.Replace(size(int64(limit)), ".0 ", " ", 1))
 }
 
 func (f topFigures) rate(name string) string {
@@ -403,6 +424,8 @@ func digits(v float64) string {
 		return "0"
 	case v < 0.1:
 		return strconv.FormatFloat(v, 'f', 3, 64)
+	case v < 1:
+		return strconv.FormatFloat(v, 'f', 2, 64)
 	case v < 10:
 		return strconv.FormatFloat(v, 'f', 1, 64)
 	}

@@ -49,6 +49,7 @@ type Series struct {
 // that the highest value of a sum is the sum's, and not the sum of highest ones.
 type shape struct {
 	grid  Grid
+	cells int
 	lanes [figures]*lane
 }
 
@@ -64,9 +65,7 @@ func newLane(cells int) *lane {
 	return &lane{value: make([]float64, cells), part: make([]float64, cells), n: make([]uint32, cells)}
 }
 
-func (g Grid) cells() int { return g.Points * int(g.Step/Interval) }
-
-func newShape(g Grid) *shape { return &shape{grid: g} }
+func newShape(g Grid) *shape { return &shape{grid: g, cells: g.Points * int(g.Step/Interval)} }
 
 func (s *shape) clear() {
 	for _, l := range s.lanes {
@@ -81,7 +80,7 @@ func (s *shape) clear() {
 // lane is a figure's, made when it is first needed.
 func (s *shape) lane(f Figure) *lane {
 	if s.lanes[f] == nil {
-		s.lanes[f] = newLane(s.grid.cells())
+		s.lanes[f] = newLane(s.cells)
 	}
 	return s.lanes[f]
 }
@@ -89,59 +88,77 @@ func (s *shape) lane(f Figure) *lane {
 // add takes the next sample of a source, and the one before it; the first has
 // none.
 func (s *shape) add(before, row *Row) {
+	// A sample tells of the time since the one before, if that is not too long;
+	// else of the Interval that it stands for.
+	alone := s.cover(row.At, Interval)
+	since, width, known := alone, Interval, false
+	if before != nil {
+		if d := row.At.Sub(before.At); d > 0 && d <= Stale {
+			since, width, known = s.cover(row.At, d), d, true
+		}
+	}
 	for f := range Figure(figures) {
-		value, ok := row.Values.Get(f)
-		if !ok {
+		if row.Values.has&(1<<f) == 0 {
 			continue
 		}
-		info := infos[f]
-		width := Interval
-		former, known := int64(0), false
-		if before != nil {
-			former, known = before.Values.Get(f)
-			if d := row.At.Sub(before.At); d <= 0 || d > Stale {
-				known = false
-			} else if known {
-				width = d
-			}
-		}
+		info, value := &infos[f], row.Values.all[f]
+		both := known && before.Values.has&(1<<f) != 0
 		if info.Kind == Gauge {
-			s.cover(f, row.At, width, float64(value)*info.Scale)
+			where := &alone
+			if both {
+				where = &since
+			}
+			s.paint(f, where, float64(value)*info.Scale)
 			continue
 		}
-		if !known {
+		if !both {
 			continue // a total says nothing by itself
 		}
-		grown := value - former
+		grown := value - before.Values.all[f]
 		if grown < 0 {
 			grown = value // it began anew
 		}
 		if info.Kind == Rate {
-			s.cover(f, row.At, width, float64(grown)*info.Scale/width.Seconds())
+			s.paint(f, &since, float64(grown)*info.Scale/width.Seconds())
 			continue
 		}
-		s.cover(f, row.At, width, 0)
-		if n := int(row.At.Sub(s.grid.Start) / Interval); !row.At.Before(s.grid.Start) && n < s.grid.cells() {
+		s.paint(f, &since, 0)
+		if n := int(row.At.Sub(s.grid.Start) / Interval); !row.At.Before(s.grid.Start) && n < s.cells {
 			s.lane(f).value[n] += float64(grown) * info.Scale
 		}
 	}
 }
 
-// cover says that the value was so in the width up to at.
-func (s *shape) cover(f Figure, at time.Time, width time.Duration, value float64) {
+// cover is which cells a stretch of time covers, and how much of each.
+type cover struct {
+	first, count int
+	parts        [int(Stale/Interval) + 2]float64
+}
+
+// cover is what of the grid the width up to at covers; Stale at most.
+func (s *shape) cover(at time.Time, width time.Duration) (c cover) {
 	to := float64(at.Sub(s.grid.Start)) / float64(Interval)
 	from := max(to-float64(width)/float64(Interval), 0)
-	end := float64(s.grid.cells())
-	// A cell that has no more than begun has what was just before it.
-	to = min(to, end)
-	if to <= from {
+	if to = min(to, float64(s.cells)); to <= from {
+		return c
+	}
+	c.first = int(from)
+	for n := float64(c.first); n < to; n++ {
+		c.parts[c.count] = min(to, n+1) - max(from, n)
+		c.count++
+	}
+	return c
+}
+
+// paint says that the value was so in what is covered.
+func (s *shape) paint(f Figure, c *cover, value float64) {
+	if c.count == 0 {
 		return
 	}
 	l := s.lane(f)
-	for n := int(from); n < int(math.Ceil(to)); n++ {
-		part := min(to, float64(n+1)) - max(from, float64(n))
-		l.value[n] += value * part
-		l.part[n] += part
+	for n, part := range c.parts[:c.count] {
+		l.value[c.first+n] += value * part
+		l.part[c.first+n] += part
 	}
 }
 
@@ -285,7 +302,10 @@ func (s *Shaper) Add(row Row) {
 		s.one.clear()
 	}
 	s.one.add(s.before, &row)
-	s.last = row
+	if s.before == nil {
+		s.last.Owner = row.Owner
+	}
+	s.last.At, s.last.Values = row.At, row.Values
 	s.before = &s.last
 }
 
