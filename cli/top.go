@@ -215,7 +215,7 @@ func (a *app) drawTop(t top, wide, high int, live bool) string {
 		return fmt.Sprintf("\x1b[%dm%s\x1b[0m", code, s)
 	}
 	var b strings.Builder
-	for n, line := range topSummary(t) {
+	for n, line := range topSummary(t, live) {
 		if wide > 0 {
 			line = clipped(line, wide)
 		}
@@ -273,7 +273,7 @@ func (a *app) drawTop(t top, wide, high int, live bool) string {
 }
 
 // topSummary is what stands above the table.
-func topSummary(t top) []string {
+func topSummary(t top, live bool) []string {
 	name := t.name
 	if t.metrics.ServiceID != nil && t.services[*t.metrics.ServiceID] != "" && t.metrics.RuntimeInstanceID == nil {
 		name = t.services[*t.metrics.ServiceID] + " (" + t.name + ")"
@@ -291,7 +291,10 @@ func topSummary(t top) []string {
 	out := []string{printable(name) + "   " + strings.Join(parts, ", ")}
 	f := figuresOf(t.metrics, t.metrics.Series)
 	if requests, ok := f.now("requests"); ok {
-		rate := fmt.Sprintf("%s requests/s %s", digits(requests), f.bars("requests", 0))
+		rate := digits(requests) + " requests/s"
+		if live {
+			rate += " " + f.bars("requests", 0)
+		}
 		if errors, ok := f.now("errors"); ok && requests > 0 {
 			rate += fmt.Sprintf("   %s %% errors", digits(100*errors/requests))
 		}

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -213,10 +214,15 @@ func grow(ctx context.Context, r *rig.Rig, instances int) error {
 		count := min(replicas, instances-n*replicas)
 		p, err := r.Hello(ctx, fmt.Sprintf("metrics-%d", n), map[string]any{"services": []map[string]any{{
 			"name": "web", "type": "web", "run_command": "sim serve", "port": 8080, "health_check_path": "/",
-			"desired_replicas": count, "resources": map[string]any{"memory_mb": 64, "disk_mb": 64},
+			"desired_replicas": 1, "resources": map[string]any{"memory_mb": 64, "disk_mb": 64},
 		}}})
 		if err != nil {
 			return err
+		}
+		// A publish counts twice against the plan, a scale does not.
+		res, err := r.Do(ctx, "POST", "/deployments/"+p.Deployment.ID+"/scale", map[string]any{"instances": count})
+		if err != nil || res.Status != http.StatusOK {
+			return fmt.Errorf("scale to %d: %d %s, %w", count, res.Status, res.Body, err)
 		}
 		if _, err := r.AwaitHealthy(ctx, p.Deployment.ID, count); err != nil {
 			return err
