@@ -98,7 +98,7 @@ func day(instances int) (err error) {
 		what  string
 		scope metrics.Scope
 	}{
-		{"an instance's day in 288 points", metrics.Scope{TenantID: one.TenantID, DeploymentID: one.DeploymentID, ServiceID: one.ServiceID, SourceID: one.SourceID}},
+		{"an instance's day in 288 points", metrics.Scope(one)},
 		{fmt.Sprintf("a service's day, of %d instances", min(replicas, instances)), many},
 	} {
 		took = nil

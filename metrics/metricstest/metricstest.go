@@ -28,8 +28,8 @@ func Owner(tenant, deployment, service, instance int) metrics.Owner {
 	}
 }
 
-// Run runs the suite; make gives an empty store.
-func Run(t *testing.T, make func(t *testing.T) metrics.Store) {
+// Run runs the suite; empty gives a store that is.
+func Run(t *testing.T, empty func(t *testing.T) metrics.Store) {
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, metrics.Store)
@@ -43,7 +43,7 @@ func Run(t *testing.T, make func(t *testing.T) metrics.Store) {
 		{"a reader that leaves", leaves},
 		{"an ended context", ended},
 	} {
-		t.Run(test.name, func(t *testing.T) { test.run(t, make(t)) })
+		t.Run(test.name, func(t *testing.T) { test.run(t, empty(t)) })
 	}
 }
 
@@ -148,7 +148,7 @@ func scoped(t *testing.T, s metrics.Store) {
 	}{
 		{scopeOf(one), []int64{0, 1, 6, 2}},
 		{metrics.Scope{TenantID: one.TenantID, DeploymentID: one.DeploymentID, ServiceID: one.ServiceID}, []int64{0, 1, 6}},
-		{metrics.Scope{TenantID: one.TenantID, DeploymentID: one.DeploymentID, ServiceID: one.ServiceID, SourceID: one.SourceID}, []int64{0}},
+		{metrics.Scope(one), []int64{0}},
 		{scopeOf(all[4]), []int64{4}},
 		{scopeOf(all[5]), []int64{5}},
 		{metrics.Scope{TenantID: one.TenantID, DeploymentID: all[5].DeploymentID}, nil},

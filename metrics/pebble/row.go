@@ -90,7 +90,7 @@ func rows(b []byte, yield func(ms int64, v *metrics.Values) bool) (ok bool) {
 	for begun := false; len(r.b) > 0; begun = true {
 		head := r.b[0]
 		r.b = r.b[1:]
-		changed := uint64(0)
+		var changed uint64
 		if head&whole != 0 {
 			s = state{ms: int64(r.uvarint())}
 			s.has = r.uvarint()

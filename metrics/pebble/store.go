@@ -276,7 +276,7 @@ func (s *Store) Read(ctx context.Context, scope metrics.Scope, since, until time
 			yield(metrics.Row{}, err)
 			return
 		}
-		it, err := s.iterate(scope, since)
+		it, err := s.iterate(scope)
 		if err != nil {
 			leave()
 			yield(metrics.Row{}, err)
@@ -291,16 +291,13 @@ func (s *Store) Read(ctx context.Context, scope metrics.Scope, since, until time
 	}
 }
 
-func (s *Store) iterate(scope metrics.Scope, since time.Time) (*lsm.Iterator, error) {
+func (s *Store) iterate(scope metrics.Scope) (*lsm.Iterator, error) {
 	if scope.TenantID == "" || scope.DeploymentID == "" {
 		return nil, miosa.Errorf(miosa.Internal, "a read of figures names no tenant or no deployment")
 	}
 	low := prefix(scope.TenantID, scope.DeploymentID, scope.ServiceID, scope.SourceID)
 	return s.db.NewIter(&lsm.IterOptions{LowerBound: low, UpperBound: after(low)})
 }
-
-// stop is that the reader has enough.
-var errStop = errors.New("the reader has enough")
 
 func (s *Store) each(ctx context.Context, it *lsm.Iterator, scope metrics.Scope, since, until time.Time, yield func(metrics.Row, error) bool) error {
 	first, last := hourOf(later(since)), hourOf(later(until))
