@@ -86,11 +86,11 @@ func (x *actor) run(ctx context.Context) {
 			}
 		}
 		effects := x.machine.Handle(time.Now().UTC(), ev)
+		x.figures.observed(x.machine.Observation())
+		x.a.counters.stepped(was, x.machine.Observation(), effects)
 		for _, effect := range effects {
 			x.carryOut(ctx, effect)
 		}
-		x.figures.observed(x.machine.Observation())
-		x.a.counters.stepped(was, x.machine.Observation(), effects)
 		for _, text := range x.story.next(before, x.machine.Instance(), was, x.machine.Observation(), ev, effects) {
 			x.journal.say(time.Now().UTC(), text)
 		}

@@ -71,7 +71,8 @@ func TestMetrics(t *testing.T) {
 	}
 	total := 0.0
 	for _, n := range series(a, "data.series", "restarts")["values"].([]any) {
-		total += n.(float64)
+		grown, _ := n.(float64) // the last point may have just begun
+		total += grown
 	}
 	if highest := series(a, "data.series", "restarts")["max"].([]any); total != 2 && total != 1 || len(highest) != 0 {
 		t.Errorf("%v restarts, highest %v", total, highest)

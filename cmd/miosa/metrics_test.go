@@ -72,7 +72,7 @@ func allExported(t *testing.T) []exported {
 		kinds[f.GetName()] = strings.ToLower(f.GetType().String())
 	}
 	descs := make(chan *prometheus.Desc, 1000)
-	for _, c := range []prometheus.Collector{whole{p.cell.dir, p.figures, p.history}, p.control, p.agent, p.plane, p.router} {
+	for _, c := range []prometheus.Collector{whole{p.cell.dir, p.figures, p.history}, p.control, p.agent, p.plane, p.router, traceFigures(nil)} {
 		c.Describe(descs)
 	}
 	close(descs)

@@ -221,9 +221,10 @@ func (s *Store) Append(ctx context.Context, pass metrics.Pass) error {
 	}
 	err = errors.Join(err, batch.Close())
 	if err != nil {
-		// Whether it is kept is not known: the next rows stand alone.
+		// Whether it is kept is not known: the next rows stand alone, and the same
+		// pass may come again.
 		for _, o := range told {
-			s.sources[o].hour = 0
+			delete(s.sources, o)
 		}
 		s.refused.Add(uint64(len(pass.Samples)))
 		return fmt.Errorf("keep samples: %w", err)
