@@ -29,7 +29,7 @@ var pure = []string{"reconcile", "rollout", "schedule", "lifecycle", "health", "
 // ports are what the loops know of the outside world: types and an interface.
 // A folder inside a port's is one of its adapters unless it is its conformance
 // suite ("storetest") or listed below.
-var ports = []string{"store", "artifact", "vmm", "network", "secret", "logs", "events"}
+var ports = []string{"store", "artifact", "vmm", "network", "secret", "logs", "events", "metrics"}
 
 // notAdapters are the folders inside a port's that are no implementation.
 var notAdapters = map[string]string{
@@ -38,10 +38,11 @@ var notAdapters = map[string]string{
 	"logs/drain":      "the loop that forwards lines to customers' receivers",
 	"events/timeline": "the loop that moves events from the outbox to the store",
 	"events/webhook":  "the loop that sends events on",
+	"metrics/plane":   "the loop that feeds the history",
 }
 
 // loops run for as long as the process does.
-var loops = []string{"control", "agent", "edge", "api", "logs/plane", "logs/drain", "events/timeline", "events/webhook", "trace"}
+var loops = []string{"control", "agent", "edge", "api", "logs/plane", "logs/drain", "events/timeline", "events/webhook", "metrics/plane", "trace"}
 
 // joins are the only folders that may join loops to adapters.
 var joins = []string{"cmd", "sim", "bench"}

@@ -23,6 +23,7 @@ type actor struct {
 	boot    *boot         // the present one; nil between boots
 	journal *journal      // its log, over all boots
 	story   story
+	figures figures
 	sealed  []byte
 }
 
@@ -31,7 +32,7 @@ const inboxSize = 64
 func (a *Agent) newActor(id string, m *lifecycle.Machine) *actor {
 	return &actor{
 		a: a, id: id, machine: m, inbox: make(chan lifecycle.Event, inboxSize), done: make(chan struct{}),
-		forgot: make(chan struct{}, 1), journal: a.newJournal(m.Instance()),
+		forgot: make(chan struct{}, 1), journal: a.newJournal(m.Instance()), figures: newFigures(m.Instance()),
 	}
 }
 
@@ -85,6 +86,8 @@ func (x *actor) run(ctx context.Context) {
 			}
 		}
 		effects := x.machine.Handle(time.Now().UTC(), ev)
+		x.figures.observed(x.machine.Observation())
+		x.a.counters.stepped(was, x.machine.Observation(), effects)
 		for _, effect := range effects {
 			x.carryOut(ctx, effect)
 		}
@@ -127,6 +130,7 @@ func (x *actor) carryOut(ctx context.Context, effect lifecycle.Effect) {
 	switch e := effect.(type) {
 	case lifecycle.Boot:
 		x.boot = newBoot(ctx, x, e.Boot)
+		x.figures.begin(x.boot)
 		x.a.wg.Go(x.boot.run)
 	case lifecycle.Probe:
 		x.probe(e)
@@ -137,6 +141,7 @@ func (x *actor) carryOut(ctx context.Context, effect lifecycle.Effect) {
 	case lifecycle.Kill:
 		if b := x.boot; b != nil {
 			x.boot = nil
+			x.figures.begin(nil)
 			b.kill()
 		}
 	case lifecycle.Release:
@@ -179,6 +184,7 @@ func (x *actor) resume(ctx context.Context, s state, vm vmm.VM) {
 	}
 	x.sealed = sealed
 	x.a.report.add(s.Observation)
+	x.figures.observed(s.Observation)
 	switch s.Observation.State {
 	case miosa.Starting, miosa.Healthy, miosa.Unhealthy, miosa.Stopping:
 	default:
@@ -194,5 +200,6 @@ func (x *actor) resume(ctx context.Context, s state, vm vmm.VM) {
 		return
 	}
 	x.boot.vm = vm
+	x.figures.begin(x.boot)
 	x.a.wg.Go(x.boot.adopted)
 }

@@ -57,18 +57,23 @@ type Config struct {
 	LogSpool spool.Config
 	// LogLimit is how much each instance may log.
 	LogLimit spool.Limit
-	Log      *slog.Logger
+	// Figures takes what is sampled of the instances; nil: it is for /metrics
+	// alone.
+	Figures Figures
+	Log     *slog.Logger
 }
 
 // Agent runs the instances of one host.
 type Agent struct {
-	cfg    Config
-	log    *slog.Logger
-	disks  disks
-	boots  chan struct{} // one token per boot under way
-	probes *http.Client
-	report *reporter
-	spool  *spool.Spool // nil without Config.Logs
+	cfg      Config
+	log      *slog.Logger
+	disks    disks
+	boots    chan struct{} // one token per boot under way
+	probes   *http.Client
+	report   *reporter
+	spool    *spool.Spool  // nil without Config.Logs
+	meter    network.Meter // nil: this network does not count
+	counters *counters
 
 	mu     sync.Mutex // guards actors and ended
 	actors map[string]*actor
@@ -90,8 +95,9 @@ func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, log: cfg.Log.With("host", cfg.Host.ID), disks: disks{dir: cfg.Dir},
 		boots: make(chan struct{}, cfg.BootsAtOnce), probes: probeClient(),
-		actors: map[string]*actor{}, ended: map[string]miosa.Observation{}, ready: make(chan struct{}),
+		actors: map[string]*actor{}, ended: map[string]miosa.Observation{}, ready: make(chan struct{}), counters: newCounters(),
 	}
+	a.meter, _ = cfg.Network.(network.Meter)
 	if cfg.Logs != nil {
 		own := cfg.LogSpool
 		own.Dir, own.HostID, own.Shipper, own.Log = filepath.Join(cfg.Dir, spoolDir), cfg.Host.ID, cfg.Logs, cfg.Log
@@ -127,6 +133,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return err
 	}
 	a.wg.Go(func() { a.report.run(ctx) })
+	a.wg.Go(func() { a.measure(ctx) })
 	if a.spool != nil {
 		a.wg.Go(func() { _ = a.spool.Run(ctx) }) // which ends with ctx alone
 	}

@@ -241,6 +241,8 @@ type rig struct {
 	start   func() (stop func())
 	agent   *agent.Agent // the one started last
 	driver  *sim.Driver
+	counts  bool  // its network does
+	figures taken // nil: nobody takes what is sampled
 }
 
 // From the app to the store over two crashes of the agent and one of the app:
@@ -332,10 +334,17 @@ func newRig(t *testing.T, command string) *rig {
 	}
 	r := &rig{dir: dir, control: c, store: s, driver: driver}
 	r.start = func() (stop func()) {
-		a, err := agent.New(agent.Config{
+		cfg := agent.Config{
 			Dir: filepath.Join(dir, "agent"), Host: miosa.Host{ID: "host_1"}, Driver: driver, Network: wires{addr}, Images: images{base},
 			Opener: open{}, Link: c, Logs: s, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
-		})
+		}
+		if r.counts {
+			cfg.Network = counted{wires{addr}}
+		}
+		if r.figures != nil {
+			cfg.Figures = r.figures
+		}
+		a, err := agent.New(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}

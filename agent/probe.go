@@ -42,9 +42,22 @@ func (x *actor) probe(e lifecycle.Probe) {
 	}
 	ctx := b.ctx
 	x.a.wg.Go(func() {
+		began := time.Now()
 		result := ask(ctx, x.a.probes, "http://"+addr.String(), e.Path, e.Timeout)
+		x.probed(began, result)
 		x.post(lifecycle.Probed{Boot: e.Boot, Result: result})
 	})
+}
+
+// probed counts one health check that was carried out.
+func (x *actor) probed(began time.Time, result health.Result) {
+	if !result.OK {
+		x.a.counters.probeFailures.Inc()
+		return
+	}
+	took := time.Since(began)
+	x.a.counters.probeSeconds.Observe(took.Seconds())
+	x.figures.probed(time.Now(), took)
 }
 
 func ask(ctx context.Context, client *http.Client, base, path string, timeout time.Duration) health.Result {

@@ -246,6 +246,8 @@ func (s *session) handle(m guest.Message) error {
 		s.b.x.journal.miss(s.b.number, m.Lines, nil)
 	case m.Lines != nil:
 		return s.take(m.Lines)
+	case m.Stats != nil:
+		s.b.x.figures.said(time.Now(), *m.Stats)
 	case m.Exit != nil:
 		return s.exit(m.Exit)
 	}

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/schedule"
 	"github.com/miosa/miosa/store"
@@ -39,15 +41,17 @@ type Observer interface {
 // Control is the control plane. Make it with New, then Run it; Link and Feed
 // methods may be called from any goroutine meanwhile.
 type Control struct {
-	cfg     Options
-	store   store.Store
-	vault   Vault
-	sealTo  SealTo
-	log     *slog.Logger
-	events  chan Event
-	hosts   *hub[map[string]miosa.Instance]
-	routes  *feed
-	running sync.WaitGroup
+	cfg      Options
+	store    store.Store
+	vault    Vault
+	sealTo   SealTo
+	log      *slog.Logger
+	events   chan Event
+	hosts    *hub[map[string]miosa.Instance]
+	routes   *feed
+	running  sync.WaitGroup
+	asks     chan chan census // by who scrapes
+	rollouts *prometheus.CounterVec
 }
 
 // New checks its arguments and starts nothing.
@@ -58,6 +62,7 @@ func New(cfg Options, s store.Store, vault Vault, sealTo SealTo, log *slog.Logge
 	return &Control{
 		cfg: cfg, store: s, vault: vault, sealTo: sealTo, log: log,
 		events: make(chan Event, 1024), hosts: newHub[map[string]miosa.Instance](), routes: newFeed(),
+		asks: make(chan chan census), rollouts: newRolloutCounter(),
 	}, nil
 }
 
@@ -97,6 +102,9 @@ func (c *Control) Run(ctx context.Context) error {
 		case ev = <-c.events:
 		case <-timer.C:
 			ev = Tick{}
+		case answer := <-c.asks:
+			answer <- machine.census()
+			continue
 		}
 		c.observe(ev)
 		for _, effect := range machine.Handle(time.Now().UTC(), ev) {
@@ -124,6 +132,7 @@ func (c *Control) carryOut(ctx context.Context, effect Effect, slots chan struct
 			<-slots
 			if done.Err == nil && !done.Conflict {
 				c.placed(e)
+				c.count(e)
 			}
 			if done.Err != nil && ctx.Err() == nil {
 				c.log.Error("commit failed", "environment", e.Environment, "err", done.Err)

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/miosa/miosa/routing"
 )
@@ -27,6 +28,9 @@ func TestMetrics(t *testing.T) {
 
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(g.rt)
+	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -28,6 +28,7 @@ type Config struct {
 	TLS      *tls.Config  // nil: plain HTTP
 
 	AccessLog      io.Writer      // a JSON object a line; nil: none
+	Traffic        Traffic        // takes what is counted of services, every 15 s; nil: nobody
 	TrustedProxies []netip.Prefix // whose word about their clients is taken
 	StickyKey      []byte         // makes the cookies; the same on every router; nil: a random one
 
@@ -193,6 +194,9 @@ func (rt *Router) Run(ctx context.Context) error {
 	background.Go(func() { rt.take(ctx) })
 	loop := newLoop(rt, reports)
 	background.Go(func() { loop.run(after) })
+	if rt.cfg.Traffic != nil {
+		background.Go(func() { rt.measure(ctx) })
+	}
 
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()

@@ -31,6 +31,8 @@ import (
 	"github.com/miosa/miosa/events/webhook"
 	"github.com/miosa/miosa/logs/drain"
 	"github.com/miosa/miosa/logs/plane"
+	historydb "github.com/miosa/miosa/metrics/pebble"
+	history "github.com/miosa/miosa/metrics/plane"
 	"github.com/miosa/miosa/network"
 	"github.com/miosa/miosa/network/tap"
 	"github.com/miosa/miosa/network/user"
@@ -79,6 +81,8 @@ type platform struct {
 	events   *eventpebble.Store
 	timeline *timeline.Timeline
 	webhooks *webhook.Webhooks
+	figures  *historydb.Store
+	history  *history.Plane
 	agent    *agent.Agent
 	router   *edge.Router
 	api      *http.Server
@@ -126,7 +130,9 @@ func runPlatform(cfg platformConfig, signals <-chan os.Signal, out, errOut io.Wr
 	if err := p.assemble(ctx, httpListener); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.drains.Close(), p.logs.Close(), p.events.Close(), p.store.Close()) }()
+	defer func() {
+		err = errors.Join(err, p.drains.Close(), p.figures.Close(), p.logs.Close(), p.events.Close(), p.store.Close())
+	}()
 	if p.access != nil {
 		defer func() { err = errors.Join(err, p.access.Close()) }()
 	}
@@ -271,6 +277,15 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 		}
 	}()
 	p.timeline = timeline.New(timeline.Config{}, p.events, p.store, p.log)
+	if p.figures, err = historydb.Open(historydb.Config{Dir: c.path("metrics"), Log: p.log}); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.figures.Close())
+		}
+	}()
+	p.history = history.New(p.figures, p.store, p.log)
 	keeper, err := secret.OpenFileKeeper(c.path("keys", "master.key"))
 	if err != nil {
 		return err
@@ -324,7 +339,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	if p.agent, err = agent.New(agent.Config{
 		Dir: c.path("agent"), BootsAtOnce: runtime.NumCPU(), Driver: p.driver, Network: p.network, Images: p.images,
 		Opener: hostKey, Link: p.control.Link(), Log: p.log,
-		Logs: p.plane, LogSpool: spool.Config{InstanceBytes: int64(p.cfg.logSpoolMB) << 20}, LogLimit: spool.Limit{Rate: p.cfg.logRate},
+		Logs: p.plane, LogSpool: spool.Config{InstanceBytes: int64(p.cfg.logSpoolMB) << 20}, LogLimit: spool.Limit{Rate: p.cfg.logRate}, Figures: p.history,
 		Host: miosa.Host{
 			ID: c.hostID, Name: name, Region: p.cfg.region, Zone: p.cfg.zone, Driver: p.driver.Name(),
 			PublicKey: hostKey.Public(), Capacity: resources, Overcommit: p.cfg.overcommit, Version: version,
@@ -335,7 +350,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	if p.access, err = openAccessLog(p.cfg.accessLog); err != nil {
 		return err
 	}
-	routerConfig := edge.Config{RouterID: "router-" + c.id, Listener: httpListener}
+	routerConfig := edge.Config{RouterID: "router-" + c.id, Listener: httpListener, Traffic: p.history}
 	if p.access != nil {
 		routerConfig.AccessLog = p.access
 	}
@@ -347,7 +362,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 		Regions: []miosa.Region{{ID: p.cfg.region, Name: p.cfg.region, Slug: p.cfg.region, Available: true}}, Targets: targets,
 	}, api.Deps{
 		Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Log: p.log, Ready: p.answers,
-		Logs: p.plane, Drains: p.drains, Events: p.timeline, Webhooks: p.webhooks,
+		Logs: p.plane, Drains: p.drains, Events: p.timeline, Webhooks: p.webhooks, Metrics: p.history,
 	})
 	if err != nil {
 		return err
@@ -463,6 +478,7 @@ func (p *platform) start(ctx context.Context, apiListener, metricsListener net.L
 	p.parts.Go(func() { f.report("log drains", p.drains.Run(ctx)) })
 	p.parts.Go(func() { f.report("timeline", p.timeline.Run(ctx)) })
 	p.parts.Go(func() { f.report("webhooks", p.webhooks.Run(ctx)) })
+	p.parts.Go(func() { f.report("history", p.history.Run(ctx)) })
 	p.parts.Go(func() { f.report("router", p.router.Run(ctx)) })
 	p.parts.Go(func() {
 		if err := p.api.Serve(apiListener); !errors.Is(err, http.ErrServerClosed) {

@@ -46,6 +46,8 @@ type Plane struct {
 	mu        sync.Mutex // guards all below
 	instances map[string]owner
 	arrived   chan struct{} // closed and replaced with every arrival
+
+	counters *counters
 }
 
 // owner is what the records say of an instance, for a while.
@@ -57,7 +59,7 @@ type owner struct {
 
 // New starts nothing.
 func New(kept logs.Store, records store.Store, log *slog.Logger) *Plane {
-	return &Plane{logs: kept, records: records, log: log, now: time.Now, instances: map[string]owner{}, arrived: make(chan struct{})}
+	return &Plane{logs: kept, records: records, log: log, now: time.Now, instances: map[string]owner{}, arrived: make(chan struct{}), counters: newCounters()}
 }
 
 // Run enforces retention until ctx ends.
@@ -85,6 +87,7 @@ func (p *Plane) Ship(ctx context.Context, hostID string, batches []logs.Batch) e
 	if err != nil {
 		return err
 	}
+	p.counters.arrived(arrivals)
 	if len(arrivals) > 0 {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -114,6 +117,7 @@ func (p *Plane) keep(ctx context.Context, hostID string, batches []logs.Batch) (
 	}
 	arrivals, err := p.logs.Append(ctx, kept)
 	if err != nil {
+		p.counters.refused.Inc()
 		return nil, fmt.Errorf("keep log lines: %w", err)
 	}
 	return arrivals, nil

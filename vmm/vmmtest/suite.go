@@ -183,7 +183,10 @@ func serveAndStop(t *testing.T, b *bench) {
 	if err != nil {
 		t.Errorf("usage: %v", err)
 	}
-	t.Logf("usage: %+v", u)
+	later, err := vm.Usage()
+	if err != nil || u.MemoryBytes == 0 || later.CPU < u.CPU {
+		t.Errorf("usage is %+v, then %+v, %v", u, later, err)
+	}
 	s.Stop(20 * time.Second)
 	if exit := s.Exit(); !exit.Stopped || exit.KilledAll {
 		t.Errorf("exit report is %+v", exit)
@@ -268,8 +271,8 @@ func adopt(t *testing.T, b *bench) {
 	if s.Hello.State != "running" || s.Hello.InstanceID != "ri_a" {
 		t.Errorf("hello after adoption is %+v", s.Hello)
 	}
-	if u, err := adopted.Usage(); err != nil {
-		t.Errorf("usage %+v, %v", u, err)
+	if u, err := adopted.Usage(); err != nil || u.MemoryBytes == 0 {
+		t.Errorf("usage of an adopted vm is %+v, %v", u, err)
 	}
 	s.Stop(20 * time.Second)
 	if exit := s.Exit(); !exit.Stopped {
