@@ -24,21 +24,22 @@ const module = "github.com/miosa/miosa"
 
 // pure packages decide. The root package, the domain itself, obeys the same
 // rules.
-var pure = []string{"reconcile", "rollout", "schedule", "lifecycle", "health", "liveness", "routing"}
+var pure = []string{"reconcile", "rollout", "schedule", "lifecycle", "health", "liveness", "routing", "metering"}
 
 // ports are what the loops know of the outside world: types and an interface.
 // A folder inside a port's is one of its adapters unless it is its conformance
 // suite ("storetest") or listed below.
-var ports = []string{"store", "artifact", "vmm", "network", "secret", "logs"}
+var ports = []string{"store", "artifact", "vmm", "network", "secret", "logs", "usage"}
 
 // notAdapters are the folders inside a port's that are no implementation.
 var notAdapters = map[string]string{
-	"vmm/bundle": "the guest bundle, shared by all drivers",
-	"logs/plane": "the loop of the log plane",
+	"vmm/bundle":   "the guest bundle, shared by all drivers",
+	"logs/plane":   "the loop of the log plane",
+	"usage/ledger": "the loop that keeps usage",
 }
 
 // loops run for as long as the process does.
-var loops = []string{"control", "agent", "edge", "api", "logs/plane", "trace"}
+var loops = []string{"control", "agent", "edge", "api", "logs/plane", "trace", "usage/ledger"}
 
 // joins are the only folders that may join loops to adapters.
 var joins = []string{"cmd", "sim", "bench"}
