@@ -241,6 +241,8 @@ type rig struct {
 	start   func() (stop func())
 	agent   *agent.Agent // the one started last
 	driver  *sim.Driver
+	network network.Network
+	usage   agent.UsageTaker // nil: nothing is counted
 }
 
 // From the app to the store over two crashes of the agent and one of the app:
@@ -330,10 +332,10 @@ func newRig(t *testing.T, command string) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{dir: dir, control: c, store: s, driver: driver}
+	r := &rig{dir: dir, control: c, store: s, driver: driver, network: wires{addr}}
 	r.start = func() (stop func()) {
 		a, err := agent.New(agent.Config{
-			Dir: filepath.Join(dir, "agent"), Host: miosa.Host{ID: "host_1"}, Driver: driver, Network: wires{addr}, Images: images{base},
+			Dir: filepath.Join(dir, "agent"), Host: miosa.Host{ID: "host_1"}, Driver: driver, Network: r.network, Usage: r.usage, Images: images{base},
 			Opener: open{}, Link: c, Logs: s, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 		})
 		if err != nil {
