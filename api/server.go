@@ -64,7 +64,8 @@ type Deps struct {
 	Store   store.Store
 	Uploads Uploads
 	Secrets Sealer
-	Logs    LogReader // nil: logs are not kept here
+	Logs    LogReader   // nil: logs are not kept here
+	Usage   UsageReader // nil: usage is not kept here
 	Log     *slog.Logger
 	Now     func() time.Time                // nil: time.Now
 	Random  io.Reader                       // nil: crypto/rand
@@ -82,6 +83,7 @@ type Server struct {
 	uploads   Uploads
 	secrets   Sealer
 	logs      LogReader
+	usage     UsageReader
 	log       *slog.Logger
 	now       func() time.Time
 	random    io.Reader
@@ -115,7 +117,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		cfg.Storage = "local"
 	}
 	s := &Server{
-		cfg: cfg, store: deps.Store, uploads: deps.Uploads, secrets: deps.Secrets, logs: deps.Logs, log: deps.Log,
+		cfg: cfg, store: deps.Store, uploads: deps.Uploads, secrets: deps.Secrets, logs: deps.Logs, usage: deps.Usage, log: deps.Log,
 		now: deps.Now, random: deps.Random, ready: deps.Ready, mux: http.NewServeMux(),
 	}
 	if s.now == nil {

@@ -38,6 +38,7 @@ type Platform struct {
 	Control *Control
 	Uploads *Uploads
 	Logs    *Logs
+	Usage   *Usage
 	Handler *api.Server
 	Log     *Log
 
@@ -48,7 +49,7 @@ type Platform struct {
 // a test does not care about are filled in.
 func Start(t testing.TB, s store.Store, cfg api.Config) *Platform {
 	t.Helper()
-	p := &Platform{Store: s, t: t, Uploads: &Uploads{}, Logs: NewLogs(), Log: &Log{}}
+	p := &Platform{Store: s, t: t, Uploads: &Uploads{}, Logs: NewLogs(), Usage: &Usage{}, Log: &Log{}}
 	if cfg.PublicURL == nil {
 		cfg.PublicURL = PublicURL
 	}
@@ -56,7 +57,7 @@ func Start(t testing.TB, s store.Store, cfg api.Config) *Platform {
 		cfg.Regions = []miosa.Region{{ID: "local", Name: "This machine", Slug: "local", Country: "none", City: "none", Available: true}}
 	}
 	log := slog.New(slog.NewTextHandler(p.Log, nil))
-	handler, err := api.New(cfg, api.Deps{Store: s, Uploads: p.Uploads, Secrets: Sealer{}, Logs: p.Logs, Log: log})
+	handler, err := api.New(cfg, api.Deps{Store: s, Uploads: p.Uploads, Secrets: Sealer{}, Logs: p.Logs, Usage: p.Usage, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

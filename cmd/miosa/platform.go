@@ -33,6 +33,8 @@ import (
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/etcd"
 	"github.com/miosa/miosa/trace"
+	"github.com/miosa/miosa/usage/ledger"
+	usagestore "github.com/miosa/miosa/usage/pebble"
 	"github.com/miosa/miosa/vmm"
 	"github.com/miosa/miosa/vmm/bundle"
 	"github.com/miosa/miosa/vmm/qemu"
@@ -68,6 +70,8 @@ type platform struct {
 	tracer  *trace.Tracer // nil: none
 	logs    logStore
 	plane   *plane.Plane
+	usage   *usagestore.Store
+	ledger  *ledger.Ledger
 	agent   *agent.Agent
 	router  *edge.Router
 	api     *http.Server
@@ -115,7 +119,7 @@ func runPlatform(cfg platformConfig, signals <-chan os.Signal, out, errOut io.Wr
 	if err := p.assemble(ctx, httpListener); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.logs.Close(), p.store.Close()) }()
+	defer func() { err = errors.Join(err, p.usage.Close(), p.logs.Close(), p.store.Close()) }()
 	if p.access != nil {
 		defer func() { err = errors.Join(err, p.access.Close()) }()
 	}
@@ -251,6 +255,15 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 		}
 	}()
 	p.plane = plane.New(p.logs, p.store, p.log)
+	if p.usage, err = usagestore.Open(usagestore.Config{Dir: c.path("usage"), Log: p.log}); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.usage.Close())
+		}
+	}()
+	p.ledger = ledger.New(p.usage, p.store, p.log)
 	keeper, err := secret.OpenFileKeeper(c.path("keys", "master.key"))
 	if err != nil {
 		return err
@@ -290,7 +303,8 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	if p.agent, err = agent.New(agent.Config{
 		Dir: c.path("agent"), BootsAtOnce: runtime.NumCPU(), Driver: p.driver, Network: p.network, Images: p.images,
 		Opener: hostKey, Link: p.control.Link(), Log: p.log,
-		Logs: p.plane, LogSpool: spool.Config{InstanceBytes: int64(p.cfg.logSpoolMB) << 20}, LogLimit: spool.Limit{Rate: p.cfg.logRate},
+		Usage: p.ledger,
+		Logs:  p.ledger.Shipper(p.plane), LogSpool: spool.Config{InstanceBytes: int64(p.cfg.logSpoolMB) << 20}, LogLimit: spool.Limit{Rate: p.cfg.logRate},
 		Host: miosa.Host{
 			ID: c.hostID, Name: name, Region: p.cfg.region, Zone: p.cfg.zone, Driver: p.driver.Name(),
 			PublicKey: hostKey.Public(), Capacity: resources, Overcommit: p.cfg.overcommit, Version: version,
@@ -311,7 +325,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	server, err := api.New(api.Config{
 		PublicURL: p.public.url, Version: version, MaxLogDays: p.cfg.longestDays(),
 		Regions: []miosa.Region{{ID: p.cfg.region, Name: p.cfg.region, Slug: p.cfg.region, Available: true}},
-	}, api.Deps{Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Logs: p.plane, Log: p.log, Ready: p.answers})
+	}, api.Deps{Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Logs: p.plane, Usage: p.ledger, Log: p.log, Ready: p.answers})
 	if err != nil {
 		return err
 	}
@@ -423,6 +437,7 @@ func (p *platform) start(ctx context.Context, apiListener, metricsListener net.L
 		p.parts.Go(func() { f.report("traces", p.tracer.Run(ctx)) })
 	}
 	p.parts.Go(func() { f.report("log plane", p.plane.Run(ctx)) })
+	p.parts.Go(func() { f.report("usage ledger", p.ledger.Run(ctx)) })
 	p.parts.Go(func() { f.report("router", p.router.Run(ctx)) })
 	p.parts.Go(func() {
 		if err := p.api.Serve(apiListener); !errors.Is(err, http.ErrServerClosed) {
@@ -447,6 +462,11 @@ func (p *platform) finish() {
 		}
 	}
 	p.parts.Wait()
+	last, cancelLast := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancelLast()
+	if err := p.ledger.Flush(last); err != nil {
+		p.log.Warn("log lines that are not billed", "err", err)
+	}
 }
 
 // answers is the readiness of the whole.
