@@ -123,7 +123,7 @@ func hostClock() time.Duration {
 // complain logs an error once until all is well again; m.mu is held.
 func (m *meters) complain(what string, err error) {
 	if !m.sick {
-		m.log.Error(what, "err", err)
+		m.log.Error("meters fail", "what", what, "err", err)
 	}
 	m.sick = true
 	m.fails++

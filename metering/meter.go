@@ -65,25 +65,26 @@ func NewMeter(epoch uint64, r Reading) *Meter {
 func (m *Meter) Read(r Reading) {
 	clock := r.Clock
 	if m.VM != "" && r.VM == m.VM && r.Host == m.Host && r.Clock > m.Clock {
-		ms := (r.Clock - m.Clock) / time.Millisecond
-		clock = m.Clock + ms*time.Millisecond
-		m.ran(r.Wall, ms)
+		whole := (r.Clock - m.Clock).Truncate(time.Millisecond)
+		clock = m.Clock + whole
+		m.ran(r.Wall, whole)
 	}
 	m.enter(HourOf(r.Wall))
 	m.Total = m.Total.Plus(m.traffic(r))
 	m.remember(r, clock)
 }
 
-// ran adds ms milliseconds that end at a time, to the hours they lie in.
-func (m *Meter) ran(end time.Time, ms time.Duration) {
-	for ms > 0 {
-		at := end.Add(-ms * time.Millisecond)
+// ran adds a time of whole milliseconds, which ends at a moment, to the hours
+// it lies in.
+func (m *Meter) ran(end time.Time, d time.Duration) {
+	for d > 0 {
+		at := end.Add(-d)
 		hour := HourOf(at)
 		left := (hour + 1).Time().Sub(at)
-		part := min(ms, max((left+time.Millisecond-1)/time.Millisecond, 1))
+		part := min(d, (left + time.Millisecond - 1).Truncate(time.Millisecond))
 		m.enter(hour)
-		m.Total = m.Total.Plus(m.Size.over(uint64(part))) //nolint:gosec // positive
-		ms -= part
+		m.Total = m.Total.Plus(m.Size.over(uint64(part / time.Millisecond))) //nolint:gosec // positive
+		d -= part
 	}
 }
 

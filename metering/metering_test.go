@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -313,12 +314,12 @@ func TestHoursAreSplitWhereTheyEnd(t *testing.T) {
 	m.Read(at(2*time.Hour + 20*time.Second)) // from 11:59:50 to 14:00:10
 	var a metering.Account
 	add, _ := a.Settle(metering.Report{Epoch: 1, Points: m.Points()}, metering.Bounds{Size: small, Since: start, Now: start.Add(3 * time.Hour)})
-	got := ""
+	var got strings.Builder
 	for _, p := range add {
-		got += fmt.Sprintf("%s %d|", p.Hour.Time().Format("15:04"), p.Total.RunMS)
+		fmt.Fprintf(&got, "%s %d|", p.Hour.Time().Format("15:04"), p.Total.RunMS)
 	}
-	if got != "11:00 10000|12:00 3600000|13:00 3600000|14:00 10000|" {
-		t.Errorf("by hours: %s", got)
+	if got.String() != "11:00 10000|12:00 3600000|13:00 3600000|14:00 10000|" {
+		t.Errorf("by hours: %s", got.String())
 	}
 }
 

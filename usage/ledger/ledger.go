@@ -92,7 +92,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 
 func (l *Ledger) tell(ctx context.Context, what string, err error) {
 	if err != nil && ctx.Err() == nil {
-		l.log.Error(what, "err", err)
+		l.log.Error("the ledger fails", "what", what, "err", err)
 	}
 }
 

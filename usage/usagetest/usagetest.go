@@ -140,15 +140,15 @@ func queries(t *testing.T, s usage.Store) {
 		if c.q.Until == 0 {
 			c.q.Until = hour + 10
 		}
-		got := ""
+		var got strings.Builder
 		for r, err := range s.Rows(t.Context(), c.q) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got += fmt.Sprint(r.SentBytes, " ")
+			fmt.Fprint(&got, r.SentBytes, " ")
 		}
-		if got != c.want {
-			t.Errorf("%+v: %s, want %s", c.q, got, c.want)
+		if got.String() != c.want {
+			t.Errorf("%+v: %s, want %s", c.q, got.String(), c.want)
 		}
 	}
 }
