@@ -27,6 +27,9 @@ type Reading struct {
 // oldest then give way; their usage goes to the next hour that is kept.
 const maxClosed = 800
 
+// MaxPoints is how many a report has at most.
+const MaxPoints = maxClosed + 1
+
 // Meter counts one instance on its host. It is a plain value that is to be
 // kept whole: taken up again as it was at any earlier reading, it comes to the
 // same total with the next, as long as VM and counter are still the same.

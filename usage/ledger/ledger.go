@@ -112,6 +112,10 @@ func (l *Ledger) Report(ctx context.Context, hostID string, reports []metering.R
 	held := map[string]usage.Account{}
 	var change usage.Change
 	for i, r := range reports {
+		if len(r.Points) > metering.MaxPoints {
+			out[i] = metering.Outcome{Verdict: metering.Refused, Reason: "no meter of ours has so many points to tell"}
+			continue
+		}
 		a, again := held[r.InstanceID]
 		if !again {
 			var err error

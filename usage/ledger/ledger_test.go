@@ -179,6 +179,10 @@ func TestAHostIsNotBelievedTheImpossible(t *testing.T) {
 				b.Errorf("%+v, %v", out, err)
 			}
 		}
+		out, err := b.ledger.Report(b.Context(), id("host", "a"), []metering.Report{{InstanceID: id("ri", "a"), Epoch: 9, Points: make([]metering.Point, metering.MaxPoints+1)}})
+		if err != nil || out[0].Verdict != metering.Refused {
+			b.Errorf("a report without an end: %+v, %v", out, err)
+		}
 		b.want("rows", "0 aaa workspace a app-a 33000000000000 660 0/0 0") // 11 minutes at most, of a line of 400 Gbit/s
 	})
 }
