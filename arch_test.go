@@ -24,12 +24,12 @@ const module = "github.com/miosa/miosa"
 
 // pure packages decide. The root package, the domain itself, obeys the same
 // rules.
-var pure = []string{"reconcile", "rollout", "schedule", "lifecycle", "health", "liveness", "routing"}
+var pure = []string{"reconcile", "rollout", "schedule", "lifecycle", "health", "liveness", "routing", "metering"}
 
 // ports are what the loops know of the outside world: types and an interface.
 // A folder inside a port's is one of its adapters unless it is its conformance
 // suite ("storetest") or listed below.
-var ports = []string{"store", "artifact", "vmm", "network", "secret", "logs", "events", "metrics"}
+var ports = []string{"store", "artifact", "vmm", "network", "secret", "logs", "events", "metrics", "usage"}
 
 // notAdapters are the folders inside a port's that are no implementation.
 var notAdapters = map[string]string{
@@ -39,10 +39,11 @@ var notAdapters = map[string]string{
 	"events/timeline": "the loop that moves events from the outbox to the store",
 	"events/webhook":  "the loop that sends events on",
 	"metrics/plane":   "the loop that feeds the history",
+	"usage/ledger":    "the loop that keeps usage",
 }
 
 // loops run for as long as the process does.
-var loops = []string{"control", "agent", "edge", "api", "logs/plane", "logs/drain", "events/timeline", "events/webhook", "metrics/plane", "trace"}
+var loops = []string{"control", "agent", "edge", "api", "logs/plane", "logs/drain", "events/timeline", "events/webhook", "metrics/plane", "usage/ledger", "trace"}
 
 // joins are the only folders that may join loops to adapters.
 var joins = []string{"cmd", "sim", "bench"}

@@ -145,6 +145,7 @@ func (x *actor) carryOut(ctx context.Context, effect lifecycle.Effect) {
 			b.kill()
 		}
 	case lifecycle.Release:
+		x.a.meters.finish(x.id)
 		x.a.detach(ctx, x.id)
 	case lifecycle.Report:
 		if f := e.Observation.Failure; f.Kind != "" && len(f.LastLines) == 0 {

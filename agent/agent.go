@@ -60,7 +60,9 @@ type Config struct {
 	// Figures takes what is sampled of the instances; nil: it is for /metrics
 	// alone.
 	Figures Figures
-	Log     *slog.Logger
+	// Usage settles what the instances use; nil: nothing is counted.
+	Usage UsageTaker
+	Log   *slog.Logger
 }
 
 // Agent runs the instances of one host.
@@ -74,6 +76,7 @@ type Agent struct {
 	spool    *spool.Spool  // nil without Config.Logs
 	meter    network.Meter // nil: this network does not count
 	counters *counters
+	meters   *meters // nil without Config.Usage; made by Run
 
 	mu     sync.Mutex // guards actors and ended
 	actors map[string]*actor
@@ -128,12 +131,21 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		}
 		defer func() { err = errors.Join(err, a.spool.Close()) }() // when nobody logs any more
 	}
+	if a.cfg.Usage != nil {
+		if a.meters, err = openMeters(a.cfg.Dir, a.cfg.Network, a.log); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, a.meters.close()) }()
+	}
 	defer a.wg.Wait()
 	if err := a.adopt(ctx); err != nil {
 		return err
 	}
 	a.wg.Go(func() { a.report.run(ctx) })
 	a.wg.Go(func() { a.measure(ctx) })
+	if a.meters != nil {
+		a.wg.Go(func() { a.meters.run(ctx, a.cfg.Host.ID, a.cfg.Usage) })
+	}
 	if a.spool != nil {
 		a.wg.Go(func() { _ = a.spool.Run(ctx) }) // which ends with ctx alone
 	}
@@ -318,6 +330,17 @@ func (a *Agent) adopt(ctx context.Context) error {
 	if len(ended) > 0 {
 		a.log.Info("leftover virtual machines ended", "vms", ended)
 	}
+	for _, s := range states {
+		switch {
+		case s.Observation.State.Terminal():
+			a.meters.finish(s.Instance.ID)
+		case running[s.VM.ID] != nil:
+			a.meters.running(s.Instance.ID, s.VM.ID, s.Instance.Spec.Resources)
+		default:
+			a.meters.idle(s.Instance.ID)
+		}
+	}
+	a.meters.finishOthers(func(id string) bool { return known[id] }) // their taps go now
 	if err := a.cfg.Network.Reclaim(ctx, func(id string) bool { return known[id] }); err != nil {
 		return fmt.Errorf("remove leftover networks: %w", err)
 	}
@@ -349,13 +372,14 @@ func orphaned(in miosa.Instance) miosa.Instance {
 // Shutdown stops every VM of this host without touching what control wants:
 // see StopAll. Call it after Run has returned.
 func (a *Agent) Shutdown(ctx context.Context) error {
-	return StopAll(ctx, a.cfg.Dir, a.cfg.Driver, a.log)
+	return StopAll(ctx, a.cfg.Dir, a.cfg.Driver, a.cfg.Network, a.log)
 }
 
 // StopAll stops every VM that an agent of the directory has running, apps
 // asked to end first. The instances are left waiting for their next boot,
-// which counts as no failure: the next start of an agent boots them again.
-func StopAll(ctx context.Context, dir string, driver vmm.Driver, log *slog.Logger) error {
+// which counts as no failure: the next start of an agent boots them again. The
+// network's counters are read a last time: it may be cleared then.
+func StopAll(ctx context.Context, dir string, driver vmm.Driver, net network.Network, log *slog.Logger) error {
 	d := disks{dir: dir}
 	if err := d.prepare(); err != nil {
 		return err
@@ -363,6 +387,10 @@ func StopAll(ctx context.Context, dir string, driver vmm.Driver, log *slog.Logge
 	states, err := d.states(log)
 	if err != nil {
 		return err
+	}
+	meters, err := openMeters(dir, net, log)
+	if err != nil {
+		log.Error("count the last of what the instances used", "err", err)
 	}
 	if len(states) > 0 {
 		a, err := lastJournals(dir, states[0].Instance.HostID, log)
@@ -374,7 +402,7 @@ func StopAll(ctx context.Context, dir string, driver vmm.Driver, log *slog.Logge
 		var wg sync.WaitGroup
 		for _, s := range states {
 			if !s.Observation.State.Terminal() {
-				wg.Go(func() { stopInstance(ctx, &d, driver, a.newJournal(s.Instance), log, s) })
+				wg.Go(func() { stopInstance(ctx, &d, driver, a.newJournal(s.Instance), meters, log, s) })
 			}
 		}
 		wg.Wait()
@@ -385,10 +413,14 @@ func StopAll(ctx context.Context, dir string, driver vmm.Driver, log *slog.Logge
 		}
 	}
 	_, err = driver.Reclaim(ctx, func(string) bool { return false })
+	if meters != nil {
+		meters.tick()
+		err = errors.Join(err, meters.close())
+	}
 	return err
 }
 
-func stopInstance(ctx context.Context, d *disks, driver vmm.Driver, j *journal, log *slog.Logger, s state) {
+func stopInstance(ctx context.Context, d *disks, driver vmm.Driver, j *journal, m *meters, log *slog.Logger, s state) {
 	if s.Observation.State == miosa.Pending {
 		return
 	}
@@ -399,7 +431,9 @@ func stopInstance(ctx context.Context, d *disks, driver vmm.Driver, j *journal, 
 			return // it crashed by itself: the next start says so
 		case err == nil:
 			j.say(time.Now().UTC(), "stopping: its host goes down")
+			m.running(s.Instance.ID, s.VM.ID, s.Instance.Spec.Resources)
 			stopVM(ctx, vm, s, j, log)
+			m.ended(s.Instance.ID, s.VM.ID)
 		case !errors.Is(err, vmm.ErrGone):
 			log.Error("find virtual machine", "vm", s.VM.ID, "err", err)
 		}

@@ -243,6 +243,8 @@ type rig struct {
 	driver  *sim.Driver
 	counts  bool  // its network does
 	figures taken // nil: nobody takes what is sampled
+	network network.Network
+	usage   agent.UsageTaker // nil: nothing is counted
 }
 
 // From the app to the store over two crashes of the agent and one of the app:
@@ -332,10 +334,10 @@ func newRig(t *testing.T, command string) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{dir: dir, control: c, store: s, driver: driver}
+	r := &rig{dir: dir, control: c, store: s, driver: driver, network: wires{addr}}
 	r.start = func() (stop func()) {
 		cfg := agent.Config{
-			Dir: filepath.Join(dir, "agent"), Host: miosa.Host{ID: "host_1"}, Driver: driver, Network: wires{addr}, Images: images{base},
+			Dir: filepath.Join(dir, "agent"), Host: miosa.Host{ID: "host_1"}, Driver: driver, Network: r.network, Usage: r.usage, Images: images{base},
 			Opener: open{}, Link: c, Logs: s, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 		}
 		if r.counts {

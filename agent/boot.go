@@ -23,6 +23,7 @@ type boot struct {
 	sealed []byte         // its boot spec
 	ctx    context.Context
 	cancel context.CancelFunc // ends the preparation and the session, not the VM
+	ours   context.Context    // ends with our process's part in everything
 	over   chan struct{}      // closed when the goroutine has ended
 
 	mu      sync.Mutex // guards vm, killed and stop
@@ -34,9 +35,9 @@ type boot struct {
 	resumed bool // the VM is a copy that waits for its configuration
 }
 
-func newBoot(ctx context.Context, x *actor, number int) *boot {
-	ctx, cancel := context.WithCancel(ctx)
-	return &boot{x: x, number: number, in: x.machine.Instance(), sealed: x.sealed, ctx: ctx, cancel: cancel, over: make(chan struct{}), stop: make(chan time.Duration, 1), slot: func() {}}
+func newBoot(ours context.Context, x *actor, number int) *boot {
+	ctx, cancel := context.WithCancel(ours)
+	return &boot{x: x, number: number, ours: ours, in: x.machine.Instance(), sealed: x.sealed, ctx: ctx, cancel: cancel, over: make(chan struct{}), stop: make(chan time.Duration, 1), slot: func() {}}
 }
 
 func (b *boot) id() string { return fmt.Sprintf("%s-%d", b.x.id, b.number) }
@@ -74,7 +75,22 @@ func (b *boot) run() {
 // adopted goes on with a VM that an earlier process of ours started.
 func (b *boot) adopted() {
 	defer close(b.over)
+	b.meter(b.vm)
 	b.talk(b.vm)
+}
+
+// meter notes when the VM ends.
+func (b *boot) meter(vm vmm.VM) {
+	if b.x.a.meters == nil {
+		return
+	}
+	b.x.a.wg.Go(func() {
+		select {
+		case <-vm.Done():
+			b.x.a.meters.ended(b.x.id, b.id())
+		case <-b.ours.Done():
+		}
+	})
 }
 
 // start makes image, disk and network ready and starts the VM.
@@ -96,6 +112,7 @@ func (b *boot) start() (vmm.VM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attach the network: %w", err)
 	}
+	x.a.meters.idle(x.id)
 	disk, template, err := x.a.disks.create(x.id, in.Spec.Resources.DiskMB)
 	if err != nil {
 		return nil, fmt.Errorf("make the ephemeral disk: %w", err)
@@ -107,6 +124,8 @@ func (b *boot) start() (vmm.VM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start the virtual machine: %w", err)
 	}
+	x.a.meters.running(x.id, b.id(), in.Spec.Resources) // known before anybody is told of the VM
+	b.meter(vm)
 	b.mu.Lock()
 	b.vm = vm
 	killed := b.killed
@@ -184,6 +203,7 @@ func (b *boot) end(vm vmm.VM) {
 	b.x.a.wg.Go(kill)
 	select {
 	case <-vm.Done():
+		b.x.a.meters.ended(b.x.id, b.id())
 	case <-time.After(30 * time.Second): // Kill has failed, and said so
 	}
 }

@@ -156,6 +156,9 @@ func (c *call) serve() error {
 	if c.route.Text != nil && wantsText(c.r) {
 		return c.route.Text(c.s, c, c.w)
 	}
+	if c.route.CSV != nil && (c.route.table() || wantsCSV(c.r)) {
+		return c.route.CSV(c.s, c, c.w)
+	}
 	var body []byte
 	if c.route.mutates() && !c.route.Upload {
 		var err error

@@ -20,7 +20,7 @@ func Operations() []Operation {
 	var all []Operation
 	for _, r := range routes() {
 		all = append(all, Operation{
-			r.Method, r.Pattern, r.Operation, r.Access == accessAdmin, r.Stream != nil, r.Upload, r.Handle.list,
+			r.Method, r.Pattern, r.Operation, r.Access == accessAdmin, r.Stream != nil, r.Upload, r.Handle.list && !r.table(),
 		})
 	}
 	return all

@@ -109,7 +109,16 @@ func (d *document) response(r *route, status int) object {
 		body["properties"] = object{"data": object{"type": "array", "items": data}, "page": d.schema(page)}
 		body["required"] = []any{"data", "page"}
 	}
+	if r.Handle.bare {
+		body = data
+	}
 	content := object{"application/json": object{"schema": body}}
+	if r.CSV != nil {
+		content["text/csv"] = object{"schema": object{"type": "string"}}
+	}
+	if r.table() {
+		delete(content, "application/json")
+	}
 	if r.Stream != nil {
 		content["text/event-stream"] = object{"schema": object{"type": "string"}}
 	}
@@ -138,7 +147,7 @@ func (d *document) parameters(r *route) []any {
 	for _, q := range r.Query {
 		add("query", q.Name, q.Doc, text)
 	}
-	if r.Handle.list && !r.Handle.stretch && !r.mutates() {
+	if r.Handle.list && !r.Handle.stretch && !r.mutates() && !r.table() {
 		add("query", "page", "Number of the page, from 1.", count)
 		add("query", "page_size", "At most 100; default 20.", count)
 		add("query", "limit", "Another name for page_size.", count)

@@ -40,6 +40,9 @@ type route struct {
 	Stream func(s *Server, c *call, w http.ResponseWriter) error
 	// Text serves it as plain text, to who asks for that.
 	Text func(s *Server, c *call, w http.ResponseWriter) error
+	// CSV serves it as a table, to who asks for that; always, when the pattern
+	// ends with .csv.
+	CSV func(s *Server, c *call, w http.ResponseWriter) error
 }
 
 // param is a query parameter of a route.
@@ -52,6 +55,9 @@ func (r *route) status() int {
 	return r.Status
 }
 
+// table reports whether the route serves nothing but CSV.
+func (r *route) table() bool { return strings.HasSuffix(r.Pattern, ".csv") }
+
 func (r *route) mutates() bool { return r.Method != http.MethodGet }
 
 // handler is a typed function with its types kept for the document.
@@ -59,6 +65,7 @@ type handler struct {
 	in, out reflect.Type
 	list    bool
 	stretch bool // a list that nobody counts: cursors only, and parameters of its own
+	bare    bool // the answer is out itself, without an envelope
 	run     func(s *Server, c *call, body []byte) (any, error)
 }
 
@@ -83,6 +90,14 @@ func one[In, Out any](fn func(s *Server, c *call, in In) (Out, error)) handler {
 			}
 			return resource.Object[Out]{Data: out}, nil
 		},
+	}
+}
+
+// bare is a route to something that brings its own envelope.
+func bare[Out any](fn func(s *Server, c *call) (Out, error)) handler {
+	return handler{
+		in: reflect.TypeFor[none](), out: reflect.TypeFor[Out](), bare: true,
+		run: func(s *Server, c *call, _ []byte) (any, error) { return fn(s, c) },
 	}
 }
 

@@ -12,7 +12,7 @@ const (
 // routes is the whole API, in the order of its document.
 func routes() []*route {
 	var all []*route
-	for _, part := range [][]*route{deploymentRoutes(), versionRoutes(), serviceRoutes(), logRoutes(), drainRoutes(), metricRoutes(), environmentRoutes(), platformRoutes(), webhookRoutes(), adminRoutes()} {
+	for _, part := range [][]*route{deploymentRoutes(), versionRoutes(), serviceRoutes(), logRoutes(), drainRoutes(), metricRoutes(), environmentRoutes(), usageRoutes(), platformRoutes(), webhookRoutes(), adminRoutes()} {
 		all = append(all, part...)
 	}
 	return all

@@ -74,6 +74,7 @@ type Deps struct {
 	// Webhooks send events on; nil: nothing here does.
 	Webhooks WebhookSender
 	Metrics  MetricsReader // nil: no history of figures is kept here
+	Usage    UsageReader   // nil: usage is not kept here
 	Log      *slog.Logger
 	Now      func() time.Time                // nil: time.Now
 	Random   io.Reader                       // nil: crypto/rand
@@ -95,6 +96,7 @@ type Server struct {
 	events    EventReader
 	webhooks  WebhookSender
 	metrics   MetricsReader
+	usage     UsageReader
 	log       *slog.Logger
 	now       func() time.Time
 	random    io.Reader
@@ -128,7 +130,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		cfg.Storage = "local"
 	}
 	s := &Server{
-		cfg: cfg, store: deps.Store, uploads: deps.Uploads, secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, events: deps.Events, webhooks: deps.Webhooks, metrics: deps.Metrics, log: deps.Log,
+		cfg: cfg, store: deps.Store, uploads: deps.Uploads, secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, events: deps.Events, webhooks: deps.Webhooks, metrics: deps.Metrics, usage: deps.Usage, log: deps.Log,
 		now: deps.Now, random: deps.Random, ready: deps.Ready, mux: http.NewServeMux(),
 	}
 	if s.now == nil {

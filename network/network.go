@@ -50,6 +50,9 @@ type Meter interface {
 
 // Traffic is counted from the instance's point of view.
 type Traffic struct {
+	// Counter names what counted: while it is the same, the counts never go
+	// back. A tap that is made anew is another one. "": nothing counts.
+	Counter                        string
 	SentBytes, SentPackets         uint64
 	ReceivedBytes, ReceivedPackets uint64
 }

@@ -42,6 +42,7 @@ type Platform struct {
 	Events   *Events
 	Webhooks *Webhooks
 	Figures  *Figures
+	Usage    *Usage
 	Handler  *api.Server
 	Log      *Log
 
@@ -52,7 +53,7 @@ type Platform struct {
 // a test does not care about are filled in; change may change the parts.
 func Start(t testing.TB, s store.Store, cfg api.Config, change ...func(*api.Deps)) *Platform {
 	t.Helper()
-	p := &Platform{Store: s, t: t, Uploads: &Uploads{}, Logs: NewLogs(), Drains: &Drains{}, Events: &Events{s}, Webhooks: &Webhooks{}, Figures: &Figures{}, Log: &Log{}}
+	p := &Platform{Store: s, t: t, Uploads: &Uploads{}, Logs: NewLogs(), Drains: &Drains{}, Events: &Events{s}, Webhooks: &Webhooks{}, Figures: &Figures{}, Usage: &Usage{}, Log: &Log{}}
 	if cfg.PublicURL == nil {
 		cfg.PublicURL = PublicURL
 	}
@@ -62,7 +63,7 @@ func Start(t testing.TB, s store.Store, cfg api.Config, change ...func(*api.Deps
 	log := slog.New(slog.NewTextHandler(p.Log, nil))
 	deps := api.Deps{
 		Store: s, Uploads: p.Uploads, Secrets: Sealer{}, Log: log,
-		Logs: p.Logs, Drains: p.Drains, Events: p.Events, Webhooks: p.Webhooks, Metrics: p.Figures,
+		Logs: p.Logs, Drains: p.Drains, Events: p.Events, Webhooks: p.Webhooks, Metrics: p.Figures, Usage: p.Usage,
 	}
 	for _, fn := range change {
 		fn(&deps)

@@ -110,7 +110,7 @@ func stopLeftovers(ctx context.Context, dir string, out, errOut io.Writer) (err 
 		return err
 	}
 	fmt.Fprintf(out, "No miosa runs on %s; stopping the instances that were left running …\n", dir)
-	if err := agent.StopAll(ctx, p.cell.path("agent"), p.driver, p.log); err != nil {
+	if err := agent.StopAll(ctx, p.cell.path("agent"), p.driver, p.network, p.log); err != nil {
 		return err
 	}
 	if err := p.clearNetwork(ctx); err != nil {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,6 +42,8 @@ import (
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/etcd"
 	"github.com/miosa/miosa/trace"
+	"github.com/miosa/miosa/usage/ledger"
+	usagestore "github.com/miosa/miosa/usage/pebble"
 	"github.com/miosa/miosa/vmm"
 	"github.com/miosa/miosa/vmm/bundle"
 	"github.com/miosa/miosa/vmm/qemu"
@@ -83,12 +86,15 @@ type platform struct {
 	webhooks *webhook.Webhooks
 	figures  *historydb.Store
 	history  *history.Plane
+	usage    *usagestore.Store
+	ledger   *ledger.Ledger
 	agent    *agent.Agent
 	router   *edge.Router
 	api      *http.Server
 	public   addresses
 	access   io.WriteCloser
 	parts    sync.WaitGroup
+	closers  []func() error // of what is open, in the order of opening
 }
 
 // runPlatform starts everything, says where it is, and blocks until a signal.
@@ -127,14 +133,9 @@ func runPlatform(cfg platformConfig, signals <-chan os.Signal, out, errOut io.Wr
 	defer func() { err = errors.Join(err, p.cell.close()) }()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	defer func() { err = errors.Join(err, p.close()) }()
 	if err := p.assemble(ctx, httpListener); err != nil {
 		return err
-	}
-	defer func() {
-		err = errors.Join(err, p.drains.Close(), p.figures.Close(), p.logs.Close(), p.events.Close(), p.store.Close())
-	}()
-	if p.access != nil {
-		defer func() { err = errors.Join(err, p.access.Close()) }()
 	}
 	failed := p.start(ctx, apiListener, metricsListener)
 	stop := func() { cancel(); p.finish() }
@@ -248,44 +249,67 @@ func (a addresses) url(t miosa.Tenant, d miosa.Deployment, e miosa.Environment) 
 	return url
 }
 
-// assemble makes every part; nothing runs yet.
-func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err error) {
+// opened notes what is to be closed at the end.
+func (p *platform) opened(closer io.Closer) { p.closers = append(p.closers, closer.Close) }
+
+// close closes what was opened, the last first.
+func (p *platform) close() (err error) {
+	for _, c := range slices.Backward(p.closers) {
+		err = errors.Join(err, c())
+	}
+	return err
+}
+
+// openStores opens what is kept on disk, and makes the loops that feed it.
+func (p *platform) openStores(ctx context.Context) (err error) {
 	c := p.cell
 	if p.store, err = etcd.Open(ctx, etcd.Config{Dir: c.path("etcd"), Log: p.log}); err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, p.store.Close())
-		}
-	}()
+	p.opened(p.store)
 	if p.logs, err = p.openLogs(ctx); err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, p.logs.Close())
-		}
-	}()
+	p.opened(p.logs)
 	p.plane = plane.New(p.logs, p.store, p.log)
 	if p.events, err = eventpebble.Open(eventpebble.Config{Dir: c.path("events"), Log: p.log}); err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, p.events.Close())
-		}
-	}()
+	p.opened(p.events)
 	p.timeline = timeline.New(timeline.Config{}, p.events, p.store, p.log)
 	if p.figures, err = historydb.Open(historydb.Config{Dir: c.path("metrics"), Log: p.log}); err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, p.figures.Close())
-		}
-	}()
+	p.opened(p.figures)
 	p.history = history.New(p.figures, p.store, p.log)
+	if p.usage, err = usagestore.Open(usagestore.Config{Dir: c.path("usage"), Log: p.log}); err != nil {
+		return err
+	}
+	p.opened(p.usage)
+	p.ledger = ledger.New(p.usage, p.store, p.log)
+	if p.blobs, err = local.New(local.Config{Dir: c.path("blobs")}); err != nil {
+		return err
+	}
+	p.images, err = erofs.New(erofs.Config{Dir: c.path("images"), Builds: max(1, runtime.NumCPU()/2)}, p.blobs)
+	return err
+}
+
+// openSenders makes what calls the receivers that customers name.
+func (p *platform) openSenders(targets outbound.Guard) (err error) {
+	if p.drains, err = drain.Open(drain.Config{File: p.cell.path("drains.db"), Guard: targets}, p.plane, p.store, p.vault, p.log); err != nil {
+		return err
+	}
+	p.opened(p.drains)
+	p.webhooks, err = webhook.New(webhook.Config{Dir: p.cell.path("webhooks"), Guard: targets, Render: api.EventJSON}, p.timeline, p.store, p.vault, p.log)
+	return err
+}
+
+// assemble makes every part; nothing runs yet.
+func (p *platform) assemble(ctx context.Context, httpListener net.Listener) error {
+	c := p.cell
+	if err := p.openStores(ctx); err != nil {
+		return err
+	}
 	keeper, err := secret.OpenFileKeeper(c.path("keys", "master.key"))
 	if err != nil {
 		return err
@@ -296,23 +320,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	}
 	p.vault = secret.NewBox(keeper, store.DataKeys{Store: p.store})
 	targets := outbound.Guard{Allow: p.cfg.allowTargets}
-	if p.drains, err = drain.Open(drain.Config{File: c.path("drains.db"), Guard: targets}, p.plane, p.store, p.vault, p.log); err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, p.drains.Close())
-		}
-	}()
-	if p.webhooks, err = webhook.New(webhook.Config{
-		Dir: c.path("webhooks"), Guard: targets, Render: api.EventJSON,
-	}, p.timeline, p.store, p.vault, p.log); err != nil {
-		return err
-	}
-	if p.blobs, err = local.New(local.Config{Dir: c.path("blobs")}); err != nil {
-		return err
-	}
-	if p.images, err = erofs.New(erofs.Config{Dir: c.path("images"), Builds: max(1, runtime.NumCPU()/2)}, p.blobs); err != nil {
+	if err := p.openSenders(targets); err != nil {
 		return err
 	}
 	if err := p.chooseDriver(); err != nil {
@@ -339,7 +347,8 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	if p.agent, err = agent.New(agent.Config{
 		Dir: c.path("agent"), BootsAtOnce: runtime.NumCPU(), Driver: p.driver, Network: p.network, Images: p.images,
 		Opener: hostKey, Link: p.control.Link(), Log: p.log,
-		Logs: p.plane, LogSpool: spool.Config{InstanceBytes: int64(p.cfg.logSpoolMB) << 20}, LogLimit: spool.Limit{Rate: p.cfg.logRate}, Figures: p.history,
+		Logs: p.ledger.Shipper(p.plane), LogSpool: spool.Config{InstanceBytes: int64(p.cfg.logSpoolMB) << 20}, LogLimit: spool.Limit{Rate: p.cfg.logRate},
+		Figures: p.history, Usage: p.ledger,
 		Host: miosa.Host{
 			ID: c.hostID, Name: name, Region: p.cfg.region, Zone: p.cfg.zone, Driver: p.driver.Name(),
 			PublicKey: hostKey.Public(), Capacity: resources, Overcommit: p.cfg.overcommit, Version: version,
@@ -352,6 +361,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 	}
 	routerConfig := edge.Config{RouterID: "router-" + c.id, Listener: httpListener, Traffic: p.history}
 	if p.access != nil {
+		p.opened(p.access)
 		routerConfig.AccessLog = p.access
 	}
 	if p.router, err = edge.New(routerConfig, p.control, p.log); err != nil {
@@ -362,7 +372,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) (err
 		Regions: []miosa.Region{{ID: p.cfg.region, Name: p.cfg.region, Slug: p.cfg.region, Available: true}}, Targets: targets,
 	}, api.Deps{
 		Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Log: p.log, Ready: p.answers,
-		Logs: p.plane, Drains: p.drains, Events: p.timeline, Webhooks: p.webhooks, Metrics: p.history,
+		Logs: p.plane, Drains: p.drains, Events: p.timeline, Webhooks: p.webhooks, Metrics: p.history, Usage: p.ledger,
 	})
 	if err != nil {
 		return err
@@ -479,6 +489,7 @@ func (p *platform) start(ctx context.Context, apiListener, metricsListener net.L
 	p.parts.Go(func() { f.report("timeline", p.timeline.Run(ctx)) })
 	p.parts.Go(func() { f.report("webhooks", p.webhooks.Run(ctx)) })
 	p.parts.Go(func() { f.report("history", p.history.Run(ctx)) })
+	p.parts.Go(func() { f.report("usage ledger", p.ledger.Run(ctx)) })
 	p.parts.Go(func() { f.report("router", p.router.Run(ctx)) })
 	p.parts.Go(func() {
 		if err := p.api.Serve(apiListener); !errors.Is(err, http.ErrServerClosed) {
@@ -503,6 +514,11 @@ func (p *platform) finish() {
 		}
 	}
 	p.parts.Wait()
+	last, cancelLast := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancelLast()
+	if err := p.ledger.Flush(last); err != nil {
+		p.log.Warn("log lines that are not billed", "err", err)
+	}
 }
 
 // answers is the readiness of the whole.

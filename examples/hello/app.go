@@ -62,6 +62,7 @@ func (a *app) handler() http.Handler {
 	mux.HandleFunc("GET /work", a.work)
 	mux.HandleFunc("GET /sleep", a.sleep)
 	mux.HandleFunc("GET /env", a.env)
+	mux.HandleFunc("GET /bytes", a.bytes)
 	mux.HandleFunc("POST /crash", a.crash)
 	mux.HandleFunc("POST /leak", a.leak)
 	mux.HandleFunc("POST /log", a.log)
@@ -230,6 +231,23 @@ func (a *app) env(w http.ResponseWriter, _ *http.Request) {
 	}
 	slices.Sort(names)
 	a.writeJSON(w, names)
+}
+
+// bytes answers with so many bytes.
+func (a *app) bytes(w http.ResponseWriter, r *http.Request) {
+	n, err := strconv.ParseInt(r.URL.Query().Get("n"), 10, 64)
+	if err != nil || n < 0 || n > 1<<40 {
+		http.Error(w, "n: a number from 0 to 2^40", http.StatusUnprocessableEntity)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
+	for block := make([]byte, 64<<10); n > 0; n -= int64(len(block)) {
+		block = block[:min(int64(len(block)), n)]
+		if _, err := w.Write(block); err != nil {
+			return // the client left
+		}
+	}
 }
 
 func (a *app) crash(http.ResponseWriter, *http.Request) {

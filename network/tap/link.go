@@ -137,15 +137,13 @@ func removeLink(name string) error {
 	return err
 }
 
-// Traffic are the instance's bytes and packets since it was attached, from
-// its point of view; unknown instances have none.
+// Traffic are the instance's bytes and packets since its tap was made, from
+// its point of view; unknown instances have none. What a guest sent counts
+// before any rule drops it.
 func (n *Network) Traffic(instance string) (network.Traffic, error) {
-	n.mu.Lock()
-	index, known := n.byName[instance]
-	name := n.plan.link(index)
-	n.mu.Unlock()
-	if !known {
-		return network.Traffic{}, nil
+	name, err := n.linkOf(instance)
+	if name == "" || err != nil {
+		return network.Traffic{}, err
 	}
 	link, err := netlink.LinkByName(name)
 	if err != nil {
@@ -155,9 +153,42 @@ func (n *Network) Traffic(instance string) (network.Traffic, error) {
 	if s == nil {
 		return network.Traffic{}, nil
 	}
+	counter, err := counterOf(link.Attrs().Index)
+	if err != nil {
+		return network.Traffic{}, fmt.Errorf("count traffic of %s: %w", instance, err)
+	}
 	// What the host receives is what the guest sent.
 	return network.Traffic{
+		Counter:   counter,
 		SentBytes: s.RxBytes, SentPackets: s.RxPackets,
 		ReceivedBytes: s.TxBytes, ReceivedPackets: s.TxPackets,
 	}, nil
+}
+
+// linkOf is the name of the instance's tap, "" if it has none.
+func (n *Network) linkOf(instance string) (string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.ensure(); err != nil {
+		return "", fmt.Errorf("set up instance network: %w", err)
+	}
+	index, known := n.byName[instance]
+	if !known {
+		return "", nil
+	}
+	return n.plan.link(index), nil
+}
+
+// counterOf names a link's counters: the kernel gives out each index once in
+// the life of a network namespace.
+func counterOf(index int) (string, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	var ns unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &ns); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s/%d/%d", strings.TrimSpace(string(boot)), ns.Ino, index), nil
 }

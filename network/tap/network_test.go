@@ -499,6 +499,39 @@ func TestTrafficIsCounted(t *testing.T) {
 	})
 }
 
+// TestCountersAreToldApart: an agent that starts again finds the same counter
+// with the same counts; a tap made anew has another.
+func TestCountersAreToldApart(t *testing.T) {
+	host := newNamespace(t)
+	n := open(t, Config{})
+	a := host.attach(n, "ri_a", 80, 0)
+	host.guest(a)
+	count := func(n *Network) (got network.Traffic) {
+		t.Helper()
+		host.must(func() (err error) { got, err = n.Traffic("ri_a"); return err })
+		return got
+	}
+	first := count(n)
+	if first.Counter == "" {
+		t.Fatal("the counter has no name")
+	}
+	host.attach(n, "ri_a", 80, 5) // as an in-place restart does
+	restarted := open(t, Config{})
+	for who, n := range map[string]*Network{"itself": n, "a restart": restarted} {
+		if got := count(n); got.Counter != first.Counter || got.SentBytes < first.SentBytes {
+			t.Errorf("%s counts %+v after %+v", who, got, first)
+		}
+	}
+	host.must(func() error { return restarted.Detach(t.Context(), "ri_a") })
+	if got := count(restarted); got != (network.Traffic{}) {
+		t.Errorf("a tap that is gone counts %+v", got)
+	}
+	host.attach(restarted, "ri_a", 80, 0)
+	if got := count(restarted); got.Counter == "" || got.Counter == first.Counter {
+		t.Errorf("a new tap counts as %q, the old one as %q", got.Counter, first.Counter)
+	}
+}
+
 func TestEgressIsLimited(t *testing.T) {
 	host := newNamespace(t)
 	n := open(t, Config{})
