@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,7 +57,8 @@ type meters struct {
 	whole int64                      // size of the file when it was last written anew
 	lost  map[string]bool            // not in the file as they are
 	sick  bool                       // reading or writing fails; said once
-	fails int                        // how often it did
+	fails int                        // how often it did …
+	seen  int                        // … before the present reading of all
 }
 
 // openMeters takes up what an earlier process wrote down.
@@ -230,11 +230,37 @@ func (m *meters) finishOthers(known func(id string) bool) {
 	}
 }
 
-// tick reads everything and makes it last. It reports whether that worked.
-func (m *meters) tick() bool {
+// tick reads everything and makes it last. What it returns is safe to be
+// reported; ok is false when nothing is.
+func (m *meters) tick() (due []metering.Report, ok bool) {
+	due, file, ok := m.readAll()
+	if !ok {
+		return nil, false
+	}
+	// Not under the lock: a boot takes a reading, and does not wait for a disk.
+	err := file.Sync()
+	if errors.Is(err, os.ErrClosed) {
+		err = nil // written anew meanwhile, and safe with all that was in it
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	before := m.fails
+	if err != nil {
+		m.complain("keep the meters", fmt.Errorf("sync the meters: %w", err))
+		return nil, false
+	}
+	if m.sick && m.fails == m.seen {
+		m.sick = false
+		m.log.Info("the meters work again")
+	}
+	m.seen = m.fails
+	return due, true
+}
+
+// readAll reads everything, and writes it down for whoever syncs the file.
+func (m *meters) readAll() (due []metering.Report, file *os.File, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.seen = m.fails
 	for _, id := range slices.Sorted(maps.Keys(m.all)) {
 		switch x := m.all[id]; {
 		case x.Final:
@@ -244,18 +270,15 @@ func (m *meters) tick() bool {
 			m.read(id, "", metering.Size{}, false)
 		}
 	}
-	saved := m.save()
-	if saved {
-		if err := m.file.sync(); err != nil {
-			m.complain("keep the meters", err)
-			saved = false
+	if !m.save() {
+		return nil, nil, false
+	}
+	for _, id := range slices.Sorted(maps.Keys(m.all)) {
+		if x := m.all[id]; x.Owes() {
+			due = append(due, metering.Report{InstanceID: id, Epoch: x.Epoch, Points: x.Points(), Final: x.Final})
 		}
 	}
-	if m.sick && m.fails == before {
-		m.sick = false
-		m.log.Info("the meters work again")
-	}
-	return saved
+	return due, m.file.f, true
 }
 
 // run reads and reports until ctx ends, and once more then.
@@ -264,10 +287,11 @@ func (m *meters) run(ctx context.Context, hostID string, to UsageTaker) {
 	defer tick.Stop()
 	failing := false
 	report := func(ctx context.Context) {
-		if !m.tick() {
+		due, ok := m.tick()
+		if !ok {
 			return // what is not safe is not said: it might be said again, less of it
 		}
-		err := m.report(ctx, hostID, to)
+		err := m.report(ctx, hostID, to, due)
 		if err != nil && !failing && ctx.Err() == nil {
 			m.log.Warn("usage cannot be reported; it is kept", "err", err)
 		}
@@ -287,18 +311,9 @@ func (m *meters) run(ctx context.Context, hostID string, to UsageTaker) {
 	}
 }
 
-// report brings what is owed to who settles it.
-func (m *meters) report(ctx context.Context, hostID string, to UsageTaker) error {
-	var all []metering.Report
-	m.mu.Lock()
-	for id, x := range m.all {
-		if x.Owes() {
-			all = append(all, metering.Report{InstanceID: id, Epoch: x.Epoch, Points: x.Points(), Final: x.Final})
-		}
-	}
-	m.mu.Unlock()
-	slices.SortFunc(all, func(a, b metering.Report) int { return cmp.Compare(a.InstanceID, b.InstanceID) })
-	for part := range slices.Chunk(all, reportsAtOnce) {
+// report brings what is due to who settles it.
+func (m *meters) report(ctx context.Context, hostID string, to UsageTaker, due []metering.Report) error {
+	for part := range slices.Chunk(due, reportsAtOnce) {
 		call, cancel := context.WithTimeout(ctx, reportTimeout)
 		outcomes, err := to.Report(call, hostID, part)
 		cancel()

@@ -162,7 +162,8 @@ func TestAnswersToReports(t *testing.T) {
 	report := func(want int) {
 		t.Helper()
 		x.got = nil
-		if err := m.report(t.Context(), "host", x); !errors.Is(err, x.err) {
+		due, _ := m.tick()
+		if err := m.report(t.Context(), "host", x, due); !errors.Is(err, x.err) {
 			t.Fatal(err)
 		}
 		if len(x.got) != want {
@@ -231,13 +232,13 @@ func TestMetersThatFail(t *testing.T) {
 	defer broken.Close()
 	m.file.f = broken
 	for range 2 {
-		if m.tick() {
+		if _, ok := m.tick(); ok {
 			t.Error("what is not written is said to be safe")
 		}
 	}
 	m.file.f = file
 	c.send(2)
-	if !m.tick() || m.all["ri_a"].Total.SentBytes != 7 {
+	if _, ok := m.tick(); !ok || m.all["ri_a"].Total.SentBytes != 7 {
 		t.Errorf("%+v", m.all["ri_a"])
 	}
 	if n := strings.Count(said.String(), "level=ERROR"); n != 1 || !strings.Contains(said.String(), "work again") {

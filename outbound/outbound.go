@@ -64,7 +64,8 @@ func (g Guard) Permits(a netip.Addr) bool {
 
 // Dialer connects to permitted addresses only. It asks once the name has been
 // resolved, for each address that is tried, so that no answer of a name server
-// can change in between. The error is a *miosa.Error Forbidden.
+// can change in between. The error is a *miosa.Error Forbidden that does not say
+// which address it was: it may be shown to whoever gave the name.
 func (g Guard) Dialer() *net.Dialer {
 	return &net.Dialer{Timeout: dialTimeout, Control: func(_, address string, _ syscall.RawConn) error {
 		a, err := netip.ParseAddrPort(address)
@@ -72,7 +73,7 @@ func (g Guard) Dialer() *net.Dialer {
 			return fmt.Errorf("address %q: %w", address, err)
 		}
 		if !g.Permits(a.Addr()) {
-			return miosa.Errorf(miosa.Forbidden, "%s is not a public address: the operator may allow it with --allow-target", a.Addr())
+			return miosa.Errorf(miosa.Forbidden, "the name does not lead to a public address: the operator may allow others with --allow-target")
 		}
 		return nil
 	}}

@@ -218,17 +218,9 @@ func one(ctx context.Context, r *rig.Rig, deployment string) (map[string]time.Ti
 	if !p.Promoted {
 		return nil, fmt.Errorf("publish failed: %s", p.Version.ErrorMessage)
 	}
-	list, err := r.Instances(ctx, deployment, false)
+	moments, err := boot(ctx, r, deployment, p.Version.ID)
 	if err != nil {
 		return nil, err
-	}
-	at := slices.IndexFunc(list, func(i rig.Instance) bool { return i.VersionID == p.Version.ID })
-	if at < 0 {
-		return nil, fmt.Errorf("no instance of version %d is listed", p.Version.Number)
-	}
-	moments := map[string]time.Time{"scheduled": list[at].Scheduled}
-	for _, ph := range list[at].Phases {
-		moments[ph.Name] = ph.At
 	}
 	var version struct {
 		CreatedAt  time.Time `json:"created_at"`
@@ -239,6 +231,39 @@ func one(ctx context.Context, r *rig.Rig, deployment string) (map[string]time.Ti
 	}
 	moments["accepted"], moments["routed"] = version.CreatedAt, version.PromotedAt
 	return moments, nil
+}
+
+// boot are the moments of the boot of the version's instance. A probe may be
+// answered, and the version live, before PID 1 has looked who listens: it is
+// waited for, and the answer is what then tells since when somebody does.
+func boot(ctx context.Context, r *rig.Rig, deployment, version string) (map[string]time.Time, error) {
+	for tries := 0; ; tries++ {
+		list, err := r.Instances(ctx, deployment, false)
+		if err != nil {
+			return nil, err
+		}
+		at := slices.IndexFunc(list, func(i rig.Instance) bool { return i.VersionID == version })
+		if at < 0 {
+			return nil, fmt.Errorf("no instance of version %s is listed", version)
+		}
+		moments := map[string]time.Time{"scheduled": list[at].Scheduled}
+		for _, ph := range list[at].Phases {
+			moments[ph.Name] = ph.At
+		}
+		healthy := moments["healthy"]
+		switch listening, ok := moments["listening"]; {
+		case ok && !listening.After(healthy):
+			return moments, nil
+		case ok || tries > 50:
+			moments["listening"] = healthy
+			return moments, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 func median(d []time.Duration) time.Duration {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -125,12 +126,18 @@ func (w *Webhooks) send(ctx context.Context, hook *miosa.Webhook, e *miosa.Event
 	return out
 }
 
-// reasonOf is why there is no answer, without the URL: it may hold a token.
+// reasonOf is why there is no answer, without the URL, which may hold a token,
+// and without addresses, which customers would learn of the operator's network.
 func reasonOf(err error) string {
 	if known, ok := errors.AsType[*miosa.Error](err); ok {
 		return known.Message
 	}
-	if u, ok := errors.AsType[*url.Error](err); ok {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		return "the name cannot be resolved: " + dns.Err // without the name server
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = fmt.Errorf("%s: %w", op.Op, op.Err) // without the address
+	} else if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
 	}
 	text := strings.ToValidUTF8(err.Error(), "\ufffd")

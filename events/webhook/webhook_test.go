@@ -547,7 +547,7 @@ func TestInsideAddressesAreRefused(t *testing.T) {
 	b.deployed("dep_1")
 	b.until("refused", func() bool {
 		all := b.hooks.Status(id).Recent
-		return len(all) == 1 && strings.Contains(all[0].Error, "not a public address") && !strings.Contains(all[0].Error, "hidden")
+		return len(all) == 1 && strings.Contains(all[0].Error, "not lead to a public address") && !strings.Contains(all[0].Error, "hidden")
 	})
 	if n := len(r.requests()); n != 0 {
 		t.Errorf("%d requests came", n)
