@@ -227,22 +227,22 @@ func (d *Driver) copyTemplate(ctx context.Context, spec vmm.Spec, accel string) 
 		return nil, err
 	}
 	defer memory.Close()
-	// QEMU starts meanwhile; it looks at its memory when it is told to go on.
-	var (
-		filling sync.WaitGroup
-		unfit   error
-	)
-	// Mapping the template's memory privately instead would spare this work, and
-	// charge the copy twice for each page that it is the first to touch: once for
-	// the hole that is filled in the template, once for its own. A copy that used
-	// two thirds of its memory would be killed for it.
-	filling.Go(func() { unfit = sparse.Fill(memory, t.memory) })
-	defer filling.Wait()
 	m, monitor, err := d.launchFrom(spec, accel, origin{copies: t, memory: memory})
 	if err != nil {
 		return nil, err
 	}
 	defer monitor.close()
+	// QEMU looks at its memory when it is told to go on: it starts meanwhile.
+	//
+	// Mapping the template's memory privately instead would spare this work, and
+	// charge the copy twice for each page that it is the first to touch: once for
+	// the hole that is filled in the template, once for its own. A copy that used
+	// two thirds of its memory would be killed for it.
+	var (
+		filling sync.WaitGroup
+		unfit   error
+	)
+	filling.Go(func() { unfit = sparse.Fill(memory, t.memory) })
 	limited, cancel := context.WithTimeout(ctx, resumeTime)
 	defer cancel()
 	defer monitor.within(limited)()
