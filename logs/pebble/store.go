@@ -285,7 +285,7 @@ func (s *Store) take(ctx context.Context) error {
 func (s *Store) release(err error) {
 	if late, ok := errors.AsType[*stalled](err); ok {
 		go func() {
-			_ = <-late.done // it came to what it came to
+			<-late.done // it came to what it came to
 			s.recall()
 			<-s.turn
 		}()
