@@ -285,7 +285,7 @@ func (s *Store) take(ctx context.Context) error {
 func (s *Store) release(err error) {
 	if late, ok := errors.AsType[*stalled](err); ok {
 		go func() {
-			s.log.Info("a stalled write to the log store ended", "err", <-late.done)
+			s.engine.log.Info("a stalled write to the log store ended", "err", <-late.done)
 			s.recall()
 			<-s.turn
 		}()
