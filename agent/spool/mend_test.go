@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -280,10 +281,11 @@ func TestOneThatFailsHoldsNobodyUp(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		store := newShelf(t.Fatalf)
-		sick := true
+		var sick atomic.Bool
+		sick.Store(true)
 		s := newSpool(t, dir, func(_ context.Context, batches []logs.Batch) error {
 			for _, b := range batches {
-				if b.Origin.InstanceID == "ri_b" && sick {
+				if b.Origin.InstanceID == "ri_b" && sick.Load() {
 					return miosa.Errorf(miosa.Internal, "its record cannot be read")
 				}
 				if b.Origin.InstanceID == "ri_d" {
@@ -316,7 +318,7 @@ func TestOneThatFailsHoldsNobodyUp(t *testing.T) {
 		store.whole("ri_a", 10)
 		store.whole("ri_c", 10)
 		store.whole("ri_b", 0)
-		sick = false
+		sick.Store(false)
 		<-time.After(5 * time.Second)
 		store.whole("ri_b", 10)
 		cancel()
