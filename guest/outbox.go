@@ -296,11 +296,12 @@ func (o *outbox) pick() (wire.Message, bool) {
 // awaitExitAck returns when the host has acknowledged the exit, or has had
 // its time for it.
 func (o *outbox) awaitExitAck(ctx context.Context) {
-	away := time.NewTimer(exitAway)
+	away, there := time.NewTimer(exitAway), time.NewTimer(exitAway)
 	defer away.Stop()
+	defer there.Stop()
 	for {
 		o.mu.Lock()
-		acked, there, changed := o.exitAcked, o.connected && !o.exitSent.IsZero(), o.changed
+		acked, sent, changed := o.exitAcked, o.connected && !o.exitSent.IsZero(), o.changed
 		until := o.exitSent.Add(exitWait)
 		if !o.linesDone.IsZero() {
 			until = o.linesDone.Add(linesWait)
@@ -310,10 +311,9 @@ func (o *outbox) awaitExitAck(ctx context.Context) {
 			return
 		}
 		var enough <-chan time.Time
-		if there {
-			t := time.NewTimer(time.Until(until))
-			defer t.Stop()
-			enough = t.C
+		if sent {
+			there.Reset(time.Until(until))
+			enough = there.C
 		}
 		select {
 		case <-changed:
