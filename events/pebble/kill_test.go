@@ -110,13 +110,13 @@ func writeUntilKilled(t *testing.T, dir string) {
 func TestBacksOffBeforeTheDiskIsFull(t *testing.T) {
 	var said strings.Builder
 	s := open(t, t.TempDir(), time.Now)
-	s.disk.log, s.disk.min = slog.New(slog.NewTextHandler(&said, nil)), 1000
+	s.room.Log, s.room.Min = slog.New(slog.NewTextHandler(&said, nil)), 1000
 	free := uint64(1000)
-	s.disk.stat = func(string) (uint64, uint64, error) { return free, 1 << 40, nil }
+	s.room.Stat = func(string) (uint64, uint64, error) { return free, 1 << 40, nil }
 	n := 0
 	try := func(want miosa.Code) {
 		t.Helper()
-		s.disk.at = time.Time{} // look again
+		s.room.Every = -1
 		err := s.Append(t.Context(), []events.Kept{nth(n + 1)})
 		if miosa.CodeOf(err) != want {
 			t.Errorf("%d bytes free: %v", free, err)

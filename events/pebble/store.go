@@ -31,6 +31,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/events"
+	"github.com/miosa/miosa/freespace"
 )
 
 // Config says where and how.
@@ -56,7 +57,7 @@ const (
 type Store struct {
 	log  *slog.Logger
 	now  func() time.Time
-	disk disk
+	room freespace.Guard
 
 	open sync.RWMutex // held to read by whoever uses db, to write by Close
 	db   *lsm.DB      // nil: closed
@@ -113,7 +114,7 @@ func Open(c Config) (*Store, error) {
 		return nil, fmt.Errorf("open event store %s: %w", c.Dir, err)
 	}
 	s := &Store{log: c.Log, now: c.Now, db: db}
-	s.disk = disk{dir: c.Dir, log: c.Log, min: c.MinFree, stat: stat}
+	s.room = freespace.Guard{Dir: c.Dir, Log: c.Log, Min: c.MinFree, Share: 100, Least: 256 << 20, Most: 2 << 30, What: "events", Refused: "events wait in the records"}
 	if err := s.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open event store %s: %w", c.Dir, err), db.Close())
 	}
@@ -239,7 +240,7 @@ func (s *Store) Append(ctx context.Context, kept []events.Kept) error {
 		return err
 	}
 	defer leave()
-	if err := s.disk.room(s.now()); err != nil {
+	if err := s.room.Room(s.now()); err != nil {
 		return err
 	}
 	s.write.Lock()

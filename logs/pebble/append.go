@@ -67,7 +67,7 @@ func (s *Store) Append(ctx context.Context, batches []logs.Kept) ([]logs.Arrival
 		return nil, err
 	}
 	defer leave()
-	if err := s.disk.room(time.Now()); err != nil {
+	if err := s.room.Room(time.Now()); err != nil {
 		return nil, err
 	}
 	letters := lettersOf(batches)

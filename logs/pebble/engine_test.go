@@ -85,7 +85,7 @@ func TestDiskThatFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.engine.patience = 5 * time.Second
-			s.disk.stat = roomy
+			s.room.Stat = roomy
 			acked := uint64(0)
 			text := strings.Repeat("some text ", 3000)
 			add := func() error {
@@ -145,7 +145,7 @@ func TestDiskThatFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer again.Close()
-			again.disk.stat = roomy
+			again.room.Stat = roomy
 			if n := read(again); n < acked {
 				t.Errorf("%d lines after a new start, %d were acknowledged", n, acked)
 			}
@@ -174,7 +174,7 @@ func TestDiskThatStalls(t *testing.T) {
 	}
 	defer s.Close()
 	s.engine.patience = 200 * time.Millisecond
-	s.disk.stat = roomy
+	s.room.Stat = roomy
 	failing.Store(true)
 	text := strings.Repeat("some text ", 6000)
 	acked, refused := uint64(0), 0

@@ -135,11 +135,11 @@ func TestBacksOffBeforeTheDiskIsFull(t *testing.T) {
 	}
 	defer s.Close()
 	free := uint64(1000)
-	s.disk.stat = func(string) (uint64, uint64, error) { return free, 1 << 40, nil }
+	s.room.Stat = func(string) (uint64, uint64, error) { return free, 1 << 40, nil }
 	seq := uint64(1)
 	try := func(want miosa.Code) {
 		t.Helper()
-		s.disk.at = time.Time{} // look again
+		s.room.Every = -1
 		_, err := s.Append(t.Context(), []logs.Kept{kept("ins", seq, time.Unix(int64(seq), 0), "text")})
 		if miosa.CodeOf(err) != want {
 			t.Errorf("%d bytes free: %v", free, err)

@@ -35,6 +35,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/freespace"
 )
 
 // Config says where and how.
@@ -67,7 +68,7 @@ const order = 2 * time.Hour
 // Store implements logs.Store.
 type Store struct {
 	now    func() time.Time
-	disk   disk
+	room   freespace.Guard
 	engine *engine
 
 	open sync.RWMutex // held to read by whoever uses db, to write by Close
@@ -151,7 +152,7 @@ func Open(c Config) (*Store, error) {
 		now: c.Now, db: db, engine: e, turn: make(chan struct{}, 1), held: map[string]position{}, used: map[string]counter{},
 		letters: map[string]*letterSet{}, plain: map[bucket]bool{}, views: map[*view]struct{}{},
 	}
-	s.disk = disk{dir: c.Dir, log: c.Log, min: c.MinFree, stat: stat}
+	s.room = freespace.Guard{Dir: c.Dir, Log: c.Log, Min: c.MinFree, Share: 50, Least: 512 << 20, Most: 4 << 30, What: "logs", Refused: "logs are not stored"}
 	if err := s.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open log store %s: %w", c.Dir, err), db.Close())
 	}

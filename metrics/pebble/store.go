@@ -24,9 +24,9 @@ import (
 
 	lsm "github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
-	"golang.org/x/sys/unix"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/freespace"
 	"github.com/miosa/miosa/metrics"
 )
 
@@ -87,7 +87,7 @@ func Open(c Config) (*Store, error) {
 	if c.MaxBytes == 0 {
 		c.MaxBytes = maxBytes
 	}
-	s := &Store{cfg: c, free: statfs, sources: map[metrics.Owner]*source{}}
+	s := &Store{cfg: c, free: freespace.Stat, sources: map[metrics.Owner]*source{}}
 	db, err := open(c)
 	if lsm.IsCorruptionError(err) || errors.Is(err, fs.ErrNotExist) {
 		c.Log.Error("the history of figures is damaged; it is begun anew", "dir", c.Dir, "err", err)
@@ -258,14 +258,6 @@ func (s *Store) room() error {
 		return miosa.Errorf(miosa.NoSpace, "there is no room for figures in %s: %d MB are free, %d MB are used by them", s.cfg.Dir, free>>20, used>>20)
 	}
 	return nil
-}
-
-func statfs(dir string) (free, size uint64, err error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, 0, err
-	}
-	return st.Bavail * uint64(st.Bsize), st.Blocks * uint64(st.Bsize), nil
 }
 
 // Read yields what the scope admits. Whoever takes a row must not call the

@@ -22,9 +22,9 @@ import (
 	lsm "github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/sstable"
-	"golang.org/x/sys/unix"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/freespace"
 	"github.com/miosa/miosa/metering"
 	"github.com/miosa/miosa/usage"
 )
@@ -190,11 +190,11 @@ func (s *Store) Commit(ctx context.Context, c usage.Change) error {
 
 // room is nil, or the miosa.NoSpace to refuse with.
 func (s *Store) room() error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(s.dir, &st); err != nil {
+	free, _, err := freespace.Stat(s.dir)
+	if err != nil {
 		return fmt.Errorf("look at the disk of %s: %w", s.dir, err)
 	}
-	if free := st.Bavail * uint64(st.Bsize); free < s.minFree { //nolint:gosec // a block's size
+	if free < s.minFree {
 		return miosa.Errorf(miosa.NoSpace, "the disk of %s is nearly full: usage is not kept", s.dir)
 	}
 	return nil
