@@ -295,8 +295,8 @@ func TestPlace(t *testing.T) {
 func TestReplaceFile(t *testing.T) {
 	root, outside := t.TempDir(), filepath.Join(t.TempDir(), "outside")
 	write(t, root, "usr/etc/hosts", "image's", 0o600)
-	for old, new := range map[string]string{"usr/etc": "etc", outside: "etc/resolv.conf"} {
-		if err := os.Symlink(old, filepath.Join(root, new)); err != nil {
+	for _, link := range [][2]string{{"usr/etc", "etc"}, {outside, "etc/resolv.conf"}} {
+		if err := os.Symlink(link[0], filepath.Join(root, link[1])); err != nil {
 			t.Fatal(err)
 		}
 	}

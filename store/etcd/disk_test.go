@@ -29,7 +29,7 @@ const (
 // printed on standard output between the marks.
 func stage(t *testing.T, name, disk string, flags uintptr) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+strings.Split(t.Name(), "/")[0]+"$", "-test.v")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+strings.Split(t.Name(), "/")[0]+"$", "-test.v", "-test.timeout=1m")
 	cmd.Env = append(os.Environ(), stageEnv+"="+name, diskEnv+"="+disk)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: flags, Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
@@ -61,48 +61,67 @@ func onSmallDisk(t *testing.T, fn func(disk string)) {
 	fn(disk)
 }
 
-// fill leaves so many bytes free on the disk, and returns the file that does it.
-func fill(t *testing.T, disk string, leave int64) string {
+// fill leaves so many bytes free on the disk, by the size of its filler. The
+// engine takes room beside it (it allocates its next log segment after it has
+// opened), so that a look at the disk may be late as soon as it is had: the
+// filler never takes more than there is, and whoever needs it exact fills again.
+func fill(t *testing.T, disk string, leave int64) {
 	t.Helper()
-	path := filepath.Join(disk, "filler")
-	file, err := os.Create(path)
+	file, err := os.OpenFile(fillerPath(disk), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(disk, &fs); err != nil {
-		t.Fatal(err)
+	for {
+		info, err := file.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var fs syscall.Statfs_t
+		if err := syscall.Statfs(disk, &fs); err != nil {
+			t.Fatal(err)
+		}
+		size := max(1, info.Size()+int64(fs.Bavail)*fs.Bsize-leave)
+		if size < info.Size() {
+			err = file.Truncate(size)
+		} else {
+			err = syscall.Fallocate(int(file.Fd()), 0, 0, size)
+		}
+		// A tmpfs gives back what it had allocated when room runs out.
+		if !errors.Is(err, syscall.ENOSPC) {
+			if err := errors.Join(err, file.Close()); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
 	}
-	err = syscall.Fallocate(int(file.Fd()), 0, 0, int64(fs.Bavail)*fs.Bsize-leave)
-	if err := errors.Join(err, file.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
+
+func fillerPath(disk string) string { return filepath.Join(disk, "filler") }
 
 func TestWritesStopBeforeTheDiskIsFull(t *testing.T) {
 	onSmallDisk(t, func(disk string) {
 		const reserve = 64 << 20
 		s := open(t, etcd.Config{Dir: filepath.Join(disk, "db"), Reserve: reserve})
 		put(t, s, "/a", "x")
-		filler := fill(t, disk, reserve*3/4)
-		until(t, s, store.Txn{Put: []store.Put{{Key: "/b", Value: []byte("x")}}}, miosa.NoSpace)
+		scarce := func() { fill(t, disk, reserve*3/4) }
+		until(t, s, store.Txn{Put: []store.Put{{Key: "/b", Value: []byte("x")}}}, miosa.NoSpace, scarce)
 		if e, err := s.Get(t.Context(), "/a"); err != nil || string(e.Value) != "x" {
 			t.Errorf("read: %+v, %v", e, err)
 		}
-		until(t, s, store.Txn{Delete: []string{"/a"}}, "")
-		if err := os.Remove(filler); err != nil {
+		until(t, s, store.Txn{Delete: []string{"/a"}}, "", scarce)
+		if err := os.Remove(fillerPath(disk)); err != nil {
 			t.Fatal(err)
 		}
-		until(t, s, store.Txn{Put: []store.Put{{Key: "/b", Value: []byte("x")}}}, "")
+		until(t, s, store.Txn{Put: []store.Put{{Key: "/b", Value: []byte("x")}}}, "", func() {})
 	})
 }
 
-// until commits until the answer is as it has to be: the store looks at the
-// disk a few times a second only.
-func until(t *testing.T, s store.Store, txn store.Txn, want miosa.Code) {
+// until commits until the answer is as it has to be, with the disk made ready
+// before each: the store looks at the disk a few times a second only.
+func until(t *testing.T, s store.Store, txn store.Txn, want miosa.Code, ready func()) {
 	t.Helper()
 	for {
+		ready()
 		_, err := s.Commit(t.Context(), txn)
 		if miosa.CodeOf(err) == want {
 			return
@@ -121,7 +140,7 @@ func TestTheEngineEndsWithItsDisk(t *testing.T) {
 		switch os.Getenv(stageEnv) {
 		case "mount":
 			acknowledged := stage(t, "break", disk, 0)
-			if err := os.Remove(filepath.Join(disk, "filler")); err != nil {
+			if err := os.Remove(fillerPath(disk)); err != nil {
 				t.Fatal(err)
 			}
 			s := open(t, etcd.Config{Dir: dir, Reserve: 1})
