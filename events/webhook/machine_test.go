@@ -1,7 +1,11 @@
 package webhook
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -324,5 +328,43 @@ func TestAskedForNow(t *testing.T) {
 	w.handle(Asked{Item{EventID: "evt_test"}})
 	if a, ok := w.pending.(Attempt); !ok || a.EventID != "evt_test" {
 		t.Errorf("%+v", w.pending)
+	}
+}
+
+// A webhook that goes takes nothing of another along, though that is being
+// written down at the moment.
+func TestForgottenAlone(t *testing.T) {
+	dir := t.TempDir()
+	const goes, stays = "whk_00000000000000000000000001", "whk_00000000000000000000000002"
+	p, err := openPositions(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{goes, stays} {
+		if err := p.save(id, State{Begun: true, Cursor: 7}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	half := filepath.Join(dir, stays+".1"+temporary)
+	if err := os.WriteFile(half, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.remove(goes); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(half); err != nil {
+		t.Error(err)
+	}
+	// The next process finds what a crash left of it.
+	if p, err = openPositions(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(half); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("half a file is left: %v", err)
+	}
+	for id, want := range map[string]events.Mark{goes: 0, stays: 7} {
+		if s, err := p.load(id); err != nil || s.Cursor != want {
+			t.Errorf("%s stands at %d, %v, want %d", id, s.Cursor, err, want)
+		}
 	}
 }
