@@ -362,7 +362,7 @@ func TestDrainsSeeTheirOwnLines(t *testing.T) {
 	w.start()
 	// Each begins before there is anything, and has seen all in the end.
 	for _, c := range checks {
-		w.awaitStatus(c.drain, c.name+" has begun", func(miosa.DrainStatus) bool { return w.f.Begun(c.drain.ID) })
+		w.awaitBegun(c.drain)
 	}
 	w.write(shop, "shop 0")
 	w.write(theirs, "theirs 0")
@@ -423,6 +423,7 @@ func TestADrainsLife(t *testing.T) {
 	again := d
 	again.Revision, again.CreatedAt = 0, time.Now()
 	again = w.saveDrain(again)
+	w.awaitBegun(again)
 	w.write(a, "after it was made again")
 	await(t, "the line of the new one", func() bool { return two.has("after it was made again") })
 	if s := w.awaitStatus(again, "counted", func(s miosa.DrainStatus) bool { return s.Delivered > 0 }); s.Delivered != 1 {
@@ -484,6 +485,7 @@ func TestWhatSomebodyHasToMend(t *testing.T) {
 		d.Token = w.seal(*d, "token", "a wrong one")
 	})
 	w.start()
+	w.awaitBegun(d)
 	w.write(a, numbered("line", 0, 5)...)
 	failed := func(words string) func(miosa.DrainStatus) bool {
 		return func(st miosa.DrainStatus) bool {
@@ -633,6 +635,7 @@ func TestOTLPOverHTTP(t *testing.T) {
 	})
 	d := w.addDrain(tenant, miosa.DrainOTLP, "https://"+s.addr+"/v1/logs", s.ca.pem, nil)
 	w.start()
+	w.awaitBegun(d)
 	w.write(a, numbered("line", 0, 10)...)
 	st := w.awaitStatus(d, "all lines are settled", func(st miosa.DrainStatus) bool { return st.Delivered+st.Dropped == 10 })
 	if st.Dropped != 1 || !strings.Contains(st.Error, "line 3 is ugly") || st.State != miosa.DrainDelivering {
