@@ -314,6 +314,49 @@ func TestLinesCountOnceByTheirName(t *testing.T) {
 	})
 }
 
+// What a Flush that failed left behind, and what was counted since, are both
+// written down by the next: there may be no other.
+func TestTheLastFlushLeavesNothing(t *testing.T) {
+	inBench(t, func(b *bench) {
+		to := b.ledger.Shipper(shipper{})
+		b.ship(to, "a", 1, 1, 1)
+		b.kept.before = errors.New("the loop was ended meanwhile")
+		if err := b.ledger.Flush(b.Context()); err == nil {
+			b.Fatal("no error")
+		}
+		b.kept.before = nil
+		b.ship(to, "a", 1, 2, 1)
+		b.ship(to, "b", 1, 1, 1)
+		if err := b.ledger.Flush(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.want("rows", "0 aaa workspace a app-a 0 0 2/8 0\n0 bbb workspace b app-b 0 0 1/4 0")
+	})
+}
+
+// Lines that were made safe count, though who shipped them has gone.
+func TestShippedAtTheVeryEnd(t *testing.T) {
+	inBench(t, func(b *bench) {
+		ctx, cancel := context.WithCancel(b.Context())
+		batch := logs.Batch{Origin: logs.Origin{InstanceID: id("ri", "a")}, Epoch: 1, First: 1, Lines: []logs.Line{{Time: time.Now(), Stream: logs.Stdout, Text: []byte("line")}}}
+		if err := b.ledger.Shipper(cancelling{cancel}).Ship(ctx, id("host", "a"), []logs.Batch{batch}); err != nil {
+			b.Fatal(err)
+		}
+		if err := b.ledger.Flush(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.want("rows", "0 aaa workspace a app-a 0 0 1/4 0")
+	})
+}
+
+// cancelling takes everything, when its caller has just gone.
+type cancelling struct{ cancel context.CancelFunc }
+
+func (c cancelling) Ship(context.Context, string, []logs.Batch) error {
+	c.cancel()
+	return nil
+}
+
 func release(x, n, digest string, size int64) miosa.Release {
 	return miosa.Release{
 		ID: id("rel", n), TenantID: id("ten", x), DeploymentID: id("dep", x), SHA256: digest, SizeBytes: size, State: miosa.ReleaseReady, CreatedAt: time.Now(),
