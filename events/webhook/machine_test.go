@@ -105,7 +105,7 @@ func (w *world) save() { w.saved, _ = w.machine.State() }
 func TestEveryEventIsDeliveredOrGivenUp(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		w := newWorld(r)
-		answers := []Outcome{{Status: 200}, {Status: 204}, {Status: 500}, {Status: 400}, {Error: "refused"}, {Status: 429, RetryAfter: 7 * time.Minute}, {Status: 302}}
+		answers := []Outcome{{Status: 200}, {Status: 204}, {Error: "ours", Ours: true}, {Status: 500}, {Status: 400}, {Error: "refused"}, {Status: 429, RetryAfter: 7 * time.Minute}, {Status: 302}}
 		r.Repeat(map[string]func(*rapid.T){
 			"happen": func(*rapid.T) { w.happen() },
 			"answer": func(r *rapid.T) {
@@ -302,6 +302,26 @@ func TestAReceiverThatIsAway(t *testing.T) {
 	w.play(time.Minute, well)
 	if len(w.delivered) != 24 { // one was given up
 		t.Errorf("resumed: %v", w.delivered)
+	}
+}
+
+// What fails on our side for days is held against no receiver, and costs no event.
+func TestOurOwnFaults(t *testing.T) {
+	w := newWorld(t)
+	for range 40 {
+		w.happen()
+	}
+	for range 200 {
+		w.attempts = map[string]int{}
+		w.play(30*time.Minute, func(Item, int) Outcome { return Outcome{Error: "the request could not be made", Ours: true} })
+	}
+	if s := w.machine.state; w.disabled != 0 || len(s.Aside) != maxAside || !s.FailingSince.IsZero() || s.Recent[0].Attempts != 0 {
+		t.Fatalf("disabled %d times: %+v", w.disabled, s)
+	}
+	w.attempts = map[string]int{}
+	w.play(time.Hour, func(Item, int) Outcome { return Outcome{Status: 200} })
+	if len(w.delivered) != 40 || len(w.machine.state.Aside) != 0 {
+		t.Errorf("%d of 40 are delivered", len(w.delivered))
 	}
 }
 

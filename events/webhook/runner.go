@@ -261,7 +261,7 @@ func (r *runner) attempt(ctx context.Context, hook *miosa.Webhook, id string) Ou
 		if ctx.Err() == nil {
 			r.w.log.Error("read an event for a webhook", "webhook", hook.ID, "event", id, "err", err)
 		}
-		return Outcome{Error: "the event could not be read"}
+		return Outcome{Error: "the event could not be read", Ours: true}
 	}
 	return Outcome{Missing: true, Error: "the event is not kept any more"}
 }

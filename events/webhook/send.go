@@ -97,7 +97,7 @@ func (w *Webhooks) send(ctx context.Context, hook *miosa.Webhook, e *miosa.Event
 	out := Outcome{Type: e.Type}
 	r, err := w.request(ctx, hook, e, began)
 	if err != nil {
-		out.Error = "the request could not be made"
+		out.Error, out.Ours = "the request could not be made", true
 		w.log.Error("make a webhook request", "webhook", hook.ID, "err", err)
 		return out
 	}
