@@ -167,6 +167,28 @@ func TestAHostSpeaksForItsOwnInstancesAlone(t *testing.T) {
 	})
 }
 
+// A host that asks for an instance before it is on any keeps nobody's usage away
+// from then on: refused once, a host forgets it.
+func TestAskedForBeforeItHasAHost(t *testing.T) {
+	inBench(t, func(b *bench) {
+		i := miosa.Instance{
+			ID: id("ri", "c"), TenantID: id("ten", "a"), DeploymentID: id("dep", "a"), EnvironmentID: id("env", "a"), ServiceID: id("svc", "a"), VersionID: id("ver", "a"),
+			CreatedAt: time.Now(),
+		}
+		b.save(func(tx *store.Tx) error { return store.Save(tx, store.Instances, i) })
+		if o := b.report("b", "c", 1, 1, 0); o.Verdict != metering.Refused {
+			b.Errorf("a host that it is not on: %+v", o)
+		}
+		i.HostID, i.ScheduledAt = id("host", "a"), time.Now()
+		b.save(func(tx *store.Tx) error { return store.Save(tx, store.Instances, i) })
+		pass(time.Second)
+		if o := b.report("a", "c", 1, 7, 0); o.Verdict != metering.Taken {
+			b.Errorf("its own host: %+v", o)
+		}
+		b.want("rows", "0 aaa workspace a app-a 7 0 0/0 0")
+	})
+}
+
 func TestAHostIsNotBelievedTheImpossible(t *testing.T) {
 	inBench(t, func(b *bench) {
 		pass(10 * time.Minute)
