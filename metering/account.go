@@ -9,7 +9,7 @@ type Account struct {
 	Epoch   uint64
 	Settled Amount // of the epoch
 	Before  Amount // of all earlier epochs
-	Hour    Hour   // the latest that something was added to
+	Hour    Hour   // the last that something was added to
 	Final   bool
 }
 
@@ -39,8 +39,9 @@ func (b Bounds) most() Amount {
 
 // Settle takes a report and returns what it adds, by hours. Nothing of it is
 // believed beyond the bounds; what lies beyond may be believed later, when it
-// is claimed again. Hours lie between the last one added to and the present.
-// A report of an earlier epoch adds nothing: behind.
+// is claimed again. Hours lie between the last one added to and the present,
+// which counts alone when the clock was set back behind the last. A report of an
+// earlier epoch adds nothing: behind.
 func (a *Account) Settle(r Report, b Bounds) (add []Point, behind bool) {
 	switch {
 	case r.Epoch < a.Epoch:
@@ -60,8 +61,7 @@ func (a *Account) Settle(r Report, b Bounds) (add []Point, behind bool) {
 		if more == (Amount{}) {
 			continue
 		}
-		// The present hour may lie before the last when a clock was set back.
-		a.Hour = max(a.Hour, min(p.Hour, HourOf(b.Now)))
+		a.Hour = min(max(a.Hour, p.Hour), HourOf(b.Now))
 		add = append(add, Point{a.Hour, more})
 	}
 	a.Final = a.Final || r.Final

@@ -367,6 +367,23 @@ func TestALiarIsBelievedNoMoreThanWasPossible(t *testing.T) {
 	})
 }
 
+// A clock that was years ahead for a moment books that moment alone to a time
+// that nobody asks for yet.
+func TestAClockThatWasAheadForAMoment(t *testing.T) {
+	var a metering.Account
+	var got []string
+	for n, now := range []time.Time{start, start.AddDate(4, 0, 0), start.Add(time.Minute), start.Add(2 * time.Minute), start.Add(time.Hour)} {
+		add, _ := a.Settle(metering.Report{Epoch: 1, Points: []metering.Point{{Hour: metering.HourOf(now), Total: metering.Amount{RunMS: uint64(n) * 100}}}},
+			metering.Bounds{Size: small, Since: start, Now: now})
+		for _, p := range add {
+			got = append(got, fmt.Sprint(p.Hour.Time().Format("2006-01-02T15 "), p.Total.RunMS))
+		}
+	}
+	if want := "[2030-03-01T11 100 2026-03-01T12 100 2026-03-01T12 100 2026-03-01T12 100]"; fmt.Sprint(got) != want {
+		t.Errorf("booked\n%v, want\n%s", got, want)
+	}
+}
+
 func TestHoursWaitWithinBounds(t *testing.T) {
 	r := metering.Reading{Wall: start, Host: "h", VM: "vm", Size: small, Counter: "c"}
 	m := metering.NewMeter(1, r)

@@ -20,18 +20,25 @@ const (
 	handshakeTimeout = 10 * time.Second
 	headerTimeout    = 30 * time.Second
 	idleTimeout      = 90 * time.Second
+	// headerBytes bounds the headers of an answer; its body is its reader's.
+	headerBytes = 64 << 10
 )
+
+// global is all of IPv6 that IANA gives out for the public. netip takes what
+// lies outside for public too: site-local addresses (RFC 3879), and those that
+// carry an IPv4 address, which might be a private one (RFC 4291, 2765, 6052,
+// 8215).
+var global = netip.MustParsePrefix("2000::/3")
 
 // inside are the ranges that lead into somebody's own network though netip
 // does not say so: shared address space (RFC 6598), benchmarking (RFC 2544),
 // protocol assignments (RFC 6890), "this network" (RFC 791), reserved
-// (RFC 1112), and the translations that carry an IPv4 address inside IPv6
-// (RFC 6052, 8215, 3056, 4380), any of which might be a private one.
+// (RFC 1112), and the tunnels that carry an IPv4 address inside IPv6 (RFC 3056;
+// RFC 4380, which is among the protocol assignments).
 var inside = []netip.Prefix{
 	netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("198.18.0.0/15"),
 	netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"),
-	netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("2001::/32"),
+	netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("2001::/23"),
 }
 
 // Guard says where a customer's wish may lead: to public addresses, and to
@@ -51,7 +58,7 @@ func (g Guard) Permits(a netip.Addr) bool {
 			return true
 		}
 	}
-	if g.Only || !a.IsGlobalUnicast() || a.IsPrivate() {
+	if g.Only || !a.IsGlobalUnicast() || a.IsPrivate() || a.Is6() && !global.Contains(a) {
 		return false
 	}
 	for _, p := range inside {
@@ -88,14 +95,27 @@ func (g Guard) Client() *http.Client { return g.ClientTLS(nil) }
 func (g Guard) ClientTLS(config *tls.Config) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
-			DialContext:           g.Dialer().DialContext,
-			TLSClientConfig:       config,
-			TLSHandshakeTimeout:   handshakeTimeout,
-			ResponseHeaderTimeout: headerTimeout,
-			IdleConnTimeout:       idleTimeout,
-			MaxIdleConnsPerHost:   2,
-			ForceAttemptHTTP2:     true,
+			DialContext:            g.Dialer().DialContext,
+			TLSClientConfig:        config,
+			TLSHandshakeTimeout:    handshakeTimeout,
+			ResponseHeaderTimeout:  headerTimeout,
+			MaxResponseHeaderBytes: headerBytes,
+			IdleConnTimeout:        idleTimeout,
+			MaxIdleConnsPerHost:    2,
+			ForceAttemptHTTP2:      true,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+}
+
+// Unresolved says why a name has no address, without what the error says
+// besides: which name server was asked, and from where.
+func Unresolved(err *net.DNSError) string {
+	switch {
+	case err.IsNotFound:
+		return "no such host"
+	case err.IsTimeout:
+		return "the name servers do not answer in time"
+	}
+	return "the name servers fail"
 }

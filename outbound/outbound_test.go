@@ -1,6 +1,9 @@
 package outbound_test
 
 import (
+	"context"
+	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -40,6 +43,14 @@ func TestPermits(t *testing.T) {
 		{"224.0.0.1", false, false},
 		{"::", false, false},
 		{"64:ff9b::7f00:1", false, false},
+		{"64:ff9b:1::7f00:1", false, false},
+		{"::7f00:1", false, false},        // IPv4-compatible
+		{"::ffff:0:7f00:1", false, false}, // IPv4-translated
+		{"fec0::1", false, false},         // site-local
+		{"100::1", false, false},          // to be discarded
+		{"2001:0:7f00:1::", false, false},
+		{"2001:2::1", false, false},
+		{"2a00:1450:4001:81b::200e", true, true},
 		{"2002:7f00:1::", false, false},
 	} {
 		a := netip.MustParseAddr(x.addr)
@@ -60,8 +71,11 @@ func TestClient(t *testing.T) {
 	asked := 0
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked++
-		if r.URL.Path == "/moved" {
+		switch r.URL.Path {
+		case "/moved":
 			http.Redirect(w, r, "/elsewhere", http.StatusFound)
+		case "/endless":
+			w.Header().Set("X-Endless", strings.Repeat("x", 200<<10))
 		}
 	}))
 	t.Cleanup(s.Close)
@@ -84,5 +98,38 @@ func TestClient(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusFound || asked != 1 {
 		t.Errorf("status %d after %d requests, want the redirect itself after 1", resp.StatusCode, asked)
+	}
+	if _, err := allowed.Client().Get(s.URL + "/endless"); err == nil || !strings.Contains(err.Error(), "headers exceeded") {
+		t.Errorf("headers without an end: %v", err)
+	}
+}
+
+func TestUnresolvedTellsNoAddress(t *testing.T) {
+	// A name server at which nobody listens any more, asked from an address of ours.
+	gone, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := gone.LocalAddr().String()
+	if err := gone.Close(); err != nil {
+		t.Fatal(err)
+	}
+	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "udp", at)
+	}}
+	_, err = resolver.LookupHost(t.Context(), "receiver.example.com")
+	dns, ok := errors.AsType[*net.DNSError](err)
+	if !ok || !strings.Contains(dns.Err, "127.0.0.1") {
+		t.Fatalf("%v has no address that might be told", err)
+	}
+	if said := outbound.Unresolved(dns); strings.Contains(said, "127.0.0.1") || said == "" {
+		t.Errorf("%q", said)
+	}
+	for want, err := range map[string]*net.DNSError{
+		"no such host": {Err: "x", IsNotFound: true}, "the name servers do not answer in time": {Err: "x", IsTimeout: true},
+	} {
+		if got := outbound.Unresolved(err); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }

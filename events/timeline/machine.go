@@ -99,8 +99,8 @@ type Machine struct {
 	busy    bool
 	alone   int // so many are stored one by one: one among them is refused
 
-	storing, clearing pause
-	dropped           int
+	storing, clearing, dropping pause
+	dropped                     int
 }
 
 // pause is how long to wait after failures.
@@ -144,10 +144,11 @@ func (m *Machine) Handle(now time.Time, event any) []any {
 	case Dropped:
 		m.busy = false
 		if e.Err != nil {
-			m.storing.failed(now)
+			m.dropping.failed(now)
 			m.waiting = append(m.waiting, m.working...)
 			slices.SortFunc(m.waiting, inOrder)
 		} else {
+			m.dropping = pause{}
 			m.dropped += len(m.working)
 			m.arrive(e.Markers)
 		}
@@ -213,11 +214,12 @@ func (m *Machine) decide(now time.Time) []any {
 	if m.busy {
 		return nil
 	}
-	if m.storing.failures > 0 {
+	if m.storing.failures > 0 && !now.Before(m.dropping.until) {
 		if drop, ok := m.drop(); ok {
 			m.busy = true
 			return []any{drop}
 		}
+		m.dropping = pause{}
 	}
 	if len(m.waiting) > 0 && len(m.stored) < uncleared && !now.Before(m.storing.until) {
 		n := min(storeAtOnce, len(m.waiting))
@@ -313,5 +315,6 @@ func (m *Machine) Wake() time.Time {
 	}
 	consider(m.storing.until, len(m.waiting) > 0 && len(m.stored) < uncleared)
 	consider(m.clearing.until, len(m.stored) > 0)
+	consider(m.dropping.until, m.dropping.failures > 0 && m.storing.failures > 0)
 	return at
 }

@@ -202,6 +202,51 @@ func TestTheOutboxStaysBounded(t *testing.T) {
 	}
 }
 
+// When the records can't be written either, as on one full disk, it is not tried
+// without a pause.
+func TestADropThatFailsIsNotRepeatedAtOnce(t *testing.T) {
+	w := &world{outbox: map[string]Item{}, held: map[string]bool{}, dropped: map[string]bool{}, now: time.Unix(1_800_000_000, 0), limit: 10}
+	w.die()
+	full := miosa.Errorf(miosa.NoSpace, "full")
+	w.handle(Arrived{w.commit(20)})
+	tries := 0
+	for end := w.now.Add(time.Minute); w.now.Before(end); {
+		for range 100 {
+			if _, ok := w.pending.(Drop); ok {
+				tries++
+			}
+			w.carryOut(full, true)
+		}
+		if w.pending != nil {
+			t.Fatalf("after %d tries there is another one at once", tries)
+		}
+		at := w.machine.Wake()
+		if !at.After(w.now) {
+			t.Fatalf("it wakes at %s, now %s", at, w.now)
+		}
+		w.now = at
+		w.handle(Tick{})
+	}
+	if tries < 2 || tries > 30 {
+		t.Errorf("%d tries within a minute", tries)
+	}
+	// Once they can, all that is too many goes.
+	for range 10 {
+		var refuse error
+		if _, storing := w.pending.(Store); storing {
+			refuse = full
+		}
+		w.carryOut(refuse, true)
+		if at := w.machine.Wake(); w.pending == nil && !at.IsZero() {
+			w.now = at
+			w.handle(Tick{})
+		}
+	}
+	if len(w.dropped) != 10 {
+		t.Errorf("%d dropped", len(w.dropped))
+	}
+}
+
 // One that no store takes does not stop those behind it.
 func TestARefusedEventIsPassedOver(t *testing.T) {
 	w := &world{outbox: map[string]Item{}, held: map[string]bool{}, dropped: map[string]bool{}, now: time.Unix(1_800_000_000, 0), limit: 100}

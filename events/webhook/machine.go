@@ -28,6 +28,8 @@ const (
 	maxAside, maxAsked = 32, 64
 	// recent is how many deliveries are remembered.
 	recent = 50
+	// ourStep is the step of the ladder after what is no fault of the receiver's.
+	ourStep = 2
 	// longestHold bounds what a receiver may ask for by Retry-After.
 	longestHold = 24 * time.Hour
 )
@@ -122,6 +124,8 @@ type Outcome struct {
 	Type       string        // of the event
 	// Missing: the event is not kept any more.
 	Missing bool
+	// Ours: the receiver was not asked. It cannot help what fails here.
+	Ours bool
 }
 
 // What the machine wants done: one thing at a time, Fetch and Attempt answered.
@@ -291,6 +295,14 @@ func (m *Machine) attempted(now time.Time, e Attempted) (reason string) {
 	case e.Status >= 200 && e.Status < 300:
 		d.State = miosa.DeliveryDelivered
 		m.succeeded(now)
+	case e.Ours:
+		d.State = miosa.DeliveryWaiting
+		r.Attempts--
+		d.Attempts--
+		r.Then = then
+		r.Next = later(now.Add(m.ladder[min(ourStep, len(m.ladder)-1)]), m.state.HoldUntil)
+		d.NextAt = r.Next
+		m.setAside(r)
 	default:
 		d.State = miosa.DeliveryWaiting
 		if then.IsZero() {
@@ -324,14 +336,19 @@ func (m *Machine) attempted(now time.Time, e Attempted) (reason string) {
 			}
 			r.Next = later(now.Add(pause), m.state.HoldUntil)
 			d.NextAt = r.Next
-			m.state.Aside = append(m.state.Aside, r)
-			slices.SortFunc(m.state.Aside, func(a, b Retry) int { return cmp.Or(cmp.Compare(a.Mark, b.Mark), a.Since.Compare(b.Since)) })
+			m.setAside(r)
 		}
 	}
 	m.state.Recent = slices.DeleteFunc(m.state.Recent, func(was Delivery) bool { return was.EventID == d.EventID })
 	m.state.Recent = append(m.state.Recent, d)
 	m.state.Recent = m.state.Recent[max(0, len(m.state.Recent)-recent):]
 	return reason
+}
+
+// setAside keeps an event for another attempt.
+func (m *Machine) setAside(r Retry) {
+	m.state.Aside = append(m.state.Aside, r)
+	slices.SortFunc(m.state.Aside, func(a, b Retry) int { return cmp.Or(cmp.Compare(a.Mark, b.Mark), a.Since.Compare(b.Since)) })
 }
 
 // succeeded: what waits for a receiver that was down is tried at once.

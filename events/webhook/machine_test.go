@@ -1,7 +1,13 @@
 package webhook
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -99,7 +105,7 @@ func (w *world) save() { w.saved, _ = w.machine.State() }
 func TestEveryEventIsDeliveredOrGivenUp(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		w := newWorld(r)
-		answers := []Outcome{{Status: 200}, {Status: 204}, {Status: 500}, {Status: 400}, {Error: "refused"}, {Status: 429, RetryAfter: 7 * time.Minute}, {Status: 302}}
+		answers := []Outcome{{Status: 200}, {Status: 204}, {Error: "ours", Ours: true}, {Status: 500}, {Status: 400}, {Error: "refused"}, {Status: 429, RetryAfter: 7 * time.Minute}, {Status: 302}}
 		r.Repeat(map[string]func(*rapid.T){
 			"happen": func(*rapid.T) { w.happen() },
 			"answer": func(r *rapid.T) {
@@ -299,6 +305,26 @@ func TestAReceiverThatIsAway(t *testing.T) {
 	}
 }
 
+// What fails on our side for days is held against no receiver, and costs no event.
+func TestOurOwnFaults(t *testing.T) {
+	w := newWorld(t)
+	for range 40 {
+		w.happen()
+	}
+	for range 200 {
+		w.attempts = map[string]int{}
+		w.play(30*time.Minute, func(Item, int) Outcome { return Outcome{Error: "the request could not be made", Ours: true} })
+	}
+	if s := w.machine.state; w.disabled != 0 || len(s.Aside) != maxAside || !s.FailingSince.IsZero() || s.Recent[0].Attempts != 0 {
+		t.Fatalf("disabled %d times: %+v", w.disabled, s)
+	}
+	w.attempts = map[string]int{}
+	w.play(time.Hour, func(Item, int) Outcome { return Outcome{Status: 200} })
+	if len(w.delivered) != 40 || len(w.machine.state.Aside) != 0 {
+		t.Errorf("%d of 40 are delivered", len(w.delivered))
+	}
+}
+
 func TestGoneDisablesAtOnce(t *testing.T) {
 	w := newWorld(t)
 	w.happen()
@@ -324,5 +350,53 @@ func TestAskedForNow(t *testing.T) {
 	w.handle(Asked{Item{EventID: "evt_test"}})
 	if a, ok := w.pending.(Attempt); !ok || a.EventID != "evt_test" {
 		t.Errorf("%+v", w.pending)
+	}
+}
+
+// A webhook that goes takes nothing of another along, though that is being
+// written down at the moment.
+func TestForgottenAlone(t *testing.T) {
+	dir := t.TempDir()
+	const goes, stays = "whk_00000000000000000000000001", "whk_00000000000000000000000002"
+	p, err := openPositions(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{goes, stays} {
+		if err := p.save(id, State{Begun: true, Cursor: 7}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	half := filepath.Join(dir, stays+".1"+temporary)
+	if err := os.WriteFile(half, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.remove(goes); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(half); err != nil {
+		t.Error(err)
+	}
+	// The next process finds what a crash left of it.
+	if p, err = openPositions(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(half); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("half a file is left: %v", err)
+	}
+	for id, want := range map[string]events.Mark{goes: 0, stays: 7} {
+		if s, err := p.load(id); err != nil || s.Cursor != want {
+			t.Errorf("%s stands at %d, %v, want %d", id, s.Cursor, err, want)
+		}
+	}
+}
+
+// The words for a name that cannot be resolved tell nobody where it was asked for.
+func TestReasonsTellNoAddress(t *testing.T) {
+	err := &url.Error{Op: "Post", URL: "https://receiver/?token=hidden", Err: &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{
+		Err: "read udp 10.1.2.3:5353->10.0.0.53:53: i/o timeout", Name: "receiver", Server: "10.0.0.53:53", IsTimeout: true,
+	}}}
+	if got, want := reasonOf(err), "the name cannot be resolved: the name servers do not answer in time"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -18,6 +18,9 @@ type positions struct{ dir string }
 
 const positionVersion = 1
 
+// temporary ends the name of a file that is being written.
+const temporary = ".tmp"
+
 type positionFile struct {
 	Version int   `json:"v"`
 	State   State `json:"state"`
@@ -26,6 +29,19 @@ type positionFile struct {
 func openPositions(dir string) (positions, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return positions{}, fmt.Errorf("make the directory of webhooks: %w", err)
+	}
+	// What a crash left half written.
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return positions{}, fmt.Errorf("read the directory of webhooks: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), temporary) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return positions{}, fmt.Errorf("clear the directory of webhooks: %w", err)
+		}
 	}
 	return positions{dir}, nil
 }
@@ -57,7 +73,7 @@ func (p positions) save(id string, s State) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(p.dir, id+".*.tmp")
+	f, err := os.CreateTemp(p.dir, id+".*"+temporary)
 	if err != nil {
 		return fmt.Errorf("keep where webhook %s stands: %w", id, err)
 	}
@@ -78,7 +94,13 @@ func (p positions) save(id string, s State) error {
 	return nil
 }
 
-// sweep removes what no webhook is there for.
+// remove forgets a webhook that does not run any more.
+func (p positions) remove(id string) error {
+	return p.sweep(func(other string) bool { return other != id })
+}
+
+// sweep removes what no webhook is there for. What the others are writing at
+// the moment is left to them.
 func (p positions) sweep(known func(id string) bool) error {
 	entries, err := os.ReadDir(p.dir)
 	if err != nil {
@@ -86,7 +108,7 @@ func (p positions) sweep(known func(id string) bool) error {
 	}
 	for _, e := range entries {
 		id, _, _ := strings.Cut(e.Name(), ".")
-		if miosa.IDPrefix(id) == miosa.PrefixWebhook && (!known(id) || strings.HasSuffix(e.Name(), ".tmp")) {
+		if miosa.IDPrefix(id) == miosa.PrefixWebhook && !known(id) {
 			if err := os.Remove(filepath.Join(p.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}

@@ -37,6 +37,13 @@ func (r *runner) post(change func()) {
 	}
 }
 
+// current is the webhook as it is.
+func (r *runner) current() miosa.Webhook {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.hook
+}
+
 // take is what was posted, as the machine takes it, and the webhook as it is.
 func (r *runner) take() (hook miosa.Webhook, in []any) {
 	r.mu.Lock()
@@ -60,12 +67,20 @@ func (r *runner) run(ctx context.Context) {
 		// Better from its beginning than not at all: receivers know events by ID.
 		r.w.log.Error("a webhook begins anew", "webhook", id, "err", err)
 	}
-	hook, _ := r.take()
-	if state, err = r.begin(ctx, &hook, state); err != nil {
-		if ctx.Err() == nil {
-			r.w.log.Error("begin a webhook", "webhook", id, "err", err)
+	for {
+		hook := r.current()
+		if state, err = r.begin(ctx, &hook, state); err == nil {
+			break
 		}
-		return
+		if ctx.Err() != nil {
+			return
+		}
+		r.w.log.Error("begin a webhook", "webhook", id, "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(watchAgain):
+		}
 	}
 	m := NewMachine(state, r.w.cfg.Ladder)
 	m.dirty = true
@@ -246,7 +261,7 @@ func (r *runner) attempt(ctx context.Context, hook *miosa.Webhook, id string) Ou
 		if ctx.Err() == nil {
 			r.w.log.Error("read an event for a webhook", "webhook", hook.ID, "event", id, "err", err)
 		}
-		return Outcome{Error: "the event could not be read"}
+		return Outcome{Error: "the event could not be read", Ours: true}
 	}
 	return Outcome{Missing: true, Error: "the event is not kept any more"}
 }

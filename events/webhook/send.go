@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/outbound"
 	"github.com/miosa/miosa/secret"
 )
 
@@ -96,7 +97,7 @@ func (w *Webhooks) send(ctx context.Context, hook *miosa.Webhook, e *miosa.Event
 	out := Outcome{Type: e.Type}
 	r, err := w.request(ctx, hook, e, began)
 	if err != nil {
-		out.Error = "the request could not be made"
+		out.Error, out.Ours = "the request could not be made", true
 		w.log.Error("make a webhook request", "webhook", hook.ID, "err", err)
 		return out
 	}
@@ -133,7 +134,7 @@ func reasonOf(err error) string {
 		return known.Message
 	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
-		return "the name cannot be resolved: " + dns.Err // without the name server
+		return "the name cannot be resolved: " + outbound.Unresolved(dns)
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		err = fmt.Errorf("%s: %w", op.Op, op.Err) // without the address

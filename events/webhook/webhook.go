@@ -129,18 +129,9 @@ func (w *Webhooks) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	there := map[string]bool{}
-	for t, err := range store.List(ctx, w.records, store.Tenants, store.TenantsPrefix(), store.ScanOptions{}) {
-		if err != nil {
-			return err
-		}
-		for hook, err := range store.List(ctx, w.records, store.Webhooks, store.WebhooksOf(t.ID), store.ScanOptions{}) {
-			if err != nil {
-				return err
-			}
-			there[hook.ID] = true
-			w.configure(ctx, hook)
-		}
+	there, err := w.list(ctx)
+	if err != nil {
+		return err
 	}
 	w.mu.Lock()
 	var gone []string
@@ -169,17 +160,45 @@ func (w *Webhooks) follow(ctx context.Context) error {
 				w.remove(id)
 				continue
 			}
-			noun, err := store.Decode(c.Entry)
-			if err != nil {
-				w.log.Error("a webhook cannot be read", "webhook", id, "err", err)
-				continue
-			}
-			if hook, ok := noun.(miosa.Webhook); ok {
-				w.configure(ctx, hook)
-			}
+			w.changed(ctx, id, c.Entry)
 		}
 	}
 	return nil
+}
+
+// list takes up every webhook of the records, and returns which there are.
+func (w *Webhooks) list(ctx context.Context) (there map[string]bool, err error) {
+	there = map[string]bool{}
+	for t, err := range w.records.Scan(ctx, store.TenantsPrefix(), store.ScanOptions{KeysOnly: true}) {
+		if err != nil {
+			return nil, err
+		}
+		_, tenant, ok := store.ParseKey(t.Key)
+		if !ok {
+			continue
+		}
+		for e, err := range w.records.Scan(ctx, store.WebhooksOf(tenant), store.ScanOptions{}) {
+			if err != nil {
+				return nil, err
+			}
+			if kind, id, ok := store.ParseKey(e.Key); ok && kind == store.Webhooks.Name() {
+				there[id] = true
+				w.changed(ctx, id, e)
+			}
+		}
+	}
+	return there, nil
+}
+
+// changed takes up a webhook as its record has it. One that a newer binary
+// wrote, or that cannot be read, is left alone: the others go on.
+func (w *Webhooks) changed(ctx context.Context, id string, e store.Entry) {
+	noun, err := store.Decode(e)
+	if hook, ok := noun.(miosa.Webhook); ok && err == nil {
+		w.configure(ctx, hook)
+		return
+	}
+	w.log.Error("a webhook cannot be read", "webhook", id, "err", err)
 }
 
 // configure starts a webhook, or tells it of a change.
@@ -210,7 +229,7 @@ func (w *Webhooks) remove(id string) {
 	}
 	r.cancel()
 	<-r.ended
-	if err := w.positions.sweep(func(other string) bool { return other != id }); err != nil {
+	if err := w.positions.remove(id); err != nil {
 		w.log.Error("forget where a webhook stood", "webhook", id, "err", err)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -114,7 +115,8 @@ type bench struct {
 	log      strings.Builder
 	logMu    sync.Mutex
 	allow    []netip.Prefix
-	patient  bool // many more attempts
+	patient  bool                                // many more attempts
+	source   func(webhook.Source) webhook.Source // nil: the timeline itself
 	stop     func()
 }
 
@@ -160,13 +162,17 @@ func (b *bench) start() {
 	if b.patient {
 		ladder = slices.Repeat(ladder, 200)
 	}
+	source := webhook.Source(b.timeline)
+	if b.source != nil {
+		source = b.source(source)
+	}
 	var err error
 	b.hooks, err = webhook.New(webhook.Config{
 		Dir: b.dir, Guard: outbound.Guard{Allow: b.allow}, Roots: b.roots, Ladder: ladder,
 		Render: func(e miosa.Event) ([]byte, error) {
 			return json.Marshal(map[string]string{"id": e.ID, "message": e.Message})
 		},
-	}, b.timeline, b.records, b.box, log)
+	}, source, b.records, b.box, log)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -400,6 +406,62 @@ func TestAReceiverThatFails(t *testing.T) {
 		all := b.hooks.Status(id).Recent
 		return len(all) == 1 && all[0].State == miosa.DeliveryDelivered && all[0].Attempts == 4 && all[0].Status == 200 && all[0].EventID == event
 	})
+}
+
+// failing is a source that cannot be read for a while.
+type failing struct {
+	webhook.Source
+	left atomic.Int32 // calls that fail
+}
+
+func (f *failing) Last(ctx context.Context) (events.Mark, error) {
+	if f.left.Add(-1) >= 0 {
+		return 0, miosa.Errorf(miosa.Unavailable, "the event store does not answer")
+	}
+	return f.Source.Last(ctx)
+}
+
+// A webhook that cannot begin, as the events cannot be read then, does so later.
+func TestEventsThatCannotBeReadAtFirst(t *testing.T) {
+	r := newReceiver(t)
+	b := newBench(t, r)
+	b.stop()
+	b.source = func(s webhook.Source) webhook.Source {
+		f := &failing{Source: s}
+		f.left.Store(1)
+		return f
+	}
+	b.start()
+	b.add(miosa.Webhook{URL: r.URL})
+	event := b.deployed("dep_1")
+	if got := ids(r.wait(1)); got[0] != event {
+		t.Errorf("%v", got)
+	}
+}
+
+// A webhook that a newer version of the platform wrote is left alone, and keeps
+// no other from being sent.
+func TestARecordThatCannotBeRead(t *testing.T) {
+	r := newReceiver(t)
+	b := newBench(t, r)
+	b.stop()
+	const newer = "whk_00000000000000000000000001" // before the other
+	if err := os.WriteFile(filepath.Join(b.dir, newer+".json"), []byte(`{"v":1,"state":{"begun":true,"cursor":5}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	put := store.Txn{Put: []store.Put{{Key: store.WebhookKey("ten_a", newer), Value: []byte(`{"v":1000000}`)}}}
+	if _, err := b.records.Commit(t.Context(), put); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	b.add(miosa.Webhook{URL: r.URL})
+	event := b.deployed("dep_1")
+	if got := ids(r.wait(1)); got[0] != event {
+		t.Errorf("%v", got)
+	}
+	if _, err := os.Stat(filepath.Join(b.dir, newer+".json")); err != nil {
+		t.Errorf("where it stood is forgotten: %v", err)
+	}
 }
 
 // A receiver that is gone and comes back elsewhere, over a new start of ours in

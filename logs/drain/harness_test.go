@@ -265,6 +265,13 @@ func (w *world) awaitStatus(d miosa.LogDrain, what string, holds func(s miosa.Dr
 	return s
 }
 
+// awaitBegun waits until a drain reads arrivals as they come. What is written
+// at the very moment in which one begins may come twice.
+func (w *world) awaitBegun(d miosa.LogDrain) {
+	w.t.Helper()
+	w.awaitStatus(d, d.Target+" has begun", func(miosa.DrainStatus) bool { return w.f.Begun(d.ID) })
+}
+
 // authority is a certificate authority of a test's own.
 type authority struct {
 	cert *x509.Certificate

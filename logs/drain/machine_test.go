@@ -3,6 +3,8 @@ package drain
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"slices"
 	"testing"
 	"time"
@@ -392,5 +394,15 @@ func TestABatchIsBounded(t *testing.T) {
 	}
 	if _, err := read(t.Context(), planeOf{s}, Cursor{Done: 99}, logs.Scope{TenantID: "ten_1"}); miosa.CodeOf(err) != miosa.Gone {
 		t.Errorf("a cursor of another store: %v", errors.Unwrap(err))
+	}
+}
+
+// The words for a name that cannot be resolved tell nobody where it was asked for.
+func TestFailuresTellNoAddress(t *testing.T) {
+	a := failed(t.Context(), &url.Error{Op: "Post", URL: "https://receiver/?token=hidden", Err: &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{
+		Err: "read udp 10.1.2.3:5353->10.0.0.53:53: i/o timeout", Name: "receiver", Server: "10.0.0.53:53", IsTimeout: true,
+	}}})
+	if want := "the receiver's name cannot be resolved: the name servers do not answer in time"; a.words != want || a.verdict != again {
+		t.Errorf("%d %q, want %q", a.verdict, a.words, want)
 	}
 }

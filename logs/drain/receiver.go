@@ -189,7 +189,7 @@ func failed(ctx context.Context, err error) answer {
 		a.verdict = mend
 		a.words = "the receiver's certificate is not trusted: " + short(cert.Err.Error())
 	case errors.As(err, &dns):
-		a.words = "the receiver's name cannot be resolved: " + short(dns.Err)
+		a.words = "the receiver's name cannot be resolved: " + outbound.Unresolved(dns)
 	case ctx.Err() != nil, isTimeout(err):
 		a.words = "the receiver does not answer in time"
 	case errors.As(err, &op):

@@ -146,8 +146,8 @@ func (p *Plane) owner(ctx context.Context, claimed logs.Origin) (owner, error) {
 		return o, nil
 	}
 	o, err := p.lookUp(ctx, claimed)
-	if err != nil {
-		return o, err
+	if err != nil || o.origin.HostID == "" {
+		return o, err // where it has no host yet, somebody asked too early
 	}
 	o.until = now.Add(known)
 	p.mu.Lock()

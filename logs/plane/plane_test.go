@@ -137,6 +137,27 @@ func TestNobodySpeaksForAnother(t *testing.T) {
 	}
 }
 
+// A host that asks for an instance before it is on any keeps nobody's lines away
+// from then on: refused once, a host drops them.
+func TestAskedForBeforeItHasAHost(t *testing.T) {
+	b := newBench(t)
+	i := miosa.Instance{ID: "ri_new", TenantID: "ten_a", DeploymentID: "dep_a", EnvironmentID: "env_a", ServiceID: "svc_a", VersionID: "ver_a"}
+	b.save(func(tx *store.Tx) error { return store.Save(tx, store.Instances, i) })
+	run := batch("a", 1, 1)
+	run.Origin.InstanceID = i.ID
+	if err := b.plane.Ship(t.Context(), "host_b", []logs.Batch{run}); miosa.CodeOf(err) != miosa.Forbidden {
+		t.Errorf("a host that it is not on: %v", err)
+	}
+	i.HostID = "host_a"
+	b.save(func(tx *store.Tx) error { return store.Save(tx, store.Instances, i) })
+	if err := b.plane.Ship(t.Context(), "host_b", []logs.Batch{run}); miosa.CodeOf(err) != miosa.Forbidden {
+		t.Errorf("a host that it is not on: %v", err)
+	}
+	if err := b.plane.Ship(t.Context(), "host_a", []logs.Batch{run}); err != nil {
+		t.Errorf("its own host: %v", err)
+	}
+}
+
 // A line is kept for the days that the plan promised when it came.
 func TestThePlanSaysHowLong(t *testing.T) {
 	b := newBench(t)

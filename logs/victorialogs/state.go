@@ -16,8 +16,9 @@ type record struct {
 	Instances  []instance `json:"instances,omitempty"`
 	Usage      []used     `json:"usage,omitempty"` // to be added
 	Purged     []purged   `json:"purged,omitempty"`
-	Expired    int64      `json:"expired,omitempty"` // Unix ns
-	Longest    int        `json:"longest,omitempty"` // days of the longest class, with Expired
+	Expired    int64      `json:"expired,omitempty"`  // Unix ns
+	SetBack    bool       `json:"set_back,omitempty"` // Expired is earlier than before: the clock had been ahead
+	Longest    int        `json:"longest,omitempty"`  // days of the longest class, with Expired
 }
 
 // arrival is a batch without its lines.
@@ -134,7 +135,10 @@ func (s *state) apply(r record) {
 			return a.Stamp <= p.Stamp && a.Origin.TenantID == p.Tenant && a.Origin.DeploymentID == p.Deployment
 		})
 	}
-	if r.Expired > s.expired {
+	switch {
+	case r.SetBack:
+		s.expired = r.Expired
+	case r.Expired > s.expired:
 		s.expired = r.Expired
 		s.expire(time.Duration(r.Longest) * day)
 	}

@@ -514,3 +514,29 @@ func TestOpen(t *testing.T) {
 	code(t, "in use", err, miosa.Conflict)
 	s.Close()
 }
+
+// TestAClockThatWasAheadForAMoment hides nothing for longer than it was ahead.
+func TestAClockThatWasAheadForAMoment(t *testing.T) {
+	r := newRig(t, Config{Recent: -1})
+	s := r.store()
+	appended(t, s, lines("ins_1", 1, 1, start, "a"))
+	for n, now := range []time.Time{start.AddDate(1, 0, 0), start.Add(time.Minute)} {
+		if err := s.Expire(t.Context(), now); err != nil {
+			t.Fatal(err)
+		}
+		appended(t, s, lines("ins_2", 1, uint64(n)+1, start, "b"))
+	}
+	for range 2 {
+		equal(t, "read", texts(t, s, tenant), "a b b")
+		s = r.store()
+	}
+	// A second is nothing: what is hidden stays so.
+	if err := s.Expire(t.Context(), start.Add(30*day)); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "expired", texts(t, s, tenant), "")
+	if err := s.Expire(t.Context(), start.Add(30*day-time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "a second earlier", texts(t, s, tenant), "")
+}

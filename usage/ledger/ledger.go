@@ -190,8 +190,8 @@ func (l *Ledger) owner(ctx context.Context, instanceID string) (owner, error) {
 		return o, nil
 	}
 	o, err := l.lookUp(ctx, instanceID)
-	if err != nil {
-		return o, err
+	if err != nil || o.hostID == "" {
+		return o, err // where it has no host yet, somebody asked too early
 	}
 	o.until = now.Add(known)
 	l.mu.Lock()

@@ -167,6 +167,28 @@ func TestAHostSpeaksForItsOwnInstancesAlone(t *testing.T) {
 	})
 }
 
+// A host that asks for an instance before it is on any keeps nobody's usage away
+// from then on: refused once, a host forgets it.
+func TestAskedForBeforeItHasAHost(t *testing.T) {
+	inBench(t, func(b *bench) {
+		i := miosa.Instance{
+			ID: id("ri", "c"), TenantID: id("ten", "a"), DeploymentID: id("dep", "a"), EnvironmentID: id("env", "a"), ServiceID: id("svc", "a"), VersionID: id("ver", "a"),
+			CreatedAt: time.Now(),
+		}
+		b.save(func(tx *store.Tx) error { return store.Save(tx, store.Instances, i) })
+		if o := b.report("b", "c", 1, 1, 0); o.Verdict != metering.Refused {
+			b.Errorf("a host that it is not on: %+v", o)
+		}
+		i.HostID, i.ScheduledAt = id("host", "a"), time.Now()
+		b.save(func(tx *store.Tx) error { return store.Save(tx, store.Instances, i) })
+		pass(time.Second)
+		if o := b.report("a", "c", 1, 7, 0); o.Verdict != metering.Taken {
+			b.Errorf("its own host: %+v", o)
+		}
+		b.want("rows", "0 aaa workspace a app-a 7 0 0/0 0")
+	})
+}
+
 func TestAHostIsNotBelievedTheImpossible(t *testing.T) {
 	inBench(t, func(b *bench) {
 		pass(10 * time.Minute)
@@ -312,6 +334,49 @@ func TestLinesCountOnceByTheirName(t *testing.T) {
 		}
 		b.want("rows", "0 aaa workspace a app-a 0 0 6/24 0\n0 bbb workspace b app-b 0 0 1/4 0")
 	})
+}
+
+// What a Flush that failed left behind, and what was counted since, are both
+// written down by the next: there may be no other.
+func TestTheLastFlushLeavesNothing(t *testing.T) {
+	inBench(t, func(b *bench) {
+		to := b.ledger.Shipper(shipper{})
+		b.ship(to, "a", 1, 1, 1)
+		b.kept.before = errors.New("the loop was ended meanwhile")
+		if err := b.ledger.Flush(b.Context()); err == nil {
+			b.Fatal("no error")
+		}
+		b.kept.before = nil
+		b.ship(to, "a", 1, 2, 1)
+		b.ship(to, "b", 1, 1, 1)
+		if err := b.ledger.Flush(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.want("rows", "0 aaa workspace a app-a 0 0 2/8 0\n0 bbb workspace b app-b 0 0 1/4 0")
+	})
+}
+
+// Lines that were made safe count, though who shipped them has gone.
+func TestShippedAtTheVeryEnd(t *testing.T) {
+	inBench(t, func(b *bench) {
+		ctx, cancel := context.WithCancel(b.Context())
+		batch := logs.Batch{Origin: logs.Origin{InstanceID: id("ri", "a")}, Epoch: 1, First: 1, Lines: []logs.Line{{Time: time.Now(), Stream: logs.Stdout, Text: []byte("line")}}}
+		if err := b.ledger.Shipper(cancelling{cancel}).Ship(ctx, id("host", "a"), []logs.Batch{batch}); err != nil {
+			b.Fatal(err)
+		}
+		if err := b.ledger.Flush(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.want("rows", "0 aaa workspace a app-a 0 0 1/4 0")
+	})
+}
+
+// cancelling takes everything, when its caller has just gone.
+type cancelling struct{ cancel context.CancelFunc }
+
+func (c cancelling) Ship(context.Context, string, []logs.Batch) error {
+	c.cancel()
+	return nil
 }
 
 func release(x, n, digest string, size int64) miosa.Release {

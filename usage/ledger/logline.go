@@ -51,7 +51,8 @@ func (l *Ledger) count(ctx context.Context, hostID string, batches []logs.Batch)
 	for _, b := range batches {
 		t := l.tallies[b.Origin.InstanceID]
 		if t == nil {
-			a, err := l.kept.Account(ctx, b.Origin.InstanceID)
+			// The lines are safe, whoever waited for that: they are not sent again.
+			a, err := l.kept.Account(context.WithoutCancel(ctx), b.Origin.InstanceID)
 			if err != nil && miosa.CodeOf(err) != miosa.NotFound {
 				if !l.deaf {
 					l.log.Error("count log lines", "instance", b.Origin.InstanceID, "err", err)
@@ -90,13 +91,10 @@ type owed struct {
 	tally
 }
 
-// due takes what was counted, unless what was taken before is still owed.
+// due takes what was counted; nothing is owed.
 func (l *Ledger) due() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.owed) > 0 {
-		return
-	}
 	for id, t := range l.tallies {
 		if t.from != t.to {
 			l.owed = append(l.owed, owed{id, *t})
@@ -111,7 +109,17 @@ func (l *Ledger) due() {
 func (l *Ledger) Flush(ctx context.Context) error {
 	l.settle.Lock()
 	defer l.settle.Unlock()
+	if len(l.owed) > 0 { // of a Flush that failed
+		if err := l.pay(ctx); err != nil {
+			return err
+		}
+	}
 	l.due()
+	return l.pay(ctx)
+}
+
+// pay writes down what is owed; l.settle is held.
+func (l *Ledger) pay(ctx context.Context) error {
 	now := metering.HourOf(l.now())
 	var change usage.Change
 	for _, o := range l.owed {
