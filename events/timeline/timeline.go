@@ -22,6 +22,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/events"
+	"github.com/miosa/miosa/steady"
 	"github.com/miosa/miosa/store"
 )
 
@@ -415,10 +416,11 @@ func (w *workspaces) of(ctx context.Context, e *miosa.Event) (string, error) {
 }
 
 func (t *Timeline) expire(ctx context.Context) {
+	var clock steady.Clock
 	tick := time.NewTicker(expireEvery)
 	defer tick.Stop()
 	for {
-		if err := t.kept.Expire(ctx, t.cfg.Now().UTC()); err != nil && ctx.Err() == nil {
+		if err := t.kept.Expire(ctx, clock.By(t.cfg.Now(), t.log).UTC()); err != nil && ctx.Err() == nil {
 			t.log.Error("expire events", "err", err)
 		}
 		select {

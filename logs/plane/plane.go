@@ -18,6 +18,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/logs"
+	"github.com/miosa/miosa/steady"
 	"github.com/miosa/miosa/store"
 )
 
@@ -64,10 +65,11 @@ func New(kept logs.Store, records store.Store, log *slog.Logger) *Plane {
 
 // Run enforces retention until ctx ends.
 func (p *Plane) Run(ctx context.Context) error {
+	var clock steady.Clock
 	tick := time.NewTicker(expireEvery)
 	defer tick.Stop()
 	for {
-		if err := p.logs.Expire(ctx, p.now().UTC()); err != nil && ctx.Err() == nil {
+		if err := p.logs.Expire(ctx, clock.By(p.now(), p.log).UTC()); err != nil && ctx.Err() == nil {
 			p.log.Error("expire logs", "err", err)
 		}
 		select {

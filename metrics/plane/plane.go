@@ -15,6 +15,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/metrics"
+	"github.com/miosa/miosa/steady"
 	"github.com/miosa/miosa/store"
 )
 
@@ -49,10 +50,11 @@ func New(history metrics.Store, records store.Store, log *slog.Logger) *Plane {
 
 // Run drops what is old until ctx ends.
 func (p *Plane) Run(ctx context.Context) error {
+	var clock steady.Clock
 	tick := time.NewTicker(expireEvery)
 	defer tick.Stop()
 	for {
-		if err := p.history.Expire(ctx, p.now()); err != nil && ctx.Err() == nil {
+		if err := p.history.Expire(ctx, clock.By(p.now(), p.log)); err != nil && ctx.Err() == nil {
 			p.log.Error("expire the history of figures", "err", err)
 		}
 		select {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/metering"
+	"github.com/miosa/miosa/steady"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/usage"
 )
@@ -75,6 +76,8 @@ func (l *Ledger) Run(ctx context.Context) error {
 	defer flush.Stop()
 	defer sample.Stop()
 	defer expire.Stop()
+	var clock steady.Clock
+	clock.By(l.now(), l.log)
 	l.tell(ctx, "sample storage", l.Sample(ctx))
 	for {
 		select {
@@ -85,7 +88,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 		case <-sample.C:
 			l.tell(ctx, "sample storage", l.Sample(ctx))
 		case <-expire.C:
-			l.tell(ctx, "expire usage", l.kept.Expire(ctx, metering.HourOf(l.now().Add(-Keep))))
+			l.tell(ctx, "expire usage", l.kept.Expire(ctx, metering.HourOf(clock.By(l.now(), l.log).Add(-Keep))))
 		}
 	}
 }
