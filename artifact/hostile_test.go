@@ -31,7 +31,7 @@ func TestLinksAreFollowedWithinLimits(t *testing.T) {
 	}
 	// An ordinary image has many, and short ones.
 	layer = []Entry{Symlink("lib", "usr/lib"), Dir("usr/"), Symlink("usr/lib", "../opt/lib"), Dir("opt/lib/")}
-	for i := range 50_000 {
+	for i := range 10_000 {
 		layer = append(layer, File(fmt.Sprintf("lib/f%d", i), ""))
 	}
 	receive(t, s, miosa.KindOCI, Zstd(Layout(Image{Layers: [][]byte{Tar(layer...)}})))
