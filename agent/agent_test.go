@@ -446,3 +446,59 @@ func TestAnUnseenEndIsToldOf(t *testing.T) {
 	r.control.assign(func(in *miosa.Instance) { in.Goal = miosa.GoalStop })
 	r.store.until(t, "stopped")
 }
+
+const unsaid = "… lines may be missing here: the virtual machine ended before it had said all …"
+
+// A virtual machine that ends without a word may have had lines to say: the log
+// says so, once, before it tells of the end. One that said how its app ended had
+// none.
+func TestASuddenEndIsToldOf(t *testing.T) {
+	r := newRig(t, "sim serve every=10ms")
+	stop := r.start()
+	defer func() { stop() }()
+	var want []string
+	told := func() (out []string) {
+		for _, s := range r.store.texts(logs.System) {
+			if s == unsaid || strings.Contains(s, "killed (SIGKILL)") {
+				out = append(out, s)
+			}
+		}
+		return out
+	}
+	for boot := 1; boot <= 2; boot++ {
+		r.control.untilBoot(t, miosa.Healthy, boot)
+		if boot == 2 { // the same of one that was adopted
+			stop()
+			stop = r.start()
+			r.store.untilCount(t, r.store.count()+100)
+		}
+		if _, err := r.driver.Reclaim(t.Context(), func(string) bool { return false }); err != nil {
+			t.Fatal(err)
+		}
+		r.store.until(t, fmt.Sprintf("boot %d began", boot+1))
+		want = append(want, unsaid, "the virtual machine was killed (SIGKILL); the next boot comes in "+[]string{1: "1 s", 2: "2 s"}[boot])
+		if said := told(); !slices.Equal(said, want) {
+			t.Fatalf("%q", said)
+		}
+	}
+	r.control.untilBoot(t, miosa.Healthy, 3)
+	r.control.assign(func(in *miosa.Instance) { in.RestartNonce++ })
+	r.control.untilBoot(t, miosa.Healthy, 4)
+	r.control.assign(func(in *miosa.Instance) { in.Goal = miosa.GoalStop })
+	r.store.until(t, "stopped")
+	if said := told(); !slices.Equal(said, want) {
+		t.Errorf("%q", said)
+	}
+}
+
+// One that is killed because its app never answered may have had lines to say
+// as well.
+func TestOneThatIsKilledIsToldOf(t *testing.T) {
+	r := newRig(t, "sim never-listen log=10")
+	r.control.in.Spec.Health = miosa.HealthCheck{Path: "/", Interval: 100 * time.Millisecond, Timeout: 50 * time.Millisecond, Grace: 300 * time.Millisecond, Threshold: 1}
+	stop := r.start()
+	defer func() { stop() }()
+	r.store.until(t, unsaid)
+	r.control.assign(func(in *miosa.Instance) { in.Goal = miosa.GoalStop })
+	r.control.until(t, miosa.Stopped)
+}

@@ -33,6 +33,8 @@ type boot struct {
 	slot    func()             // gives the boot slot back
 	address network.Attachment
 	resumed bool // the VM is a copy that waits for its configuration
+	// talks: the guest may have lines to say. Its goroutine's, until that is over.
+	talks bool
 }
 
 func newBoot(ours context.Context, x *actor, number int) *boot {
@@ -75,6 +77,7 @@ func (b *boot) run() {
 // adopted goes on with a VM that an earlier process of ours started.
 func (b *boot) adopted() {
 	defer close(b.over)
+	b.talks = true
 	b.meter(b.vm)
 	b.talk(b.vm)
 }
@@ -184,6 +187,7 @@ func (b *boot) kill() {
 		b.end(vm)
 	}
 	b.drainInbox()
+	b.unsaid()
 	b.slot()
 	if err := b.x.a.disks.removeDisk(b.x.id); err != nil {
 		b.x.a.log.Error("remove ephemeral disk", "instance", b.x.id, "err", err)

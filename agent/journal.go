@@ -170,6 +170,11 @@ func (j *journal) say(now time.Time, text string) {
 	}
 }
 
+// unsaid says that a guest took with it what it had still to say.
+func (j *journal) unsaid(now time.Time) {
+	j.say(now, "… lines may be missing here: the virtual machine ended before it had said all …")
+}
+
 // held is the last line of a boot that came in.
 func (j *journal) held(boot int) uint64 {
 	if j.spool == nil {

@@ -22,9 +22,9 @@ const (
 	redial        = 50 * time.Millisecond
 	redialSlowest = 5 * time.Second
 	pingEvery     = 15 * time.Second
-	silentFor     = 90 * time.Second      // without any word: the guest is deaf
-	lastWords     = 50 * time.Millisecond // from the end of the process to the end of its stream
-	persistLag    = time.Second           // how long the last lines wait to be written down for failure reports
+	silentFor     = 90 * time.Second // without any word: the guest is deaf
+	lastWords     = 2 * time.Second  // from the end of the process to the end of its stream, all of it read
+	persistLag    = time.Second      // how long the last lines wait to be written down for failure reports
 	ackLag        = 150 * time.Millisecond
 	ackBytes      = 512 << 10        // of the guest's ring, at which it waits no longer
 	lineCost      = 64               // what a line costs in the ring beside its text
@@ -77,6 +77,7 @@ func (b *boot) talk(vm vmm.VM) {
 }
 
 func (b *boot) vanished(vm vmm.VM) {
+	b.unsaid()
 	exit := vm.Exit()
 	b.x.a.log.Info("virtual machine ended", "instance", b.x.id, "vm", b.id(), "code", exit.Code, "signal", exit.Signal, "oom", exit.OOM)
 	message := ""
@@ -94,6 +95,15 @@ func (b *boot) vanished(vm vmm.VM) {
 		if err := s.Sever(b.ctx, b.x.id); err != nil && b.ctx.Err() == nil {
 			b.x.a.log.Warn("close connections to a dead instance", "instance", b.x.id, "err", err)
 		}
+	}
+}
+
+// unsaid tells that a guest is gone which did not say how its app ended: lines
+// of its ring may be gone with it, nobody knows how many.
+func (b *boot) unsaid() {
+	if b.talks {
+		b.talks = false
+		b.x.journal.unsaid(time.Now().UTC())
 	}
 }
 
@@ -282,6 +292,7 @@ func (s *session) configure() error {
 		return err
 	}
 	boot.Version = s.lines.Version()
+	s.b.talks = true
 	err = s.write(guest.Message{Boot: boot})
 	if errors.Is(err, guest.ErrFrameTooLarge) {
 		s.b.x.post(lifecycle.NotStarted{Boot: s.b.number, Failure: miosa.Failure{
@@ -370,7 +381,7 @@ func (s *session) exit(e *guest.Exit) error {
 	if s.exited {
 		return nil
 	}
-	s.exited = true
+	s.exited, s.b.talks = true, false
 	j, n := s.b.x.journal, s.lines.After()
 	if j.spool != nil {
 		var ok bool

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/vmm"
 	"github.com/miosa/miosa/wire/guest"
 )
 
@@ -46,6 +47,49 @@ func TestADeafGuestEndsTheConversation(t *testing.T) {
 		}
 		if took := time.Since(began); took != writeFor {
 			t.Errorf("it took %s", took)
+		}
+	})
+}
+
+// dead is a virtual machine that has ended.
+type dead struct {
+	vmm.VM
+	done chan struct{}
+}
+
+func (d dead) Done() <-chan struct{} { return d.done }
+
+// What a guest had said when its virtual machine ended is taken to its end, on
+// a busy host too.
+func TestTheLastWordsAreHeard(t *testing.T) {
+	const lines = 10
+	synctest.Test(t, func(t *testing.T) {
+		a := &Agent{log: slog.New(slog.DiscardHandler)}
+		x := &actor{a: a, journal: a.newJournal(miosa.Instance{ID: "ri_a"})}
+		b := &boot{x: x, number: 1, ctx: t.Context(), slot: func() {}}
+		ours, theirs := net.Pipe()
+		vm := dead{done: make(chan struct{})}
+		go func() {
+			conn := guest.NewConn(theirs)
+			m, err := conn.ReadMessage()
+			if err != nil || m.Attach == nil {
+				t.Errorf("%+v, %v", m, err)
+				return
+			}
+			close(vm.done)
+			defer theirs.Close()
+			_ = conn.WriteMessage(guest.Message{Hello: &guest.Hello{Min: 1, Max: 1, Nonce: m.Attach.Nonce, State: guest.StateRunning, Boot: 1}})
+			for n := range uint64(lines) {
+				<-time.After(20 * time.Millisecond)
+				_ = conn.WriteMessage(guest.Message{Lines: &guest.Lines{Lines: []guest.Line{{N: n + 1, Stream: guest.Stdout, Text: []byte("x")}}}})
+			}
+		}()
+		heard := time.Now()
+		session := guest.NewSession(0)
+		_ = b.converse(vm, ours, session, &heard, false)
+		ours.Close()
+		if session.After() != lines {
+			t.Errorf("heard %d of %d", session.After(), lines)
 		}
 	})
 }

@@ -25,6 +25,7 @@ func stopVM(ctx context.Context, vm vmm.VM, s state, j *journal, log *slog.Logge
 	if _, launched := lifecycle.PhaseAt(s.Observation, "app_started"); launched {
 		if err := askToStop(ctx, vm, s.Observation.Boot, j); err != nil {
 			log.Warn("virtual machine did not stop by itself", "vm", s.VM.ID, "err", err)
+			j.unsaid(time.Now().UTC())
 		}
 	}
 	if err := vm.Kill(ctx); err != nil {

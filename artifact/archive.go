@@ -2,6 +2,7 @@ package artifact
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -16,6 +17,9 @@ import (
 const (
 	maxArchiveEntries = 10_000
 	maxDocument       = 4 << 20 // bytes of one JSON document
+	// maxValues bounds what a document lists, before it is decoded: two bytes
+	// of it may become sixty in memory. An ordinary one has a few hundred.
+	maxValues = 1 << 16
 )
 
 // file is one entry of an image archive: where its bytes are, and what they are.
@@ -170,7 +174,14 @@ func (a *archive) decode(f file, into any) error {
 	if f.size > maxDocument {
 		return invalid(CodeImageInvalid, "entry %s of the image archive should be JSON and has %d bytes; at most %d are read", shownName(f.name), f.size, maxDocument)
 	}
-	if err := json.NewDecoder(a.section(f)).Decode(into); err != nil {
+	text, err := io.ReadAll(a.section(f))
+	if err != nil {
+		return StorageError(err)
+	}
+	if bytes.Count(text, []byte{','}) > maxValues {
+		return invalid(CodeImageInvalid, "entry %s of the image archive lists more than %d values; no more are read", shownName(f.name), maxValues)
+	}
+	if err := json.NewDecoder(bytes.NewReader(text)).Decode(into); err != nil {
 		e := invalid(CodeImageInvalid, "entry %s of the image archive is not the JSON it should be", shownName(f.name))
 		e.Err = err
 		return e

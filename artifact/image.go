@@ -92,7 +92,7 @@ func readLayout(a *archive, f file) (image, error) {
 	case 0:
 		slices.Sort(others)
 		return image{}, invalid(CodeNoPlatform, "the archive has no image for %s/%s; it has: %s",
-			imageOS, imageArchitecture, shownName(strings.Join(slices.Compact(others), ", ")))
+			imageOS, imageArchitecture, shownName(strings.Join(others, ", ")))
 	case 1:
 	default:
 		return image{}, invalid(CodeImageInvalid, "the archive holds %d different images for %s/%s; save one image alone",
@@ -115,7 +115,7 @@ func collectManifests(a *archive, list []descriptor, depth int, seen map[string]
 			continue
 		}
 		if p := d.Platform; p != nil && (p.OS != imageOS || p.Architecture != imageArchitecture) {
-			*others = append(*others, p.OS+"/"+p.Architecture)
+			noteOther(others, p.OS+"/"+p.Architecture)
 			continue
 		}
 		if seen[d.Digest] {
@@ -137,7 +137,7 @@ func collectManifests(a *archive, list []descriptor, depth int, seen map[string]
 			continue
 		}
 		if !configMediaType(m.Config.MediaType) {
-			*others = append(*others, "something of type "+m.Config.MediaType)
+			noteOther(others, "something of type "+m.Config.MediaType)
 			continue
 		}
 		if d.Platform == nil {
@@ -151,13 +151,23 @@ func collectManifests(a *archive, list []descriptor, depth int, seen map[string]
 				return err
 			}
 			if !c.runsHere() {
-				*others = append(*others, c.OS+"/"+c.Architecture)
+				noteOther(others, c.OS+"/"+c.Architecture)
 				continue
 			}
 		}
-		found[d.Digest] = d
+		found[d.Digest] = descriptor{Digest: d.Digest, Size: d.Size} // the rest may be long
 	}
 	return nil
+}
+
+// noteOther keeps what an archive has instead of an image that runs here: as
+// much as fits into a message, since there may be gigabytes.
+func noteOther(others *[]string, what string) {
+	const most, length = 20, 100
+	what = strings.Clone(what[:min(len(what), length)])
+	if len(*others) < most && !slices.Contains(*others, what) {
+		*others = append(*others, what)
+	}
 }
 
 // configMediaType tells images from signatures and other things that

@@ -322,6 +322,8 @@ func (l *layers) explain(entry string, err error) error {
 		return tooLarge(CodeArchiveTooLarge, "entry %s: names, link targets and attributes take more than %d bytes together, which is the limit", shownName(entry), maxMeta)
 	case errors.Is(err, errThroughLink):
 		return refused(entry, "goes through a symbolic link that is itself in the archive")
+	case errors.Is(err, errTooMuchToFollow):
+		return tooLarge(CodeArchiveTooLarge, "entry %s: the symbolic links that paths in the archive go through take more than %d bytes together, which is the limit", shownName(entry), maxFollowed)
 	case errors.Is(err, errLinkLoop):
 		return refused(entry, "goes through more than 40 symbolic links")
 	case errors.Is(err, errNotDirectory):

@@ -174,6 +174,7 @@ func TestBadUploads(t *testing.T) {
 		{name: "image for another platform", kind: miosa.KindOCI, body: Layout(Image{Layers: img.Layers, Architecture: "arm64"}), public: "image_platform", names: "linux/arm64"},
 		{name: "two images", kind: miosa.KindOCI, body: Layout(img, Image{Layers: [][]byte{Tar(app)}}), public: "image_invalid", names: "2 different images"},
 		{name: "index is not JSON", kind: miosa.KindOCI, body: Tar(File("index.json", "{"), File("oci-layout", "{}")), public: "image_invalid", names: `"index.json"`},
+		{name: "index lists too much", kind: miosa.KindOCI, body: Tar(File("index.json", `{"manifests":[`+strings.Repeat("1,", 1<<20)+`1]}`)), public: "image_invalid", names: "65536"},
 		{name: "index lists nothing", kind: miosa.KindOCI, body: Tar(File("index.json", "{}")), public: "image_platform"},
 		{name: "index names a strange digest", kind: miosa.KindOCI, body: Tar(File("index.json", `{"manifests":[{"digest":"sha512:00"}]}`)), public: "image_invalid", names: "sha512"},
 		{name: "index climbs out", kind: miosa.KindOCI, body: Tar(File("index.json", `{"manifests":[{"digest":"sha256:../../../etc/passwd"}]}`)), public: "image_invalid"},

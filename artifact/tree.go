@@ -44,6 +44,9 @@ type Node struct {
 	Ref    uint64 // what the Sink returned for it
 
 	children map[string]name
+	// hidden is 1 above the last layer that hid all that those before it put
+	// here; 0: none did.
+	hidden int
 }
 
 // name is one directory entry.
@@ -100,23 +103,30 @@ type budget struct {
 	// meta bounds names, link targets and attributes together, in bytes: they
 	// are what a hostile archive could fill the memory with.
 	meta int
+	// followed bounds the targets of the links that paths go through, in bytes:
+	// each entry may name a long one again.
+	followed int
 }
 
-const maxMeta = 128 << 20
+const (
+	maxMeta     = 128 << 20
+	maxFollowed = 32 << 20
+)
 
 var (
-	errTooManyEntries = errors.New("too many entries")
-	errTooMuchMeta    = errors.New("too much metadata")
-	errNotDirectory   = errors.New("not a directory")
-	errThroughLink    = errors.New("through a symbolic link")
-	errLinkLoop       = errors.New("too many symbolic links")
-	errNotEmpty       = errors.New("directory not empty")
+	errTooManyEntries  = errors.New("too many entries")
+	errTooMuchMeta     = errors.New("too much metadata")
+	errNotDirectory    = errors.New("not a directory")
+	errThroughLink     = errors.New("through a symbolic link")
+	errLinkLoop        = errors.New("too many symbolic links")
+	errTooMuchToFollow = errors.New("too much of symbolic links followed")
+	errNotEmpty        = errors.New("directory not empty")
 )
 
 func newTree(sink Sink, maxEntries int) *Tree {
 	return &Tree{
 		Root: newDir(Meta{Mode: 0o755}),
-		sink: sink, budget: budget{entries: maxEntries, meta: maxMeta},
+		sink: sink, budget: budget{entries: maxEntries, meta: maxMeta, followed: maxFollowed},
 	}
 }
 
@@ -195,6 +205,9 @@ func (t *Tree) walk(parts []string, follow bool, missing func(parent *Node, part
 			}
 			if links++; links > 40 {
 				return nil, 0, errLinkLoop
+			}
+			if t.budget.followed -= len(next.Target); t.budget.followed < 0 {
+				return nil, 0, errTooMuchToFollow
 			}
 			if strings.HasPrefix(next.Target, "/") {
 				stack = stack[:1]
@@ -278,8 +291,13 @@ func (t *Tree) hide(dir *Node, leaf string, layer int) {
 	t.drop(c.node)
 }
 
-// hideChildren removes everything in dir that earlier layers put there.
+// hideChildren removes everything in dir that earlier layers put there: once in
+// a layer, since all that comes later is its own.
 func (t *Tree) hideChildren(dir *Node, layer int) {
+	if dir.hidden > layer {
+		return
+	}
+	dir.hidden = layer + 1
 	for leaf := range dir.children {
 		t.hide(dir, leaf, layer)
 	}

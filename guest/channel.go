@@ -25,7 +25,8 @@ func newChannel(t transport, out *outbox) *channel {
 type connection struct {
 	stream  io.ReadWriteCloser
 	in, out *wire.Conn
-	epoch   int // the outbox's
+	epoch   int           // the outbox's
+	free    chan struct{} // closed when nobody else reads from in; nil: nobody does
 }
 
 // dial waits for a host. last is the reader of the connection before, if any:
@@ -67,6 +68,9 @@ func (c *channel) serve(ctx context.Context, conn *connection) {
 			_ = conn.stream.Close() // ends the reading too, where the stream is broken
 		}
 	}()
+	if conn.free != nil {
+		<-conn.free
+	}
 	c.read(conn.in)
 	c.out.disconnect(conn.epoch)
 	_ = conn.stream.Close()

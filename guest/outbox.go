@@ -221,6 +221,13 @@ func (o *outbox) line(stream wire.Stream, text []byte, partial bool) {
 	o.notify()
 }
 
+// lastLine is the number of the last line so far.
+func (o *outbox) lastLine() uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.ring.last
+}
+
 // ended stores the exit; it is sent after the last line.
 func (o *outbox) ended(e wire.Exit) {
 	o.mu.Lock()

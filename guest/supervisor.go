@@ -13,7 +13,7 @@ import (
 )
 
 // After the command has ended: how long its other processes may take to die
-// of SIGKILL, and their last output to be read.
+// of SIGKILL, and the next line of their last output to come.
 const (
 	reapWait  = 2 * time.Second
 	drainWait = 3 * time.Second // more than the outbox's patience
@@ -115,27 +115,36 @@ func (s *supervisor) wait(ctx context.Context, pid int, ended <-chan syscall.Wai
 	}
 }
 
-// drain waits for the outputs' ends; a process that left the session and
-// could not be killed must not hold the machine up for ever.
+// drain waits for the outputs' ends, as long as lines come: what the dead left
+// in their pipes is all that can. A process that left the session and could not
+// be killed must not hold the machine up for ever.
 func (s *supervisor) drain(p *process) {
 	read := make(chan struct{})
 	go func() {
 		p.outputs.Wait()
 		close(read)
 	}()
-	within(drainWait, read)
+	for last := s.out.lastLine(); !within(drainWait, read); {
+		before := last
+		if last = s.out.lastLine(); last == before {
+			break
+		}
+	}
 	for _, r := range p.readers {
 		_ = r.Close()
 	}
 	<-read
 }
 
-func within(d time.Duration, done <-chan struct{}) {
+// within waits for done, at most d, and reports whether it came.
+func within(d time.Duration, done <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-done:
+		return true
 	case <-t.C:
+		return false
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	wire "github.com/miosa/miosa/wire/guest"
@@ -140,5 +141,41 @@ func TestCommandThatCannotStart(t *testing.T) {
 		if err == nil || setupExit(err).Reason != c.reason {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// What the command wrote before its end is read to its end, however long that
+// takes the host and a busy machine; an output that nobody ends is not waited for.
+func TestSupervisorReadsOutputsToTheirEnd(t *testing.T) {
+	for _, lines := range []int{0, 8} {
+		synctest.Test(t, func(t *testing.T) {
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Close()
+			s := &supervisor{out: newTestOutbox(ringBytes)}
+			p := &process{readers: []*os.File{r}}
+			cut := false
+			p.outputs.Go(func() {
+				for range lines {
+					time.Sleep(drainWait * 2 / 3)
+					_, err := r.Stat()
+					cut = cut || err != nil
+					s.out.line(wire.Stdout, nil, false)
+				}
+				if lines == 0 {
+					time.Sleep(drainWait * 2)
+				}
+			})
+			began := time.Now()
+			s.drain(p)
+			if took := time.Since(began); cut || lines > 0 && took != time.Duration(lines)*(drainWait*2/3) {
+				t.Errorf("%d lines: cut off %v, after %s", lines, cut, took)
+			}
+			if _, err := r.Stat(); err == nil {
+				t.Errorf("%d lines: still open", lines)
+			}
+		})
 	}
 }

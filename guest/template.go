@@ -125,7 +125,8 @@ func rehearse() error {
 // what the copy's host says up to Boot. It does so in PID 1's first goroutine,
 // with nothing else running: every hand-over to another is code to translate.
 // For the same reason the channel has goroutines of its own only once the
-// command runs, or has failed, or is too slow for a host to be kept waiting.
+// command runs, or has failed, or is too slow for a host to be kept waiting;
+// they read once this does no more.
 func (i *Init) listen(ctx context.Context) error {
 	// The VMM is connected meanwhile, as the host is in the copy from its first
 	// moment on: that somebody came need not be found out.
@@ -133,6 +134,8 @@ func (i *Init) listen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	conn.free = make(chan struct{})
+	defer close(conn.free)
 	var once sync.Once
 	i.answer = func() { once.Do(func() { i.runChannel(ctx, conn) }) }
 	if err := pause(ctx, settleTime); err != nil {

@@ -22,7 +22,8 @@ type Driver interface {
 	// nothing of it is left behind.
 	Start(ctx context.Context, spec Spec) (VM, error)
 	// Adopt finds a VM again by its handle, after a restart of ours. It fails
-	// with ErrGone when the process is no more or is not the one recorded.
+	// with ErrGone when the process is no more, is not the one recorded, or can
+	// be reached no more; the last is for Reclaim to end.
 	Adopt(ctx context.Context, h Handle) (VM, error)
 	// Reclaim ends every VM of this platform's data directory whose ID keep
 	// does not hold, removes its run directory, and returns their IDs.

@@ -176,11 +176,36 @@ func read(dir string) (Bundle, error) {
 		KernelPackage: m.KernelPackage,
 	}
 	for _, path := range []string{b.Kernel, b.Initrd} {
-		if _, err := os.Stat(path); err != nil {
+		if err := whole(path); err != nil {
 			return Bundle{}, &miosa.Error{Code: miosa.NotFound, Message: "the guest bundle in " + dir + " is incomplete", Err: err}
 		}
 	}
 	return b, nil
+}
+
+// whole is nil where a file is there and holds something: a power cut may leave
+// an empty one.
+func whole(path string) error {
+	info, err := os.Stat(path)
+	if err == nil && info.Size() == 0 {
+		err = fmt.Errorf("%s is empty", path)
+	}
+	return err
+}
+
+// flush brings everything below the directory to the disk: once it has its
+// name, it is whole.
+func flush(dir string) error {
+	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		f, err := os.Open(path) //nolint:gosec // nobody else writes there
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Sync(), f.Close())
+	})
 }
 
 func build(cacheDir, digest string, k kernel, initBinary []byte) (err error) {
@@ -212,6 +237,9 @@ func build(cacheDir, digest string, k kernel, initBinary []byte) (err error) {
 		m.Modules = append(m.Modules, mod.name)
 	}
 	if err := writeJSON(filepath.Join(tmp, bundleFile), m); err != nil {
+		return err
+	}
+	if err := flush(tmp); err != nil {
 		return err
 	}
 	final := filepath.Join(cacheDir, digest)

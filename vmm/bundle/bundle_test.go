@@ -105,17 +105,38 @@ func TestEnsureRebuildsAnIncompleteBundle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(b.Initrd); err != nil {
+	for name, spoil := range map[string]func() error{
+		"a file is gone": func() error { return os.Remove(b.Initrd) },
+		// As a power cut leaves what was never brought to the disk.
+		"a file is empty": func() error { return os.Truncate(b.Initrd, 0) },
+	} {
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Find(cache); miosa.CodeOf(err) != miosa.NotFound {
+			t.Errorf("%s: Find of an incomplete bundle: %v, want not_found", name, err)
+		}
+		if _, err := Ensure(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(b.Initrd); err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestAnEmptyKernelIsNotUsed(t *testing.T) {
+	cache := t.TempDir()
+	cachedKernel(t, cache)
+	dir := filepath.Join(cache, kernelDir, currentLink)
+	if _, err := readKernel(dir); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Find(cache); miosa.CodeOf(err) != miosa.NotFound {
-		t.Errorf("Find of an incomplete bundle: %v, want not_found", err)
-	}
-	if _, err := Ensure(t.Context(), c); err != nil {
+	if err := os.Truncate(filepath.Join(dir, kernelFile), 0); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(b.Initrd); err != nil {
-		t.Error(err)
+	if _, err := readKernel(dir); err == nil {
+		t.Error("it was")
 	}
 }
 

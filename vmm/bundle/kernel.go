@@ -73,7 +73,7 @@ func readKernel(dir string) (kernel, error) {
 	if k.Layout != layoutKey() {
 		return kernel{}, errors.New("cached by another version of this program")
 	}
-	if _, err := os.Stat(filepath.Join(dir, kernelFile)); err != nil {
+	if err := whole(filepath.Join(dir, kernelFile)); err != nil {
 		return kernel{}, err
 	}
 	return k, nil
@@ -118,7 +118,7 @@ func unpackKernel(ctx context.Context, c Config, root, tmp, deb string) (kernel,
 	}
 	k := kernel{Key: key, Version: filepath.Base(release), Package: filepath.Base(deb), Layout: layoutKey()}
 	out := filepath.Join(tmp, "out")
-	if err := k.write(out, vmlinux, modules); err != nil {
+	if err := errors.Join(k.write(out, vmlinux, modules), flush(out)); err != nil {
 		return kernel{}, err
 	}
 	final := filepath.Join(root, key)

@@ -380,9 +380,16 @@ func (d *Driver) Adopt(_ context.Context, h vmm.Handle) (vmm.VM, error) {
 		d.sweep(h.ID)
 		return nil, fmt.Errorf("adopt vm %s: process %d is not it: %w", h.ID, h.PID, vmm.ErrGone)
 	}
-	console, err := openConsole(filepath.Join(h.RunDir, consoleFile))
+	_, err = os.Lstat(d.socket(h.ID))
+	var console *console
+	if err == nil {
+		console, err = openConsole(filepath.Join(h.RunDir, consoleFile))
+	}
 	if err != nil {
 		p.close()
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("its run directory was cleared away (%w): %w", err, vmm.ErrGone)
+		}
 		return nil, fmt.Errorf("adopt vm %s: %w", h.ID, err)
 	}
 	var group group

@@ -482,6 +482,27 @@ func TestLeftoversOfTheDead(t *testing.T) {
 	start(t, d, spec)
 }
 
+// A VM whose directory somebody cleared away can be reached no more: it counts
+// as gone, and is ended with what nobody claims.
+func TestAVMThatCannotBeReachedIsGone(t *testing.T) {
+	h := newHost(t)
+	for _, lost := range []string{"", consoleFile, "ctl.sock"} {
+		spec, _ := h.spec(t, "ri_a")
+		vm := start(t, h.driver(t), spec)
+		if err := os.RemoveAll(filepath.Join(vm.Handle().RunDir, lost)); err != nil {
+			t.Fatal(err)
+		}
+		d := h.driver(t)
+		if _, err := d.Adopt(t.Context(), vm.Handle()); !errors.Is(err, vmm.ErrGone) {
+			t.Errorf("without %q: %v", lost, err)
+		}
+		if ids, err := d.Reclaim(t.Context(), func(string) bool { return false }); err != nil || !slices.Equal(ids, []string{spec.ID}) {
+			t.Errorf("without %q: ended %v, %v", lost, ids, err)
+		}
+		ended(t, vm)
+	}
+}
+
 func TestStartIsQuick(t *testing.T) {
 	h := newHost(t)
 	d := h.driver(t)
