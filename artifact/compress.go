@@ -3,10 +3,12 @@ package artifact
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"mime"
 	"strings"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -112,9 +114,67 @@ func declared(mediaType string, kind miosa.Kind) ([]format, error) {
 // archives of mostly zeros are nobody's bomb.
 const bombFloor = 64 << 20
 
-// maxWindow is the largest zstd window: what the zstd tool itself accepts
-// without being told. It bounds a decoder's memory.
-const maxWindow = 128 << 20
+// A zstd decoder allocates the window that the stream asks for, be the stream
+// ever so short.
+const (
+	// maxWindow is the largest: what the zstd tool itself accepts without being
+	// told.
+	maxWindow = 128 << 20
+	// window is what a stream gets without asking: enough for all levels of the
+	// zstd tool but --ultra, and for what builds images.
+	window = 8 << 20
+)
+
+// wide is held by the uploads at once that may have windows of over window
+// bytes; an image has two decoders. Others wait, so that many of them cannot
+// take all memory. (Hosts unpack no more at once than they boot.)
+var wide = make(chan struct{}, 2)
+
+// widePatience is how long an upload waits for its turn.
+const widePatience = time.Minute
+
+// turn is one upload's use of wide.
+type turn struct {
+	ctx      context.Context // of the one call
+	patience time.Duration   // how long it waits
+	held     bool
+}
+
+func (t *turn) take() error {
+	if t == nil || t.held {
+		return nil
+	}
+	timer := time.NewTimer(t.patience)
+	defer timer.Stop()
+	select {
+	case wide <- struct{}{}:
+		t.held = true
+		return nil
+	case <-t.ctx.Done():
+		return t.ctx.Err()
+	case <-timer.C:
+		return miosa.Errorf(miosa.Limited, "too many uploads with zstd windows over %d MB are under way: try again later, or compress with a smaller window (zstd -19 or less, without --long)", window>>20)
+	}
+}
+
+func (t *turn) release() {
+	if t.held {
+		<-wide
+	}
+}
+
+// windowOf is how large windows a zstd stream may have, by its first frame.
+func windowOf(buf *bufio.Reader, t *turn) (uint64, error) {
+	head, _ := buf.Peek(zstd.HeaderMaxSize) // shorter at the stream's end
+	var h zstd.Header
+	if err := h.Decode(head); err != nil {
+		return window, nil // the decoder says what is wrong
+	}
+	if !h.Skippable && (h.WindowSize <= window && !h.SingleSegment || h.SingleSegment && h.FrameContentSize <= window) {
+		return window, nil
+	}
+	return maxWindow, t.take()
+}
 
 // counter counts the bytes read through it. It hides any Seeker, so that
 // archive/tar reads everything in order.
@@ -163,7 +223,7 @@ type unpacked struct {
 }
 
 // decompress opens a stream of any of the formats; no allowed means all.
-func decompress(r io.Reader, allowed []format, limits Limits) (*unpacked, error) {
+func decompress(r io.Reader, allowed []format, limits Limits, t *turn) (*unpacked, error) {
 	packed := &counter{r: r}
 	buf := bufio.NewReaderSize(packed, 256<<10)
 	f, err := sniff(buf)
@@ -182,8 +242,12 @@ func decompress(r io.Reader, allowed []format, limits Limits) (*unpacked, error)
 		}
 		u.Reader, u.close = &meter{r: z, packed: packed, limits: limits}, func() { _ = z.Close() }
 	case formatZstd:
+		size, err := windowOf(buf, t)
+		if err != nil {
+			return nil, err
+		}
 		z, err := zstd.NewReader(buf, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(maxWindow))
+			zstd.WithDecoderMaxWindow(size))
 		if err != nil {
 			return nil, archiveError(err, "")
 		}

@@ -7,6 +7,8 @@ import (
 	"io"
 	"syscall"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/miosa/miosa"
 )
 
@@ -74,6 +76,11 @@ func archiveError(err error, after string) error {
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		return truncated(after)
+	}
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		return &miosa.Error{Code: miosa.Invalid, Public: CodeNotArchive, Err: err, Message: fmt.Sprintf(
+			"the archive wants a zstd window of over %d MB, or a later frame of it one of over %d MB which its first did not: compress it in one piece, without --long",
+			maxWindow>>20, window>>20)}
 	}
 	where := "at its beginning"
 	if after != "" {

@@ -40,7 +40,8 @@ func Receive(ctx context.Context, blobs Blobs, up Upload, limits Limits) (Stored
 	}
 	defer func() { _ = blob.Abort() }()
 	in := &intake{ctx: ctx, body: up.Body, blob: blob, limit: limits.Bytes}
-	u := unpacker{ctx: ctx, blobs: blobs, kind: up.Kind, limits: limits}
+	u := unpacker{ctx: ctx, blobs: blobs, kind: up.Kind, limits: limits, turn: &turn{ctx: ctx, patience: widePatience}}
+	defer u.turn.release()
 	content, err := u.unpack(in, allowed, blob)
 	if err == nil {
 		_, err = io.Copy(io.Discard, in)

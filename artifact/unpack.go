@@ -76,12 +76,13 @@ type unpacker struct {
 	// verified: the bytes were received before, their digest is checked as a
 	// whole; what layers unpack to need not be hashed again.
 	verified bool
+	turn     *turn // nil: no other archive has to wait for this one
 }
 
 // unpack reads an artefact in order. random reads the same bytes anywhere,
 // as far as they were read in order before.
 func (u unpacker) unpack(in io.Reader, allowed []format, random io.ReaderAt) (Unpacked, error) {
-	stream, err := decompress(in, allowed, u.limits)
+	stream, err := decompress(in, allowed, u.limits, u.turn)
 	if err != nil {
 		return Unpacked{}, err
 	}
@@ -166,7 +167,7 @@ func (u unpacker) layer(l *layers, a *archive, f file, number int, diff string) 
 	if f.size == 0 {
 		return truncated("")
 	}
-	stream, err := decompress(a.section(f), nil, u.limits)
+	stream, err := decompress(a.section(f), nil, u.limits, u.turn)
 	if err != nil {
 		return err
 	}
