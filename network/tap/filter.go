@@ -3,8 +3,10 @@ package tap
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/nftables"
@@ -91,9 +93,13 @@ func (n *Network) buildRules() error {
 	c.DelTable(r.table)
 	c.AddTable(r.table)
 
-	var guests, uplinks []nftables.SetElement
+	// The limits of those who are here stay: nobody attaches a VM that goes on.
+	var guests, limits, uplinks []nftables.SetElement
 	for index := range n.byIndex {
 		guests = append(guests, n.guestElement(index))
+		if mbps := n.limited[index]; mbps > 0 {
+			limits = append(limits, n.limit(c, r, index, mbps))
+		}
 	}
 	for _, name := range marked {
 		uplinks = append(uplinks, nftables.SetElement{Key: linkName(name)})
@@ -101,7 +107,7 @@ func (n *Network) buildRules() error {
 	for _, s := range []struct {
 		set      *nftables.Set
 		elements []nftables.SetElement
-	}{{r.guests, guests}, {r.limits, nil}, {r.uplinks, uplinks}, {r.connections, nil}} {
+	}{{r.guests, guests}, {r.limits, limits}, {r.uplinks, uplinks}, {r.connections, nil}} {
 		if err := c.AddSet(s.set, s.elements); err != nil {
 			return fmt.Errorf("add set %s: %w", s.set.Name, err)
 		}
@@ -148,7 +154,7 @@ func (n *Network) buildRules() error {
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("install rules: %w", err)
 	}
-	clear(n.limited) // comes back with the next Attach
+	maps.DeleteFunc(n.limited, func(index, _ int) bool { return n.byIndex[index] == "" })
 	return nil
 }
 
@@ -181,17 +187,7 @@ func (n *Network) admit(index, egressMbps int) error {
 		return err
 	}
 	if egressMbps > 0 {
-		chain := n.chain(c, r, limitChain(index))
-		// Policing, not shaping: it needs nothing but nftables, and TCP finds
-		// the rate by itself. The kernel's bucket holds one second's worth.
-		c.AddRule(rule(chain, one(&expr.Limit{
-			Type: expr.LimitTypePktBytes, Rate: uint64(egressMbps) * 1_000_000 / 8, Unit: expr.LimitTimeSecond, Over: true,
-		}), drop()))
-		err := c.SetAddElements(r.limits, []nftables.SetElement{{
-			Key:         linkName(n.plan.link(index)),
-			VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: limitChain(index)},
-		}})
-		if err != nil {
+		if err := c.SetAddElements(r.limits, []nftables.SetElement{n.limit(c, r, index, egressMbps)}); err != nil {
 			return err
 		}
 	}
@@ -199,9 +195,57 @@ func (n *Network) admit(index, egressMbps int) error {
 		return fmt.Errorf("add rules: %w", err)
 	}
 	if egressMbps > 0 {
-		n.limited[index] = true
+		n.limited[index] = egressMbps
 	}
 	return nil
+}
+
+// limit makes the chain of an index's egress limit, and returns the element of
+// the limits that leads there.
+func (n *Network) limit(c *nftables.Conn, r rules, index, mbps int) nftables.SetElement {
+	chain := n.chain(c, r, limitChain(index))
+	// Policing, not shaping: it needs nothing but nftables, and TCP finds
+	// the rate by itself. The kernel's bucket holds one second's worth.
+	c.AddRule(rule(chain, one(&expr.Limit{
+		Type: expr.LimitTypePktBytes, Rate: uint64(mbps) * bytesPerMbit, Unit: expr.LimitTimeSecond, Over: true,
+	}), drop()))
+	return nftables.SetElement{
+		Key:         linkName(n.plan.link(index)),
+		VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: limitChain(index)},
+	}
+}
+
+// heldLimits reads back what the kernel limits taps to.
+func (n *Network) heldLimits() (map[int]int, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	t := n.rules().table
+	chains, err := c.ListChainsOfTableFamily(t.Family)
+	if err != nil {
+		return nil, fmt.Errorf("list chains: %w", err)
+	}
+	held := make(map[int]int)
+	for _, chain := range chains {
+		digits, ok := strings.CutPrefix(chain.Name, limitPrefix)
+		index, err := strconv.Atoi(digits)
+		if !ok || err != nil || chain.Table.Name != t.Name {
+			continue
+		}
+		rules, err := c.GetRules(t, chain)
+		if err != nil {
+			return nil, fmt.Errorf("read egress limit: %w", err)
+		}
+		for _, r := range rules {
+			for _, e := range r.Exprs {
+				if l, ok := e.(*expr.Limit); ok {
+					held[index] = int(l.Rate / bytesPerMbit) //nolint:gosec // what admit made of an int
+				}
+			}
+		}
+	}
+	return held, nil
 }
 
 // expel takes back what admit did. The tap is gone by now, so nothing
@@ -222,7 +266,7 @@ func (n *Network) expel(index int) {
 }
 
 func (n *Network) unlimit(index int) error {
-	if !n.limited[index] {
+	if n.limited[index] == 0 {
 		return nil
 	}
 	c, err := nftables.New()
@@ -244,7 +288,12 @@ func (n *Network) unlimit(index int) error {
 	return nil
 }
 
-func limitChain(index int) string { return fmt.Sprintf("egress-%d", index) }
+const (
+	limitPrefix  = "egress-"
+	bytesPerMbit = 1_000_000 / 8
+)
+
+func limitChain(index int) string { return limitPrefix + strconv.Itoa(index) }
 
 // markUplink notes that we switch a link's forwarding on.
 func (n *Network) markUplink(name string) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 
 	"github.com/miosa/miosa/network"
@@ -571,6 +573,72 @@ func TestEgressIsLimited(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// limits are the egress limits that the kernel holds, in bytes a second, by tap.
+func (ns *namespace) limits() map[string]uint64 {
+	ns.t.Helper()
+	found := map[string]uint64{}
+	ns.must(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := &nftables.Table{Family: nftables.TableFamilyINet, Name: "miosa-" + testCell}
+		elements, err := c.GetSetElements(&nftables.Set{Table: table, Name: "limits"})
+		if err != nil {
+			return err
+		}
+		for _, e := range elements {
+			tap := strings.TrimRight(string(e.Key), "\x00")
+			rules, err := c.GetRules(table, &nftables.Chain{Table: table, Name: "egress-" + tap[strings.LastIndexByte(tap, '-')+1:]})
+			if err != nil {
+				return err
+			}
+			for _, r := range rules {
+				if l, ok := r.Exprs[0].(*expr.Limit); ok && l.Over {
+					found[tap] = l.Rate
+				}
+			}
+		}
+		return nil
+	})
+	return found
+}
+
+// A VM lives through a restart of its agent, which attaches it no second time,
+// and through another instance's Attach that has to build the rules anew.
+func TestEgressLimitsOutliveRestartsAndRebuilds(t *testing.T) {
+	host := newNamespace(t)
+	first := open(t, Config{})
+	a, b := host.attach(first, "ri_a", 80, 8), host.attach(first, "ri_b", 80, 16)
+	want := map[string]uint64{a.NIC.Tap: 1_000_000, b.NIC.Tap: 2_000_000}
+	if got := host.limits(); !maps.Equal(got, want) {
+		t.Fatalf("attached: %v, want %v", got, want)
+	}
+	second := open(t, Config{})
+	host.must(func() error { return second.Reclaim(t.Context(), func(string) bool { return true }) })
+	if got := host.limits(); !maps.Equal(got, want) {
+		t.Errorf("after a restart: %v, want %v", got, want)
+	}
+	host.must(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		c.FlushRuleset()
+		return c.Flush()
+	})
+	d := host.attach(second, "ri_d", 80, 0)
+	if got := host.limits(); !maps.Equal(got, want) {
+		t.Errorf("after a rebuild: %v, want %v", got, want)
+	}
+	host.attach(second, "ri_d", 80, 24)
+	host.attach(second, "ri_a", 80, 0)
+	host.must(func() error { return second.Detach(t.Context(), "ri_b") })
+	if got, want := host.limits(), (map[string]uint64{d.NIC.Tap: 3_000_000}); !maps.Equal(got, want) {
+		t.Errorf("changed: %v, want %v", got, want)
+	}
 }
 
 func TestBadRequests(t *testing.T) {
