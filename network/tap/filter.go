@@ -2,6 +2,7 @@ package tap
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -52,12 +53,15 @@ const (
 	registerIP   = unix.NFT_REG32_06
 )
 
+// uplinksSet is looked for in other platforms' tables, too.
+const uplinksSet = "uplinks"
+
 // rules are the table's parts, by name; all of it belongs to one cell.
 type rules struct {
 	table       *nftables.Table
 	guests      *nftables.Set // link . MAC . address
 	limits      *nftables.Set // link → chain of its egress limit
-	uplinks     *nftables.Set // links whose forwarding we switched on
+	uplinks     *nftables.Set // links that forward for instances' sake alone
 	connections *nftables.Set // open connections by guest address
 }
 
@@ -72,7 +76,7 @@ func (n *Network) rules() rules {
 		limits: &nftables.Set{
 			Table: t, Name: "limits", IsMap: true, KeyType: nftables.TypeIFName, DataType: nftables.TypeVerdict,
 		},
-		uplinks:     &nftables.Set{Table: t, Name: "uplinks", KeyType: nftables.TypeIFName},
+		uplinks:     &nftables.Set{Table: t, Name: uplinksSet, KeyType: nftables.TypeIFName},
 		connections: &nftables.Set{Table: t, Name: "connections", KeyType: nftables.TypeIPAddr, Dynamic: true, Size: maxIndex},
 	}
 }
@@ -80,10 +84,6 @@ func (n *Network) rules() rules {
 // buildRules replaces the cell's table in one transaction: there is no moment
 // without rules, and connections go on.
 func (n *Network) buildRules() error {
-	marked, err := n.markedUplinks()
-	if err != nil {
-		return err
-	}
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
@@ -101,7 +101,7 @@ func (n *Network) buildRules() error {
 			limits = append(limits, n.limit(c, r, index, mbps))
 		}
 	}
-	for _, name := range marked {
+	for _, name := range n.marked {
 		uplinks = append(uplinks, nftables.SetElement{Key: linkName(name)})
 	}
 	for _, s := range []struct {
@@ -295,7 +295,7 @@ const (
 
 func limitChain(index int) string { return limitPrefix + strconv.Itoa(index) }
 
-// markUplink notes that we switch a link's forwarding on.
+// markUplink notes that a link forwards for instances' sake alone.
 func (n *Network) markUplink(name string) error {
 	c, err := nftables.New()
 	if err != nil {
@@ -307,30 +307,48 @@ func (n *Network) markUplink(name string) error {
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("mark uplink %s: %w", name, err)
 	}
+	if !slices.Contains(n.marked, name) {
+		n.marked = append(n.marked, name)
+	}
 	return nil
 }
 
-// markedUplinks reads the marks back; a fresh host has none.
-func (n *Network) markedUplinks() ([]string, error) {
+// heldMarks reads our own marks back; a fresh host has none.
+func (n *Network) heldMarks() ([]string, error) {
+	return marks(func(table string) bool { return table == n.plan.table() })
+}
+
+// markedByOthers reports whether another platform switched a link's forwarding on.
+func (n *Network) markedByOthers(name string) (bool, error) {
+	names, err := marks(func(table string) bool { return strings.HasPrefix(table, tablePrefix) && table != n.plan.table() })
+	return slices.Contains(names, name), err
+}
+
+// marks are the uplinks that are marked in the tables wanted.
+func marks(want func(table string) bool) ([]string, error) {
 	c, err := nftables.New()
 	if err != nil {
 		return nil, fmt.Errorf("nftables: %w", err)
 	}
-	r := n.rules()
-	tables, err := c.ListTablesOfFamily(r.table.Family)
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
-	if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == r.table.Name }) {
-		return nil, nil
-	}
-	elements, err := c.GetSetElements(r.uplinks)
-	if err != nil {
-		return nil, fmt.Errorf("read uplinks: %w", err)
-	}
 	var names []string
-	for _, e := range elements {
-		names = append(names, strings.TrimRight(string(e.Key), "\x00"))
+	for _, t := range tables {
+		if !want(t.Name) {
+			continue
+		}
+		elements, err := c.GetSetElements(&nftables.Set{Table: t, Name: uplinksSet})
+		if errors.Is(err, unix.ENOENT) {
+			continue // it has just been removed
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read uplinks: %w", err)
+		}
+		for _, e := range elements {
+			names = append(names, strings.TrimRight(string(e.Key), "\x00"))
+		}
 	}
 	return names, nil
 }

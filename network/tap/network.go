@@ -67,6 +67,7 @@ type Network struct {
 	byName   map[string]int // instance → index
 	byIndex  map[int]string
 	limited  map[int]int // egress limits in the rules, in 10^6 bits a second, by index
+	marked   []string    // uplinks whose forwarding we, or another platform, switched on
 	next     int         // where the search for a free index begins
 	saidNone bool
 }
@@ -292,6 +293,9 @@ func (n *Network) ensure() error {
 		n.config.Nameservers = hostNameservers()
 	}
 	if n.limited, err = n.heldLimits(); err != nil {
+		return err
+	}
+	if n.marked, err = n.heldMarks(); err != nil {
 		return err
 	}
 	if err := n.buildRules(); err != nil {

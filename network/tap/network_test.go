@@ -251,7 +251,11 @@ func TestHostDoesNotBecomeARouter(t *testing.T) {
 		if err := addAddress("lan", "203.0.113.1/24"); err != nil {
 			return err
 		}
-		return setUp("lan")
+		if err := setUp("lan"); err != nil {
+			return err
+		}
+		// So that answers find the way back: it is "up" alone that keeps the world out.
+		return os.WriteFile(forwardingFile("lan"), []byte("1"), 0)
 	})
 	inner.must(func() error {
 		if err := addAddress("eth0", "203.0.113.2/24"); err != nil {
@@ -274,13 +278,23 @@ func TestHostDoesNotBecomeARouter(t *testing.T) {
 	g.wantReach("198.51.100.2:80")
 	world.wantBlocked("203.0.113.2:80", nil)
 
-	// The next run remembers that it was us, and the last one undoes it.
+	// The next run remembers that it was us, also after somebody flushed all rules.
 	n = open(t, Config{})
 	host.must(func() error { return n.Reclaim(t.Context(), func(string) bool { return true }) })
 	world.wantBlocked("203.0.113.2:80", nil)
+	host.flushRules()
+	host.attach(n, "ri_a", 80, 0)
+	world.wantBlocked("203.0.113.2:80", nil)
+
+	// Of two platforms either may go first: the last one undoes it.
+	other := open(t, Config{CellID: "0badcaff"})
+	host.attach(other, "ri_b", 80, 0)
 	g.unplug()
+	host.must(func() error { return errors.Join(n.Detach(t.Context(), "ri_a"), n.Close(t.Context())) })
+	world.wantBlocked("203.0.113.2:80", nil)
+	n = other
 	host.must(func() error {
-		if err := n.Detach(t.Context(), "ri_a"); err != nil {
+		if err := n.Detach(t.Context(), "ri_b"); err != nil {
 			return err
 		}
 		if err := n.Close(t.Context()); err != nil {
@@ -355,14 +369,9 @@ func TestCloseLeavesNothingUnlessAttached(t *testing.T) {
 	host.wantReach(again.Address.String())
 }
 
-// A firewall's reload takes our rules too; the next Attach puts them back.
-func TestFlushedRulesComeBack(t *testing.T) {
-	host := newNamespace(t)
-	n := open(t, Config{})
-	a := host.attach(n, "ri_a", 80, 20)
-	g := host.guest(a)
-	host.listen(":9000")
-	host.must(func() error {
+func (ns *namespace) flushRules() {
+	ns.t.Helper()
+	ns.must(func() error {
 		c, err := nftables.New()
 		if err != nil {
 			return err
@@ -370,6 +379,16 @@ func TestFlushedRulesComeBack(t *testing.T) {
 		c.FlushRuleset()
 		return c.Flush()
 	})
+}
+
+// A firewall's reload takes our rules too; the next Attach puts them back.
+func TestFlushedRulesComeBack(t *testing.T) {
+	host := newNamespace(t)
+	n := open(t, Config{})
+	a := host.attach(n, "ri_a", 80, 20)
+	g := host.guest(a)
+	host.listen(":9000")
+	host.flushRules()
 	g.wantReach(a.NIC.Gateway.String() + ":9000")
 	host.attach(n, "ri_b", 80, 20)
 	g.wantBlocked(a.NIC.Gateway.String()+":9000", nil)
@@ -621,14 +640,7 @@ func TestEgressLimitsOutliveRestartsAndRebuilds(t *testing.T) {
 	if got := host.limits(); !maps.Equal(got, want) {
 		t.Errorf("after a restart: %v, want %v", got, want)
 	}
-	host.must(func() error {
-		c, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		c.FlushRuleset()
-		return c.Flush()
-	})
+	host.flushRules()
 	d := host.attach(second, "ri_d", 80, 0)
 	if got := host.limits(); !maps.Equal(got, want) {
 		t.Errorf("after a rebuild: %v, want %v", got, want)
