@@ -306,9 +306,9 @@ func (a *Agent) adopt(ctx context.Context) error {
 		return err
 	}
 	running := map[string]vmm.VM{} // by VM ID
-	known := map[string]bool{}
+	known := map[string]bool{}     // and not over: those have nothing more of the network
 	for _, s := range states {
-		known[s.Instance.ID] = true
+		known[s.Instance.ID] = !s.Observation.State.Terminal()
 		if s.VM.ID == "" {
 			continue
 		}
@@ -332,8 +332,7 @@ func (a *Agent) adopt(ctx context.Context) error {
 	}
 	for _, s := range states {
 		switch {
-		case s.Observation.State.Terminal():
-			a.meters.finish(s.Instance.ID)
+		case s.Observation.State.Terminal(): // finished with the others
 		case running[s.VM.ID] != nil:
 			a.meters.running(s.Instance.ID, s.VM.ID, s.Instance.Spec.Resources)
 		default:
