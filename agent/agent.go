@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"net/http"
@@ -417,6 +418,22 @@ func StopAll(ctx context.Context, dir string, driver vmm.Driver, net network.Net
 		err = errors.Join(err, meters.close())
 	}
 	return err
+}
+
+// Left is how many VMs an agent of the directory has left behind, as far as it
+// wrote down: StopAll ends them.
+func Left(dir string, log *slog.Logger) (n int, err error) {
+	d := disks{dir: dir}
+	states, err := d.states(log)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	for _, s := range states {
+		if s.VM.ID != "" {
+			n++
+		}
+	}
+	return n, err
 }
 
 func stopInstance(ctx context.Context, d *disks, driver vmm.Driver, j *journal, m *meters, log *slog.Logger, s state) {
