@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"net/http"
@@ -306,9 +307,9 @@ func (a *Agent) adopt(ctx context.Context) error {
 		return err
 	}
 	running := map[string]vmm.VM{} // by VM ID
-	known := map[string]bool{}
+	known := map[string]bool{}     // and not over: those have nothing more of the network
 	for _, s := range states {
-		known[s.Instance.ID] = true
+		known[s.Instance.ID] = !s.Observation.State.Terminal()
 		if s.VM.ID == "" {
 			continue
 		}
@@ -332,8 +333,7 @@ func (a *Agent) adopt(ctx context.Context) error {
 	}
 	for _, s := range states {
 		switch {
-		case s.Observation.State.Terminal():
-			a.meters.finish(s.Instance.ID)
+		case s.Observation.State.Terminal(): // finished with the others
 		case running[s.VM.ID] != nil:
 			a.meters.running(s.Instance.ID, s.VM.ID, s.Instance.Spec.Resources)
 		default:
@@ -418,6 +418,22 @@ func StopAll(ctx context.Context, dir string, driver vmm.Driver, net network.Net
 		err = errors.Join(err, meters.close())
 	}
 	return err
+}
+
+// Left is how many VMs an agent of the directory has left behind, as far as it
+// wrote down: StopAll ends them.
+func Left(dir string, log *slog.Logger) (n int, err error) {
+	d := disks{dir: dir}
+	states, err := d.states(log)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	for _, s := range states {
+		if s.VM.ID != "" {
+			n++
+		}
+	}
+	return n, err
 }
 
 func stopInstance(ctx context.Context, d *disks, driver vmm.Driver, j *journal, m *meters, log *slog.Logger, s state) {

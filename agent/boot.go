@@ -134,7 +134,8 @@ func (b *boot) start() (vmm.VM, error) {
 	killed := b.killed
 	b.mu.Unlock()
 	if killed {
-		return nil, errors.Join(context.Canceled, vm.Kill(context.WithoutCancel(b.ctx)))
+		b.destroy(vm)
+		return nil, context.Canceled
 	}
 	h := vm.Handle()
 	x.post(lifecycle.Started{Boot: b.number, VMID: b.id(), Addr: b.address.Address, At: h.Started.UTC()})
@@ -194,21 +195,26 @@ func (b *boot) kill() {
 	}
 }
 
+// killFor is how long the end of a VM may take.
+const killFor = 30 * time.Second
+
 // end kills the VM. What a dead one leaves on the host is cleared away beside
 // us: the next boot, which shares nothing with it, need not wait.
 func (b *boot) end(vm vmm.VM) {
-	kill := func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(b.ctx), 30*time.Second)
-		defer cancel()
-		if err := vm.Kill(ctx); err != nil {
-			b.x.a.log.Error("end virtual machine", "instance", b.x.id, "vm", b.id(), "err", err)
-		}
-	}
-	b.x.a.wg.Go(kill)
+	b.x.a.wg.Go(func() { b.destroy(vm) })
 	select {
 	case <-vm.Done():
 		b.x.a.meters.ended(b.x.id, b.id())
-	case <-time.After(30 * time.Second): // Kill has failed, and said so
+	case <-time.After(killFor): // it has failed, and said so
+	}
+}
+
+// destroy kills the VM and waits until nothing is left of it.
+func (b *boot) destroy(vm vmm.VM) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.ctx), killFor)
+	defer cancel()
+	if err := vm.Kill(ctx); err != nil {
+		b.x.a.log.Error("end virtual machine", "instance", b.x.id, "vm", b.id(), "err", err)
 	}
 }
 

@@ -48,6 +48,7 @@ type exchange struct {
 	upgraded  bool
 	failed    string
 	aborted   bool // the answer must not look complete
+	stalling  bool // the client has to take what is being sent
 }
 
 // statusClientGone is logged, and never sent, for a client that did not wait.

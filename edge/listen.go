@@ -41,16 +41,24 @@ func (c *stallConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// SetDeadline and SetWriteDeadline are for those who know better: from then
-// on the deadline is theirs.
+// SetDeadline and SetWriteDeadline are for those who know better: the deadline
+// is theirs until they take it away, as net/http does after a TLS handshake.
 func (c *stallConn) SetDeadline(t time.Time) error {
-	c.until.Store(1<<63 - 1)
+	c.theirs(t)
 	return c.Conn.SetDeadline(t)
 }
 
 func (c *stallConn) SetWriteDeadline(t time.Time) error {
-	c.until.Store(1<<63 - 1)
+	c.theirs(t)
 	return c.Conn.SetWriteDeadline(t)
+}
+
+func (c *stallConn) theirs(t time.Time) {
+	if t.IsZero() {
+		c.until.Store(0)
+	} else {
+		c.until.Store(1<<63 - 1)
+	}
 }
 
 func (c *stallConn) CloseWrite() error { return closeWriteOf(c.Conn) }

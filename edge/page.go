@@ -59,6 +59,7 @@ func (x *exchange) page(f failure) {
 	x.status = f.status
 	x.w.WriteHeader(f.status)
 	if x.r.Method != http.MethodHead {
+		x.stalls(true)
 		n, _ := x.w.Write(body)
 		x.bytesOut += int64(n)
 	}

@@ -3,12 +3,14 @@ package edge
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/netip"
 	"net/textproto"
@@ -326,15 +328,10 @@ func TestHTTP2(t *testing.T) {
 		fmt.Fprintf(w, "%s %s %s", r.Proto, r.Header.Get("X-Forwarded-For"), b)
 		w.Header().Set("X-Sum", "1")
 	})
-	var protocols http.Protocols
-	protocols.SetUnencryptedHTTP2(true)
-	transport := &http.Transport{Protocols: &protocols, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "tcp", g.addr)
-	}}
-	defer transport.CloseIdleConnections()
+	client := g.http2Client()
 	big := strings.Repeat("x", 300_000)
 	for _, body := range []string{"", "small", big} {
-		res, err := (&http.Client{Transport: transport}).Post("http://app.test/", "text/plain", strings.NewReader(body))
+		res, err := client.Post("http://app.test/", "text/plain", strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -343,6 +340,92 @@ func TestHTTP2(t *testing.T) {
 		if err != nil || res.ProtoMajor != 2 || string(b) != "HTTP/1.1 127.0.0.1 "+body || res.Trailer.Get("X-Sum") != "1" {
 			t.Errorf("%d bytes: %s, %d bytes back, trailer %v, %v", len(body), res.Proto, len(b), res.Trailer, err)
 		}
+	}
+}
+
+// http2Client speaks it without TLS, to the router.
+func (g *rig) http2Client() *http.Client {
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	transport := &http.Transport{Protocols: &protocols, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", g.addr)
+	}}
+	g.t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+// However it comes: an app that answers somebody who takes nothing is not held
+// up for ever.
+func TestAClientThatReadsNothingIsLetGo(t *testing.T) {
+	certificate := httptest.NewTLSServer(nil)
+	defer certificate.Close()
+	withTLS := &tls.Config{Certificates: certificate.TLS.Certificates}
+	const request = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n"
+	for name, c := range map[string]struct {
+		tls *tls.Config
+		ask func(*rig) io.Closer
+	}{
+		"HTTP/1.1": {ask: func(g *rig) io.Closer {
+			c := g.dial()
+			_, _ = io.WriteString(c, request)
+			return c
+		}},
+		"HTTP/1.1 over TLS": {tls: withTLS, ask: func(g *rig) io.Closer {
+			c := tls.Client(g.dial(), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // the test's own
+			_, _ = io.WriteString(c, request)
+			return c
+		}},
+		"HTTP/2": {ask: func(g *rig) io.Closer {
+			res, err := g.http2Client().Get("http://app.test/")
+			if err != nil {
+				return http.NoBody // let go before it had the head
+			}
+			return res.Body
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			refused := make(chan struct{})
+			g := one(t, Config{TLS: c.tls, StallTimeout: 200 * time.Millisecond}, func(w http.ResponseWriter, _ *http.Request) {
+				defer close(refused)
+				for p := make([]byte, 64<<10); ; {
+					if _, err := w.Write(p); err != nil {
+						return
+					}
+				}
+			})
+			client := c.ask(g)
+			defer client.Close()
+			select {
+			case <-refused:
+			case <-time.After(60 * time.Second):
+				t.Error("the app is still answering")
+			}
+		})
+	}
+}
+
+// An app that is silent for long is not a client that reads nothing.
+func TestAStreamOutlivesSilence(t *testing.T) {
+	g := one(t, Config{StallTimeout: 2 * time.Second}, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, "data: x\n\n")
+		w.(http.Flusher).Flush()
+		time.Sleep(3 * time.Second) //nolint:forbidigo // the silence itself
+		_, _ = io.WriteString(w, "data: y\n\n")
+	})
+	for name, client := range map[string]*http.Client{"HTTP/1.1": g.http, "HTTP/2": g.http2Client()} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			res, err := client.Get("http://app.test/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			if b, err := io.ReadAll(res.Body); err != nil || string(b) != "data: x\n\ndata: y\n\n" {
+				t.Errorf("%q, %v", b, err)
+			}
+		})
 	}
 }
 

@@ -42,7 +42,7 @@ func TestPublishesUnderLoad(t *testing.T) {
 	}
 	pool := func(id, name string, s *httptest.Server) map[string]routing.Pool {
 		p := poolOf(at(id, s.Listener.Addr().String()))
-		p.VersionID, p.Drain = name, 500*time.Millisecond
+		p.VersionID, p.Drain = name, 5*time.Second // closing in order takes a slow machine its time
 		return map[string]routing.Pool{"app.test": p}
 	}
 	old, oldID := version("0"), "ri_0"
@@ -64,9 +64,7 @@ func TestPublishesUnderLoad(t *testing.T) {
 	})
 	for _, name := range []string{"1", "2", "3", "4"} {
 		// Not before all WebSockets hang on the version that is to leave.
-		for g.tunnelsTo(oldID) < 20 {
-			time.Sleep(time.Millisecond) //nolint:forbidigo // polls a state that has no event, with a deadline around it
-		}
+		g.awaitTunnels(oldID, 20)
 		next, id := version(name), "ri_"+name
 		g.route(pool(id, name, next))
 		if err := g.feed.await(t.Context(), func(r routing.Report) bool { return r.InFlight[oldID] == 0 }); err != nil {
@@ -75,6 +73,7 @@ func TestPublishesUnderLoad(t *testing.T) {
 		old.Close()
 		old, oldID = next, id
 	}
+	g.awaitTunnels(oldID, 20)
 	cancel()
 	loading.Wait()
 	old.Close()
@@ -86,6 +85,12 @@ func TestPublishesUnderLoad(t *testing.T) {
 		if report.Versions[v] == 0 {
 			t.Errorf("version %s never answered", v)
 		}
+	}
+}
+
+func (g *rig) awaitTunnels(instance string, n int) {
+	for g.tunnelsTo(instance) < n {
+		time.Sleep(time.Millisecond) //nolint:forbidigo // polls a state that has no event, with a deadline around it
 	}
 }
 

@@ -344,6 +344,21 @@ func (x *exchange) answer(c *upstream, res response) (how outcome, keep bool) {
 	return answered, !res.closing
 }
 
+// stalls bounds how long the client may take nothing of what is sent next. In
+// HTTP/1.1 its connection does that (see stallConn); in HTTP/2 it can hold up
+// one stream alone. With sending false the app has the word, for as long as it
+// likes.
+func (x *exchange) stalls(sending bool) {
+	if x.r.ProtoMajor < 2 || !sending && !x.stalling {
+		return
+	}
+	until := time.Time{}
+	if x.stalling = sending; sending {
+		until = time.Now().Add(x.rt.cfg.StallTimeout)
+	}
+	_ = http.NewResponseController(x.w).SetWriteDeadline(until)
+}
+
 // copyBody copies the body as it comes. It reports whether all of it did, and
 // an error if the client takes no more.
 func (x *exchange) copyBody(c *upstream, res response) (whole bool, err error) {
@@ -354,6 +369,7 @@ func (x *exchange) copyBody(c *upstream, res response) (whole bool, err error) {
 	case left > 0 && int64(c.br.Buffered()) >= left:
 		// A small answer is already there.
 		p, _ := c.br.Peek(int(left))
+		x.stalls(true)
 		n, err := x.w.Write(p)
 		x.bytesOut += int64(n)
 		_, _ = c.br.Discard(n)
@@ -379,16 +395,19 @@ func (x *exchange) copyBody(c *upstream, res response) (whole bool, err error) {
 		}
 		if c.br.Buffered() == 0 {
 			if held && flusher != nil {
+				x.stalls(true)
 				flusher.Flush()
 				held = false
 			}
 			c.readWithin(time.Now(), x.rt.cfg.IdleTimeout)
 		}
+		x.stalls(false)
 		n, rerr := src.Read(p)
 		if n > 0 {
 			if left > 0 {
 				left -= int64(n)
 			}
+			x.stalls(true)
 			m, werr := x.w.Write(p[:n])
 			x.bytesOut += int64(m)
 			if werr != nil {

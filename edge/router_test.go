@@ -135,6 +135,9 @@ func newRig(t testing.TB, cfg Config) (_ *rig, stop func()) {
 	if cfg.StopGrace == 0 {
 		cfg.StopGrace = 2 * time.Second
 	}
+	if cfg.DialTimeout == 0 {
+		cfg.DialTimeout = 30 * time.Second // a busy machine may take 2 s
+	}
 	g.rt, err = New(cfg, g.feed, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

@@ -97,7 +97,7 @@ func TestWebSocketsOfALeavingBackendAreClosedInOrder(t *testing.T) {
 	g, _ := newRig(t, Config{})
 	ends := make(chan websocket.StatusCode, n)
 	old := poolOf(at("ri_a", echoApp(t, "old", ends)))
-	old.Drain = time.Second
+	old.Drain = 5 * time.Second // closing in order takes a slow machine its time
 	g.route(map[string]routing.Pool{"app.test": old})
 	var clients sync.WaitGroup
 	codes := make([]websocket.StatusCode, n)

@@ -11,6 +11,7 @@ miosa=$PWD/bin/miosa
 app=demo-$$
 work=$(mktemp -d "${TMPDIR:-/tmp}/miosa-demo.XXXXXX")
 platform=  # process of a platform of our own
+data=      # its data directory, or that of the one that runs
 published= # something to remove again from somebody else's
 loaders=()
 wrong=0
@@ -156,9 +157,10 @@ if "$miosa" ps >/dev/null 2>&1; then
 	context=${MIOSA_CONTEXT:-$(cat "${XDG_STATE_HOME:-$HOME/.local/state}/miosa/context")}
 	note "using the one that runs"
 else
-	context=$work/data/context.json
+	data=$work/data
+	context=$data/context.json
 	# Its own state directory: the user's "last platform" is not this one.
-	XDG_STATE_HOME=$work/state "$miosa" up --data "$work/data" \
+	XDG_STATE_HOME=$work/state "$miosa" up --data "$data" \
 		--api "127.0.0.1:$(free_port)" --http "127.0.0.1:$(free_port)" >"$work/platform.log" 2>&1 &
 	platform=$!
 	wait_for 120 "a platform of our own" test -s "$context"

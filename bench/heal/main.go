@@ -39,6 +39,9 @@ func fail(err error) {
 }
 
 func run(slots, kills int, driver string) (err error) {
+	if slots < 1 || kills < 1 || kills > slots*len(ladder) {
+		return fmt.Errorf("%d kills over %d slots: from 1 to %d a slot", kills, slots, len(ladder))
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
 	defer cancel()
 	r, err := rig.Start(ctx, rig.Options{Driver: driver})
@@ -109,6 +112,9 @@ func one(ctx context.Context, r *rig.Rig, deployment string, victim rig.Instance
 		for _, i := range list {
 			if i.ID == victim.ID && i.RestartCount == victim.RestartCount+1 {
 				if started := i.Reached("vmm_started"); !started.IsZero() {
+					if started.Before(at.Add(delay)) {
+						return 0, fmt.Errorf("%s booted %s after its end: the ladder says %s", i.ID, started.Sub(at), delay)
+					}
 					return started.Sub(at) - delay, nil
 				}
 			}

@@ -22,7 +22,7 @@ const (
 )
 
 func main() {
-	instances := flag.Int("instances", 20, "instances to add (of the sim driver: no VM, the agent's share alone)")
+	instances := flag.Int("instances", 20, "instances to add, real VMs: what the platform keeps of each is measured, not the VMM")
 	flag.Parse()
 	if err := rig.Isolate(); err != nil {
 		fail(err)

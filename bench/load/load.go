@@ -44,7 +44,7 @@ type Kind string
 
 // The kinds of failure.
 const (
-	Status  Kind = "status"  // 500 or more
+	Status  Kind = "status"  // other than 2xx: also the 404 of a route that is gone
 	Refused Kind = "refused" // connection refused
 	Reset   Kind = "reset"   // connection reset, or closed before an answer
 	Timeout Kind = "timeout"
@@ -167,13 +167,16 @@ func newWorker(cfg Config, out *Report) *worker { return &worker{cfg: cfg, out: 
 func (w *worker) run(ctx, hold context.Context, tally *tally) {
 	defer w.hangUp()
 	for n := 1; tally.more(ctx); n++ {
-		began := time.Now()
+		began, during := time.Now(), ctx.Err() == nil
 		method, body := http.MethodGet, ""
 		if w.cfg.PostEvery > 0 && n%w.cfg.PostEvery == 0 {
 			method, body = http.MethodPost, "n="+strconv.Itoa(n)
 		}
 		version, err := w.request(hold, method, body)
 		w.out.Requests++
+		if during {
+			w.out.During++
+		}
 		w.out.Latency.Add(time.Since(began))
 		if err != nil {
 			w.hangUp()
@@ -261,7 +264,7 @@ func (w *worker) answer(method string) (version string, err error) {
 		}
 		return "", err
 	}
-	if res.StatusCode >= 500 {
+	if res.StatusCode < 200 || res.StatusCode >= 300 {
 		if res.Close {
 			w.hangUp()
 		}

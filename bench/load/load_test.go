@@ -63,6 +63,9 @@ func TestEveryFailureIsCountedByItsKind(t *testing.T) {
 		case 10:
 			status.Add(1)
 			http.Error(w, "deliberately", http.StatusBadGateway)
+		case 15:
+			status.Add(1)
+			http.NotFound(w, r)
 		case 20:
 			reset.Add(1)
 			c, _, err := http.NewResponseController(w).Hijack()
@@ -92,11 +95,26 @@ func TestEveryFailureIsCountedByItsKind(t *testing.T) {
 			t.Errorf("%s: counted %d, there were %d", kind, got.ByKind[kind], n)
 		}
 	}
-	if got.Failed != total || got.Requests != 2000 || got.Clean() {
+	if got.Failed != total || got.Requests != 2000 || got.During != 0 || got.Clean() {
 		t.Errorf("failed %d of %d, there were %d", got.Failed, got.Requests, total)
 	}
 	if len(got.Samples) == 0 || len(got.Samples) > 20 {
 		t.Errorf("%d samples", len(got.Samples))
+	}
+}
+
+func TestRequestsAfterTheEndAreToldApart(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var n atomic.Int64
+	addr := serve(t, func(http.ResponseWriter, *http.Request) {
+		if n.Add(1) == 10 {
+			cancel()
+		}
+	})
+	got, err := load.Run(ctx, load.Config{Addr: addr, Host: "app.test", Workers: 1, MinRequests: 30})
+	if err != nil || got.Requests != 30 || got.During != 10 {
+		t.Errorf("%d of %d, %v", got.During, got.Requests, err)
 	}
 }
 

@@ -12,7 +12,8 @@ import (
 // Report is what came of the load.
 type Report struct {
 	Requests int64          // made, failed ones included
-	Failed   int64          // of them
+	During   int64          // of them, begun before ctx was done
+	Failed   int64          // of them all
 	ByKind   map[Kind]int64 // the failed ones
 	Samples  []Sample       // the first failures in words, of requests and WebSockets
 	Reopened int64          // kept connections found closed between two requests: no failure
@@ -93,6 +94,7 @@ func (r *Report) saw(version string) {
 
 func (r *Report) add(o Report) {
 	r.Requests += o.Requests
+	r.During += o.During
 	r.Failed += o.Failed
 	r.Reopened += o.Reopened
 	for k, n := range o.ByKind {

@@ -180,7 +180,8 @@ func read(ctx context.Context, r *rig.Rig, instance string) (t tally, err error)
 }
 
 func (t *tally) count(l line) {
-	if l.Lost > 0 {
+	// A marker that knows no number is a gap, too.
+	if l.Lost > 0 || l.Stream == "system" && strings.HasPrefix(l.Line, "… ") {
 		t.gaps++
 		t.lost += l.Lost
 		return

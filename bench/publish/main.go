@@ -8,7 +8,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -82,9 +84,12 @@ func run(requests int64, sockets, workers, replicas int, driver string) (err err
 	if done.err != nil {
 		return done.err
 	}
-	fmt.Printf("\n%s\n", done.report)
-	if !done.report.Clean() || done.report.Requests < requests {
-		return fmt.Errorf("something was lost")
+	fmt.Printf("\n%s\n%d of the requests began while versions changed\n", done.report, done.report.During)
+	switch {
+	case !done.report.Clean() || done.report.Requests < requests:
+		return errors.New("something was lost")
+	case done.report.WSOpened < int64(sockets) || len(done.report.Versions) < 2:
+		return fmt.Errorf("it shows nothing: %d WebSockets were opened, versions %v answered", done.report.WSOpened, slices.Sorted(maps.Keys(done.report.Versions)))
 	}
 	return nil
 }

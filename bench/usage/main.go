@@ -197,7 +197,11 @@ func (b *bench) fetch(ctx context.Context, ip string, n int64) (int64, error) {
 		return 0, err
 	}
 	defer resp.Body.Close()
-	return io.Copy(io.Discard, resp.Body)
+	got, err := io.Copy(io.Discard, resp.Body)
+	if err == nil && (resp.StatusCode != http.StatusOK || got != n) {
+		err = fmt.Errorf("asked for %d bytes: %s, %d bytes", n, resp.Status, got)
+	}
+	return got, err
 }
 
 // killWhileSending kills the platform while every VM sends, lets them go on

@@ -40,7 +40,10 @@ instances that it left running. Deployments and records stay.`,
 				return miosa.Errorf(miosa.NotFound, "there is no data directory %s", dir)
 			}
 			if pid, running := holder(dir); running {
-				return interrupt(cmd.Context(), pid, cmd.OutOrStdout())
+				done, err := interrupt(cmd.Context(), pid, dir, cmd.OutOrStdout())
+				if done || err != nil {
+					return err
+				}
 			}
 			return stopLeftovers(cmd.Context(), dir, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -71,11 +74,12 @@ func isUp(pid int) bool {
 	return err == nil && len(words) > 1 && filepath.Base(words[0]) == "miosa" && slices.Contains(words[1:], "up")
 }
 
-// interrupt is Ctrl-C from afar: the running platform stops its instances.
-func interrupt(ctx context.Context, pid int, out io.Writer) error {
+// interrupt is Ctrl-C from afar: the running platform stops its instances. One
+// that was on its way out already leaves them running: then it is not done.
+func interrupt(ctx context.Context, pid int, dir string, out io.Writer) (done bool, err error) {
 	fmt.Fprintf(out, "Stopping miosa (process %d) and its instances …\n", pid)
 	if err := syscall.Kill(pid, syscall.SIGINT); err != nil {
-		return fmt.Errorf("signal process %d: %w", pid, err)
+		return false, fmt.Errorf("signal process %d: %w", pid, err)
 	}
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -84,14 +88,19 @@ func interrupt(ctx context.Context, pid int, out io.Writer) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return false, ctx.Err()
 		case <-deadline.C:
-			return miosa.Errorf(miosa.Unavailable, "process %d did not end within %s", pid, downDeadline)
+			return false, miosa.Errorf(miosa.Unavailable, "process %d did not end within %s", pid, downDeadline)
 		case <-tick.C:
-			if !isUp(pid) {
-				fmt.Fprintln(out, "Stopped.")
-				return nil
+			if isUp(pid) {
+				continue
 			}
+			left, err := agent.Left(filepath.Join(dir, "agent"), slog.New(slog.DiscardHandler))
+			if err != nil || left > 0 {
+				return false, err
+			}
+			fmt.Fprintln(out, "Stopped.")
+			return true, nil
 		}
 	}
 }

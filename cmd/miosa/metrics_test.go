@@ -50,7 +50,7 @@ func allExported(t *testing.T) []exported {
 	go func() { ran <- p.control.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		for _, err := range []error{<-ran, p.figures.Close(), p.logs.Close(), p.store.Close(), p.cell.close()} {
+		for _, err := range []error{<-ran, p.close(), p.cell.close()} {
 			if err != nil {
 				t.Error(err)
 			}

@@ -68,13 +68,13 @@ a crash. "miosa down" stops everything.`,
 	fl.IntVar(&f.logRate, "log-rate", 0, "log lines a second that one instance may write for long; 0: 5000, negative: any number")
 	fl.IntVar(&f.logSpoolMB, "log-spool-mb", 0, "log lines that one instance may have on this host's disk until they are stored, in MB; 0: 64")
 	fl.StringArrayVar(&f.victoriaLogs, "victorialogs", nil, "keep logs in the VictoriaLogs at URL that was started with -retentionPeriod=DAYSd, DAYS=URL; one for each retention; without it logs are kept in --data")
-	fl.StringVar(&f.driver, "driver", "auto", "what boots the instances: auto, qemu, sim (no VMs: for tries and tests), firecracker")
+	fl.StringVar(&f.driver, "driver", "auto", "what boots the instances: auto, qemu, sim (no VMs: for tries and tests)")
 	fl.StringVar(&f.accel, "accel", "auto", "qemu's accelerator: auto, kvm, tcg")
 	fl.StringVar(&f.domain, "managed-domain", "localhost", "apps are served at <deployment>.<tenant>.DOMAIN")
 	fl.StringVar(&f.region, "region", "local", "name of this machine's region")
 	fl.StringVar(&f.zone, "zone", "local-a", "name of this machine's zone")
 	fl.StringArrayVar(&f.binds, "bind", nil, "variable injected into every instance, KEY=TEMPLATE over {tenant} {deployment} {environment} {service}; may be repeated")
-	fl.StringArrayVar(&f.allowTargets, "allow-target", nil, "addresses, `CIDR`, that customers' log drains may lead to though they are not public, also without TLS; may be repeated")
+	fl.StringArrayVar(&f.allowTargets, "allow-target", nil, "addresses, `CIDR`, that customers' log drains and webhooks may lead to though they are not public, also without TLS; may be repeated")
 	fl.Float64Var(&f.overcommit, "cpu-overcommit", 8, "how many vCPUs may be promised per core")
 	fl.BoolVar(&f.example, "example", false, "publish the example app if there is no deployment yet")
 	fl.StringVar(&f.accessLog, "access-log", "", "file for the router's access log, one JSON object a line; - for standard output")
@@ -97,10 +97,13 @@ func (f upFlags) config() (platformConfig, error) {
 	case "firecracker":
 		return cfg, miosa.Errorf(miosa.Invalid, "the firecracker driver is not in this version yet: use --driver qemu")
 	default:
-		return cfg, miosa.Errorf(miosa.Invalid, "--driver %q is none of auto, qemu, sim, firecracker", f.driver)
+		return cfg, miosa.Errorf(miosa.Invalid, "--driver %q is none of auto, qemu, sim", f.driver)
 	}
 	if cfg.domain == "" {
 		return cfg, miosa.Errorf(miosa.Invalid, "--managed-domain must name a domain, e.g. apps.example")
+	}
+	if f.logSpoolMB < 0 {
+		return cfg, miosa.Errorf(miosa.Invalid, "--log-spool-mb must not be negative; 0 is the default of 64")
 	}
 	if f.overcommit < 1 {
 		return cfg, miosa.Errorf(miosa.Invalid, "--cpu-overcommit must be at least 1")

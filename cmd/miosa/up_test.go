@@ -23,3 +23,13 @@ func TestAllowTarget(t *testing.T) {
 		}
 	}
 }
+
+// A negative size would leave no room for a single line.
+func TestLogSpoolIsNoDebt(t *testing.T) {
+	for mb, want := range map[int]miosa.Code{-1: miosa.Invalid, 0: "", 1: ""} {
+		f := upFlags{driver: "sim", domain: "localhost", overcommit: 1, logSpoolMB: mb}
+		if _, err := f.config(); miosa.CodeOf(err) != want {
+			t.Errorf("%d MB: %v", mb, err)
+		}
+	}
+}

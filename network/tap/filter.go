@@ -2,9 +2,12 @@ package tap
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/nftables"
@@ -50,12 +53,15 @@ const (
 	registerIP   = unix.NFT_REG32_06
 )
 
+// uplinksSet is looked for in other platforms' tables, too.
+const uplinksSet = "uplinks"
+
 // rules are the table's parts, by name; all of it belongs to one cell.
 type rules struct {
 	table       *nftables.Table
 	guests      *nftables.Set // link . MAC . address
 	limits      *nftables.Set // link → chain of its egress limit
-	uplinks     *nftables.Set // links whose forwarding we switched on
+	uplinks     *nftables.Set // links that forward for instances' sake alone
 	connections *nftables.Set // open connections by guest address
 }
 
@@ -70,7 +76,7 @@ func (n *Network) rules() rules {
 		limits: &nftables.Set{
 			Table: t, Name: "limits", IsMap: true, KeyType: nftables.TypeIFName, DataType: nftables.TypeVerdict,
 		},
-		uplinks:     &nftables.Set{Table: t, Name: "uplinks", KeyType: nftables.TypeIFName},
+		uplinks:     &nftables.Set{Table: t, Name: uplinksSet, KeyType: nftables.TypeIFName},
 		connections: &nftables.Set{Table: t, Name: "connections", KeyType: nftables.TypeIPAddr, Dynamic: true, Size: maxIndex},
 	}
 }
@@ -78,10 +84,6 @@ func (n *Network) rules() rules {
 // buildRules replaces the cell's table in one transaction: there is no moment
 // without rules, and connections go on.
 func (n *Network) buildRules() error {
-	marked, err := n.markedUplinks()
-	if err != nil {
-		return err
-	}
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
@@ -91,17 +93,21 @@ func (n *Network) buildRules() error {
 	c.DelTable(r.table)
 	c.AddTable(r.table)
 
-	var guests, uplinks []nftables.SetElement
+	// The limits of those who are here stay: nobody attaches a VM that goes on.
+	var guests, limits, uplinks []nftables.SetElement
 	for index := range n.byIndex {
 		guests = append(guests, n.guestElement(index))
+		if mbps := n.limited[index]; mbps > 0 {
+			limits = append(limits, n.limit(c, r, index, mbps))
+		}
 	}
-	for _, name := range marked {
+	for _, name := range n.marked {
 		uplinks = append(uplinks, nftables.SetElement{Key: linkName(name)})
 	}
 	for _, s := range []struct {
 		set      *nftables.Set
 		elements []nftables.SetElement
-	}{{r.guests, guests}, {r.limits, nil}, {r.uplinks, uplinks}, {r.connections, nil}} {
+	}{{r.guests, guests}, {r.limits, limits}, {r.uplinks, uplinks}, {r.connections, nil}} {
 		if err := c.AddSet(s.set, s.elements); err != nil {
 			return fmt.Errorf("add set %s: %w", s.set.Name, err)
 		}
@@ -148,7 +154,7 @@ func (n *Network) buildRules() error {
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("install rules: %w", err)
 	}
-	clear(n.limited) // comes back with the next Attach
+	maps.DeleteFunc(n.limited, func(index, _ int) bool { return n.byIndex[index] == "" })
 	return nil
 }
 
@@ -181,17 +187,7 @@ func (n *Network) admit(index, egressMbps int) error {
 		return err
 	}
 	if egressMbps > 0 {
-		chain := n.chain(c, r, limitChain(index))
-		// Policing, not shaping: it needs nothing but nftables, and TCP finds
-		// the rate by itself. The kernel's bucket holds one second's worth.
-		c.AddRule(rule(chain, one(&expr.Limit{
-			Type: expr.LimitTypePktBytes, Rate: uint64(egressMbps) * 1_000_000 / 8, Unit: expr.LimitTimeSecond, Over: true,
-		}), drop()))
-		err := c.SetAddElements(r.limits, []nftables.SetElement{{
-			Key:         linkName(n.plan.link(index)),
-			VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: limitChain(index)},
-		}})
-		if err != nil {
+		if err := c.SetAddElements(r.limits, []nftables.SetElement{n.limit(c, r, index, egressMbps)}); err != nil {
 			return err
 		}
 	}
@@ -199,9 +195,57 @@ func (n *Network) admit(index, egressMbps int) error {
 		return fmt.Errorf("add rules: %w", err)
 	}
 	if egressMbps > 0 {
-		n.limited[index] = true
+		n.limited[index] = egressMbps
 	}
 	return nil
+}
+
+// limit makes the chain of an index's egress limit, and returns the element of
+// the limits that leads there.
+func (n *Network) limit(c *nftables.Conn, r rules, index, mbps int) nftables.SetElement {
+	chain := n.chain(c, r, limitChain(index))
+	// Policing, not shaping: it needs nothing but nftables, and TCP finds
+	// the rate by itself. The kernel's bucket holds one second's worth.
+	c.AddRule(rule(chain, one(&expr.Limit{
+		Type: expr.LimitTypePktBytes, Rate: uint64(mbps) * bytesPerMbit, Unit: expr.LimitTimeSecond, Over: true,
+	}), drop()))
+	return nftables.SetElement{
+		Key:         linkName(n.plan.link(index)),
+		VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: limitChain(index)},
+	}
+}
+
+// heldLimits reads back what the kernel limits taps to.
+func (n *Network) heldLimits() (map[int]int, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	t := n.rules().table
+	chains, err := c.ListChainsOfTableFamily(t.Family)
+	if err != nil {
+		return nil, fmt.Errorf("list chains: %w", err)
+	}
+	held := make(map[int]int)
+	for _, chain := range chains {
+		digits, ok := strings.CutPrefix(chain.Name, limitPrefix)
+		index, err := strconv.Atoi(digits)
+		if !ok || err != nil || chain.Table.Name != t.Name {
+			continue
+		}
+		rules, err := c.GetRules(t, chain)
+		if err != nil {
+			return nil, fmt.Errorf("read egress limit: %w", err)
+		}
+		for _, r := range rules {
+			for _, e := range r.Exprs {
+				if l, ok := e.(*expr.Limit); ok {
+					held[index] = int(l.Rate / bytesPerMbit) //nolint:gosec // what admit made of an int
+				}
+			}
+		}
+	}
+	return held, nil
 }
 
 // expel takes back what admit did. The tap is gone by now, so nothing
@@ -222,7 +266,7 @@ func (n *Network) expel(index int) {
 }
 
 func (n *Network) unlimit(index int) error {
-	if !n.limited[index] {
+	if n.limited[index] == 0 {
 		return nil
 	}
 	c, err := nftables.New()
@@ -244,9 +288,14 @@ func (n *Network) unlimit(index int) error {
 	return nil
 }
 
-func limitChain(index int) string { return fmt.Sprintf("egress-%d", index) }
+const (
+	limitPrefix  = "egress-"
+	bytesPerMbit = 1_000_000 / 8
+)
 
-// markUplink notes that we switch a link's forwarding on.
+func limitChain(index int) string { return limitPrefix + strconv.Itoa(index) }
+
+// markUplink notes that a link forwards for instances' sake alone.
 func (n *Network) markUplink(name string) error {
 	c, err := nftables.New()
 	if err != nil {
@@ -258,30 +307,48 @@ func (n *Network) markUplink(name string) error {
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("mark uplink %s: %w", name, err)
 	}
+	if !slices.Contains(n.marked, name) {
+		n.marked = append(n.marked, name)
+	}
 	return nil
 }
 
-// markedUplinks reads the marks back; a fresh host has none.
-func (n *Network) markedUplinks() ([]string, error) {
+// heldMarks reads our own marks back; a fresh host has none.
+func (n *Network) heldMarks() ([]string, error) {
+	return marks(func(table string) bool { return table == n.plan.table() })
+}
+
+// markedByOthers reports whether another platform switched a link's forwarding on.
+func (n *Network) markedByOthers(name string) (bool, error) {
+	names, err := marks(func(table string) bool { return strings.HasPrefix(table, tablePrefix) && table != n.plan.table() })
+	return slices.Contains(names, name), err
+}
+
+// marks are the uplinks that are marked in the tables wanted.
+func marks(want func(table string) bool) ([]string, error) {
 	c, err := nftables.New()
 	if err != nil {
 		return nil, fmt.Errorf("nftables: %w", err)
 	}
-	r := n.rules()
-	tables, err := c.ListTablesOfFamily(r.table.Family)
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
-	if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == r.table.Name }) {
-		return nil, nil
-	}
-	elements, err := c.GetSetElements(r.uplinks)
-	if err != nil {
-		return nil, fmt.Errorf("read uplinks: %w", err)
-	}
 	var names []string
-	for _, e := range elements {
-		names = append(names, strings.TrimRight(string(e.Key), "\x00"))
+	for _, t := range tables {
+		if !want(t.Name) {
+			continue
+		}
+		elements, err := c.GetSetElements(&nftables.Set{Table: t, Name: uplinksSet})
+		if errors.Is(err, unix.ENOENT) {
+			continue // it has just been removed
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read uplinks: %w", err)
+		}
+		for _, e := range elements {
+			names = append(names, strings.TrimRight(string(e.Key), "\x00"))
+		}
 	}
 	return names, nil
 }

@@ -66,8 +66,9 @@ type Network struct {
 	plan     plan
 	byName   map[string]int // instance → index
 	byIndex  map[int]string
-	limited  map[int]bool // indices with an egress limit in the rules
-	next     int          // where the search for a free index begins
+	limited  map[int]int // egress limits in the rules, in 10^6 bits a second, by index
+	marked   []string    // uplinks whose forwarding we, or another platform, switched on
+	next     int         // where the search for a free index begins
 	saidNone bool
 }
 
@@ -90,7 +91,7 @@ func New(config Config, log *slog.Logger) (*Network, error) {
 	}
 	config.Connections = cmp.Or(config.Connections, 4096)
 	config.LockFile = cmp.Or(config.LockFile, "/run/miosa-network.lock")
-	return &Network{config: config, log: log, plan: p, limited: make(map[int]bool)}, nil
+	return &Network{config: config, log: log, plan: p, limited: make(map[int]int)}, nil
 }
 
 // Attach makes the instance's tap, or finds it again. egressMbps limits what
@@ -290,6 +291,12 @@ func (n *Network) ensure() error {
 	}
 	if len(n.config.Nameservers) == 0 {
 		n.config.Nameservers = hostNameservers()
+	}
+	if n.limited, err = n.heldLimits(); err != nil {
+		return err
+	}
+	if n.marked, err = n.heldMarks(); err != nil {
+		return err
 	}
 	if err := n.buildRules(); err != nil {
 		return err

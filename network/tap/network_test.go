@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 
 	"github.com/miosa/miosa/network"
@@ -249,7 +251,11 @@ func TestHostDoesNotBecomeARouter(t *testing.T) {
 		if err := addAddress("lan", "203.0.113.1/24"); err != nil {
 			return err
 		}
-		return setUp("lan")
+		if err := setUp("lan"); err != nil {
+			return err
+		}
+		// So that answers find the way back: it is "up" alone that keeps the world out.
+		return os.WriteFile(forwardingFile("lan"), []byte("1"), 0)
 	})
 	inner.must(func() error {
 		if err := addAddress("eth0", "203.0.113.2/24"); err != nil {
@@ -272,13 +278,23 @@ func TestHostDoesNotBecomeARouter(t *testing.T) {
 	g.wantReach("198.51.100.2:80")
 	world.wantBlocked("203.0.113.2:80", nil)
 
-	// The next run remembers that it was us, and the last one undoes it.
+	// The next run remembers that it was us, also after somebody flushed all rules.
 	n = open(t, Config{})
 	host.must(func() error { return n.Reclaim(t.Context(), func(string) bool { return true }) })
 	world.wantBlocked("203.0.113.2:80", nil)
+	host.flushRules()
+	host.attach(n, "ri_a", 80, 0)
+	world.wantBlocked("203.0.113.2:80", nil)
+
+	// Of two platforms either may go first: the last one undoes it.
+	other := open(t, Config{CellID: "0badcaff"})
+	host.attach(other, "ri_b", 80, 0)
 	g.unplug()
+	host.must(func() error { return errors.Join(n.Detach(t.Context(), "ri_a"), n.Close(t.Context())) })
+	world.wantBlocked("203.0.113.2:80", nil)
+	n = other
 	host.must(func() error {
-		if err := n.Detach(t.Context(), "ri_a"); err != nil {
+		if err := n.Detach(t.Context(), "ri_b"); err != nil {
 			return err
 		}
 		if err := n.Close(t.Context()); err != nil {
@@ -353,14 +369,9 @@ func TestCloseLeavesNothingUnlessAttached(t *testing.T) {
 	host.wantReach(again.Address.String())
 }
 
-// A firewall's reload takes our rules too; the next Attach puts them back.
-func TestFlushedRulesComeBack(t *testing.T) {
-	host := newNamespace(t)
-	n := open(t, Config{})
-	a := host.attach(n, "ri_a", 80, 20)
-	g := host.guest(a)
-	host.listen(":9000")
-	host.must(func() error {
+func (ns *namespace) flushRules() {
+	ns.t.Helper()
+	ns.must(func() error {
 		c, err := nftables.New()
 		if err != nil {
 			return err
@@ -368,6 +379,16 @@ func TestFlushedRulesComeBack(t *testing.T) {
 		c.FlushRuleset()
 		return c.Flush()
 	})
+}
+
+// A firewall's reload takes our rules too; the next Attach puts them back.
+func TestFlushedRulesComeBack(t *testing.T) {
+	host := newNamespace(t)
+	n := open(t, Config{})
+	a := host.attach(n, "ri_a", 80, 20)
+	g := host.guest(a)
+	host.listen(":9000")
+	host.flushRules()
 	g.wantReach(a.NIC.Gateway.String() + ":9000")
 	host.attach(n, "ri_b", 80, 20)
 	g.wantBlocked(a.NIC.Gateway.String()+":9000", nil)
@@ -571,6 +592,65 @@ func TestEgressIsLimited(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// limits are the egress limits that the kernel holds, in bytes a second, by tap.
+func (ns *namespace) limits() map[string]uint64 {
+	ns.t.Helper()
+	found := map[string]uint64{}
+	ns.must(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := &nftables.Table{Family: nftables.TableFamilyINet, Name: "miosa-" + testCell}
+		elements, err := c.GetSetElements(&nftables.Set{Table: table, Name: "limits"})
+		if err != nil {
+			return err
+		}
+		for _, e := range elements {
+			tap := strings.TrimRight(string(e.Key), "\x00")
+			rules, err := c.GetRules(table, &nftables.Chain{Table: table, Name: "egress-" + tap[strings.LastIndexByte(tap, '-')+1:]})
+			if err != nil {
+				return err
+			}
+			for _, r := range rules {
+				if l, ok := r.Exprs[0].(*expr.Limit); ok && l.Over {
+					found[tap] = l.Rate
+				}
+			}
+		}
+		return nil
+	})
+	return found
+}
+
+// A VM lives through a restart of its agent, which attaches it no second time,
+// and through another instance's Attach that has to build the rules anew.
+func TestEgressLimitsOutliveRestartsAndRebuilds(t *testing.T) {
+	host := newNamespace(t)
+	first := open(t, Config{})
+	a, b := host.attach(first, "ri_a", 80, 8), host.attach(first, "ri_b", 80, 16)
+	want := map[string]uint64{a.NIC.Tap: 1_000_000, b.NIC.Tap: 2_000_000}
+	if got := host.limits(); !maps.Equal(got, want) {
+		t.Fatalf("attached: %v, want %v", got, want)
+	}
+	second := open(t, Config{})
+	host.must(func() error { return second.Reclaim(t.Context(), func(string) bool { return true }) })
+	if got := host.limits(); !maps.Equal(got, want) {
+		t.Errorf("after a restart: %v, want %v", got, want)
+	}
+	host.flushRules()
+	d := host.attach(second, "ri_d", 80, 0)
+	if got := host.limits(); !maps.Equal(got, want) {
+		t.Errorf("after a rebuild: %v, want %v", got, want)
+	}
+	host.attach(second, "ri_d", 80, 24)
+	host.attach(second, "ri_a", 80, 0)
+	host.must(func() error { return second.Detach(t.Context(), "ri_b") })
+	if got, want := host.limits(), (map[string]uint64{d.NIC.Tap: 3_000_000}); !maps.Equal(got, want) {
+		t.Errorf("changed: %v, want %v", got, want)
+	}
 }
 
 func TestBadRequests(t *testing.T) {

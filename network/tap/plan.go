@@ -16,6 +16,8 @@ const (
 	// commonPrefix begins the taps of every platform on this host, whatever
 	// its cell, so that one platform's rules can tell another's taps.
 	commonPrefix = "mi"
+	// tablePrefix begins their tables.
+	tablePrefix = "miosa-"
 	// blockBits is the length of a cell's block: 4,096 networks of /30.
 	blockBits = 18
 	maxIndex  = 1 << (30 - blockBits)
@@ -38,7 +40,7 @@ func newPlan(cell string) (plan, error) {
 	return plan{cell: cell, id: binary.BigEndian.Uint32(b)}, nil
 }
 
-func (p plan) table() string  { return "miosa-" + p.cell }
+func (p plan) table() string  { return tablePrefix + p.cell }
 func (p plan) prefix() string { return commonPrefix + p.cell + "-" }
 
 func (p plan) link(index int) string { return p.prefix() + strconv.Itoa(index) }

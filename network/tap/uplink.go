@@ -33,6 +33,17 @@ func (n *Network) openUplink() error {
 			return err
 		}
 		if strings.TrimSpace(string(b)) != "0" {
+			if slices.Contains(n.marked, name) {
+				continue
+			}
+			// Another platform may end before we do, and its rules with it.
+			shared, err := n.markedByOthers(name)
+			if err == nil && shared {
+				err = n.markUplink(name)
+			}
+			if err != nil {
+				return err
+			}
 			continue
 		}
 		if err := n.markUplink(name); err != nil {
@@ -46,8 +57,8 @@ func (n *Network) openUplink() error {
 	return nil
 }
 
-// closeUplinks switches off the forwarding that we switched on, unless
-// another platform's instances still need it.
+// closeUplinks switches off the forwarding that was switched on for instances,
+// unless another platform's still need it.
 func (n *Network) closeUplinks() error {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -58,11 +69,7 @@ func (n *Network) closeUplinks() error {
 			return nil
 		}
 	}
-	marked, err := n.markedUplinks()
-	if err != nil {
-		return err
-	}
-	for _, name := range marked {
+	for _, name := range n.marked {
 		if err := os.WriteFile(forwardingFile(name), []byte("0"), 0); err != nil && !os.IsNotExist(err) {
 			return err
 		}
