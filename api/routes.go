@@ -193,7 +193,7 @@ func adminRoutes() []*route {
 			Notes: "The key is in this answer and nowhere else.", Handle: one((*Server).createAPIKey)},
 		{Method: get, Pattern: "/admin/api-keys/{id}", Access: accessAdmin, Operation: "getAPIKey", Summary: "Get an API key", Handle: one((*Server).getAPIKey)},
 		{Method: del, Pattern: "/admin/api-keys/{id}", Access: accessAdmin, Operation: "revokeAPIKey", Summary: "Revoke an API key",
-			Notes: "At once.", Handle: one((*Server).revokeAPIKey)},
+			Notes: "At once; a stream that it has open ends with the next heartbeat.", Handle: one((*Server).revokeAPIKey)},
 		{Method: get, Pattern: "/admin/hosts", Access: accessAdmin, Operation: "listHosts", Summary: "List hosts",
 			Query: []param{{"region", "Only in this region."}}, Handle: many((*Server).listHosts)},
 		{Method: get, Pattern: "/admin/hosts/{id}", Access: accessAdmin, Operation: "getHost", Summary: "Get a host", Handle: one((*Server).getHost)},

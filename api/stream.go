@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/miosa/miosa"
 )
 
 // item is one event of a stream: what is sent, and the ID to resume behind it from.
@@ -23,7 +25,8 @@ type parcel struct {
 }
 
 // stream answers with server-sent events: what from gives, as it gives it,
-// until that ends or the client leaves. from runs on a goroutine of its own, and ends with its context; give is false when no
+// until that ends, the client leaves or the caller's key is revoked. from runs
+// on a goroutine of its own, and ends with its context; give is false when no
 // more is wanted.
 func (c *call) stream(w http.ResponseWriter, event string, from func(ctx context.Context, give func(parcel) bool) error) error {
 	out, err := startStream(w)
@@ -63,6 +66,9 @@ func (c *call) stream(w http.ResponseWriter, event string, from func(ctx context
 				return nil
 			}
 		case <-beat.C:
+			if c.revoked(ctx) {
+				return nil
+			}
 			if err := out.comment("heartbeat"); err != nil {
 				return nil
 			}
@@ -73,6 +79,15 @@ func (c *call) stream(w http.ResponseWriter, event string, from func(ctx context
 			return nil
 		}
 	}
+}
+
+// revoked reports whether the key that the call came with opens nothing any
+// more. A store that does not answer takes nobody's key away.
+func (c *call) revoked(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, c.s.cfg.Heartbeat)
+	defer cancel()
+	_, err := c.s.authenticate(ctx, c.r)
+	return miosa.CodeOf(err) == miosa.Unauthenticated
 }
 
 // nothingComes is the source of a stream that has nothing to give, ever.
