@@ -19,6 +19,9 @@ type EventReader interface {
 	// List is up to limit events of a scope, the newest first, from behind the
 	// one with that ID on; with what was committed a moment ago.
 	List(ctx context.Context, scope events.Scope, after string, limit int) (page []miosa.Event, more bool, err error)
+	// Count is how many there are, the newest most at most; upTo how many of
+	// them up to and with the one that after names, all if none of them is it.
+	Count(ctx context.Context, scope events.Scope, after string, most int) (total, upTo int, err error)
 	// Read yields what is stored of a query. An error is yielded last.
 	Read(ctx context.Context, q events.Query) iter.Seq2[events.Entry, error]
 	// Follow yields what was stored after the mark and then each event as it
@@ -32,8 +35,10 @@ type EventReader interface {
 }
 
 const (
-	maxEvents  = 100
 	maxBacklog = 1000 // that a stream begins with
+	// countedEvents bounds what is counted for one page, and how far pages have
+	// numbers; cursors go on to the end.
+	countedEvents = 10_000
 )
 
 // eventRequest is a read of events as it was asked for.
@@ -142,21 +147,18 @@ func (c *call) orRemembered(scope *events.Scope, err error) error {
 	return err
 }
 
-func (s *Server) listEvents(c *call) (resource.Stretch[resource.Event], error) {
-	out := resource.Stretch[resource.Event]{Data: []resource.Event{}}
+func (s *Server) listEvents(c *call) (resource.Listing[resource.Event], error) {
+	out := resource.Listing[resource.Event]{Data: []resource.Event{}}
 	r, err := c.eventRequest()
 	if err != nil {
 		return out, err
 	}
 	q := c.r.URL.Query()
-	limit, err := number(q, "page_size", defaultPageSize)
-	if err == nil && q.Has("limit") {
-		limit, err = number(q, "limit", defaultPageSize)
-	}
+	page, size, err := pageOf(q)
 	if err != nil {
 		return out, err
 	}
-	after := ""
+	after, skip := "", min(page-1, countedEvents)*size
 	if cursor := q.Get("cursor"); cursor != "" {
 		key, err := parseCursor(cursor)
 		if err != nil {
@@ -165,19 +167,37 @@ func (s *Server) listEvents(c *call) (resource.Stretch[resource.Event], error) {
 		if after = eventMark(key); after == "" {
 			return out, invalidField("cursor", "is not one that this list gave out")
 		}
+		skip = 0
 	}
+	out.Page = resource.Page{Page: page, PageSize: size}
 	if r.nothing {
 		return out, nil
 	}
-	found, more, err := s.events.List(c.r.Context(), r.Scope, after, min(limit, maxEvents))
-	if err != nil {
-		return out, err
+	ctx := c.r.Context()
+	var found []miosa.Event
+	more := true
+	if skip < countedEvents {
+		if found, more, err = s.events.List(ctx, r.Scope, after, skip+size); err != nil {
+			return out, err
+		}
+	}
+	// A first page that holds all needs no counting.
+	total, before := len(found), 0
+	if more || after != "" {
+		if total, before, err = s.events.Count(ctx, r.Scope, after, countedEvents); err != nil {
+			return out, err
+		}
+	}
+	if after != "" {
+		out.Page.Page = before/size + 1
+	}
+	// Some may have come between the two looks.
+	out.Page.Total = max(total, min(before+len(found), countedEvents))
+	if found = found[min(skip, len(found)):]; more && len(found) > 0 {
+		out.Page.NextCursor = new(makeCursor(found[len(found)-1].ID))
 	}
 	for _, e := range found {
 		out.Data = append(out.Data, eventResource(e))
-	}
-	if more {
-		out.Page.NextCursor = new(makeCursor(found[len(found)-1].ID))
 	}
 	return out, nil
 }
