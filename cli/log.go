@@ -43,7 +43,8 @@ own word on boots, crashes and gaps. In a pipe there is the text alone, as the
 app wrote it. Lines stay readable after their instance is gone.
 
 --grep takes words that a line must all hold, "phrases", -not, and key:value
-for lines that are JSON or logfmt. Upper and lower case are the same.`,
+for lines that are JSON or logfmt. Upper and lower case are the same. Without a
+word of three letters in a row (504, say) every line is read: give --since.`,
 		Example: `  miosa logs hello -f
   miosa logs hello --since 15m --grep 'timeout -healthz'
   miosa logs hello --env staging --grep level:error
