@@ -82,7 +82,7 @@ func (a *app) logs(ctx context.Context, c *client.Client, name string, f logFlag
 	}
 	out := a.logPrinter(f.timestamps)
 	options := []client.Option{client.Query("since", f.since), client.Query("until", f.until), client.Query("q", f.grep), client.Query("stream", f.stream)}
-	lines := a.logLines(ctx, c, subject, f, options)
+	lines := a.logLines(ctx, c, subject, only, f, options)
 	err = func() error {
 		for l, err := range lines {
 			if err != nil {
@@ -116,6 +116,10 @@ func logSubject(ctx context.Context, c *client.Client, name, environment string)
 			return "", nil, usagef("--env is for a deployment: %s is in one environment only", name)
 		}
 		return name, nil, nil
+	case miosa.PrefixDeployment:
+		if environment == "" {
+			return name, nil, nil // it may be deleted: its lines still tell
+		}
 	}
 	dep, err := find(ctx, c, name)
 	if err != nil || environment == "" {
@@ -135,8 +139,9 @@ func logSubject(ctx context.Context, c *client.Client, name, environment string)
 	return dep.ID, only, nil
 }
 
-// logLines are the lines that were asked for, oldest first.
-func (a *app) logLines(ctx context.Context, c *client.Client, subject string, f logFlags, options []client.Option) func(func(resource.LogLine, error) bool) {
+// logLines are the lines that were asked for, oldest first, and others of a
+// deployment between them: only says whose are meant.
+func (a *app) logLines(ctx context.Context, c *client.Client, subject string, only []string, f logFlags, options []client.Option) func(func(resource.LogLine, error) bool) {
 	all := f.since != "" && !f.counted
 	if f.follow {
 		if !all {
@@ -146,7 +151,15 @@ func (a *app) logLines(ctx context.Context, c *client.Client, subject string, f 
 	}
 	return func(yield func(resource.LogLine, error) bool) {
 		if !all {
-			a.lastLogs(ctx, c, subject, f.n, options, yield)
+			found, err := lastLogsOf(ctx, c, subject, only, f.n, options)
+			for _, l := range found {
+				if !yield(l, nil) {
+					return
+				}
+			}
+			if err != nil {
+				yield(resource.LogLine{}, err)
+			}
 			return
 		}
 		options = append(options, client.Query("direction", "forward"), client.Query("limit", "1000"))
@@ -169,14 +182,30 @@ func (a *app) logLines(ctx context.Context, c *client.Client, subject string, f 
 	}
 }
 
+// lastLogsOf are the last n lines of a subject, or of those services only.
+func lastLogsOf(ctx context.Context, c *client.Client, subject string, only []string, n int, options []client.Option) ([]resource.LogLine, error) {
+	if only == nil {
+		return lastLogs(ctx, c, subject, n, options)
+	}
+	var all []resource.LogLine
+	for _, service := range only {
+		found, err := lastLogs(ctx, c, service, n, options)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	slices.SortStableFunc(all, func(x, y resource.LogLine) int { return x.TS.Compare(y.TS) })
+	return all[max(0, len(all)-n):], nil
+}
+
 // lastLogs reads pages back in time until there are n lines.
-func (a *app) lastLogs(ctx context.Context, c *client.Client, subject string, n int, options []client.Option, yield func(resource.LogLine, error) bool) {
+func lastLogs(ctx context.Context, c *client.Client, subject string, n int, options []client.Option) ([]resource.LogLine, error) {
 	var pages [][]resource.LogLine
 	for cursor := ""; n > 0; {
 		page, err := c.LogPage(ctx, subject, append(options, client.Query("cursor", cursor), client.Query("limit", strconv.Itoa(min(n, 1000))))...)
 		if err != nil {
-			yield(resource.LogLine{}, err)
-			return
+			return nil, err
 		}
 		pages = append(pages, page.Data)
 		n -= len(page.Data)
@@ -185,13 +214,8 @@ func (a *app) lastLogs(ctx context.Context, c *client.Client, subject string, n 
 		}
 		cursor = *page.Page.NextCursor
 	}
-	for _, page := range slices.Backward(pages) {
-		for _, l := range page {
-			if !yield(l, nil) {
-				return
-			}
-		}
-	}
+	slices.Reverse(pages)
+	return slices.Concat(pages...), nil
 }
 
 // lostLogs says on standard error that the connection broke, once for each time.

@@ -115,7 +115,7 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 		case out.Rollout.Step == "done" && !out.Rollout.Promote:
 			a.printf("Version %d of %s is healthy. Make it live with: miosa promote %s %d\n", out.Version.VersionNumber, dep.Slug, dep.Slug, out.Version.VersionNumber)
 		case out.Rollout.Step == "draining" || out.Rollout.Step == "done":
-			a.printf("Version %d of %s is live: %s\n", out.Version.VersionNumber, dep.Slug, a.url(ctx, c, dep, f.environment))
+			a.printf("Version %d of %s is live: %s\n", out.Version.VersionNumber, dep.Slug, a.url(ctx, c, dep, out.Rollout.EnvironmentID))
 		}
 	}); err != nil {
 		return err
@@ -126,10 +126,10 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 	return a.outcome(ctx, c, out.Rollout, out.Version)
 }
 
-// url is where an environment is served.
+// url is where the environment with that ID is served.
 func (a *app) url(ctx context.Context, c *client.Client, dep resource.Deployment, environment string) string {
 	for e, err := range c.Environments(ctx, dep.ID) {
-		if err == nil && e.Name == environment {
+		if err == nil && e.ID == environment {
 			return e.PublicURL
 		}
 	}
