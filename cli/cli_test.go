@@ -30,6 +30,7 @@ type shell struct {
 	context  string
 	terminal bool
 	stdin    string
+	typing   io.Reader // instead of stdin
 }
 
 func newShell(t *testing.T) *shell {
@@ -48,8 +49,12 @@ func newShell(t *testing.T) *shell {
 }
 
 func (s *shell) run(ctx context.Context, out io.Writer, args ...string) int {
+	var stdin io.Reader = strings.NewReader(s.stdin)
+	if s.typing != nil {
+		stdin = s.typing
+	}
 	root := cli.New(cli.Config{
-		Stdin: strings.NewReader(s.stdin), Stdout: out, Stderr: out, Version: "test",
+		Stdin: stdin, Stdout: out, Stderr: out, Version: "test",
 		Getenv: func(name string) string { return map[string]string{"MIOSA_CONTEXT": s.context}[name] },
 		// Every age is 0s, and every event at the same minute.
 		Now:      func() time.Time { return time.Time{} },
