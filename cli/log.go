@@ -47,7 +47,7 @@ for lines that are JSON or logfmt. Upper and lower case are the same. Without a
 word of three letters in a row (504, say) every line is read: give --since.`,
 		Example: `  miosa logs hello -f
   miosa logs hello --since 15m --grep 'timeout -healthz'
-  miosa logs hello --env staging --grep level:error
+  miosa logs hello --environment staging --grep level:error
   miosa logs ri_01m84z7zsvd0053bpgqh026v41 -n 1000 --stream stderr
   miosa logs hello --since 2026-03-01T12:00:00Z --until 2026-03-01T13:00:00Z --json | jq -r .line`,
 	}
@@ -58,7 +58,7 @@ word of three letters in a row (504, say) every line is read: give --since.`,
 	flags.IntVarP(&f.n, "lines", "n", 100, "how many of the last lines")
 	flags.StringVar(&f.grep, "grep", "", "only lines that hold the `TEXT`")
 	flags.StringVar(&f.stream, "stream", "", "only stdout, stderr or system")
-	flags.StringVar(&f.environment, "env", "", "only this `ENVIRONMENT` of the deployment")
+	flags.StringVar(&f.environment, "environment", "", "only this `ENVIRONMENT` of the deployment")
 	flags.BoolVar(&f.timestamps, "timestamps", false, "begin each line with its whole time")
 	cmd.RunE = a.run(1, 1, func(ctx context.Context, c *client.Client, args []string) error {
 		f.counted = flags.Changed("lines")
@@ -113,7 +113,7 @@ func logSubject(ctx context.Context, c *client.Client, name, environment string)
 	switch miosa.IDPrefix(name) {
 	case miosa.PrefixInstance, miosa.PrefixService:
 		if environment != "" {
-			return "", nil, usagef("--env is for a deployment: %s is in one environment only", name)
+			return "", nil, usagef("--environment is for a deployment: %s is in one environment only", name)
 		}
 		return name, nil, nil
 	case miosa.PrefixDeployment:
