@@ -33,6 +33,9 @@ type Config struct {
 	// Attempts bounds how often a request is sent, the first included; 0: 5,
 	// which waits up to about 4 s in between.
 	Attempts int
+	// Silence is how long a stream may bring nothing, not even a heartbeat
+	// (they come every 15 s), before it counts as broken; 0: 60 s.
+	Silence time.Duration
 }
 
 // Client is safe for concurrent use.
@@ -42,6 +45,7 @@ type Client struct {
 	http     *http.Client
 	agent    string
 	attempts int
+	silence  time.Duration
 }
 
 // New checks the configuration; it connects to nothing.
@@ -55,7 +59,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		base: strings.TrimSuffix(strings.TrimSuffix(cfg.URL, "/"), "/api/v1") + "/api/v1",
-		key:  cfg.Key, http: cfg.HTTP, agent: cfg.UserAgent, attempts: cfg.Attempts,
+		key:  cfg.Key, http: cfg.HTTP, agent: cfg.UserAgent, attempts: cfg.Attempts, silence: cfg.Silence,
 	}
 	if c.http == nil {
 		c.http = &http.Client{Transport: &http.Transport{
@@ -68,6 +72,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	if c.attempts == 0 {
 		c.attempts = 5
+	}
+	if c.silence == 0 {
+		c.silence = time.Minute
 	}
 	return c, nil
 }
