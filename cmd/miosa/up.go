@@ -74,7 +74,7 @@ a crash. "miosa down" stops everything.`,
 	fl.StringVar(&f.region, "region", "local", "name of this machine's region")
 	fl.StringVar(&f.zone, "zone", "local-a", "name of this machine's zone")
 	fl.StringArrayVar(&f.binds, "bind", nil, "variable injected into every instance, KEY=TEMPLATE over {tenant} {deployment} {environment} {service}; may be repeated")
-	fl.StringArrayVar(&f.allowTargets, "allow-target", nil, "addresses, `CIDR`, that customers' log drains may lead to though they are not public, also without TLS; may be repeated")
+	fl.StringArrayVar(&f.allowTargets, "allow-target", nil, "addresses, `CIDR`, that customers' log drains and webhooks may lead to though they are not public, also without TLS; may be repeated")
 	fl.Float64Var(&f.overcommit, "cpu-overcommit", 8, "how many vCPUs may be promised per core")
 	fl.BoolVar(&f.example, "example", false, "publish the example app if there is no deployment yet")
 	fl.StringVar(&f.accessLog, "access-log", "", "file for the router's access log, one JSON object a line; - for standard output")
