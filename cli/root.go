@@ -203,7 +203,10 @@ func (a *app) clientWith(key func(client.Context) string) (*client.Client, error
 	if err != nil {
 		return nil, err
 	}
-	return client.New(client.Config{URL: known.APIURL, Key: key(known), UserAgent: "miosa-cli/" + a.cfg.Version})
+	return client.New(client.Config{URL: known.APIURL, Key: key(known), UserAgent: "miosa-cli/" + a.cfg.Version, Renew: func() (string, error) {
+		known, err := client.ReadContext(path)
+		return key(known), err
+	}})
 }
 
 // typed reads something from standard input. Ctrl-C ends the wait for it; the
