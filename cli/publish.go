@@ -205,7 +205,9 @@ func liveServices(ctx context.Context, c *client.Client, dep resource.Deployment
 func beside(live []resource.VersionService, s resource.PublishService) []resource.PublishService {
 	whole := slices.IndexFunc(live, func(v resource.VersionService) bool { return v.Type == "web" })
 	if whole < 0 {
-		whole = slices.IndexFunc(live, func(v resource.VersionService) bool { return v.Type != "worker" || s.Port == nil && s.HealthCheckPath == "" })
+		whole = slices.IndexFunc(live, func(v resource.VersionService) bool {
+			return v.Type != "worker" || s.Port == nil && s.HealthCheckPath == ""
+		})
 	}
 	out := []resource.PublishService{s}
 	for n, v := range live {
