@@ -474,7 +474,8 @@ func (s *Server) testDrain(c *call, _ none) (resource.LogDrainTest, error) {
 
 func (c *call) auditDrain(tx *store.Tx, verb string, d miosa.LogDrain, words string) error {
 	return c.audit(tx, miosa.Event{
-		Type: "log_drain." + verb, Message: fmt.Sprintf("log drain %s %s", d.Name, words), Details: map[string]string{"log_drain_id": d.ID},
+		WorkspaceID: d.WorkspaceID, Type: "log_drain." + verb,
+		Message: fmt.Sprintf("log drain %s %s", d.Name, words), Details: map[string]string{"log_drain_id": d.ID},
 	})
 }
 

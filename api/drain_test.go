@@ -243,6 +243,10 @@ func TestLogDrainsOfWorkspaces(t *testing.T) {
 	if err != nil || d.WorkspaceID != "w1" {
 		t.Errorf("the record has workspace %q: %v", d.WorkspaceID, err)
 	}
+	// Its timeline tells of its own drains, and of nobody else's.
+	if a := p.want(200, "GET", "/events?type=log_drain", nil, w1); a.at("page.total") == 0.0 || strings.Contains(strings.ReplaceAll(a.Raw, mine, ""), "ldr_") || !strings.Contains(a.Raw, mine) {
+		t.Errorf("the workspace's timeline: %s", a.Raw)
+	}
 	// One workspace's number is not the other's.
 	for n := range 9 {
 		p.want(201, "POST", "/log-drains", map[string]any{"url": fmt.Sprintf("https://logs.example/%d", n)}, w1)

@@ -3,13 +3,10 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"iter"
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
@@ -22,6 +19,9 @@ type EventReader interface {
 	// List is up to limit events of a scope, the newest first, from behind the
 	// one with that ID on; with what was committed a moment ago.
 	List(ctx context.Context, scope events.Scope, after string, limit int) (page []miosa.Event, more bool, err error)
+	// Count is how many there are, the newest most at most; upTo how many of
+	// them up to and with the one that after names, all if none of them is it.
+	Count(ctx context.Context, scope events.Scope, after string, most int) (total, upTo int, err error)
 	// Read yields what is stored of a query. An error is yielded last.
 	Read(ctx context.Context, q events.Query) iter.Seq2[events.Entry, error]
 	// Follow yields what was stored after the mark and then each event as it
@@ -35,8 +35,10 @@ type EventReader interface {
 }
 
 const (
-	maxEvents  = 100
 	maxBacklog = 1000 // that a stream begins with
+	// countedEvents bounds what is counted for one page, and how far pages have
+	// numbers; cursors go on to the end.
+	countedEvents = 10_000
 )
 
 // eventRequest is a read of events as it was asked for.
@@ -145,21 +147,18 @@ func (c *call) orRemembered(scope *events.Scope, err error) error {
 	return err
 }
 
-func (s *Server) listEvents(c *call) (resource.Stretch[resource.Event], error) {
-	out := resource.Stretch[resource.Event]{Data: []resource.Event{}}
+func (s *Server) listEvents(c *call) (resource.Listing[resource.Event], error) {
+	out := resource.Listing[resource.Event]{Data: []resource.Event{}}
 	r, err := c.eventRequest()
 	if err != nil {
 		return out, err
 	}
 	q := c.r.URL.Query()
-	limit, err := number(q, "page_size", defaultPageSize)
-	if err == nil && q.Has("limit") {
-		limit, err = number(q, "limit", defaultPageSize)
-	}
+	page, size, err := pageOf(q)
 	if err != nil {
 		return out, err
 	}
-	after := ""
+	after, skip := "", min(page-1, countedEvents)*size
 	if cursor := q.Get("cursor"); cursor != "" {
 		key, err := parseCursor(cursor)
 		if err != nil {
@@ -168,19 +167,37 @@ func (s *Server) listEvents(c *call) (resource.Stretch[resource.Event], error) {
 		if after = eventMark(key); after == "" {
 			return out, invalidField("cursor", "is not one that this list gave out")
 		}
+		skip = 0
 	}
+	out.Page = resource.Page{Page: page, PageSize: size}
 	if r.nothing {
 		return out, nil
 	}
-	found, more, err := s.events.List(c.r.Context(), r.Scope, after, min(limit, maxEvents))
-	if err != nil {
-		return out, err
+	ctx := c.r.Context()
+	var found []miosa.Event
+	more := true
+	if skip < countedEvents {
+		if found, more, err = s.events.List(ctx, r.Scope, after, skip+size); err != nil {
+			return out, err
+		}
+	}
+	// A first page that holds all needs no counting.
+	total, before := len(found), 0
+	if more || after != "" {
+		if total, before, err = s.events.Count(ctx, r.Scope, after, countedEvents); err != nil {
+			return out, err
+		}
+	}
+	if after != "" {
+		out.Page.Page = before/size + 1
+	}
+	// Some may have come between the two looks.
+	out.Page.Total = max(total, min(before+len(found), countedEvents))
+	if found = found[min(skip, len(found)):]; more && len(found) > 0 {
+		out.Page.NextCursor = new(makeCursor(found[len(found)-1].ID))
 	}
 	for _, e := range found {
 		out.Data = append(out.Data, eventResource(e))
-	}
-	if more {
-		out.Page.NextCursor = new(makeCursor(found[len(found)-1].ID))
 	}
 	return out, nil
 }
@@ -201,12 +218,6 @@ func eventMark(v string) string {
 // EventJSON is an event as the API shows it.
 func EventJSON(e miosa.Event) ([]byte, error) { return json.Marshal(eventResource(e)) }
 
-// eventBatch is what a stream sends at once; without events only the place.
-type eventBatch struct {
-	events []events.Entry
-	place  string
-}
-
 // streamEvents sends what has happened since Last-Event-ID, or the newest
 // `limit` events, and then each as it happens.
 func (s *Server) streamEvents(c *call, w http.ResponseWriter) error {
@@ -218,60 +229,19 @@ func (s *Server) streamEvents(c *call, w http.ResponseWriter) error {
 	if err != nil {
 		return err
 	}
-	out, err := startStream(w)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(c.r.Context())
-	defer cancel()
-	batches, done := make(chan eventBatch), make(chan error, 1)
-	give := func(b eventBatch) bool {
-		select {
-		case batches <- b:
-			return true
-		case <-ctx.Done():
-			return false
+	last := eventMark(c.r.Header.Get("Last-Event-ID"))
+	return c.stream(w, "event", func(ctx context.Context, give func(parcel) bool) error {
+		if r.nothing {
+			return nothingComes(ctx)
 		}
-	}
-	if !r.nothing {
-		last := eventMark(c.r.Header.Get("Last-Event-ID"))
-		go func() { done <- s.followEvents(ctx, r.Scope, last, min(backlog, maxBacklog), give) }()
-	}
-	beat := time.NewTicker(s.cfg.Heartbeat)
-	defer beat.Stop()
-	for {
-		select {
-		case b := <-batches:
-			for _, e := range b.events {
-				if err := out.send("event", e.ID, eventResource(e.Event)); err != nil {
-					return nil // the client left
-				}
-			}
-			if b.place != "" {
-				err = out.place(b.place)
-			} else {
-				err = out.flush()
-			}
-			if err != nil {
-				return nil
-			}
-		case <-beat.C:
-			if err := out.comment("heartbeat"); err != nil {
-				return nil
-			}
-		case err := <-done:
-			if err != nil && ctx.Err() == nil {
-				s.log.Error("event stream ended", "request", c.id, "err", err)
-			}
-			return nil
-		}
-	}
+		return s.followEvents(ctx, r.Scope, last, min(backlog, maxBacklog), give)
+	})
 }
 
 // followEvents gives the events behind the one named last, or with "" the
 // newest ones, then new ones as they come, each once and in order, until ctx
 // ends or give says no.
-func (s *Server) followEvents(ctx context.Context, scope events.Scope, last string, backlog int, give func(eventBatch) bool) error {
+func (s *Server) followEvents(ctx context.Context, scope events.Scope, last string, backlog int, give func(parcel) bool) error {
 	var after events.Mark
 	var err error
 	if last != "" {
@@ -286,7 +256,10 @@ func (s *Server) followEvents(ctx context.Context, scope events.Scope, last stri
 		if err != nil {
 			return err
 		}
-		b := eventBatch{events: first}
+		b := parcel{}
+		for _, e := range first {
+			b.items = append(b.items, item{e.ID, eventResource(e.Event)})
+		}
 		if len(first) == 0 {
 			// Who comes again before the first event missed none: any of the
 			// tenant's is a place.
@@ -306,7 +279,7 @@ func (s *Server) followEvents(ctx context.Context, scope events.Scope, last stri
 		if err != nil {
 			return err
 		}
-		if !give(eventBatch{events: []events.Entry{e}}) {
+		if !give(parcel{items: []item{{e.ID, eventResource(e.Event)}}}) {
 			return nil
 		}
 	}
@@ -328,57 +301,4 @@ func (s *Server) newestEvents(ctx context.Context, scope events.Scope, to events
 	}
 	slices.Reverse(found)
 	return found, nil
-}
-
-// stream writes server-sent events.
-type stream struct {
-	w       http.ResponseWriter
-	control *http.ResponseController
-}
-
-func startStream(w http.ResponseWriter) (*stream, error) {
-	h := w.Header()
-	h.Set("Content-Type", "text/event-stream; charset=utf-8")
-	h.Set("X-Accel-Buffering", "no")
-	w.WriteHeader(http.StatusOK)
-	s := &stream{w: w, control: http.NewResponseController(w)}
-	// The headers go at once: the client knows that it is connected.
-	return s, s.flush()
-}
-
-// streamIdle is how long a client may take no byte before it is given up.
-const streamIdle = 60 * time.Second
-
-func (s *stream) send(event, id string, v any) error {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	_ = s.control.SetWriteDeadline(time.Now().Add(streamIdle))
-	_, err = fmt.Fprintf(s.w, "id: %s\nevent: %s\ndata: %s\n\n", id, event, raw)
-	return err
-}
-
-// place tells where the stream is without an event: what is resumed from.
-func (s *stream) place(id string) error {
-	_ = s.control.SetWriteDeadline(time.Now().Add(streamIdle))
-	if _, err := fmt.Fprintf(s.w, "id: %s\n\n", id); err != nil {
-		return err
-	}
-	return s.flush()
-}
-
-func (s *stream) comment(text string) error {
-	_ = s.control.SetWriteDeadline(time.Now().Add(streamIdle))
-	if _, err := fmt.Fprintf(s.w, ": %s\n\n", text); err != nil {
-		return err
-	}
-	return s.flush()
-}
-
-func (s *stream) flush() error {
-	if err := s.control.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return err
-	}
-	return nil
 }

@@ -72,13 +72,13 @@ func RewriteCursor(cursor string) (string, bool) {
 // the place behind it.
 func FollowEvents(ctx context.Context, from EventReader, scope events.Scope, last string, backlog int, give func(event, place string) bool) error {
 	s := &Server{events: from}
-	return s.followEvents(ctx, scope, eventMark(last), backlog, func(b eventBatch) bool {
-		for _, e := range b.events {
-			if !give(e.ID, e.ID) {
+	return s.followEvents(ctx, scope, eventMark(last), backlog, func(p parcel) bool {
+		for _, i := range p.items {
+			if !give(i.id, i.id) {
 				return false
 			}
 		}
-		return b.place == "" || give("", b.place)
+		return p.place == "" || give("", p.place)
 	})
 }
 

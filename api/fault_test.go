@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"net"
 	"net/http"
@@ -617,6 +618,31 @@ func TestEventStreamHeartbeat(t *testing.T) {
 	s := p.stream("/deployments/x/events?type=none")
 	if _, kind := s.next(); kind != ":" {
 		t.Errorf("%s, want a comment", kind)
+	}
+}
+
+// TestStreamsEndWithTheirKey: who has a stream open when the key is revoked
+// hears nothing more from the next heartbeat on.
+func TestStreamsEndWithTheirKey(t *testing.T) {
+	p := start(t, api.Config{Heartbeat: time.Millisecond})
+	p.deploy("x")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, path := range []string{"/events", "/deployments/x/events", "/deployments/x/logs"} {
+		made := p.want(201, "POST", "/admin/api-keys", map[string]any{"role": "user", "tenant_id": p.Tenant.ID}, p.bearer(p.Admin))
+		req, err := http.NewRequestWithContext(ctx, "GET", p.URL+"/api/v1"+path+"?follow=true", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+made.text("data.key"))
+		body := p.Do(req).Body
+		if _, err := body.Read(make([]byte, 1)); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		p.want(200, "DELETE", "/admin/api-keys/"+made.text("data.id"), nil, p.bearer(p.Admin))
+		if _, err := io.Copy(io.Discard, body); err != nil {
+			t.Errorf("%s goes on without its key: %v", path, err)
+		}
 	}
 }
 

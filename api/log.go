@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"net/http"
 	"net/url"
@@ -41,7 +42,8 @@ const (
 	// maxLogText bounds the text of one page in bytes: lines may be long. A
 	// page then has fewer lines than asked for.
 	maxLogText = 8 << 20
-	// searchTime bounds one page: then it has what was found by then.
+	// searchTime bounds one page: then it has what was found by then (logNotes
+	// says how long).
 	searchTime = 30 * time.Second
 )
 
@@ -50,7 +52,8 @@ const logNotes = "The newest lines, and pages back in time; each page in time or
 	"(with both: the last `limit` of them), then each as it comes, as `event: log_line` with the same object as `data`. " +
 	"`Last-Event-ID` resumes without a gap and without a double; a comment is sent every 15 s. " +
 	"With `Accept: text/plain`: the text alone, a line each, control characters other than tabs written as `\\x1b` so that a terminal is safe; " +
-	"`Link: <…>; rel=\"next\"` leads to the next page. Lines stay readable after their instance is gone, for the days of the plan."
+	"`Link: <…>; rel=\"next\"` leads to the next page. A page is searched for 30 s at most: then it has what was found by then, and next_cursor goes on; " +
+	"with nothing found, 422 search_too_long. What holds no word with three letters in a row (504, an ID of digits) is looked for in every line of the period: give since. Lines stay readable after their instance is gone, for the days of the plan."
 
 var logQuery = []param{
 	{"since", "From then on: a time (RFC 3339), or how long ago: 90s, 15m, 2h, 7d."}, {"until", "Before then: in the same forms."},
@@ -318,7 +321,7 @@ func (c *call) logPage(r logRequest) (found []logs.Entry, next *string, err erro
 	found, more, err := readLogs(ctx, c.s.logs, r.Query, r.limit)
 	if err != nil && ctx.Err() != nil && c.r.Context().Err() == nil {
 		if len(found) == 0 {
-			return nil, nil, &miosa.Error{Code: miosa.Unavailable, Public: "search_too_long", Message: "the search took too long: narrow it with since and until", Err: err}
+			return nil, nil, tooLong(r, err)
 		}
 		more, err = true, nil
 	}
@@ -332,6 +335,18 @@ func (c *call) logPage(r logRequest) (found []logs.Entry, next *string, err erro
 		slices.Reverse(found)
 	}
 	return found, next, nil
+}
+
+// tooLong is a read that found nothing in its time.
+func tooLong(r logRequest, err error) error {
+	e := &miosa.Error{Code: miosa.Unavailable, Public: "search_too_long", Err: err, Message: "the logs could not be read in time: try again, or narrow it with since and until"}
+	if !r.Search.Empty() {
+		// Not a 5xx: clients repeat those by themselves, and it would be as long.
+		e.Code = miosa.Invalid
+		e.Message = fmt.Sprintf("the search found nothing in %g s: narrow it with since and until, or look for a word with three letters in a row", searchTime.Seconds())
+		e.Fields = []miosa.Field{{Name: "q", Message: "takes too long over that time"}}
+	}
+	return e
 }
 
 func (s *Server) listLogs(c *call) (resource.Stretch[resource.LogLine], error) {

@@ -3,14 +3,18 @@ package api_test
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miosa/miosa"
@@ -18,6 +22,7 @@ import (
 	"github.com/miosa/miosa/api/apitest"
 	"github.com/miosa/miosa/api/resource"
 	"github.com/miosa/miosa/logs"
+	"github.com/miosa/miosa/secret"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
 )
@@ -414,6 +419,74 @@ func TestSilentLogs(t *testing.T) {
 	}
 	nothing := p.connect("/deployments/quiet/logs?service_id=x", "")
 	nothing.expect("heartbeat", "heartbeat")
+}
+
+// endless is a log store that finds some lines, and then searches until it is told to stop.
+type endless struct {
+	api.LogReader
+	lines []logs.Entry
+	ended int
+}
+
+func (e *endless) Read(ctx context.Context, _ logs.Query) iter.Seq2[logs.Entry, error] {
+	return func(yield func(logs.Entry, error) bool) {
+		for _, l := range e.lines {
+			if !yield(l, nil) {
+				return
+			}
+		}
+		<-ctx.Done()
+		e.ended++
+		yield(logs.Entry{}, ctx.Err())
+	}
+}
+
+// TestALongSearchEnds: after 30 s a page has what was found, and nobody is
+// asked to repeat a search that found nothing; who leaves ends it.
+func TestALongSearchEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New(time.Now)
+		key, hash, err := secret.NewAPIKey(miosa.RoleUser, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tenant, dep := apitest.ID(t, miosa.PrefixTenant), apitest.ID(t, miosa.PrefixDeployment)
+		if _, err := store.Update(t.Context(), s, func(tx *store.Tx) error {
+			return errors.Join(
+				store.Save(tx, store.Tenants, miosa.Tenant{ID: tenant, Slug: "a"}),
+				store.Save(tx, store.APIKeys, miosa.APIKey{ID: apitest.ID(t, miosa.PrefixKey), Hash: hash, Role: miosa.RoleUser, TenantID: tenant}),
+				store.Save(tx, store.Deployments, miosa.Deployment{ID: dep, TenantID: tenant, Slug: "x"}),
+			)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		slow := &endless{}
+		server, err := api.New(api.Config{PublicURL: apitest.PublicURL}, api.Deps{
+			Store: s, Uploads: &apitest.Uploads{}, Secrets: apitest.Sealer{}, Events: &apitest.Events{}, Logs: slow, Log: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask := func(ctx context.Context) (*httptest.ResponseRecorder, time.Duration) {
+			r := httptest.NewRequestWithContext(ctx, "GET", "/api/v1/deployments/"+dep+"/logs?q=504", nil)
+			r.Header.Set("Authorization", "Bearer "+key)
+			w, began := httptest.NewRecorder(), time.Now()
+			server.ServeHTTP(w, r)
+			return w, time.Since(began)
+		}
+		if w, took := ask(t.Context()); w.Code != 422 || !strings.Contains(w.Body.String(), "search_too_long") || w.Header().Get("Retry-After") != "" || took != 30*time.Second {
+			t.Errorf("nothing found: after %v %d %s", took, w.Code, w.Body)
+		}
+		slow.lines = []logs.Entry{{Line: logs.Line{Time: noon, Text: []byte("status 504")}, Origin: logs.Origin{InstanceID: apitest.ID(t, miosa.PrefixInstance)}}}
+		if w, took := ask(t.Context()); w.Code != 200 || !strings.Contains(w.Body.String(), "status 504") || strings.Contains(w.Body.String(), `"next_cursor":null`) || took != 30*time.Second {
+			t.Errorf("one found: after %v %d %s", took, w.Code, w.Body)
+		}
+		ctx, leave := context.WithTimeout(t.Context(), time.Second)
+		defer leave()
+		if _, took := ask(ctx); took != time.Second || slow.ended != 3 {
+			t.Errorf("the client left after 1 s: ended after %v, %d of 3 searches", took, slow.ended)
+		}
+	})
 }
 
 func TestNoLogsAreKept(t *testing.T) {

@@ -248,61 +248,22 @@ func (s *Server) streamLogs(c *call, w http.ResponseWriter) error {
 	if !r.Until.IsZero() {
 		return invalidField("until", "has no meaning for what is still to come: leave it out, or follow")
 	}
-	out, err := startStream(w)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(c.r.Context())
-	defer cancel()
-	type batch struct {
-		lines []tailLine
-		id    string
-	}
-	batches, done := make(chan batch), make(chan error, 1)
-	t := &tail{logs: s.logs, query: r.Query, newest: r.limit, chunk: maxLines, now: s.now, give: func(lines []tailLine, id string) bool {
-		select {
-		case batches <- batch{lines, id}:
-			return true
-		case <-ctx.Done():
-			return false
-		}
-	}}
-	t.query.Backward = false
-	if !r.limited && !r.Since.IsZero() || r.After != (logs.Place{}) {
-		t.newest = 0
-	}
 	from, resumed := parseTailMark(c.r.Header.Get("Last-Event-ID"))
-	if !r.nothing {
-		go func() { done <- t.run(ctx, from, resumed) }()
-	}
-	beat := time.NewTicker(s.cfg.Heartbeat)
-	defer beat.Stop()
-	for {
-		select {
-		case b := <-batches:
-			for i := range b.lines {
-				if err := out.send("log_line", b.lines[i].id, logResource(&b.lines[i].Entry)); err != nil {
-					return nil // the client left
-				}
-			}
-			if len(b.lines) == 0 {
-				// A client that comes again before the first line missed none.
-				err = out.place(b.id)
-			} else {
-				err = out.flush()
-			}
-			if err != nil {
-				return nil
-			}
-		case <-beat.C:
-			if err := out.comment("heartbeat"); err != nil {
-				return nil
-			}
-		case err := <-done:
-			if err != nil && ctx.Err() == nil {
-				s.log.Error("log stream ended", "request", c.id, "err", err)
-			}
-			return nil
+	return c.stream(w, "log_line", func(ctx context.Context, give func(parcel) bool) error {
+		if r.nothing {
+			return nothingComes(ctx)
 		}
-	}
+		t := &tail{logs: s.logs, query: r.Query, newest: r.limit, chunk: maxLines, now: s.now, give: func(lines []tailLine, id string) bool {
+			p := parcel{items: make([]item, 0, len(lines)), place: id}
+			for i := range lines {
+				p.items = append(p.items, item{lines[i].id, logResource(&lines[i].Entry)})
+			}
+			return give(p)
+		}}
+		t.query.Backward = false
+		if !r.limited && !r.Since.IsZero() || r.After != (logs.Place{}) {
+			t.newest = 0
+		}
+		return t.run(ctx, from, resumed)
+	})
 }

@@ -147,7 +147,7 @@ func (d *document) parameters(r *route) []any {
 	for _, q := range r.Query {
 		add("query", q.Name, q.Doc, text)
 	}
-	if r.Handle.list && !r.Handle.stretch && !r.mutates() && !r.table() {
+	if r.Handle.list && !r.Handle.own && !r.mutates() && !r.table() {
 		add("query", "page", "Number of the page, from 1.", count)
 		add("query", "page_size", "At most 100; default 20.", count)
 		add("query", "limit", "Another name for page_size.", count)

@@ -43,21 +43,12 @@ func rowsOf[N, Out any](nouns []N, rising bool, key func(N) string, render func(
 // limit and cursor. A cursor stays true when items come and go around it.
 func paginate[Out any](c *call, all rows[Out]) (any, error) {
 	q := c.r.URL.Query()
-	size, err := number(q, "page_size", defaultPageSize)
+	page, size, err := pageOf(q)
 	if err != nil {
 		return nil, err
 	}
-	if q.Has("limit") {
-		if size, err = number(q, "limit", defaultPageSize); err != nil {
-			return nil, err
-		}
-	}
-	if size = min(size, maxPageSize); all.whole && !q.Has("page_size") && !q.Has("limit") {
+	if all.whole && !q.Has("page_size") && !q.Has("limit") {
 		size = max(len(all.keys), 1)
-	}
-	page, err := number(q, "page", 1)
-	if err != nil {
-		return nil, err
 	}
 	// A page far behind the end must not overflow.
 	start := min(page-1, len(all.keys)) * size
@@ -89,6 +80,17 @@ func paginate[Out any](c *call, all rows[Out]) (any, error) {
 		out.Page.NextCursor = new(makeCursor(all.keys[end-1]))
 	}
 	return out, nil
+}
+
+// pageOf reads which page is asked for, and of how many items.
+func pageOf(q url.Values) (page, size int, err error) {
+	if size, err = number(q, "page_size", defaultPageSize); err == nil && q.Has("limit") {
+		size, err = number(q, "limit", defaultPageSize)
+	}
+	if err == nil {
+		page, err = number(q, "page", 1)
+	}
+	return page, min(size, maxPageSize), err
 }
 
 // behind is the index of the first item behind a key, itself there or not.

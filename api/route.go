@@ -64,7 +64,8 @@ func (r *route) mutates() bool { return r.Method != http.MethodGet }
 type handler struct {
 	in, out reflect.Type
 	list    bool
-	stretch bool // a list that nobody counts: cursors only, and parameters of its own
+	own     bool // a list with parameters of its own
+	stretch bool // a list that nobody counts: cursors only
 	bare    bool // the answer is out itself, without an envelope
 	run     func(s *Server, c *call, body []byte) (any, error)
 }
@@ -115,10 +116,18 @@ func many[Out any](fn func(s *Server, c *call) (rows[Out], error)) handler {
 	}
 }
 
+// listing is a route to a list that brings its own page, and parameters of its own.
+func listing[Out any](fn func(s *Server, c *call) (resource.Listing[Out], error)) handler {
+	return handler{
+		in: reflect.TypeFor[none](), out: reflect.TypeFor[Out](), list: true, own: true,
+		run: func(s *Server, c *call, _ []byte) (any, error) { return fn(s, c) },
+	}
+}
+
 // stretch is a route to a part of a list that is too long to count.
 func stretch[Out any](fn func(s *Server, c *call) (resource.Stretch[Out], error)) handler {
 	return handler{
-		in: reflect.TypeFor[none](), out: reflect.TypeFor[Out](), list: true, stretch: true,
+		in: reflect.TypeFor[none](), out: reflect.TypeFor[Out](), list: true, own: true, stretch: true,
 		run: func(s *Server, c *call, _ []byte) (any, error) { return fn(s, c) },
 	}
 }

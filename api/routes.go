@@ -56,13 +56,13 @@ func deploymentRoutes() []*route {
 			Notes: "Makes a new version of the same release and rolls it out.", Query: []param{{"wait", "true: answer when it is live."}},
 			Handle: one((*Server).resizeDeployment)},
 		{Method: get, Pattern: "/deployments/{id}/events", Access: accessTenant, Operation: "listDeploymentEvents", Tag: "events", Summary: "What happened to a deployment",
-			Notes: streamNote, Query: eventQuery, Handle: stretch((*Server).listEvents), Stream: (*Server).streamEvents},
+			Notes: streamNote, Query: eventQuery, Handle: listing((*Server).listEvents), Stream: (*Server).streamEvents},
 		{Method: get, Pattern: "/events", Access: accessTenant, Operation: "listEvents", Summary: "What happened to the tenant's things",
-			Notes: streamNote, Query: eventQuery, Handle: stretch((*Server).listEvents), Stream: (*Server).streamEvents},
+			Notes: streamNote, Query: eventQuery, Handle: listing((*Server).listEvents), Stream: (*Server).streamEvents},
 		{Method: get, Pattern: "/services/{id}/events", Access: accessTenant, Operation: "listServiceEvents", Tag: "events", Summary: "What happened to a service",
-			Notes: streamNote, Query: eventQuery, Handle: stretch((*Server).listEvents), Stream: (*Server).streamEvents},
+			Notes: streamNote, Query: eventQuery, Handle: listing((*Server).listEvents), Stream: (*Server).streamEvents},
 		{Method: get, Pattern: "/runtime-instances/{ri_id}/events", Access: accessTenant, Operation: "listInstanceEvents", Tag: "events", Summary: "What happened to an instance",
-			Notes: streamNote, Query: eventQuery, Handle: stretch((*Server).listEvents), Stream: (*Server).streamEvents},
+			Notes: streamNote, Query: eventQuery, Handle: listing((*Server).listEvents), Stream: (*Server).streamEvents},
 		{Method: get, Pattern: "/deployments/{id}/rollouts", Access: accessTenant, Operation: "listRollouts", Tag: "rollouts", Summary: "List a deployment's rollouts",
 			Handle: many((*Server).listRollouts)},
 		{Method: get, Pattern: "/rollouts/{rollout_id}", Access: accessTenant, Operation: "getRollout", Summary: "Get a rollout",
@@ -76,12 +76,13 @@ func deploymentRoutes() []*route {
 	}
 }
 
-const streamNote = "JSON: newest first, a caller's own changes among them at once. What is gone (a deployment, a service, an instance) keeps its timeline by its ID " +
+const streamNote = "JSON: newest first, a caller's own changes among them at once; the total counts 10000 at most. What is gone (a deployment, a service, an instance) keeps its timeline by its ID " +
 	"until its events expire: 30 days, or the plan's event_days. With `Accept: text/event-stream` or `follow=true`: the newest `limit` ones as server-sent events, then each as it happens; " +
 	"`Last-Event-ID` resumes without a gap."
 
 var eventQuery = []param{
-	{"limit", "At most 100; default 20."}, {"cursor", "next_cursor of the answer before."},
+	{"page", "Number of the page, from 1, among the newest 10000 events; further back by cursor."}, {"page_size", "At most 100; default 20."},
+	{"limit", "Another name for page_size; of a stream, how many it begins with, at most 1000."}, {"cursor", "next_cursor of the answer before."},
 	{"follow", "true: server-sent events."}, {"type", "Beginnings of event types, by commas: rollout,instance.crashed."},
 	{"service_id", "Only of this service."}, {"runtime_instance_id", "Only of this instance."},
 	{"version_id", "Only of this version."}, {"rollout_id", "Only of this rollout."},
@@ -193,14 +194,14 @@ func adminRoutes() []*route {
 			Notes: "The key is in this answer and nowhere else.", Handle: one((*Server).createAPIKey)},
 		{Method: get, Pattern: "/admin/api-keys/{id}", Access: accessAdmin, Operation: "getAPIKey", Summary: "Get an API key", Handle: one((*Server).getAPIKey)},
 		{Method: del, Pattern: "/admin/api-keys/{id}", Access: accessAdmin, Operation: "revokeAPIKey", Summary: "Revoke an API key",
-			Notes: "At once.", Handle: one((*Server).revokeAPIKey)},
+			Notes: "At once; a stream that it has open ends with the next heartbeat.", Handle: one((*Server).revokeAPIKey)},
 		{Method: get, Pattern: "/admin/hosts", Access: accessAdmin, Operation: "listHosts", Summary: "List hosts",
 			Query: []param{{"region", "Only in this region."}}, Handle: many((*Server).listHosts)},
 		{Method: get, Pattern: "/admin/hosts/{id}", Access: accessAdmin, Operation: "getHost", Summary: "Get a host", Handle: one((*Server).getHost)},
 		{Method: get, Pattern: "/admin/hosts/{id}/events", Access: accessAdmin, Operation: "listHostEvents", Tag: "events", Summary: "What happened on a host",
-			Notes: streamNote, Query: eventQuery, Handle: stretch((*Server).listEvents), Stream: (*Server).streamEvents},
+			Notes: streamNote, Query: eventQuery, Handle: listing((*Server).listEvents), Stream: (*Server).streamEvents},
 		{Method: get, Pattern: "/admin/events", Access: accessAdmin, Operation: "listAllEvents", Tag: "events", Summary: "What happened in the whole platform",
 			Notes: streamNote, Query: append([]param{{"tenant_id", "Only of this tenant."}}, eventQuery...),
-			Handle: stretch((*Server).listEvents), Stream: (*Server).streamEvents},
+			Handle: listing((*Server).listEvents), Stream: (*Server).streamEvents},
 	}
 }

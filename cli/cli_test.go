@@ -11,13 +11,16 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/miosa/miosa/api"
 	"github.com/miosa/miosa/api/apitest"
+	"github.com/miosa/miosa/api/resource"
 	"github.com/miosa/miosa/cli"
+	"github.com/miosa/miosa/client"
 	"github.com/miosa/miosa/store/memory"
 )
 
@@ -30,6 +33,7 @@ type shell struct {
 	context  string
 	terminal bool
 	stdin    string
+	typing   io.Reader // instead of stdin
 }
 
 func newShell(t *testing.T) *shell {
@@ -48,8 +52,12 @@ func newShell(t *testing.T) *shell {
 }
 
 func (s *shell) run(ctx context.Context, out io.Writer, args ...string) int {
+	var stdin io.Reader = strings.NewReader(s.stdin)
+	if s.typing != nil {
+		stdin = s.typing
+	}
 	root := cli.New(cli.Config{
-		Stdin: strings.NewReader(s.stdin), Stdout: out, Stderr: out, Version: "test",
+		Stdin: stdin, Stdout: out, Stderr: out, Version: "test",
 		Getenv: func(name string) string { return map[string]string{"MIOSA_CONTEXT": s.context}[name] },
 		// Every age is 0s, and every event at the same minute.
 		Now:      func() time.Time { return time.Time{} },
@@ -192,4 +200,49 @@ func words(line string) []string {
 		out = append(out, word.String())
 	}
 	return out
+}
+
+// TestPublishKeepsOtherServices: flags for one service say nothing of the others.
+func TestPublishKeepsOtherServices(t *testing.T) {
+	s := newShell(t)
+	file := s.file("a.tar")
+	s.prints("publish", file, "--name", "shop", "--run", "/app/server")
+	s.settle()
+	c, err := client.New(client.Config{URL: s.p.URL, Key: s.p.Key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dep, err := c.Deployment(t.Context(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := c.Version(t.Context(), dep.ID, *dep.ActiveVersionID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Publish(t.Context(), "shop", resource.Publish{ReleaseID: *v.ReleaseID, Services: []resource.PublishService{
+		{Name: "jobs", Type: "worker", RunCommand: "/app/jobs"}, {Name: "front", Type: "web", RunCommand: "/app/server"},
+	}}, client.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	s.settle()
+	s.prints("publish", file, "--name", "shop", "--replicas", "2")
+	s.settle()
+	if dep, err = c.Deployment(t.Context(), "shop"); err != nil {
+		t.Fatal(err)
+	}
+	if v, err = c.Version(t.Context(), dep.ID, *dep.ActiveVersionID); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range v.Services {
+		live, err := c.Service(t.Context(), s.ServiceID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, fmt.Sprint(s.Name, " ", *s.RunCommand, " ", live.DesiredReplicas))
+	}
+	if want := []string{"front /app/server 2", "jobs /app/jobs 1"}; v.VersionNumber != 3 || !slices.Equal(got, want) {
+		t.Errorf("version %d has %q, want %q", v.VersionNumber, got, want)
+	}
 }

@@ -77,7 +77,7 @@ func (a *app) removeCommand() *cobra.Command {
 			return err
 		}
 		if !yes {
-			if err := a.sure(dep); err != nil {
+			if err := a.sure(ctx, dep); err != nil {
 				return err
 			}
 		}
@@ -95,12 +95,12 @@ func (a *app) removeCommand() *cobra.Command {
 }
 
 // sure asks the person at the terminal to write the name.
-func (a *app) sure(dep resource.Deployment) error {
+func (a *app) sure(ctx context.Context, dep resource.Deployment) error {
 	if !a.cfg.Terminal(a.cfg.Stdout) {
 		return usagef("deleting %s needs --yes where nobody can be asked", dep.Slug)
 	}
 	fmt.Fprintf(a.cfg.Stderr, "This deletes %s, its versions and variables for good.\nWrite its name to go on: ", dep.Slug)
-	line, err := bufio.NewReader(a.cfg.Stdin).ReadString('\n')
+	line, err := typed(ctx, func() (string, error) { return bufio.NewReader(a.cfg.Stdin).ReadString('\n') })
 	if err != nil && line == "" {
 		return fmt.Errorf("read answer: %w", err)
 	}

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
@@ -123,7 +122,7 @@ them out of the shell's history and the list of processes.`,
 	fl.BoolVar(&in.Paused, "paused", false, "forward nothing until it is resumed")
 	cmd.RunE = a.run(1, 1, func(ctx context.Context, c *client.Client, args []string) error {
 		in.URL = args[0]
-		if err := a.drainSecrets(&in, headers, token); err != nil {
+		if err := a.drainSecrets(ctx, &in, headers, token); err != nil {
 			return err
 		}
 		if ca != "" {
@@ -148,7 +147,7 @@ them out of the shell's history and the list of processes.`,
 }
 
 // drainSecrets reads headers and token, at most one of them from standard input.
-func (a *app) drainSecrets(in *resource.LogDrainCreate, headers []string, token bool) error {
+func (a *app) drainSecrets(ctx context.Context, in *resource.LogDrainCreate, headers []string, token bool) error {
 	waiting := ""
 	if token {
 		waiting = "--token"
@@ -167,7 +166,7 @@ func (a *app) drainSecrets(in *resource.LogDrainCreate, headers []string, token 
 	if waiting == "" {
 		return nil
 	}
-	raw, err := io.ReadAll(io.LimitReader(a.cfg.Stdin, maxStdin))
+	raw, err := a.stdin(ctx)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", waiting, err)
 	}

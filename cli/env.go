@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -34,7 +33,7 @@ the shell's history and the list of processes.`,
 	}
 	set.Flags().BoolVar(&secret, "secret", false, "show nothing of the values in lists")
 	set.RunE = a.run(2, -1, func(ctx context.Context, c *client.Client, args []string) error {
-		values, err := a.values(args[1:])
+		values, err := a.values(ctx, args[1:])
 		if err != nil {
 			return err
 		}
@@ -79,7 +78,7 @@ the shell's history and the list of processes.`,
 	return cmd
 }
 
-func (a *app) values(pairs []string) (map[string]*string, error) {
+func (a *app) values(ctx context.Context, pairs []string) (map[string]*string, error) {
 	values := map[string]*string{}
 	for _, pair := range pairs {
 		key, value, ok := strings.Cut(pair, "=")
@@ -87,7 +86,7 @@ func (a *app) values(pairs []string) (map[string]*string, error) {
 			if len(pairs) > 1 {
 				return nil, usagef("%q has no value: write KEY=VALUE; only a single KEY is read from standard input", pair)
 			}
-			raw, err := io.ReadAll(io.LimitReader(a.cfg.Stdin, maxStdin))
+			raw, err := a.stdin(ctx)
 			if err != nil {
 				return nil, fmt.Errorf("read value of %s: %w", key, err)
 			}

@@ -51,6 +51,43 @@ func (s *shell) file(name string) string {
 	return path
 }
 
+// nobody is a terminal at which nothing is typed.
+type nobody struct{ asked, end chan struct{} }
+
+func (n *nobody) Read([]byte) (int, error) {
+	close(n.asked)
+	<-n.end
+	return 0, io.EOF
+}
+
+// TestInterruptedWhileAsking: Ctrl-C ends a command that waits for its input,
+// and nothing was done.
+func TestInterruptedWhileAsking(t *testing.T) {
+	for _, args := range [][]string{{"rm", "hello"}, {"env", "set", "hello", "KEY"}, {"drains", "add", "https://logs.example/x", "--token"}} {
+		t.Run(args[0], func(t *testing.T) {
+			s, _ := logged(t, 1)
+			n := &nobody{make(chan struct{}), make(chan struct{})}
+			defer close(n.end)
+			s.terminal, s.typing = true, n
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			code := make(chan int, 1)
+			go func() { code <- s.run(ctx, io.Discard, args...) }()
+			<-n.asked
+			cancel()
+			if c := <-code; c != 130 {
+				t.Errorf("exit %d", c)
+			}
+			s.terminal = false
+			for _, list := range [][]string{{"deployments", "get", "hello"}, {"env", "ls", "hello"}, {"drains"}} {
+				if got := s.prints(list...); strings.Contains(got, "KEY") || strings.Contains(got, "logs.example") {
+					t.Errorf("%v: %s", list, got)
+				}
+			}
+		})
+	}
+}
+
 func TestInterruptedPublishGoesOn(t *testing.T) {
 	for name, terminal := range map[string]bool{"plain": false, "terminal": true} {
 		t.Run(name, func(t *testing.T) {

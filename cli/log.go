@@ -43,10 +43,11 @@ own word on boots, crashes and gaps. In a pipe there is the text alone, as the
 app wrote it. Lines stay readable after their instance is gone.
 
 --grep takes words that a line must all hold, "phrases", -not, and key:value
-for lines that are JSON or logfmt. Upper and lower case are the same.`,
+for lines that are JSON or logfmt. Upper and lower case are the same. Without a
+word of three letters in a row (504, say) every line is read: give --since.`,
 		Example: `  miosa logs hello -f
   miosa logs hello --since 15m --grep 'timeout -healthz'
-  miosa logs hello --env staging --grep level:error
+  miosa logs hello --environment staging --grep level:error
   miosa logs ri_01m84z7zsvd0053bpgqh026v41 -n 1000 --stream stderr
   miosa logs hello --since 2026-03-01T12:00:00Z --until 2026-03-01T13:00:00Z --json | jq -r .line`,
 	}
@@ -57,7 +58,7 @@ for lines that are JSON or logfmt. Upper and lower case are the same.`,
 	flags.IntVarP(&f.n, "lines", "n", 100, "how many of the last lines")
 	flags.StringVar(&f.grep, "grep", "", "only lines that hold the `TEXT`")
 	flags.StringVar(&f.stream, "stream", "", "only stdout, stderr or system")
-	flags.StringVar(&f.environment, "env", "", "only this `ENVIRONMENT` of the deployment")
+	flags.StringVar(&f.environment, "environment", "", "only this `ENVIRONMENT` of the deployment")
 	flags.BoolVar(&f.timestamps, "timestamps", false, "begin each line with its whole time")
 	cmd.RunE = a.run(1, 1, func(ctx context.Context, c *client.Client, args []string) error {
 		f.counted = flags.Changed("lines")
@@ -81,7 +82,7 @@ func (a *app) logs(ctx context.Context, c *client.Client, name string, f logFlag
 	}
 	out := a.logPrinter(f.timestamps)
 	options := []client.Option{client.Query("since", f.since), client.Query("until", f.until), client.Query("q", f.grep), client.Query("stream", f.stream)}
-	lines := a.logLines(ctx, c, subject, f, options)
+	lines := a.logLines(ctx, c, subject, only, f, options)
 	err = func() error {
 		for l, err := range lines {
 			if err != nil {
@@ -112,9 +113,13 @@ func logSubject(ctx context.Context, c *client.Client, name, environment string)
 	switch miosa.IDPrefix(name) {
 	case miosa.PrefixInstance, miosa.PrefixService:
 		if environment != "" {
-			return "", nil, usagef("--env is for a deployment: %s is in one environment only", name)
+			return "", nil, usagef("--environment is for a deployment: %s is in one environment only", name)
 		}
 		return name, nil, nil
+	case miosa.PrefixDeployment:
+		if environment == "" {
+			return name, nil, nil // it may be deleted: its lines still tell
+		}
 	}
 	dep, err := find(ctx, c, name)
 	if err != nil || environment == "" {
@@ -134,8 +139,9 @@ func logSubject(ctx context.Context, c *client.Client, name, environment string)
 	return dep.ID, only, nil
 }
 
-// logLines are the lines that were asked for, oldest first.
-func (a *app) logLines(ctx context.Context, c *client.Client, subject string, f logFlags, options []client.Option) func(func(resource.LogLine, error) bool) {
+// logLines are the lines that were asked for, oldest first, and others of a
+// deployment between them: only says whose are meant.
+func (a *app) logLines(ctx context.Context, c *client.Client, subject string, only []string, f logFlags, options []client.Option) func(func(resource.LogLine, error) bool) {
 	all := f.since != "" && !f.counted
 	if f.follow {
 		if !all {
@@ -145,7 +151,15 @@ func (a *app) logLines(ctx context.Context, c *client.Client, subject string, f 
 	}
 	return func(yield func(resource.LogLine, error) bool) {
 		if !all {
-			a.lastLogs(ctx, c, subject, f.n, options, yield)
+			found, err := lastLogsOf(ctx, c, subject, only, f.n, options)
+			for _, l := range found {
+				if !yield(l, nil) {
+					return
+				}
+			}
+			if err != nil {
+				yield(resource.LogLine{}, err)
+			}
 			return
 		}
 		options = append(options, client.Query("direction", "forward"), client.Query("limit", "1000"))
@@ -168,14 +182,30 @@ func (a *app) logLines(ctx context.Context, c *client.Client, subject string, f 
 	}
 }
 
+// lastLogsOf are the last n lines of a subject, or of those services only.
+func lastLogsOf(ctx context.Context, c *client.Client, subject string, only []string, n int, options []client.Option) ([]resource.LogLine, error) {
+	if only == nil {
+		return lastLogs(ctx, c, subject, n, options)
+	}
+	var all []resource.LogLine
+	for _, service := range only {
+		found, err := lastLogs(ctx, c, service, n, options)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	slices.SortStableFunc(all, func(x, y resource.LogLine) int { return x.TS.Compare(y.TS) })
+	return all[max(0, len(all)-n):], nil
+}
+
 // lastLogs reads pages back in time until there are n lines.
-func (a *app) lastLogs(ctx context.Context, c *client.Client, subject string, n int, options []client.Option, yield func(resource.LogLine, error) bool) {
+func lastLogs(ctx context.Context, c *client.Client, subject string, n int, options []client.Option) ([]resource.LogLine, error) {
 	var pages [][]resource.LogLine
 	for cursor := ""; n > 0; {
 		page, err := c.LogPage(ctx, subject, append(options, client.Query("cursor", cursor), client.Query("limit", strconv.Itoa(min(n, 1000))))...)
 		if err != nil {
-			yield(resource.LogLine{}, err)
-			return
+			return nil, err
 		}
 		pages = append(pages, page.Data)
 		n -= len(page.Data)
@@ -184,13 +214,8 @@ func (a *app) lastLogs(ctx context.Context, c *client.Client, subject string, n 
 		}
 		cursor = *page.Page.NextCursor
 	}
-	for _, page := range slices.Backward(pages) {
-		for _, l := range page {
-			if !yield(l, nil) {
-				return
-			}
-		}
-	}
+	slices.Reverse(pages)
+	return slices.Concat(pages...), nil
 }
 
 // lostLogs says on standard error that the connection broke, once for each time.

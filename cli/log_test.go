@@ -6,13 +6,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/api/apitest"
 	"github.com/miosa/miosa/api/resource"
 	"github.com/miosa/miosa/logs"
+	"github.com/miosa/miosa/store"
 )
 
 // logged is a shell whose deployment hello has a service, and an instance that
@@ -74,10 +78,10 @@ func TestLogs(t *testing.T) {
 	if got := s.prints("logs", "hello", "--grep", "EXIT", "--timestamps"); got != "2026-03-01T13:00:00.000000Z exited\n" {
 		t.Errorf("grep: %q", got)
 	}
-	if got := s.prints("logs", "hello", "-n", "1", "--env", "production"); got != "exited\n" {
+	if got := s.prints("logs", "hello", "-n", "1", "--environment", "production"); got != "exited\n" {
 		t.Errorf("production: %q", got)
 	}
-	if got := s.prints("logs", "hello", "-n", "1", "--env", "staging"); got != "" {
+	if got := s.prints("logs", "hello", "-n", "1", "--environment", "staging"); got != "" {
 		t.Errorf("staging: %q", got)
 	}
 	var l resource.LogLine
@@ -97,11 +101,48 @@ func TestLogs(t *testing.T) {
 	}
 }
 
+// TestLogsOfOneEnvironment: -n counts the lines of its services, whatever
+// others wrote since. The lines of a deployment that is gone are read by its ID.
+func TestLogsOfOneEnvironment(t *testing.T) {
+	s, of := logged(t, 1)
+	noon := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for n, name := range []string{"api", "worker"} {
+		staging := of
+		staging.ServiceID, staging.InstanceID = s.stagingService(of, name), apitest.ID(t, miosa.PrefixInstance)
+		s.p.Logs.Write(staging, noon.Add(time.Duration(n)*time.Hour), name+" 1", name+" 2")
+	}
+	s.p.Logs.Append(logs.Batch{Origin: of, Epoch: 1, First: 2, Lines: slices.Repeat([]logs.Line{{Time: noon.Add(3 * time.Hour), Stream: logs.Stdout, Text: []byte("loud")}}, 200)})
+	if got := s.prints("logs", "hello", "--environment", "staging", "-n", "3"); got != "api 2\nworker 1\nworker 2\n" {
+		t.Errorf("the last three: %q", got)
+	}
+	if got := s.prints("logs", "hello", "--environment", "staging", "--since", "2026-03-01T00:00:00Z"); strings.Count(got, "\n") != 4 || strings.Contains(got, "loud") {
+		t.Errorf("since: %q", got)
+	}
+	s.prints("rm", "hello", "--yes")
+	if got := s.prints("logs", of.DeploymentID, "-n", "1"); got != "loud\n" {
+		t.Errorf("deleted: %q", got)
+	}
+}
+
+// stagingService makes a service in staging of a deployment.
+func (s *shell) stagingService(of logs.Origin, name string) string {
+	s.t.Helper()
+	id := apitest.ID(s.t, miosa.PrefixService)
+	s.p.Update(func(tx *store.Tx) error {
+		env, err := tx.Index(store.EnvironmentNameKey(of.TenantID, of.DeploymentID, miosa.Staging))
+		if err != nil {
+			return err
+		}
+		return store.Save(tx, store.Services, miosa.Service{ID: id, TenantID: of.TenantID, DeploymentID: of.DeploymentID, EnvironmentID: env, Name: name, Type: miosa.ServiceAPI})
+	})
+	return id
+}
+
 func TestLogsWrongly(t *testing.T) {
 	s := newShell(t)
 	for words, args := range map[string][]string{
 		"2 wrong number of arguments": {"logs"}, "2 --lines must be": {"logs", "x", "-n", "0"}, "2 --until has no meaning": {"logs", "x", "-f", "--until", "1h"},
-		"2 --stream must be": {"logs", "x", "--stream", "all"}, "3 no deployment \"x\"": {"logs", "x"}, "2 --env is for": {"logs", "ri_00000000000000000000000000", "--env", "a"},
+		"2 --stream must be": {"logs", "x", "--stream", "all"}, "3 no deployment \"x\"": {"logs", "x"}, "2 --environment is for": {"logs", "ri_00000000000000000000000000", "--environment", "a"},
 		"3 no runtime instance": {"logs", "ri_00000000000000000000000000", "-f"}, "3 no service": {"logs", "svc_00000000000000000000000000"},
 	} {
 		var out strings.Builder

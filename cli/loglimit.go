@@ -92,7 +92,7 @@ func serviceOf(ctx context.Context, c *client.Client, dep resource.Deployment, e
 		}
 	}
 	if name != "" {
-		return resource.Service{}, fmt.Errorf("%s has no service %q", dep.Slug, name)
+		return resource.Service{}, &client.Error{Status: 404, Code: "service_not_found", Message: fmt.Sprintf("%s of %s has no service %q", environment, dep.Slug, name)}
 	}
 	return services[0], nil
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -80,6 +81,12 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 	}
 	if made {
 		p.step("Deployment %s is new: %s", dep.Slug, dep.PublicURL)
+	} else if len(body.Services) > 0 && !f.worker {
+		live, err := liveServices(ctx, c, dep, f.environment)
+		if err != nil {
+			return err
+		}
+		body.Services = beside(live, body.Services[0])
 	}
 	p.wait("reading %s", path)
 	artifact.Sent = func(sent, all int64) { p.wait("uploading %s of %s", size(sent), size(all)) }
@@ -115,7 +122,7 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 		case out.Rollout.Step == "done" && !out.Rollout.Promote:
 			a.printf("Version %d of %s is healthy. Make it live with: miosa promote %s %d\n", out.Version.VersionNumber, dep.Slug, dep.Slug, out.Version.VersionNumber)
 		case out.Rollout.Step == "draining" || out.Rollout.Step == "done":
-			a.printf("Version %d of %s is live: %s\n", out.Version.VersionNumber, dep.Slug, a.url(ctx, c, dep, f.environment))
+			a.printf("Version %d of %s is live: %s\n", out.Version.VersionNumber, dep.Slug, a.url(ctx, c, dep, out.Rollout.EnvironmentID))
 		}
 	}); err != nil {
 		return err
@@ -126,10 +133,10 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 	return a.outcome(ctx, c, out.Rollout, out.Version)
 }
 
-// url is where an environment is served.
+// url is where the environment with that ID is served.
 func (a *app) url(ctx context.Context, c *client.Client, dep resource.Deployment, environment string) string {
 	for e, err := range c.Environments(ctx, dep.ID) {
-		if err == nil && e.Name == environment {
+		if err == nil && e.ID == environment {
 			return e.PublicURL
 		}
 	}
@@ -176,6 +183,41 @@ func (f publishFlags) body(given func(string) bool) (resource.Publish, error) {
 	}
 	out.Services = []resource.PublishService{s}
 	return out, nil
+}
+
+// liveServices are those of the version that is live in an environment.
+func liveServices(ctx context.Context, c *client.Client, dep resource.Deployment, environment string) ([]resource.VersionService, error) {
+	for e, err := range c.Environments(ctx, dep.ID) {
+		if err != nil {
+			return nil, err
+		}
+		if (e.Name == environment || e.ID == environment) && e.ActiveVersionID != nil {
+			v, err := c.Version(ctx, dep.ID, *e.ActiveVersionID)
+			return v.Services, err
+		}
+	}
+	return nil, nil
+}
+
+// beside is what a publish names when flags are for one service: that of the
+// live ones that stands for the whole, and the others as they are, since what a
+// version does not name ends with it.
+func beside(live []resource.VersionService, s resource.PublishService) []resource.PublishService {
+	whole := slices.IndexFunc(live, func(v resource.VersionService) bool { return v.Type == "web" })
+	if whole < 0 {
+		whole = slices.IndexFunc(live, func(v resource.VersionService) bool {
+			return v.Type != "worker" || s.Port == nil && s.HealthCheckPath == ""
+		})
+	}
+	out := []resource.PublishService{s}
+	for n, v := range live {
+		if n == whole {
+			out[0].Name, out[0].Type = v.Name, v.Type
+			continue
+		}
+		out = append(out, resource.PublishService{Name: v.Name, Type: v.Type})
+	}
+	return out
 }
 
 // findOrCreate takes an ID, a slug or a name.

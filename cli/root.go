@@ -203,7 +203,36 @@ func (a *app) clientWith(key func(client.Context) string) (*client.Client, error
 	if err != nil {
 		return nil, err
 	}
-	return client.New(client.Config{URL: known.APIURL, Key: key(known), UserAgent: "miosa-cli/" + a.cfg.Version})
+	return client.New(client.Config{URL: known.APIURL, Key: key(known), UserAgent: "miosa-cli/" + a.cfg.Version, Renew: func() (string, error) {
+		known, err := client.ReadContext(path)
+		return key(known), err
+	}})
+}
+
+// typed reads something from standard input. Ctrl-C ends the wait for it; the
+// read itself goes on until the process ends.
+func typed[T any](ctx context.Context, read func() (T, error)) (T, error) {
+	type input struct {
+		v   T
+		err error
+	}
+	done := make(chan input, 1)
+	go func() {
+		v, err := read()
+		done <- input{v, err}
+	}()
+	select {
+	case in := <-done:
+		return in.v, in.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
+}
+
+// stdin is all of standard input, as far as it is not too long.
+func (a *app) stdin(ctx context.Context) ([]byte, error) {
+	return typed(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(a.cfg.Stdin, maxStdin)) })
 }
 
 // steers: it is a terminal that understands more than text.

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -49,7 +48,7 @@ func (a *app) restartCommand() *cobra.Command {
 		Long: `Roll out the live release once more, as a new version with the variables as they
 are now. Every new instance is healthy before an old one goes.`,
 	}
-	cmd.Flags().StringVar(&service, "service", "", "service (default: the first)")
+	cmd.Flags().StringVar(&service, "service", "", "service (default: the web service)")
 	cmd.Flags().StringVar(&environment, "environment", "production", "environment")
 	cmd.Flags().BoolVar(&wait, "wait", true, "wait for the end")
 	cmd.RunE = a.run(1, 1, func(ctx context.Context, c *client.Client, args []string) error {
@@ -57,19 +56,11 @@ are now. Every new instance is healthy before an old one goes.`,
 		if err != nil {
 			return err
 		}
-		services, err := client.Collect(c.Services(ctx, dep.ID, client.Query("environment", environment)))
+		s, err := serviceOf(ctx, c, dep, environment, service)
 		if err != nil {
 			return err
 		}
-		for _, s := range services {
-			if service == "" || s.Name == service || s.ID == service {
-				return a.restart(ctx, c, dep, s, wait)
-			}
-		}
-		if service != "" {
-			return fmt.Errorf("%s has no service %q", dep.Slug, service)
-		}
-		return fmt.Errorf("nothing was published to %s of %s yet", environment, dep.Slug)
+		return a.restart(ctx, c, dep, s, wait)
 	})
 	return cmd
 }
@@ -113,6 +104,6 @@ func (a *app) end(ctx context.Context, c *client.Client, dep resource.Deployment
 	if err := a.outcome(ctx, c, r, v); err != nil {
 		return err
 	}
-	a.printf("Version %d of %s is live: %s\n", v.VersionNumber, dep.Slug, dep.PublicURL)
+	a.printf("Version %d of %s is live: %s\n", v.VersionNumber, dep.Slug, a.url(ctx, c, dep, r.EnvironmentID))
 	return nil
 }

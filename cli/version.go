@@ -17,6 +17,9 @@ func (a *app) versionsCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "versions DEPLOYMENT", Short: "List a deployment's versions, newest first"}
 	cmd.Flags().IntVarP(&limit, "limit", "n", 20, "how many")
 	cmd.RunE = a.run(1, 1, func(ctx context.Context, c *client.Client, args []string) error {
+		if limit < 1 {
+			return usagef("--limit must be at least 1")
+		}
 		dep, err := find(ctx, c, args[0])
 		if err != nil {
 			return err

@@ -19,6 +19,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/miosa/miosa/api/resource"
@@ -26,22 +27,30 @@ import (
 
 // Config says where the API is and who asks.
 type Config struct {
-	URL       string       // "http://127.0.0.1:7070"; the path /api/v1 is added
-	Key       string       // msk_…
+	URL string // "http://127.0.0.1:7070"; the path /api/v1 is added
+	Key string // msk_…
+	// Renew is asked for the key anew when the API refuses it: a platform's own
+	// are minted at every start. nil: the key stays.
+	Renew     func() (string, error)
 	HTTP      *http.Client // nil: one without an overall timeout, as publishes are waited for
 	UserAgent string       // "" : "miosa-go"
 	// Attempts bounds how often a request is sent, the first included; 0: 5,
 	// which waits up to about 4 s in between.
 	Attempts int
+	// Silence is how long a stream may bring nothing, not even a heartbeat
+	// (they come every 15 s), before it counts as broken; 0: 60 s.
+	Silence time.Duration
 }
 
 // Client is safe for concurrent use.
 type Client struct {
 	base     string
-	key      string
+	key      atomic.Pointer[string]
+	renew    func() (string, error)
 	http     *http.Client
 	agent    string
 	attempts int
+	silence  time.Duration
 }
 
 // New checks the configuration; it connects to nothing.
@@ -54,9 +63,10 @@ func New(cfg Config) (*Client, error) {
 		return nil, errors.New("an API key is needed")
 	}
 	c := &Client{
-		base: strings.TrimSuffix(strings.TrimSuffix(cfg.URL, "/"), "/api/v1") + "/api/v1",
-		key:  cfg.Key, http: cfg.HTTP, agent: cfg.UserAgent, attempts: cfg.Attempts,
+		base:  strings.TrimSuffix(strings.TrimSuffix(cfg.URL, "/"), "/api/v1") + "/api/v1",
+		renew: cfg.Renew, http: cfg.HTTP, agent: cfg.UserAgent, attempts: cfg.Attempts, silence: cfg.Silence,
 	}
+	c.key.Store(&cfg.Key)
 	if c.http == nil {
 		c.http = &http.Client{Transport: &http.Transport{
 			Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second, ForceAttemptHTTP2: true,
@@ -68,6 +78,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	if c.attempts == 0 {
 		c.attempts = 5
+	}
+	if c.silence == 0 {
+		c.silence = time.Minute
 	}
 	return c, nil
 }
@@ -193,9 +206,14 @@ func (c *Client) call(ctx context.Context, method, path string, body, out any, o
 // send returns a success, its body open.
 func (c *Client) send(ctx context.Context, r *request) (*http.Response, error) {
 	for attempt := 1; ; attempt++ {
-		resp, err := c.once(ctx, r)
+		key := *c.key.Load()
+		resp, err := c.once(ctx, r, key)
 		if err == nil {
 			return resp, nil
+		}
+		if Status(err) == http.StatusUnauthorized && c.renewed(key) {
+			attempt--
+			continue
 		}
 		if attempt >= c.attempts || ctx.Err() != nil || !again(err) {
 			return nil, err
@@ -204,6 +222,27 @@ func (c *Client) send(ctx context.Context, r *request) (*http.Response, error) {
 			return nil, err
 		}
 	}
+}
+
+// renewed reports whether there is another key than the one that was refused.
+func (c *Client) renewed(refused string) bool {
+	if c.renew == nil {
+		return false
+	}
+	key, err := c.renew()
+	if err != nil || key == "" || key == refused {
+		return false
+	}
+	c.key.Store(&key)
+	return true
+}
+
+// resumes reports whether a stream that broke is worth another try. One that
+// was open may find its key refused for a moment: until a platform that was
+// started again has said which one is next.
+func (c *Client) resumes(err error, wasOpen bool) bool {
+	e, ok := errors.AsType[*Error](err)
+	return !ok || again(e) || e.Status == http.StatusUnauthorized && wasOpen && c.renew != nil
 }
 
 // again reports whether the same request may do better. All mutations have
@@ -245,7 +284,7 @@ func pause(ctx context.Context, attempt int, cause error) error {
 	}
 }
 
-func (c *Client) once(ctx context.Context, r *request) (*http.Response, error) {
+func (c *Client) once(ctx context.Context, r *request, key string) (*http.Response, error) {
 	var body io.ReadCloser
 	var length int64
 	switch {
@@ -267,7 +306,7 @@ func (c *Client) once(ctx context.Context, r *request) (*http.Response, error) {
 	}
 	req.ContentLength = length
 	maps.Copy(req.Header, r.header)
-	req.Header.Set("Authorization", "Bearer "+c.key)
+	req.Header.Set("Authorization", "Bearer "+key)
 	req.Header.Set("User-Agent", c.agent)
 	if req.Header.Get("Accept") == "" {
 		req.Header.Set("Accept", "application/json")

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
 	"iter"
 	"net/url"
 	"strconv"
@@ -48,7 +47,7 @@ func (c *Client) Follow(ctx context.Context, subject string, backlog int, option
 			}
 			// Without a place to resume from, what was not seen is not missed.
 			failures++
-			if e, ok := errors.AsType[*Error](err); ok && !again(e) || failures > c.attempts {
+			if !c.resumes(err, last != "") || failures > c.attempts {
 				yield(resource.Event{}, err)
 				return
 			}

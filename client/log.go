@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
 	"iter"
 	"net/http"
 	"net/url"
@@ -65,7 +64,7 @@ func (c *Client) FollowLogs(ctx context.Context, subject string, lost func(error
 				yield(resource.LogLine{}, err) // it never was there
 				return
 			}
-			if e, ok := errors.AsType[*Error](err); ok && !again(e) || failures > c.attempts {
+			if !c.resumes(err, last != "") || failures > c.attempts {
 				yield(resource.LogLine{}, err)
 				return
 			}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 )
 
 // subscribe reads server-sent events until the connection breaks, or, with
@@ -23,6 +24,11 @@ func subscribe[T any](ctx context.Context, c *Client, path string, last *string,
 	if *last != "" {
 		r.header.Set("Last-Event-ID", *last)
 	}
+	// A connection whose other end is gone without a word would never break.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	silent := time.AfterFunc(c.silence, cancel)
+	defer silent.Stop()
 	resp, err := c.send(ctx, r)
 	if err != nil {
 		return true, err
@@ -32,11 +38,14 @@ func subscribe[T any](ctx context.Context, c *Client, path string, last *string,
 	var id string
 	var data bytes.Buffer
 	for {
+		silent.Reset(c.silence)
 		line, err := in.ReadBytes('\n')
-		if err != nil {
-			if errors.Is(err, io.EOF) {
-				err = errors.New("the event stream ended")
-			}
+		switch {
+		case errors.Is(err, io.EOF):
+			return true, errors.New("the event stream ended")
+		case err != nil && !silent.Stop():
+			return true, fmt.Errorf("nothing was heard for %v", c.silence)
+		case err != nil:
 			return true, err
 		}
 		line = bytes.TrimRight(line, "\r\n")
@@ -60,6 +69,7 @@ func subscribe[T any](ctx context.Context, c *Client, path string, last *string,
 			}
 			data.Reset()
 			alive()
+			silent.Stop() // who takes it may take its time
 			if !yield(v, nil) {
 				return false, nil
 			}

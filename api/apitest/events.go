@@ -78,6 +78,25 @@ func (v *Events) List(ctx context.Context, scope events.Scope, after string, lim
 	return page, false, nil
 }
 
+// Count is how many there are.
+func (v *Events) Count(ctx context.Context, scope events.Scope, after string, most int) (total, upTo int, err error) {
+	for e, err := range v.Read(ctx, events.Query{Scope: scope, Backward: true}) {
+		if err != nil {
+			return 0, 0, err
+		}
+		if total++; e.ID == after {
+			upTo = total
+		}
+		if total == most {
+			break
+		}
+	}
+	if upTo == 0 && after != "" {
+		upTo = total
+	}
+	return total, upTo, nil
+}
+
 // Last is the newest event's mark.
 func (v *Events) Last(ctx context.Context) (events.Mark, error) {
 	all, err := v.all(ctx)

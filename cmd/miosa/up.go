@@ -68,7 +68,7 @@ a crash. "miosa down" stops everything.`,
 	fl.IntVar(&f.logRate, "log-rate", 0, "log lines a second that one instance may write for long; 0: 5000, negative: any number")
 	fl.IntVar(&f.logSpoolMB, "log-spool-mb", 0, "log lines that one instance may have on this host's disk until they are stored, in MB; 0: 64")
 	fl.StringArrayVar(&f.victoriaLogs, "victorialogs", nil, "keep logs in the VictoriaLogs at URL that was started with -retentionPeriod=DAYSd, DAYS=URL; one for each retention; without it logs are kept in --data")
-	fl.StringVar(&f.driver, "driver", "auto", "what boots the instances: auto, qemu, sim (no VMs: for tries and tests)")
+	fl.StringVar(&f.driver, "driver", "auto", "what boots the instances: auto, qemu, sim (no VMs: for tries and tests); firecracker is not in this version yet")
 	fl.StringVar(&f.accel, "accel", "auto", "qemu's accelerator: auto, kvm, tcg")
 	fl.StringVar(&f.domain, "managed-domain", "localhost", "apps are served at <deployment>.<tenant>.DOMAIN")
 	fl.StringVar(&f.region, "region", "local", "name of this machine's region")

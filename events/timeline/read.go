@@ -75,6 +75,56 @@ func (t *Timeline) List(ctx context.Context, scope events.Scope, after string, l
 	return page, false, nil
 }
 
+// Count is how many events a scope has, those still in the outbox among them,
+// as far as the newest most of them. upTo is how many of these there are up to
+// and with the one that the ID after names, the newest first: 0 for "", all for
+// one that is not among them.
+func (t *Timeline) Count(ctx context.Context, scope events.Scope, after string, most int) (total, upTo int, err error) {
+	pending, err := t.pending(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	first := events.Mark(0)
+	for e, err := range t.kept.Read(ctx, events.Query{Scope: scope, Backward: true}) {
+		if err != nil {
+			return 0, 0, err
+		}
+		if first == 0 {
+			first = e.Mark
+		}
+		if total++; e.ID == after {
+			upTo = total
+		}
+		if total == most {
+			break
+		}
+	}
+	newer, found := 0, upTo
+	for _, e := range pending {
+		if !scope.Holds(&e) {
+			continue
+		}
+		m, held, err := t.kept.Place(ctx, e.ID)
+		if err != nil {
+			return 0, 0, err
+		}
+		if held && m <= first {
+			continue // it was moved before this looked
+		}
+		if newer++; e.ID == after {
+			upTo = newer
+		}
+	}
+	if found > 0 {
+		upTo = found + newer
+	}
+	total = min(total+newer, most)
+	if upTo > total || upTo == 0 && after != "" {
+		upTo = total
+	}
+	return total, upTo, nil
+}
+
 // pending is what is in the outbox, the newest first.
 func (t *Timeline) pending(ctx context.Context) ([]miosa.Event, error) {
 	var all []miosa.Event

@@ -290,15 +290,21 @@ func TestListsShowWhatIsInFlight(t *testing.T) {
 			b.happen("ten_a", fmt.Sprint(n))
 			b.happen("ten_b", "other")
 		}
+		scope := events.Scope{TenantID: "ten_a", DeploymentID: "dep_a", WorkspaceID: "one"}
 		for size := 1; size <= 16; size++ {
 			var got []string
 			after := ""
 			for more := true; more; {
 				var page []miosa.Event
 				var err error
-				page, more, err = b.List(t.Context(), events.Scope{TenantID: "ten_a", DeploymentID: "dep_a", WorkspaceID: "one"}, after, size)
+				page, more, err = b.List(t.Context(), scope, after, size)
 				if err != nil {
 					t.Fatal(err)
+				}
+				for most, want := range map[int][2]int{100: {15, len(got)}, 12: {12, min(len(got), 12)}} {
+					if total, upTo, err := b.Count(t.Context(), scope, after, most); total != want[0] || upTo != want[1] || err != nil {
+						t.Errorf("behind %d of at most %d: %d, %d, %v", len(got), most, total, upTo, err)
+					}
 				}
 				if len(page) > size || more && len(page) != size {
 					t.Fatalf("a page of %d, want %d", len(page), size)
@@ -315,6 +321,9 @@ func TestListsShowWhatIsInFlight(t *testing.T) {
 		}
 		if page, _, err := b.List(t.Context(), events.Scope{TenantID: "ten_a", WorkspaceID: "two"}, "", 100); len(page) != 0 || err != nil {
 			t.Errorf("another workspace finds %v, %v", page, err)
+		}
+		if total, upTo, err := b.Count(t.Context(), scope, id(t, time.Now()), 100); total != 15 || upTo != 15 || err != nil {
+			t.Errorf("behind what is not there: %d, %d, %v", total, upTo, err)
 		}
 	})
 }
