@@ -135,12 +135,19 @@ func (j *journal) add(boot int, batch *guest.Lines) bool {
 // miss remembers lines that the spool did not take.
 func (j *journal) miss(boot int, batch *guest.Lines, err error) {
 	j.tail.add(boot, batch)
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.missed.boot, j.missed.n = boot, batch.Lines[len(batch.Lines)-1].N
+	j.want(boot, batch.Lines[len(batch.Lines)-1].N)
 	if err != nil {
+		j.mu.Lock()
+		defer j.mu.Unlock()
 		j.failed(err)
 	}
+}
+
+// want remembers that there were lines of a boot up to n, safe or not.
+func (j *journal) want(boot int, n uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.missed.boot, j.missed.n = boot, n
 }
 
 // settle counts what was missed of a boot before this one as lost: nobody has

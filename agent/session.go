@@ -386,6 +386,9 @@ func (s *session) exit(e *guest.Exit) error {
 	if j.spool != nil {
 		var ok bool
 		if n, ok = j.sync(s.b.number); !ok {
+			// The guest keeps nothing after this: what the disk does not have
+			// then is lost, and told.
+			j.want(s.b.number, s.lines.After())
 			n = s.acked
 		}
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/agent/spool"
+	"github.com/miosa/miosa/lifecycle"
 	"github.com/miosa/miosa/vmm"
 	"github.com/miosa/miosa/wire/guest"
 )
@@ -32,6 +35,43 @@ func TestAStalledSessionStillChecksNumbers(t *testing.T) {
 	}
 	if err := send(1 << 60); err == nil || x.journal.missed.n != 1 {
 		t.Errorf("%v, missed up to %d", err, x.journal.missed.n)
+	}
+}
+
+// A guest that ends keeps nothing: lines that the disk did not take then are
+// told of.
+func TestLinesThatCouldNotBeSyncedAtTheEndAreMissed(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	lines, err := spool.New(spool.Config{Dir: t.TempDir(), HostID: "host_a", Shipper: away{}, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lines.Open(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	defer theirs.Close()
+	go func() { _, _ = io.Copy(io.Discard, theirs) }()
+	a := &Agent{log: log, spool: lines}
+	x := &actor{a: a, inbox: make(chan lifecycle.Event, 10), journal: a.newJournal(miosa.Instance{ID: "ri_a"})}
+	s := &session{b: &boot{x: x, number: 1, in: miosa.Instance{}}, lines: guest.NewSession(0), raw: ours, conn: guest.NewConn(ours)}
+	s.lines.Connect(7)
+	if err := s.handle(guest.Message{Hello: &guest.Hello{Min: 1, Max: 1, Nonce: 7, State: guest.StateRunning, Boot: 1, Exit: &guest.Exit{}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.handle(guest.Message{Lines: &guest.Lines{Lines: []guest.Line{{N: 1, Text: []byte("x")}, {N: 2, Text: []byte("y")}}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := lines.Close(); err != nil { // it cannot be synced any more
+		t.Fatal(err)
+	}
+	s.exited = false // as Hello said it had, to begin without a virtual machine
+	if err := s.exit(&guest.Exit{}); err != nil {
+		t.Fatal(err)
+	}
+	if m := x.journal.missed; m.boot != 1 || m.n != 2 {
+		t.Errorf("missed: %+v", m)
 	}
 }
 
