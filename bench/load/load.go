@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,6 +30,7 @@ type Config struct {
 
 	Workers     int           // closed loops, each with a keep-alive connection; 8 if 0
 	MinRequests int64         // Run goes on past ctx until that many were made; 0: until ctx is done
+	Made        *atomic.Int64 // counts the requests made so far, for who wants to know; may be nil
 	Timeout     time.Duration // of one request, or of one WebSocket message's echo; 30 s if 0
 	PostEvery   int           // every n-th request is a POST whose body the app may ignore; 0: none
 
@@ -174,6 +176,9 @@ func (w *worker) run(ctx, hold context.Context, tally *tally) {
 		}
 		version, err := w.request(hold, method, body)
 		w.out.Requests++
+		if w.cfg.Made != nil {
+			w.cfg.Made.Add(1)
+		}
 		if during {
 			w.out.During++
 		}

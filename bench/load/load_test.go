@@ -112,8 +112,9 @@ func TestRequestsAfterTheEndAreToldApart(t *testing.T) {
 			cancel()
 		}
 	})
-	got, err := load.Run(ctx, load.Config{Addr: addr, Host: "app.test", Workers: 1, MinRequests: 30})
-	if err != nil || got.Requests != 30 || got.During != 10 {
+	var made atomic.Int64
+	got, err := load.Run(ctx, load.Config{Addr: addr, Host: "app.test", Workers: 1, MinRequests: 30, Made: &made})
+	if err != nil || got.Requests != 30 || got.During != 10 || made.Load() != 30 {
 		t.Errorf("%d of %d, %v", got.During, got.Requests, err)
 	}
 }

@@ -1,6 +1,7 @@
 // Command publish changes an app's version over and over under load: three
-// publishes, one publish that never becomes healthy, one rollback, while
-// requests and open WebSockets go on. Not one may fail.
+// publishes, one publish that never becomes healthy, one rollback, and again
+// until so many requests were made meanwhile, with WebSockets held open all the
+// time. Not one may fail.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/miosa/miosa/bench/load"
@@ -19,7 +21,7 @@ import (
 )
 
 func main() {
-	requests := flag.Int64("requests", 100_000, "at least so many requests")
+	requests := flag.Int64("requests", 100_000, "at least so many requests while versions change")
 	sockets := flag.Int("websockets", 50, "WebSockets held open")
 	workers := flag.Int("workers", 8, "clients sending requests")
 	replicas := flag.Int("replicas", 2, "instances of each version")
@@ -67,26 +69,30 @@ func run(requests int64, sockets, workers, replicas int, driver string) (err err
 	loading, stop := context.WithCancel(ctx)
 	defer stop()
 	reports := make(chan result, 1)
+	var made atomic.Int64
 	go func() {
 		report, err := load.Run(loading, load.Config{
 			Addr: strings.TrimPrefix(r.Context.HTTPURL, "http://"), Host: "load.default.localhost",
-			Workers: workers, MinRequests: requests, WebSockets: sockets, WSEcho: true,
+			Workers: workers, Made: &made, WebSockets: sockets, WSEcho: true,
 		})
 		reports <- result{report, err}
 	}()
-	if err := change(ctx, r, dep, releases, replicas); err != nil {
-		stop()
-		<-reports
-		return err
+	for round := 1; round == 1 || made.Load() < requests; round++ {
+		fmt.Printf("round %d\n", round)
+		if err := change(ctx, r, dep, releases, replicas); err != nil {
+			stop()
+			<-reports
+			return err
+		}
 	}
-	stop() // goes on until the requests asked for have been made
+	stop()
 	done := <-reports
 	if done.err != nil {
 		return done.err
 	}
-	fmt.Printf("\n%s\n%d of the requests began while versions changed\n", done.report, done.report.During)
+	fmt.Printf("\n%s\n", done.report)
 	switch {
-	case !done.report.Clean() || done.report.Requests < requests:
+	case !done.report.Clean() || done.report.During < requests:
 		return errors.New("something was lost")
 	case done.report.WSOpened < int64(sockets) || len(done.report.Versions) < 2:
 		return fmt.Errorf("it shows nothing: %d WebSockets were opened, versions %v answered", done.report.WSOpened, slices.Sorted(maps.Keys(done.report.Versions)))
