@@ -70,10 +70,12 @@ func run(instances, kills, lines, spool int) (err error) {
 		}
 	}
 	fmt.Printf("%d instances write %d lines each\n", instances, lines)
+	var killed time.Time
 	for n := range kills {
 		if err := pause(ctx, time.Duration(200+70*(n%7))*time.Millisecond); err != nil {
 			return err
 		}
+		killed = time.Now()
 		if err := r.Kill(); err != nil {
 			return err
 		}
@@ -93,6 +95,11 @@ func run(instances, kills, lines, spool int) (err error) {
 			return err
 		}
 		fmt.Printf("%s: %d lines present, %d lost in %d gaps, %d out of order, %d twice\n", i.ID, t.present, t.lost, t.gaps, t.disorder, t.twice)
+		if t.lastAt.Before(killed) {
+			fmt.Printf("%s had written all before the last kill: ask for more -lines\n", i.ID)
+			bad++
+			continue
+		}
 		switch {
 		case t.disorder > 0 || t.twice > 0, t.present+t.lost != lines, spool == 0 && t.gaps > 0, spool > 0 && t.gaps == 0:
 			bad++
@@ -130,12 +137,14 @@ func begin(ctx context.Context, ip string, lines int) error {
 type tally struct {
 	present, lost, gaps, disorder, twice int
 	last                                 int
+	lastAt                               time.Time
 }
 
 type line struct {
-	Stream string `json:"stream"`
-	Line   string `json:"line"`
-	Lost   int    `json:"lost"`
+	Time   time.Time `json:"ts"`
+	Stream string    `json:"stream"`
+	Line   string    `json:"line"`
+	Lost   int       `json:"lost"`
 }
 
 // awaitLast reads the whole log again and again until its last line is there.
@@ -199,7 +208,7 @@ func (t *tally) count(l line) {
 		t.disorder++
 	default:
 		t.present++
-		t.last = n
+		t.last, t.lastAt = n, l.Time
 	}
 }
 
