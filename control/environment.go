@@ -477,7 +477,7 @@ func (p *pass) update(i *miosa.Instance) bool {
 // avoid is the host that a replacement flees, if it does.
 func (p *pass) avoid(i miosa.Instance) []string {
 	old, ok := p.m.w.instances[i.Replaces]
-	if ok && (old.State() == miosa.Pending || p.m.w.hosts[old.HostID].Liveness != miosa.Alive) {
+	if ok && reconcile.Flees(old, p.m.w.hosts) {
 		return []string{old.HostID}
 	}
 	return nil
