@@ -39,8 +39,6 @@ type (
 	}
 	// Reported: a router told which routes it has applied.
 	Reported struct{ routing.Report }
-	// RouterLeft: a router's feed ended.
-	RouterLeft struct{ RouterID string }
 	// Tick: nothing but time has passed.
 	Tick struct{}
 )
@@ -48,13 +46,12 @@ type (
 // Gone names a record that was deleted.
 type Gone struct{ Kind, ID string }
 
-func (Loaded) event()     {}
-func (Changed) event()    {}
-func (Committed) event()  {}
-func (Purged) event()     {}
-func (Reported) event()   {}
-func (RouterLeft) event() {}
-func (Tick) event()       {}
+func (Loaded) event()    {}
+func (Changed) event()   {}
+func (Committed) event() {}
+func (Purged) event()    {}
+func (Reported) event()  {}
+func (Tick) event()      {}
 
 // Effect is what the machine asks for.
 type Effect interface{ effect() }

@@ -97,9 +97,6 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 		}
 	case Reported:
 		m.reported(now, e.Report, &t)
-	case RouterLeft:
-		delete(m.routers, e.RouterID)
-		m.waiting(&t)
 	}
 	if m.loaded.IsZero() {
 		return nil
