@@ -42,14 +42,20 @@ func (m *Machine) decideAll(now time.Time, envs map[string]bool) []Effect {
 	}
 	slices.Sort(ids)
 	for _, id := range ids {
-		if b := m.busy[id]; b != nil {
-			if !b.over(now, m.w.revision) {
-				continue
-			}
+		env, ok := m.w.environments[id]
+		b := m.busy[id]
+		switch {
+		case b == nil || !ok || b.over(now, m.w.revision):
 			delete(m.busy, id)
+		case b.askDue(now):
+			b.until = time.Time{}
+			delete(m.wakes, id)
+			out = append(out, Commit{Tenant: env.TenantID, Environment: id, Seen: m.w.revision})
+			continue
+		default:
+			continue
 		}
 		delete(m.wakes, id)
-		env, ok := m.w.environments[id]
 		if !ok {
 			continue
 		}
@@ -73,13 +79,16 @@ func (m *Machine) decideAll(now time.Time, envs map[string]bool) []Effect {
 	return out
 }
 
-// purge ends a deleted deployment once nothing of it runs.
+// purge ends a deleted deployment once nothing of it runs, or may yet come to.
 func (m *Machine) purge(env miosa.Environment) (Effect, bool) {
 	dep, ok := m.w.deployments[env.DeploymentID]
 	if !ok || dep.DeletedAt.IsZero() || m.purging[dep.ID] {
 		return nil, false
 	}
 	for id := range m.w.ofDeployment[dep.ID] {
+		if m.busy[id] != nil {
+			return nil, false
+		}
 		for _, i := range m.instancesOf(id) {
 			if !i.State().Terminal() {
 				return nil, false
