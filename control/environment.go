@@ -477,8 +477,8 @@ func (p *pass) update(i *miosa.Instance) bool {
 	if !i.Proven && p.proven(i.VersionID) {
 		i.Proven, changed = true, true
 	}
-	if svc, ok := p.m.w.services[i.ServiceID]; ok && i.Logs != svc.Logs {
-		i.Logs, changed = svc.Logs, true
+	if svc, ok := p.m.w.services[i.ServiceID]; ok && (i.Logs != svc.Logs || i.Restart != svc.Restart) {
+		i.Logs, i.Restart, changed = svc.Logs, svc.Restart, true
 	}
 	return changed
 }

@@ -335,6 +335,7 @@ func (b *bench) step() {
 			}
 			s.DesiredReplicas = n
 			s.Logs.LinesPerSecond = 100 * n
+			s.Restart.Mode = []miosa.RestartMode{miosa.RestartAlways, miosa.RestartOnFailure, miosa.RestartNever, ""}[n]
 			return store.Save(tx, store.Services, s)
 		})
 	case 16:
@@ -433,8 +434,8 @@ func (b *bench) carried() {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if i.HostID != "" && !i.State().Terminal() && i.Logs != s.Logs {
-			b.Errorf("%s may log %+v, its service %+v", i.ID, i.Logs, s.Logs)
+		if i.HostID != "" && !i.State().Terminal() && (i.Logs != s.Logs || i.Restart != s.Restart) {
+			b.Errorf("%s may log %+v and restarts %+v, its service %+v and %+v", i.ID, i.Logs, i.Restart, s.Logs, s.Restart)
 		}
 		if len(i.Words) > miosa.MaxWords {
 			b.Errorf("%s has %d words", i.ID, len(i.Words))
