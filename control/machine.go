@@ -19,6 +19,9 @@ const (
 	RouterWindow = 3 * time.Second
 	// retryAfter spaces attempts after a commit that failed for passing reasons.
 	retryAfter = 200 * time.Millisecond
+	// purgeAgain spaces attempts to purge a deployment: a log store that has lost
+	// its disk refuses them until somebody sees to it.
+	purgeAgain = 10 * time.Second
 )
 
 // Config is what the machine must know beyond the records.
@@ -104,7 +107,7 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 		delete(m.purging, e.Deployment)
 		if e.Err != nil {
 			for env := range m.w.ofDeployment[e.Deployment] {
-				m.wakes[env] = now.Add(retryAfter)
+				m.wakes[env] = now.Add(purgeAgain)
 			}
 		}
 	case Reported:
