@@ -11,6 +11,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/artifact"
+	"github.com/miosa/miosa/steady"
 	"github.com/miosa/miosa/store"
 )
 
@@ -136,6 +137,8 @@ const (
 
 // Run sweeps soon after the start and then every hour, until ctx ends.
 func (r *Retention) Run(ctx context.Context) {
+	var clock steady.Clock
+	clock.By(time.Now(), r.Log) // a jump before the first sweep is one too
 	timer := time.NewTimer(sweepFirst)
 	defer timer.Stop()
 	for {
@@ -144,7 +147,7 @@ func (r *Retention) Run(ctx context.Context) {
 			return
 		case <-timer.C:
 		}
-		if err := r.Sweep(ctx, time.Now().UTC()); err != nil && ctx.Err() == nil {
+		if err := r.Sweep(ctx, clock.By(time.Now(), r.Log).UTC()); err != nil && ctx.Err() == nil {
 			r.Log.Error("retention", "err", err)
 		}
 		timer.Reset(sweepEvery)
