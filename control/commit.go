@@ -69,7 +69,7 @@ func (e *Commit) Answer(revision int64, err error) Committed {
 	case errors.Is(err, store.ErrConflict), miosa.CodeOf(err) == miosa.Precondition:
 		return Committed{Environment: e.Environment, Conflict: true}
 	case err != nil:
-		return Committed{Environment: e.Environment, Err: fmt.Errorf("commit to %s: %w", e.Environment, err)}
+		return Committed{Environment: e.Environment, Err: fmt.Errorf("commit to %s: %w", e.Environment, err), Doubt: true}
 	}
 	return Committed{Environment: e.Environment, Revision: revision}
 }

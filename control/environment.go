@@ -42,14 +42,20 @@ func (m *Machine) decideAll(now time.Time, envs map[string]bool) []Effect {
 	}
 	slices.Sort(ids)
 	for _, id := range ids {
-		if b := m.busy[id]; b != nil {
-			if !b.over(now, m.w.revision) {
-				continue
-			}
+		env, ok := m.w.environments[id]
+		b := m.busy[id]
+		switch {
+		case b == nil || !ok || b.over(now, m.w.revision):
 			delete(m.busy, id)
+		case b.askDue(now):
+			b.until = time.Time{}
+			delete(m.wakes, id)
+			out = append(out, Commit{Tenant: env.TenantID, Environment: id, Seen: m.w.revision})
+			continue
+		default:
+			continue
 		}
 		delete(m.wakes, id)
-		env, ok := m.w.environments[id]
 		if !ok {
 			continue
 		}
@@ -73,13 +79,16 @@ func (m *Machine) decideAll(now time.Time, envs map[string]bool) []Effect {
 	return out
 }
 
-// purge ends a deleted deployment once nothing of it runs.
+// purge ends a deleted deployment once nothing of it runs, or may yet come to.
 func (m *Machine) purge(env miosa.Environment) (Effect, bool) {
 	dep, ok := m.w.deployments[env.DeploymentID]
 	if !ok || dep.DeletedAt.IsZero() || m.purging[dep.ID] {
 		return nil, false
 	}
 	for id := range m.w.ofDeployment[dep.ID] {
+		if m.busy[id] != nil {
+			return nil, false
+		}
 		for _, i := range m.instancesOf(id) {
 			if !i.State().Terminal() {
 				return nil, false
@@ -468,8 +477,8 @@ func (p *pass) update(i *miosa.Instance) bool {
 	if !i.Proven && p.proven(i.VersionID) {
 		i.Proven, changed = true, true
 	}
-	if svc, ok := p.m.w.services[i.ServiceID]; ok && i.Logs != svc.Logs {
-		i.Logs, changed = svc.Logs, true
+	if svc, ok := p.m.w.services[i.ServiceID]; ok && (i.Logs != svc.Logs || i.Restart != svc.Restart) {
+		i.Logs, i.Restart, changed = svc.Logs, svc.Restart, true
 	}
 	return changed
 }
@@ -477,7 +486,7 @@ func (p *pass) update(i *miosa.Instance) bool {
 // avoid is the host that a replacement flees, if it does.
 func (p *pass) avoid(i miosa.Instance) []string {
 	old, ok := p.m.w.instances[i.Replaces]
-	if ok && (old.State() == miosa.Pending || p.m.w.hosts[old.HostID].Liveness != miosa.Alive) {
+	if ok && reconcile.Flees(old, p.m.w.hosts) {
 		return []string{old.HostID}
 	}
 	return nil

@@ -24,13 +24,14 @@ type (
 		Put      []any
 		Gone     []Gone
 	}
-	// Committed answers a Commit. On a conflict the changes that caused it are
-	// on their way as Changed.
+	// Committed answers a Commit. On a conflict nothing was written, and the
+	// changes that caused it are on their way as Changed.
 	Committed struct {
 		Environment string
 		Revision    int64
 		Conflict    bool
 		Err         error
+		Doubt       bool // with Err: it may have been carried out all the same
 	}
 	// Purged answers a Purge.
 	Purged struct {
@@ -39,8 +40,6 @@ type (
 	}
 	// Reported: a router told which routes it has applied.
 	Reported struct{ routing.Report }
-	// RouterLeft: a router's feed ended.
-	RouterLeft struct{ RouterID string }
 	// Tick: nothing but time has passed.
 	Tick struct{}
 )
@@ -48,13 +47,12 @@ type (
 // Gone names a record that was deleted.
 type Gone struct{ Kind, ID string }
 
-func (Loaded) event()     {}
-func (Changed) event()    {}
-func (Committed) event()  {}
-func (Purged) event()     {}
-func (Reported) event()   {}
-func (RouterLeft) event() {}
-func (Tick) event()       {}
+func (Loaded) event()    {}
+func (Changed) event()   {}
+func (Committed) event() {}
+func (Purged) event()    {}
+func (Reported) event()  {}
+func (Tick) event()      {}
 
 // Effect is what the machine asks for.
 type Effect interface{ effect() }
@@ -64,7 +62,8 @@ type (
 	// noun with a Revision must still have it, and no commit to the environment
 	// may have been carried out that the machine had not Seen when it decided:
 	// new instances conflict with nothing else. They have no ID: the executor
-	// mints one, and seals the boot spec of those that have a host.
+	// mints one, and seals the boot spec of those that have a host. One without
+	// changes asks what became of an earlier one: see commitUnderWay.
 	Commit struct {
 		Tenant      string
 		Environment string

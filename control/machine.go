@@ -19,6 +19,9 @@ const (
 	RouterWindow = 3 * time.Second
 	// retryAfter spaces attempts after a commit that failed for passing reasons.
 	retryAfter = 200 * time.Millisecond
+	// purgeAgain spaces attempts to purge a deployment: a log store that has lost
+	// its disk refuses them until somebody sees to it.
+	purgeAgain = 10 * time.Second
 )
 
 // Config is what the machine must know beyond the records.
@@ -51,19 +54,31 @@ type Machine struct {
 }
 
 // commitUnderWay keeps an environment from being decided again on a picture
-// that lacks our own last change.
+// that lacks our own last change, and its room from being promised again.
 type commitUnderWay struct {
 	revision int64 // 0: not answered yet
 	placed   []miosa.Instance
-	// until holds the environment still after an error: the commit may have
-	// been carried out all the same, and then its changes are on their way.
+	// until holds the environment still after an error.
 	until time.Time
+	// doubt: the commit may have been carried out all the same, then or later.
+	// What became of it is asked for by a commit that changes nothing: once that
+	// is carried out the first is either before it or never will be.
+	doubt bool
 }
 
-// over: what the commit changed is in our picture by now.
+func (b *commitUnderWay) held(now time.Time) bool {
+	return now.Before(b.until) && b.until.Sub(now) <= retryAfter // else the clock went back
+}
+
+// askDue: it is time to ask what became of the commit.
+func (b *commitUnderWay) askDue(now time.Time) bool {
+	return b.doubt && !b.until.IsZero() && !b.held(now)
+}
+
+// over: what the commit changed is in our picture by now, or it came to nothing.
 func (b *commitUnderWay) over(now time.Time, revision int64) bool {
 	if !b.until.IsZero() {
-		return !now.Before(b.until) || b.until.Sub(now) > retryAfter // the clock went back
+		return !b.doubt && !b.held(now)
 	}
 	return b.revision != 0 && b.revision <= revision
 }
@@ -92,19 +107,17 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 		delete(m.purging, e.Deployment)
 		if e.Err != nil {
 			for env := range m.w.ofDeployment[e.Deployment] {
-				m.wakes[env] = now.Add(retryAfter)
+				m.wakes[env] = now.Add(purgeAgain)
 			}
 		}
 	case Reported:
 		m.reported(now, e.Report, &t)
-	case RouterLeft:
-		delete(m.routers, e.RouterID)
-		m.waiting(&t)
 	}
 	if m.loaded.IsZero() {
 		return nil
 	}
 	m.expireRouters(now, &t)
+	m.endDoubts(now, &t)
 	for env, at := range m.wakes {
 		if !now.Before(at) {
 			t.env(env)
@@ -178,12 +191,16 @@ func (m *Machine) committed(now time.Time, e Committed, t *touched) {
 	case e.Err != nil:
 		m.wakes[e.Environment] = now.Add(retryAfter)
 		if b := m.busy[e.Environment]; b != nil {
-			b.until = m.wakes[e.Environment]
+			b.until, b.doubt = m.wakes[e.Environment], b.doubt || e.Doubt
 		}
 	case e.Conflict:
-		delete(m.busy, e.Environment)
 		// What conflicted is on its way; look again when it is here.
 		m.wakes[e.Environment] = now.Add(retryAfter / 10)
+		if b := m.busy[e.Environment]; b != nil && b.doubt {
+			b.until = m.wakes[e.Environment]
+		} else {
+			delete(m.busy, e.Environment)
+		}
 	default:
 		if b := m.busy[e.Environment]; b != nil {
 			b.revision = e.Revision
@@ -191,6 +208,17 @@ func (m *Machine) committed(now time.Time, e Committed, t *touched) {
 			t.capacity = t.capacity || len(b.placed) > 0
 		}
 		t.env(e.Environment)
+	}
+}
+
+// endDoubts marks the environments whose commit's fate is known by now, and
+// whoever waits for the room that it may have taken.
+func (m *Machine) endDoubts(now time.Time, t *touched) {
+	for env, b := range m.busy {
+		if b.doubt && b.over(now, m.w.revision) {
+			t.env(env)
+			t.capacity = t.capacity || len(b.placed) > 0
+		}
 	}
 }
 

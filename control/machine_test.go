@@ -1,10 +1,12 @@
 package control_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,26 +23,34 @@ import (
 const (
 	tenant, deployment, environment, service = "ten_1", "dep_1", "env_1", "svc_1"
 	hostID                                   = "host_1"
+	apps                                     = 2 // deployments of the bench, each with one environment and one service
 )
+
+func deploymentOf(app int) string  { return fmt.Sprint("dep_", app) }
+func environmentOf(app int) string { return fmt.Sprint("env_", app) }
+func serviceOf(app int) string     { return fmt.Sprint("svc_", app) }
 
 // bench is a machine whose world can be delivered to it late, twice, or anew,
 // and whose commits can fail.
 type bench struct {
 	*rapid.T
-	m       *control.Machine
-	store   *memory.Store
-	now     time.Time
-	random  uint64
-	batches []store.Batch // everything ever committed
-	told    int           // batches that were delivered
-	commits []control.Commit
-	answers []control.Committed
-	table   routing.Table
-	numbers int
+	m        *control.Machine
+	store    *memory.Store
+	now      time.Time
+	random   uint64
+	batches  []control.Changed // everything ever committed
+	told     int               // batches that were delivered
+	stored   map[string]miosa.Instance
+	rollouts map[string]miosa.Rollout
+	commits  []control.Commit
+	answers  []control.Committed
+	memory   int // of the host, in MB
+	table    routing.Table
+	numbers  int
 }
 
 func newBench(t *rapid.T) *bench {
-	b := &bench{T: t, now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)}
+	b := &bench{T: t, now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC), memory: 256 * rapid.IntRange(3, 8).Draw(t, "room"), stored: map[string]miosa.Instance{}, rollouts: map[string]miosa.Rollout{}}
 	b.store = memory.New(func() time.Time { return b.now })
 	b.m = control.NewMachine(control.Config{RouterWindow: control.RouterWindow, Hosts: func(_ miosa.Tenant, d miosa.Deployment, _ miosa.Environment) []string {
 		return []string{d.Slug + ".test"}
@@ -48,16 +58,25 @@ func newBench(t *rapid.T) *bench {
 	b.update(func(tx *store.Tx) error {
 		return errors.Join(
 			store.Save(tx, store.Tenants, miosa.Tenant{ID: tenant, Slug: "t"}),
-			store.Save(tx, store.Hosts, miosa.Host{ID: hostID, Liveness: miosa.Alive, Schedulable: true, Overcommit: 4, Capacity: miosa.Resources{VCPUs: 4, MemoryMB: 2048, DiskMB: 65536}}),
-			store.Save(tx, store.Deployments, miosa.Deployment{ID: deployment, TenantID: tenant, Slug: "app", State: miosa.DeploymentPending}),
-			store.Save(tx, store.Environments, miosa.Environment{ID: environment, TenantID: tenant, DeploymentID: deployment, Name: miosa.Production}),
-			store.Save(tx, store.Services, miosa.Service{ID: service, TenantID: tenant, DeploymentID: deployment, EnvironmentID: environment, Name: "web", Type: miosa.ServiceWeb, DesiredReplicas: rapid.IntRange(0, 3).Draw(t, "replicas")}),
+			store.Save(tx, store.Hosts, miosa.Host{ID: hostID, Liveness: miosa.Alive, Schedulable: true, Overcommit: 4, Capacity: miosa.Resources{VCPUs: 4, MemoryMB: b.memory, DiskMB: 65536}}),
 		)
 	})
-	b.publish()
+	for app := range apps {
+		b.update(func(tx *store.Tx) error {
+			return errors.Join(
+				store.Save(tx, store.Deployments, miosa.Deployment{ID: deploymentOf(app), TenantID: tenant, Slug: deploymentOf(app), State: miosa.DeploymentPending}),
+				store.Save(tx, store.Environments, miosa.Environment{ID: environmentOf(app), TenantID: tenant, DeploymentID: deploymentOf(app), Name: miosa.Production}),
+				store.Save(tx, store.Services, miosa.Service{ID: serviceOf(app), TenantID: tenant, DeploymentID: deploymentOf(app), EnvironmentID: environmentOf(app), Name: "web", Type: miosa.ServiceWeb, DesiredReplicas: rapid.IntRange(0, 3).Draw(t, "replicas")}),
+			)
+		})
+		b.publish(app)
+	}
 	b.load()
 	return b
 }
+
+// app is one of them.
+func (b *bench) app() int { return rapid.IntRange(0, apps-1).Draw(b.T, "app") }
 
 // Read is the bench's randomness for IDs: counted, so that runs repeat.
 func (b *bench) Read(p []byte) (int, error) {
@@ -81,27 +100,36 @@ func (b *bench) collect() {
 	if n := len(b.batches); n > 0 {
 		seen = b.batches[n-1].Revision
 	}
-	b.batches = append(b.batches, b.store.ChangesSince(seen)...)
-	b.look()
-}
-
-func (b *bench) instances() []miosa.Instance {
-	ctx := context.Background()
-	all, err := store.Collect(store.List(ctx, b.store, store.Instances, store.InstancesOf(tenant, deployment), store.ScanOptions{}))
-	if err != nil {
-		b.Fatal(err)
-	}
-	observed, err := store.Collect(store.List(ctx, b.store, store.Observations, store.ObservationsOf(tenant, deployment), store.ScanOptions{}))
-	if err != nil {
-		b.Fatal(err)
-	}
-	for n := range all {
-		for _, o := range observed {
-			if o.InstanceID == all[n].ID {
-				all[n].Observed = o
+	for _, batch := range b.store.ChangesSince(seen) {
+		changed, err := control.ChangedBy(batch)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.batches = append(b.batches, changed)
+		for _, noun := range changed.Put {
+			switch v := noun.(type) {
+			case miosa.Instance:
+				v.Observed = b.stored[v.ID].Observed
+				b.stored[v.ID] = v
+			case miosa.Observation:
+				i := b.stored[v.InstanceID]
+				i.Observed = v
+				b.stored[v.InstanceID] = i
+			case miosa.Rollout:
+				b.rollouts[v.ID] = v
 			}
 		}
 	}
+	b.look()
+}
+
+// instances are all that the store holds, in order of ID.
+func (b *bench) instances() []miosa.Instance {
+	all := make([]miosa.Instance, 0, len(b.stored))
+	for _, i := range b.stored {
+		all = append(all, i)
+	}
+	slices.SortFunc(all, func(x, y miosa.Instance) int { return cmp.Compare(x.ID, y.ID) })
 	return all
 }
 
@@ -129,8 +157,8 @@ func (b *bench) look() {
 			b.Fatalf("%s has %d occupants", slot, all[slot])
 		}
 	}
-	if memory > 2048 {
-		b.Fatalf("%d MB promised", memory)
+	if memory > b.memory {
+		b.Fatalf("%d MB promised of %d: %s", memory, b.memory, b.state())
 	}
 }
 
@@ -146,8 +174,17 @@ func (b *bench) feed(ev control.Event) {
 			b.table = e.Table
 		}
 	}
-	if len(b.commits)+len(b.answers) > 1 {
-		b.Fatalf("%d commits to one environment at once", len(b.commits)+len(b.answers))
+	underWay := map[string]int{}
+	for _, e := range b.commits {
+		underWay[e.Environment]++
+	}
+	for _, a := range b.answers {
+		underWay[a.Environment]++
+	}
+	for env, n := range underWay {
+		if n > 1 {
+			b.Fatalf("%d commits to %s at once", n, env)
+		}
 	}
 	if at := b.m.Wake(); !at.IsZero() && !at.After(b.now) {
 		if _, ok := ev.(control.Tick); ok {
@@ -168,17 +205,14 @@ func (b *bench) load() {
 }
 
 func (b *bench) deliver(n int) {
-	changed, err := control.ChangedBy(b.batches[n])
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.feed(changed)
+	b.feed(b.batches[n])
 }
 
-// commit carries the oldest commit out, or lets it fail for passing reasons.
+// commit carries one of the commits out, or lets it fail for passing reasons.
 func (b *bench) commit(fails bool) {
-	e := b.commits[0]
-	b.commits = b.commits[1:]
+	n := rapid.IntRange(0, len(b.commits)-1).Draw(b.T, "commit")
+	e := b.commits[n]
+	b.commits = slices.Delete(b.commits, n, n+1)
 	if fails && rapid.Bool().Draw(b.T, "not carried out") {
 		b.answers = append(b.answers, e.Answer(0, errors.New("the store is away")))
 		return
@@ -203,20 +237,21 @@ func (b *bench) commit(fails bool) {
 }
 
 func (b *bench) answer() {
-	a := b.answers[0]
-	b.answers = b.answers[1:]
+	n := rapid.IntRange(0, len(b.answers)-1).Draw(b.T, "answer")
+	a := b.answers[n]
+	b.answers = slices.Delete(b.answers, n, n+1)
 	b.feed(a)
 }
 
-func (b *bench) publish() {
+func (b *bench) publish(app int) {
 	b.numbers++
 	id := fmt.Sprint("ver_", b.numbers)
 	b.update(func(tx *store.Tx) error {
-		key := store.LiveKey(tenant, environment)
+		key := store.LiveKey(tenant, environmentOf(app))
 		if live, err := tx.Index(key); err != nil || live != "" {
 			return err
 		}
-		env, err := store.Load(tx, store.Environments, store.EnvironmentKey(tenant, deployment, environment))
+		env, err := store.Load(tx, store.Environments, store.EnvironmentKey(tenant, deploymentOf(app), environmentOf(app)))
 		if err != nil {
 			return err
 		}
@@ -224,11 +259,11 @@ func (b *bench) publish() {
 		tx.SetIndex(key, rollout, 0)
 		return errors.Join(
 			store.Save(tx, store.Versions, miosa.Version{
-				ID: id, TenantID: tenant, DeploymentID: deployment, EnvironmentID: environment, Number: b.numbers, Kind: miosa.KindRootFS, State: miosa.VersionCreated,
-				Services: []miosa.ServiceSpec{{ServiceID: service, Name: "web", Port: 80, Resources: miosa.Resources{VCPUs: 1, MemoryMB: 256, DiskMB: 1024}}},
+				ID: id, TenantID: tenant, DeploymentID: deploymentOf(app), EnvironmentID: environmentOf(app), Number: b.numbers, Kind: miosa.KindRootFS, State: miosa.VersionCreated,
+				Services: []miosa.ServiceSpec{{ServiceID: serviceOf(app), Name: "web", Port: 80, Resources: miosa.Resources{VCPUs: 1, MemoryMB: 256, DiskMB: 1024}}},
 			}),
 			store.Save(tx, store.Rollouts, miosa.Rollout{
-				ID: rollout, TenantID: tenant, DeploymentID: deployment, EnvironmentID: environment, TargetID: id, FromID: env.ActiveVersionID,
+				ID: rollout, TenantID: tenant, DeploymentID: deploymentOf(app), EnvironmentID: environmentOf(app), TargetID: id, FromID: env.ActiveVersionID,
 				Promote: true, Step: miosa.StepStarting, StepSince: b.now, CreatedAt: b.now, Deadline: b.now.Add(10 * time.Minute),
 			}))
 	})
@@ -251,7 +286,7 @@ func (b *bench) observe(state func(miosa.Instance) miosa.InstanceState) {
 
 func (b *bench) report(i miosa.Instance, state func(miosa.Instance) miosa.InstanceState) {
 	o := i.Observed
-	o.InstanceID, o.TenantID, o.DeploymentID, o.HostID = i.ID, tenant, deployment, hostID
+	o.InstanceID, o.TenantID, o.DeploymentID, o.HostID = i.ID, tenant, i.DeploymentID, hostID
 	next := state(i)
 	if o.State != "" && o.State != next && !o.State.CanBecome(next) {
 		return
@@ -292,18 +327,19 @@ func (b *bench) step() {
 	case 14:
 		b.feed(control.Tick{})
 	case 15:
-		n := rapid.IntRange(0, 3).Draw(b.T, "replicas")
+		app, n := b.app(), rapid.IntRange(0, 3).Draw(b.T, "replicas")
 		b.update(func(tx *store.Tx) error {
-			s, err := store.Load(tx, store.Services, store.ServiceKey(tenant, deployment, service))
+			s, err := store.Load(tx, store.Services, store.ServiceKey(tenant, deploymentOf(app), serviceOf(app)))
 			if err != nil {
 				return err
 			}
 			s.DesiredReplicas = n
 			s.Logs.LinesPerSecond = 100 * n
+			s.Restart.Mode = []miosa.RestartMode{miosa.RestartAlways, miosa.RestartOnFailure, miosa.RestartNever, ""}[n]
 			return store.Save(tx, store.Services, s)
 		})
 	case 16:
-		b.publish()
+		b.publish(b.app())
 	default:
 		b.observe(func(i miosa.Instance) miosa.InstanceState {
 			if i.Goal == miosa.GoalStop {
@@ -316,8 +352,12 @@ func (b *bench) step() {
 
 // calm delivers everything, lets everybody do as told, and expects rest.
 func (b *bench) calm() {
-	for range 400 {
-		b.now = b.now.Add(time.Second)
+	for n := range 200 {
+		later := time.Second
+		if n > 60 {
+			later = 9 * time.Second // a rollout that finds no room ends after 10 minutes
+		}
+		b.now = b.now.Add(later)
 		busy := false
 		for b.told < len(b.batches) {
 			b.told++
@@ -367,11 +407,7 @@ func (b *bench) settled() bool {
 	if len(b.commits)+len(b.answers) > 0 {
 		return false
 	}
-	rollouts, err := store.Collect(store.List(context.Background(), b.store, store.Rollouts, store.RolloutsOf(tenant, deployment), store.ScanOptions{}))
-	if err != nil {
-		b.Fatal(err)
-	}
-	for _, r := range rollouts {
+	for _, r := range b.rollouts {
 		if !r.Step.Terminal() {
 			return false
 		}
@@ -392,14 +428,14 @@ func (b *bench) state() string {
 // carried: what a host applies without a boot has come to every instance, and
 // nothing is told twice.
 func (b *bench) carried() {
-	s, err := store.Get(context.Background(), b.store, store.Services, store.ServiceKey(tenant, deployment, service))
-	if err != nil {
-		b.Fatal(err)
-	}
 	told := map[string]string{}
 	for _, i := range b.instances() {
-		if !i.State().Terminal() && i.Logs != s.Logs {
-			b.Errorf("%s may log %+v, its service %+v", i.ID, i.Logs, s.Logs)
+		s, err := store.Get(context.Background(), b.store, store.Services, store.ServiceKey(tenant, i.DeploymentID, i.ServiceID))
+		if err != nil {
+			b.Fatal(err)
+		}
+		if i.HostID != "" && !i.State().Terminal() && (i.Logs != s.Logs || i.Restart != s.Restart) {
+			b.Errorf("%s may log %+v and restarts %+v, its service %+v and %+v", i.ID, i.Logs, i.Restart, s.Logs, s.Restart)
 		}
 		if len(i.Words) > miosa.MaxWords {
 			b.Errorf("%s has %d words", i.ID, len(i.Words))
@@ -414,9 +450,9 @@ func (b *bench) carried() {
 	}
 }
 
-// Whatever comes late, twice, anew or not at all: a slot is filled once, an
-// environment has one commit under way, a host is not promised twice, and in
-// the end everything rests.
+// Whatever comes late, twice, anew or not at all, to two deployments on one
+// host: a slot is filled once, an environment has one commit under way, a host
+// promises no more than it has, and in the end everything rests.
 func TestMachine(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b := newBench(t)

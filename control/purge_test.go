@@ -45,3 +45,38 @@ func TestLogsArePurgedBeforeTheRecord(t *testing.T) {
 		t.Fatalf("%v, asked %d times", err, asked)
 	}
 }
+
+// A purge that fails is begun again, and not many times a second: what refused
+// it may stay broken until somebody sees to it.
+func TestAPurgeThatFailsIsBegunAgain(t *testing.T) {
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	m := NewMachine(Config{Hosts: func(miosa.Tenant, miosa.Deployment, miosa.Environment) []string { return nil }})
+	purges := func(ev Event) (n int) {
+		for _, effect := range m.Handle(now, ev) {
+			if _, ok := effect.(Purge); ok {
+				n++
+			}
+		}
+		return n
+	}
+	nouns := []any{
+		miosa.Deployment{ID: "dep_1", TenantID: "ten_1", State: miosa.DeploymentStopped, DeletedAt: now},
+		miosa.Environment{ID: "env_1", TenantID: "ten_1", DeploymentID: "dep_1"},
+	}
+	if n := purges(Loaded{Revision: 1, Nouns: nouns}); n != 1 {
+		t.Fatalf("purged %d times", n)
+	}
+	began := now
+	for range 3 {
+		if n := purges(Purged{Deployment: "dep_1", Err: errors.New("the log store is away")}); n != 0 {
+			t.Fatal("purged again at once")
+		}
+		now = m.Wake()
+		if n := purges(Tick{}); n != 1 {
+			t.Fatalf("purged %d times", n)
+		}
+	}
+	if took := now.Sub(began); took < 3*time.Second {
+		t.Errorf("three times in %s", took)
+	}
+}

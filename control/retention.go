@@ -11,6 +11,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/artifact"
+	"github.com/miosa/miosa/steady"
 	"github.com/miosa/miosa/store"
 )
 
@@ -136,6 +137,8 @@ const (
 
 // Run sweeps soon after the start and then every hour, until ctx ends.
 func (r *Retention) Run(ctx context.Context) {
+	var clock steady.Clock
+	clock.By(time.Now(), r.Log) // a jump before the first sweep is one too
 	timer := time.NewTimer(sweepFirst)
 	defer timer.Stop()
 	for {
@@ -144,7 +147,7 @@ func (r *Retention) Run(ctx context.Context) {
 			return
 		case <-timer.C:
 		}
-		if err := r.Sweep(ctx, time.Now().UTC()); err != nil && ctx.Err() == nil {
+		if err := r.Sweep(ctx, clock.By(time.Now(), r.Log).UTC()); err != nil && ctx.Err() == nil {
 			r.Log.Error("retention", "err", err)
 		}
 		timer.Reset(sweepEvery)
@@ -161,12 +164,9 @@ func (r *Retention) Sweep(ctx context.Context, now time.Time) error {
 	for _, id := range sortedKeys(deployments) {
 		rec := deployments[id]
 		sweep := Retain(now, *rec)
-		if err := r.apply(ctx, now, sweep); err != nil {
+		gone, err := r.apply(ctx, now, sweep)
+		if err != nil {
 			return fmt.Errorf("sweep %s: %w", id, err)
-		}
-		gone := map[string]bool{}
-		for _, rel := range sweep.Collect {
-			gone[rel.ID] = true
 		}
 		for _, rel := range rec.Releases {
 			if rel.State == miosa.ReleaseReady && !gone[rel.ID] {
@@ -229,48 +229,74 @@ func (r *Retention) load(ctx context.Context) (map[string]*Records, error) {
 	return out, nil
 }
 
-// apply writes one deployment's sweep. What changed meanwhile is left for the
-// next time: every save holds the revision that was looked at.
-func (r *Retention) apply(ctx context.Context, now time.Time, s Sweep) error {
+// apply writes one deployment's sweep and returns the IDs of the releases that
+// it archived. What changed meanwhile is left for the next time: every save
+// holds the revision that was looked at.
+func (r *Retention) apply(ctx context.Context, now time.Time, s Sweep) (archived map[string]bool, err error) {
 	for _, v := range s.Archive {
 		v.State, v.ArchivedAt, v.UpdatedAt = miosa.VersionArchived, now, now
 		v.Vars, v.LastLines = nil, nil // never booted again
-		if err := r.one(ctx, func(tx *store.Tx) error {
+		if _, err := r.one(ctx, func(tx *store.Tx) error {
 			if err := idle(tx, s.Environments); err != nil {
 				return err
 			}
 			return store.Save(tx, store.Versions, v)
 		}); err != nil {
-			return err
+			return nil, err
 		}
 	}
+	archived = map[string]bool{}
 	for _, rel := range s.Collect {
 		rel.State, rel.ArchivedAt = miosa.ReleaseArchived, now
-		if err := r.one(ctx, func(tx *store.Tx) error {
-			if err := idle(tx, s.Environments); err != nil {
+		done, err := r.one(ctx, func(tx *store.Tx) error {
+			if err := r.unused(ctx, tx, rel); err != nil {
 				return err
 			}
 			// The same bytes uploaded again must become a release anew.
 			tx.DropIndex(store.ReleaseSHAKey(rel.TenantID, rel.DeploymentID, rel.SHA256))
 			return store.Save(tx, store.Releases, rel)
-		}); err != nil {
-			return err
+		})
+		if err != nil {
+			return nil, err
 		}
+		archived[rel.ID] = done
 	}
 	for _, ro := range s.Rollouts {
-		if err := r.one(ctx, func(tx *store.Tx) error { return store.Remove(tx, store.Rollouts, ro) }); err != nil {
-			return err
+		if _, err := r.one(ctx, func(tx *store.Tx) error { return store.Remove(tx, store.Rollouts, ro) }); err != nil {
+			return nil, err
 		}
 	}
 	for _, i := range s.Instances {
 		o := i.Observed
-		if err := r.one(ctx, func(tx *store.Tx) error {
+		if _, err := r.one(ctx, func(tx *store.Tx) error {
 			if err := store.Remove(tx, store.Observations, o); err != nil {
 				return err
 			}
 			return store.Remove(tx, store.Instances, i)
 		}); err != nil {
+			return nil, err
+		}
+	}
+	return archived, nil
+}
+
+// unused makes it a condition that no version has come to use the release since
+// it was looked at. To use one changes nothing on its record, and a publish may
+// be over by now.
+func (r *Retention) unused(ctx context.Context, tx *store.Tx, rel miosa.Release) error {
+	environments, err := store.Collect(store.List(ctx, r.Store, store.Environments, store.EnvironmentsOf(rel.TenantID, rel.DeploymentID), store.ScanOptions{}))
+	if err != nil {
+		return err
+	}
+	if err := idle(tx, environments); err != nil {
+		return err
+	}
+	for v, err := range store.List(ctx, r.Store, store.Versions, store.VersionsOf(rel.TenantID, rel.DeploymentID), store.ScanOptions{}) {
+		if err != nil {
 			return err
+		}
+		if v.State != miosa.VersionArchived && slices.ContainsFunc(v.Services, func(s miosa.ServiceSpec) bool { return s.ReleaseID == rel.ID }) {
+			return store.ErrConflict
 		}
 	}
 	return nil
@@ -291,10 +317,11 @@ func idle(tx *store.Tx, environments []miosa.Environment) error {
 	return nil
 }
 
-func (r *Retention) one(ctx context.Context, fn func(tx *store.Tx) error) error {
-	_, err := store.Try(ctx, r.Store, fn)
+// one writes a change, unless something it rests on has changed meanwhile.
+func (r *Retention) one(ctx context.Context, fn func(tx *store.Tx) error) (done bool, err error) {
+	_, err = store.Try(ctx, r.Store, fn)
 	if errors.Is(err, store.ErrConflict) || miosa.CodeOf(err) == miosa.Precondition {
-		return nil
+		return false, nil
 	}
-	return err
+	return err == nil, err
 }

@@ -253,7 +253,7 @@ func failedReplacement(s *slot) bool {
 func replace(s *slot, r *Result) {
 	old := s.live[0]
 	avoid := ""
-	if old.State() == miosa.Pending || s.in.Hosts[old.HostID].Liveness != miosa.Alive {
+	if Flees(old, s.in.Hosts) {
 		avoid = old.HostID
 	}
 	failures := 0
@@ -261,6 +261,12 @@ func replace(s *slot, r *Result) {
 		failures = old.Observed.Failures
 	}
 	r.create(s, old.ID, avoid, failures, "replaces "+old.ID+": "+leaveReason(s, old))
+}
+
+// Flees reports whether a replacement must not go to the host of the instance
+// that it replaces: it failed there, and there are others, or the host did.
+func Flees(old miosa.Instance, hosts map[string]miosa.Host) bool {
+	return old.State() == miosa.Pending && len(hosts) > 1 || hosts[old.HostID].Liveness != miosa.Alive
 }
 
 func restartInPlace(s *slot, r *Result) {

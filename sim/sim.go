@@ -197,8 +197,11 @@ func (s *Sim) drain() {
 			return
 		}
 		s.check.committed(changed)
-		watch := s.watches
-		s.inOrder(&s.watch, s.between(100*time.Microsecond, 5*time.Millisecond), func() {
+		watch, late := s.watches, s.between(100*time.Microsecond, 5*time.Millisecond)
+		if s.cfg.Faults && s.chance(0.005) {
+			late = s.between(100*time.Millisecond, 800*time.Millisecond) // longer than control waits after a lost answer
+		}
+		s.inOrder(&s.watch, late, func() {
 			if watch == s.watches {
 				s.tell(changed)
 			}
