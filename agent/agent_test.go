@@ -315,7 +315,9 @@ func TestLogsReachTheStore(t *testing.T) {
 
 func newRig(t *testing.T, command string) *rig {
 	dir := t.TempDir()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// The app listens only later, and again after each restart: on an address
+	// where nobody else's test asks for just any port.
+	l, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
 		t.Fatal(err)
 	}
