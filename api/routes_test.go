@@ -36,7 +36,10 @@ func (p platform) world() world {
 	instances, _ := p.want(200, "GET", "/runtime-instances", nil).at("data").([]any)
 	services, _ := published.at("data.services").([]any)
 	events, _ := p.want(200, "GET", "/events", nil).at("data").([]any)
-	p.Usage.Add(usage.Row{Hour: metering.HourOf(time.Now()), Subject: usage.Subject{TenantID: p.Tenant.ID, DeploymentID: dep}, Amount: metering.Amount{SentBytes: 1}})
+	// In the next hour too: a month may begin before it is asked for.
+	for _, at := range []time.Time{time.Now(), time.Now().Add(time.Hour)} {
+		p.Usage.Add(usage.Row{Hour: metering.HourOf(at), Subject: usage.Subject{TenantID: p.Tenant.ID, DeploymentID: dep}, Amount: metering.Amount{SentBytes: 1}})
+	}
 	return world{dep: dep, ids: map[string]string{
 		"deployments": dep, "services": services[0].(map[string]any)["id"].(string),
 		"ri_id": instances[0].(map[string]any)["id"].(string), "version_id": published.text("data.version.id"),

@@ -14,7 +14,8 @@ check() {
 
 formatted() {
 	local wrong
-	wrong=$(git ls-files -co --exclude-standard -- '*.go' | xargs -r gofmt -l)
+	# The gofmt of this Go: PATH may have another one, or none.
+	wrong=$(git ls-files -co --exclude-standard -- '*.go' | xargs -r "$(go env GOROOT)/bin/gofmt" -l) || return 1
 	[[ -z $wrong ]] || {
 		printf 'not formatted by gofmt:\n%s\n' "$wrong"
 		return 1

@@ -55,7 +55,7 @@ if ((EUID != 0)); then
 fi
 # An env that sudo would drop goes on the command's own line. RUNLEVEL=1: no
 # service is started for having been installed.
-apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q -o DPkg::Lock::Timeout=300)
+apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
 
 say "apt-get update"
 "${apt[@]}" update

@@ -1,6 +1,17 @@
 # Pinned tools of the build; sourced, not run. A tool is compiled on first use
 # and kept in the user's cache, under its version.
 
+# again COMMAND…: what fetches from the network gets three attempts.
+again() {
+	local pause
+	for pause in 5 15 0; do
+		"$@" && return
+		((pause)) || return 1
+		printf 'failed, once more in %d s: %s\n' "$pause" "$*" >&2
+		sleep "$pause"
+	done
+}
+
 # tool NAME VERSION PACKAGE: prints the path of the program.
 tool() {
 	local dir=${XDG_CACHE_HOME:-$HOME/.cache}/miosa/tools/$1-$2
@@ -8,10 +19,10 @@ tool() {
 		printf 'compiling %s %s\n' "$1" "$2" >&2
 		# Compiled aside and moved: an interrupted build leaves no half tool.
 		local fresh
-		mkdir -p "$dir"
-		fresh=$(mktemp -d "$dir/.new.XXXXXX")
-		GOBIN=$fresh GOFLAGS= go install "$3@$2"
-		mv "$fresh/$1" "$dir/$1"
+		mkdir -p "$dir" || return
+		fresh=$(mktemp -d "$dir/.new.XXXXXX") || return
+		GOBIN=$fresh GOFLAGS= again go install "$3@$2" || return
+		mv "$fresh/$1" "$dir/$1" || return
 		rmdir "$fresh"
 	fi
 	printf '%s/%s\n' "$dir" "$1"

@@ -174,7 +174,7 @@ func TestWebSockets(t *testing.T) {
 		}
 		defer func() { _ = c.CloseNow() }()
 		nth := connections.Add(1)
-		for {
+		for said := 1; ; said++ {
 			kind, p, err := c.Read(r.Context())
 			if err != nil {
 				return
@@ -195,7 +195,7 @@ func TestWebSockets(t *testing.T) {
 				_ = c.Close(websocket.StatusInternalError, "")
 				return
 			}
-			if kept.Add(1) == 4*3 { // all four are in and talk
+			if said == 3 && kept.Add(1) == 4 { // all four are in and talk
 				cancel()
 			}
 		}

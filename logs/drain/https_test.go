@@ -147,6 +147,13 @@ func (s *httpsReceiver) behaves(fn func(n int, w http.ResponseWriter, r *http.Re
 	s.behave = fn
 }
 
+// asked is how many requests came so far.
+func (s *httpsReceiver) asked() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.requests
+}
+
 // texts are all lines so far.
 func (s *httpsReceiver) texts() []string {
 	s.mu.Lock()
@@ -404,6 +411,8 @@ func TestADrainsLife(t *testing.T) {
 
 	w.update(func(tx *store.Tx) error { return store.Remove(tx, store.LogDrains, d) })
 	other := w.addDrain(tenant, miosa.DrainHTTPS, one.url, one.ca.pem, nil)
+	// The forwarder hears of its records in their order, but not at once.
+	w.awaitStatus(other, "begun", func(miosa.DrainStatus) bool { return w.f.Begun(other.ID) })
 	w.write(a, "after it was deleted")
 	await(t, "the line at the other drain", func() bool { return one.has("after it was deleted") })
 	if two.has("after it was deleted") {
@@ -492,7 +501,7 @@ func TestWhatSomebodyHasToMend(t *testing.T) {
 	d.CA = s.ca.pem
 	d = w.saveDrain(d)
 	w.awaitStatus(d, "the token is found fault with", failed("403 Forbidden: who are you?"))
-	if s.requests == 0 {
+	if s.asked() == 0 {
 		t.Fatal("nobody asked")
 	}
 	d.Token = w.seal(d, "token", "right")
@@ -538,7 +547,7 @@ func TestWhereADrainMayNotLead(t *testing.T) {
 			t.Errorf("%s: %q", x.name, st.Error)
 		}
 	}
-	if s.requests != 0 {
+	if s.asked() != 0 {
 		t.Error("the receiver was asked")
 	}
 }

@@ -18,6 +18,10 @@ import (
 	"github.com/miosa/miosa"
 )
 
+// syslogIP is where rsyslog listens, and again after it was away: an address
+// where nobody else's test asks for just any port.
+const syslogIP = "127.0.0.2"
+
 // rsyslog is Debian's, in the foreground, over TLS on a loopback port, with
 // everything it keeps in a directory of the test's.
 type rsyslog struct {
@@ -33,7 +37,7 @@ type rsyslog struct {
 func newRsyslog(t *testing.T) *rsyslog {
 	t.Helper()
 	r := &rsyslog{t: t, ca: newAuthority(t), dir: t.TempDir(), said: &safeBuffer{}}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", syslogIP+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,9 +66,9 @@ template(name="fields" type="list" option.jsonf="on") {
 	property(outname="data" name="structured-data" format="jsonf")
 	property(outname="msg" name="msg" format="jsonf")
 }
-input(type="imtcp" address="127.0.0.1" port="%[2]s" ruleset="received")
+input(type="imtcp" address="%[3]s" port="%[2]s" ruleset="received")
 ruleset(name="received") { action(type="omfile" file="%[1]s/received" template="fields") }
-`, r.dir, r.port))
+`, r.dir, r.port, syslogIP))
 	t.Cleanup(func() {
 		r.stop()
 		if t.Failed() {
@@ -100,7 +104,7 @@ func (r *rsyslog) start() {
 		r.t.Fatal(err)
 	}
 	await(r.t, "rsyslog listens", func() bool {
-		conn, err := net.DialTimeout("tcp", "127.0.0.1:"+r.port, time.Second)
+		conn, err := net.DialTimeout("tcp", syslogIP+":"+r.port, time.Second)
 		if err == nil {
 			conn.Close()
 		}
@@ -223,7 +227,7 @@ func TestRsyslog(t *testing.T) {
 	a := w.addApp(tenant, "shop", `a "b" ]c\`)
 	r := newRsyslog(t)
 	r.start()
-	wire := newCutter(t, "127.0.0.1:"+r.port)
+	wire := newCutter(t, syslogIP+":"+r.port)
 	d := w.addDrain(tenant, miosa.DrainSyslog, "syslog+tls://"+wire.l.Addr().String(), r.ca.pem, nil)
 	w.start()
 	long := strings.Repeat("long ", 12000)

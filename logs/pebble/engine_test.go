@@ -84,7 +84,6 @@ func TestDiskThatFails(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s.engine.patience = 5 * time.Second
 			s.room.Stat = roomy
 			acked := uint64(0)
 			text := strings.Repeat("some text ", 3000)
@@ -101,13 +100,15 @@ func TestDiskThatFails(t *testing.T) {
 				}
 			}
 			failing.Store(true)
-			// Until a table is full, and beyond.
-			for n := 0; err == nil; n++ {
+			// Until a table is full, and beyond. A write that only took too long, as on
+			// a busy machine, is not the end.
+			for n := 0; !s.engine.over(); n++ {
 				if n == 3000 {
-					t.Fatal("all that was appended to a failing disk is acknowledged")
+					t.Fatal("3000 appends to a failing disk, and it did not end")
 				}
-				err = add()
+				_ = add()
 			}
+			err = add()
 			if miosa.CodeOf(err) != c.code || !strings.Contains(err.Error(), "start the platform again") {
 				t.Errorf("append: %v", err)
 			}
@@ -187,7 +188,8 @@ func TestDiskThatStalls(t *testing.T) {
 		case err == nil:
 			acked += 5
 		case miosa.CodeOf(err) == miosa.Unavailable:
-			if refused++; refused == 3 {
+			// A busy machine may be too slow by itself.
+			if refused++; refused >= 3 && strings.Contains(out.String(), "tries again") {
 				failing.Store(false)
 			}
 		default:

@@ -539,13 +539,15 @@ func watchLoad(t *testing.T, s Store) {
 func watchResume(t *testing.T, s Store) {
 	const n = 200
 	at := revision(t, s)
-	go func() {
+	var wg sync.WaitGroup
+	defer wg.Wait() // the last change is seen before its commit has returned
+	wg.Go(func() {
 		for i := range n {
 			if _, err := s.Commit(t.Context(), store.Txn{Put: []store.Put{{Key: "/r/a", Value: []byte(strconv.Itoa(i))}}}); err != nil {
 				t.Error(err)
 			}
 		}
-	}()
+	})
 	for seen := 0; seen < n; {
 		w := watch(t, s, "/r/", at)
 		for range min(7, n-seen) {

@@ -7,12 +7,14 @@ import (
 	"net/http"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miosa/miosa/network"
 	"github.com/miosa/miosa/network/user"
 	"github.com/miosa/miosa/vmm"
 	"github.com/miosa/miosa/vmm/vmmtest"
+	"github.com/miosa/miosa/wire/guest"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -160,4 +162,44 @@ func TestWordsThatMeanNothing(t *testing.T) {
 			t.Errorf("%q means %+v", command, b)
 		}
 	}
+}
+
+// An app that writes more than is kept waits for its host, as in a real guest:
+// not for ever, and lines are lost only then.
+func TestAnAppWaitsToWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(vmm.Spec{}, vmm.Handle{})
+		m.forget = func() {}
+		write := func(count int, want time.Duration) {
+			t.Helper()
+			began := time.Now()
+			for range count {
+				m.line(guest.Stdout, "x")
+			}
+			if took := time.Since(began); took != want {
+				t.Errorf("%d lines took %s, want %s", count, took, want)
+			}
+		}
+		free := func(n uint64) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.free(n)
+			m.notify()
+		}
+		write(ringLines, 0)
+		time.AfterFunc(patience/4, func() { free(1) })
+		write(1, patience/4)
+		if first := m.lines[0].N; first != 2 {
+			t.Errorf("the first line kept is %d, want 2", first)
+		}
+		write(100, patience) // and waits no more: nobody takes any
+		if first := m.lines[0].N; first != 102 || len(m.lines) != ringLines {
+			t.Errorf("%d lines kept from %d on", len(m.lines), first)
+		}
+		free(102)
+		write(2, patience)
+		time.AfterFunc(0, func() { m.end(vmm.Exit{}) })
+		free(103)
+		write(2, 0) // it ends
+	})
 }

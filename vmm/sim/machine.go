@@ -14,6 +14,7 @@ import (
 
 const (
 	ringLines = 20_000          // unacknowledged lines kept; older ones become a gap
+	patience  = time.Second     // how long the app may wait to write a line, as in package guest
 	batch     = 256             // lines in a frame, at most
 	exitWait  = 5 * time.Second // for the host to acknowledge the exit
 	statsWait = 15 * time.Second
@@ -36,6 +37,7 @@ type machine struct {
 	phases  []guest.Phase
 	lines   []guest.Line // unacknowledged
 	last    uint64       // number of the last line
+	drops   bool         // lines was full for longer than patience, and none was acknowledged since
 	report  *guest.Exit
 	stop    func(time.Duration) // tells the app; nil before it runs
 	console []byte
@@ -83,10 +85,27 @@ func (m *machine) phase(name, hint string) {
 	m.notify()
 }
 
-// line adds one log line.
+// line adds one log line. While as many lines are kept as may be, the app waits
+// for the host to take some, at most patience; then the oldest give way.
 func (m *machine) line(stream guest.Stream, text string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.full() {
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		for m.full() {
+			changed := m.changed
+			m.mu.Unlock()
+			late := false
+			select {
+			case <-changed:
+			case <-timer.C:
+				late = true
+			}
+			m.mu.Lock()
+			m.drops = m.drops || late
+		}
+	}
 	m.last++
 	m.lines = append(m.lines, guest.Line{N: m.last, Stream: stream, T: time.Now().UnixNano(), Text: []byte(text)})
 	if over := len(m.lines) - ringLines; over > 0 {
@@ -94,6 +113,9 @@ func (m *machine) line(stream guest.Stream, text string) {
 	}
 	m.notify()
 }
+
+// full reports whether the app has to wait to write a line; mu is held.
+func (m *machine) full() bool { return len(m.lines) >= ringLines && !m.drops && !m.ended }
 
 // finish reports how the app ended. The VM follows once the host has
 // acknowledged that, or after a while.
@@ -268,7 +290,7 @@ func (m *machine) obey(msg guest.Message, epoch int) {
 // free drops the lines the host holds; mu is held.
 func (m *machine) free(n uint64) {
 	for len(m.lines) > 0 && m.lines[0].N <= n {
-		m.lines = m.lines[1:]
+		m.lines, m.drops = m.lines[1:], false
 	}
 }
 
