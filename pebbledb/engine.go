@@ -1,4 +1,4 @@
-package pebble
+package pebbledb
 
 import (
 	"errors"
@@ -9,38 +9,33 @@ import (
 	"syscall"
 	"time"
 
+	lsm "github.com/cockroachdb/pebble/v2"
+
 	"github.com/miosa/miosa"
 )
-
-// Pebble has no way to go on once its log of writes, or its list of tables,
-// could not be written: it calls Logger.Fatalf, which must not return, or it
-// panics. That ends the store's part here, and not the process: the goroutine
-// that met it goes no further (see guarded, for nearly all there is to meet),
-// nothing is written any more, what is held can still be read, and hosts keep
-// their lines in their spools. The next start recovers from the log of writes.
-
-// patience is how long one write waits for the disk. It is then refused for
-// now, and may yet be done: what is sent again is dropped by its place.
-const patience = 30 * time.Second
 
 // complaints is how long at least lies between two complaints about the same.
 const complaints = 10 * time.Second
 
-// engine is how the database is.
+// engine is how a database is.
 type engine struct {
 	log      *slog.Logger
 	dir      string
+	store    string // its name
+	failing  string // what its end comes to
 	patience time.Duration
 	failed   chan struct{} // closed once it is over
 
-	mu       sync.Mutex // guards the rest
-	cause    error      // why it is over
-	said     time.Time  // of the last complaint
-	unspoken int        // complaints since then
+	mu     sync.Mutex // guards the rest
+	cause  error      // why it is over
+	tables complaint
+	damage complaint
 }
 
-func newEngine(log *slog.Logger, dir string) *engine {
-	return &engine{log: log, dir: dir, patience: patience, failed: make(chan struct{})}
+// complaint is when something was last said, and how often it was not since.
+type complaint struct {
+	said     time.Time
+	unspoken int
 }
 
 // over reports whether it has failed.
@@ -62,8 +57,8 @@ func (e *engine) fail(cause error) {
 	}
 	e.cause = cause
 	close(e.failed)
-	e.log.Error("log store failed: logs are not stored until the platform is started again, hosts keep them in their spools meanwhile; "+
-		"see to the disk, then start the platform again (its instances run on)", "dir", e.dir, "err", cause)
+	e.log.Error("store failed", "store", e.store, "so", e.failing, "dir", e.dir, "err", cause,
+		"remedy", "see to the disk, then start the platform again: its instances run on")
 }
 
 // halt fails, and does not return.
@@ -80,13 +75,19 @@ func (e *engine) unwell() error {
 	if errors.Is(e.cause, syscall.ENOSPC) || errors.Is(e.cause, syscall.EDQUOT) {
 		code = miosa.NoSpace
 	}
-	return miosa.Errorf(code, "the log store's disk failed and it takes nothing more: see to the disk of %s and start the platform again: %w", e.dir, e.cause)
+	return &miosa.Error{
+		Code: code, Err: e.cause,
+		Message: fmt.Sprintf("the %s's disk failed and it takes nothing more: see to the disk of %s and start the platform again", e.store, e.dir),
+	}
 }
 
 // stalled is a write that takes too long. done tells of its end, if it comes.
-type stalled struct{ done <-chan error }
+type stalled struct {
+	after time.Duration
+	done  <-chan error
+}
 
-func (*stalled) Error() string { return "the disk of the log store does not answer" }
+func (s *stalled) Error() string { return fmt.Sprintf("nothing for %s", s.after) }
 
 // errEnded is what is left of a goroutine that was ended.
 var errEnded = errors.New("ended")
@@ -94,16 +95,19 @@ var errEnded = errors.New("ended")
 // do calls f, which may meet the end of the engine, or take for ever, on a
 // goroutine of its own.
 func (e *engine) do(f func() error) error {
+	if e.over() {
+		return e.unwell()
+	}
 	done := make(chan error, 1)
 	go func() {
 		err := errEnded
 		defer func() {
 			if r := recover(); r != nil {
-				if cause, ok := r.(error); ok {
-					e.fail(cause)
-				} else {
-					e.fail(fmt.Errorf("%v", r))
+				cause, ok := r.(error)
+				if !ok {
+					cause = fmt.Errorf("%v", r)
 				}
+				e.fail(cause)
 				err = errEnded
 			}
 			done <- err
@@ -121,19 +125,29 @@ func (e *engine) do(f func() error) error {
 	case <-e.failed:
 		return e.unwell()
 	case <-timer.C:
-		return miosa.Errorf(miosa.Unavailable, "%w", &stalled{done})
+		return &miosa.Error{Code: miosa.Unavailable, Message: "the disk of the " + e.store + " does not answer", Err: &stalled{e.patience, done}}
 	}
 }
 
-// background is told of what went wrong and is tried again by Pebble itself, at
-// once and for as long as it takes.
+// background is told of what went wrong and is tried again by Pebble itself,
+// for as long as it takes.
 func (e *engine) background(err error) {
+	e.complain(&e.tables, "store cannot write its tables and tries again; see to the disk", err)
+}
+
+// damaged is told of a table that is not as it was written. Whoever reads it
+// gets an error, all else goes on.
+func (e *engine) damaged(info lsm.DataCorruptionInfo) {
+	e.complain(&e.damage, "store is damaged", fmt.Errorf("%s: %w", info.Path, info.Details))
+}
+
+func (e *engine) complain(about *complaint, message string, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.unspoken++
-	if now := time.Now(); now.Sub(e.said) >= complaints {
-		e.log.Error("log store cannot write its tables and tries again; see to the disk", "dir", e.dir, "err", err, "times", e.unspoken)
-		e.said, e.unspoken = now, 0
+	about.unspoken++
+	if now := time.Now(); now.Sub(about.said) >= complaints {
+		e.log.Error(message, "store", e.store, "dir", e.dir, "err", err, "times", about.unspoken)
+		about.said, about.unspoken = now, 0
 	}
 }
 
