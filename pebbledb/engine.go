@@ -28,6 +28,7 @@ type engine struct {
 
 	mu     sync.Mutex // guards the rest
 	cause  error      // why it is over
+	full   time.Time  // when last a table could not be written for want of room
 	tables complaint
 	damage complaint
 }
@@ -72,13 +73,26 @@ func (e *engine) unwell() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	code := miosa.Unavailable
-	if errors.Is(e.cause, syscall.ENOSPC) || errors.Is(e.cause, syscall.EDQUOT) {
+	if noRoom(e.cause) {
 		code = miosa.NoSpace
 	}
 	return &miosa.Error{
 		Code: code, Err: e.cause,
 		Message: fmt.Sprintf("the %s's disk failed and it takes nothing more: see to the disk of %s and start the platform again", e.store, e.dir),
 	}
+}
+
+func noRoom(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
+// slow is what a write is refused with that may yet be done.
+func (e *engine) slow(done <-chan error) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	err := &miosa.Error{Code: miosa.Unavailable, Message: "the disk of the " + e.store + " does not answer", Err: &stalled{e.patience, done}}
+	if time.Since(e.full) < 10*again {
+		err.Code, err.Message = miosa.NoSpace, fmt.Sprintf("there is no room for the %s: make some on the disk of %s", e.store, e.dir)
+	}
+	return err
 }
 
 // stalled is a write that takes too long. done tells of its end, if it comes.
@@ -125,13 +139,18 @@ func (e *engine) do(f func() error) error {
 	case <-e.failed:
 		return e.unwell()
 	case <-timer.C:
-		return &miosa.Error{Code: miosa.Unavailable, Message: "the disk of the " + e.store + " does not answer", Err: &stalled{e.patience, done}}
+		return e.slow(done)
 	}
 }
 
 // background is told of what went wrong and is tried again by Pebble itself,
 // for as long as it takes.
 func (e *engine) background(err error) {
+	if noRoom(err) {
+		e.mu.Lock()
+		e.full = time.Now()
+		e.mu.Unlock()
+	}
 	e.complain(&e.tables, "store cannot write its tables and tries again; see to the disk", err)
 }
 

@@ -135,7 +135,7 @@ func TestDiskThatStalls(t *testing.T) {
 		switch {
 		case err == nil:
 			acked += 5
-		case miosa.CodeOf(err) == miosa.Unavailable:
+		case miosa.CodeOf(err) == miosa.NoSpace, miosa.CodeOf(err) == miosa.Unavailable:
 			if refused++; refused == 3 {
 				failing.Store(false)
 			}
