@@ -39,6 +39,16 @@ type complaint struct {
 	unspoken int
 }
 
+// due is how often there was reason to complain since it was last done; 0: not
+// yet again.
+func (c *complaint) due() (times int) {
+	c.unspoken++
+	if now := time.Now(); now.Sub(c.said) >= complaints {
+		times, c.said, c.unspoken = c.unspoken, now, 0
+	}
+	return times
+}
+
 // over reports whether it has failed.
 func (e *engine) over() bool {
 	select {
@@ -85,10 +95,10 @@ func (e *engine) unwell() error {
 func noRoom(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 // slow is what a write is refused with that may yet be done.
-func (e *engine) slow(done <-chan error) error {
+func (e *engine) slow(patience time.Duration, done <-chan error) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	err := &miosa.Error{Code: miosa.Unavailable, Message: "the disk of the " + e.store + " does not answer", Err: &stalled{e.patience, done}}
+	err := &miosa.Error{Code: miosa.Unavailable, Message: "the disk of the " + e.store + " does not answer", Err: &stalled{patience, done}}
 	if time.Since(e.full) < 10*again {
 		err.Code, err.Message = miosa.NoSpace, fmt.Sprintf("there is no room for the %s: make some on the disk of %s", e.store, e.dir)
 	}
@@ -108,7 +118,9 @@ var errEnded = errors.New("ended")
 
 // do calls f, which may meet the end of the engine, or take for ever, on a
 // goroutine of its own.
-func (e *engine) do(f func() error) error {
+func (e *engine) do(f func() error) error { return e.within(e.patience, f) }
+
+func (e *engine) within(patience time.Duration, f func() error) error {
 	if e.over() {
 		return e.unwell()
 	}
@@ -128,7 +140,7 @@ func (e *engine) do(f func() error) error {
 		}()
 		err = f()
 	}()
-	timer := time.NewTimer(e.patience)
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case err := <-done:
@@ -139,34 +151,30 @@ func (e *engine) do(f func() error) error {
 	case <-e.failed:
 		return e.unwell()
 	case <-timer.C:
-		return e.slow(done)
+		return e.slow(patience, done)
 	}
 }
 
 // background is told of what went wrong and is tried again by Pebble itself,
 // for as long as it takes.
 func (e *engine) background(err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if noRoom(err) {
-		e.mu.Lock()
 		e.full = time.Now()
-		e.mu.Unlock()
 	}
-	e.complain(&e.tables, "store cannot write its tables and tries again; see to the disk", err)
+	if times := e.tables.due(); times > 0 {
+		e.log.Error("store cannot write its tables and tries again; see to the disk", "store", e.store, "dir", e.dir, "err", err, "times", times)
+	}
 }
 
 // damaged is told of a table that is not as it was written. Whoever reads it
 // gets an error, all else goes on.
 func (e *engine) damaged(info lsm.DataCorruptionInfo) {
-	e.complain(&e.damage, "store is damaged", fmt.Errorf("%s: %w", info.Path, info.Details))
-}
-
-func (e *engine) complain(about *complaint, message string, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	about.unspoken++
-	if now := time.Now(); now.Sub(about.said) >= complaints {
-		e.log.Error(message, "store", e.store, "dir", e.dir, "err", err, "times", about.unspoken)
-		about.said, about.unspoken = now, 0
+	if times := e.damage.due(); times > 0 {
+		e.log.Error("store is damaged", "store", e.store, "path", info.Path, "err", info.Details, "times", times)
 	}
 }
 

@@ -30,7 +30,8 @@ import (
 )
 
 // Patience is how long one write waits for the disk. It is then refused for
-// now, and may yet be done.
+// now, and may yet be done. Opening, which may have to write much of what was
+// recovered, is given ten times as long.
 const Patience = 30 * time.Second
 
 // Config says where, how, and in whose words.
@@ -89,7 +90,7 @@ func Open(c Config) (*DB, error) {
 	d := &DB{engine: e, turn: make(chan struct{}, 1), views: map[*View]struct{}{}}
 	options := c.options(e)
 	var db *lsm.DB
-	err := e.do(func() (err error) {
+	err := e.within(10*e.patience, func() (err error) {
 		if err := makeDir(options.FS, c.Dir); err != nil {
 			return err
 		}
@@ -254,10 +255,12 @@ func (d *DB) take(ctx context.Context) error {
 }
 
 func (d *DB) release(err error, forget func()) {
-	again := func() {
-		if forget != nil && d.db != nil && !d.engine.over() {
+	end := func() {
+		if err != nil && forget != nil && d.db != nil && !d.engine.over() {
 			forget()
 		}
+		d.late.Store(false)
+		<-d.turn
 	}
 	if late, ok := errors.AsType[*stalled](err); ok {
 		d.late.Store(true)
@@ -265,16 +268,11 @@ func (d *DB) release(err error, forget func()) {
 			d.engine.log.Info("a stalled write ended", "store", d.engine.store, "err", <-late.done)
 			d.open.RLock()
 			defer d.open.RUnlock()
-			again()
-			d.late.Store(false)
-			<-d.turn
+			end()
 		}()
 		return
 	}
-	if err != nil {
-		again()
-	}
-	<-d.turn
+	end()
 }
 
 // Settled is nil unless a write that was refused may yet be done. Whoever reads

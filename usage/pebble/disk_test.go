@@ -100,7 +100,7 @@ func TestDiskThatTakesTooLong(t *testing.T) {
 		if n, err := s.Sampled(t.Context()); miosa.CodeOf(err) != miosa.Unavailable {
 			t.Errorf("what nobody knows: %d, %v", n, err)
 		}
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		synctest.Wait()
 		a, err := s.Account(t.Context(), "ri")
 		n, nerr := s.Sampled(t.Context())
