@@ -43,8 +43,7 @@ type Config struct {
 	MinFree uint64
 	Now     func() time.Time // nil: time.Now
 
-	fs       vfs.FS        // nil: the disk
-	patience time.Duration // 0: pebbledb.Patience
+	fs vfs.FS // nil: the disk
 }
 
 // Sizes that bound the memory.
@@ -94,7 +93,7 @@ func Open(c Config) (*Store, error) {
 			BytesPerSync: 1 << 20, FlushDelayDeleteRange: time.Second,
 		},
 		BlockBytes: blockBytes, FileBytes: 8 << 20, Filters: true, Quick: 3,
-		FormatKey: metaKey("format"), Format: format, Patience: c.patience,
+		FormatKey: metaKey("format"), Format: format,
 	})
 	if err != nil {
 		return nil, err

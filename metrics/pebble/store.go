@@ -40,8 +40,7 @@ type Config struct {
 	// expires. 0: 4 GB, a day of some 50,000 instances.
 	MaxBytes uint64
 
-	fs       vfs.FS        // nil: the disk
-	patience time.Duration // 0: pebbledb.Patience
+	fs vfs.FS // nil: the disk
 }
 
 // Sizes that bound the memory. There is little to cache: who looks at a
@@ -109,7 +108,7 @@ func open(c Config) (*pebbledb.DB, error) {
 		Options: lsm.Options{
 			CacheSize: cacheBytes, MemTableSize: tableBytes, MemTableStopWritesThreshold: 3, MaxOpenFiles: openFiles, LBaseMaxBytes: 16 << 20,
 		},
-		BlockBytes: blockBytes, FileBytes: 4 << 20, FormatKey: formatKey, Format: format, Patience: c.patience,
+		BlockBytes: blockBytes, FileBytes: 4 << 20, FormatKey: formatKey, Format: format,
 	})
 }
 
@@ -141,7 +140,7 @@ func (s *Store) append(ctx context.Context, pass *metrics.Pass) (kept int, err e
 	defer leave()
 	// Whether what failed is kept is not known: the next rows stand alone, and the
 	// same pass may come again.
-	err = s.db.Write(ctx, func() { clear(s.sources) }, func() error {
+	err = s.db.Write(ctx, func() { clear(s.sources) }, func() (err error) {
 		batch := s.db.NewBatch()
 		if kept, err = s.fill(batch, pass); err != nil {
 			return err

@@ -36,8 +36,7 @@ type Config struct {
 	// refuses. 0: 64 MB.
 	MinFree uint64
 
-	fs       vfs.FS        // nil: the disk
-	patience time.Duration // 0: pebbledb.Patience
+	fs vfs.FS // nil: the disk
 }
 
 // Sizes that bound the memory.
@@ -58,7 +57,7 @@ func Open(c Config) (*Store, error) {
 	db, err := pebbledb.Open(pebbledb.Config{
 		Dir: c.Dir, Log: c.Log, FS: c.fs, Store: "usage store", Failing: "hosts keep what their instances used, and log lines are not counted",
 		Options: lsm.Options{CacheSize: cacheBytes, MemTableSize: tableBytes, MaxOpenFiles: 100, FlushDelayDeleteRange: time.Second},
-		Filters: true, FormatKey: metaKey("format"), Format: format, Patience: c.patience,
+		Filters: true, FormatKey: metaKey("format"), Format: format,
 	})
 	if err != nil {
 		return nil, err
