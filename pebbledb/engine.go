@@ -59,7 +59,8 @@ func (e *engine) over() bool {
 	}
 }
 
-// fail ends it, once.
+// fail ends it, once. Of Pebble's errors the words are logged: as values they
+// bring their stacks along.
 func (e *engine) fail(cause error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -68,7 +69,7 @@ func (e *engine) fail(cause error) {
 	}
 	e.cause = cause
 	close(e.failed)
-	e.log.Error("store failed", "store", e.store, "so", e.failing, "dir", e.dir, "err", cause,
+	e.log.Error("store failed", "store", e.store, "so", e.failing, "dir", e.dir, "err", cause.Error(),
 		"remedy", "see to the disk, then start the platform again: its instances run on")
 }
 
@@ -164,7 +165,7 @@ func (e *engine) background(err error) {
 		e.full = time.Now()
 	}
 	if times := e.tables.due(); times > 0 {
-		e.log.Error("store cannot write its tables and tries again; see to the disk", "store", e.store, "dir", e.dir, "err", err, "times", times)
+		e.log.Error("store cannot write its tables and tries again; see to the disk", "store", e.store, "dir", e.dir, "err", err.Error(), "times", times)
 	}
 }
 
@@ -174,7 +175,7 @@ func (e *engine) damaged(info lsm.DataCorruptionInfo) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if times := e.damage.due(); times > 0 {
-		e.log.Error("store is damaged", "store", e.store, "path", info.Path, "err", info.Details, "times", times)
+		e.log.Error("store is damaged", "store", e.store, "path", info.Path, "err", info.Details.Error(), "times", times)
 	}
 }
 

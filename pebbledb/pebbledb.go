@@ -17,6 +17,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -365,15 +367,16 @@ func (d *DB) Close() error {
 	}
 	db := d.db
 	d.db = nil
+	views := slices.Collect(maps.Keys(d.views))
+	clear(d.views)
 	// One that is over would wait for what never ends. Nothing is lost: it is as
 	// if the process had been killed.
 	err := d.engine.do(func() error {
-		for v := range d.views {
+		for _, v := range views {
 			_ = v.snapshot.Close()
 		}
 		return db.Close()
 	})
-	clear(d.views)
 	if err != nil {
 		return fmt.Errorf("close %s: %w", d.engine.store, err)
 	}

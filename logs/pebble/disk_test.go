@@ -118,7 +118,7 @@ func TestDiskThatStalls(t *testing.T) {
 		}
 		return nil
 	})
-	s, err := Open(Config{Dir: "/logs", Log: out.Log(), MinFree: 1, fs: disk, patience: 200 * time.Millisecond})
+	s, err := Open(Config{Dir: "/logs", Log: out.Log(), MinFree: 1, fs: disk, patience: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
