@@ -89,7 +89,7 @@ func (e *engine) unwell() error {
 	}
 	return &miosa.Error{
 		Code: code, Err: e.cause,
-		Message: fmt.Sprintf("the %s's disk failed and it takes nothing more: see to the disk of %s and start the platform again", e.store, e.dir),
+		Message: fmt.Sprintf("the disk of the %s failed and it takes nothing more: see to the disk of %s and start the platform again", e.store, e.dir),
 	}
 }
 
