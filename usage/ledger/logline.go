@@ -113,9 +113,6 @@ type owed struct {
 func (l *Ledger) due() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.owed) > 0 {
-		return
-	}
 	l.tallied = 0
 	for id, t := range l.tallies {
 		if t.from != t.to {
