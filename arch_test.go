@@ -48,6 +48,12 @@ var loops = []string{"control", "agent", "edge", "api", "logs/plane", "logs/drai
 // joins are the only folders that may join loops to adapters.
 var joins = []string{"cmd", "sim", "bench"}
 
+// engine is what the built-in stores lie in, and what opens it for them.
+const (
+	engine       = "github.com/cockroachdb/pebble/v2"
+	engineOpener = "pebbledb"
+)
+
 // guests ship inside every VM.
 var guests = []string{"guest", "wire/guest", "cmd/miosa-init"}
 
@@ -204,6 +210,29 @@ var rules = []rule{{
 				report(pos, "imports the adapter "+p)
 			}
 			if within(in, loops) || within(in, joins) {
+				report(pos, "imports "+p)
+			}
+		})
+	},
+}, {
+	name:   "a Pebble database is opened by pebbledb, for adapters",
+	reason: "opened by anybody else it ends the whole process when its disk fails; and what a store lies in is its adapter's secret",
+	broken: func(f *folder, report func(token.Pos, string)) {
+		if within(f.dir, []string{engineOpener}) {
+			f.eachImport(func(pos token.Pos, p string) {
+				if in, ok := inModule(p); ok && in != "" && !within(in, []string{engineOpener}) {
+					report(pos, "imports "+p)
+				}
+			})
+			return
+		}
+		f.eachUse(engine, func(pos token.Pos, name string) {
+			if name == "Open" {
+				report(pos, "opens one on its own")
+			}
+		})
+		f.eachImport(func(pos token.Pos, p string) {
+			if adapter(f.dir) == "" && (p == engine || p == module+"/"+engineOpener) {
 				report(pos, "imports "+p)
 			}
 		})
@@ -423,7 +452,10 @@ func (f *folder) eachUse(pkg string, visit func(token.Pos, string)) {
 			if spec.Path.Value != strconv.Quote(pkg) {
 				continue
 			}
-			if local = path.Base(pkg); spec.Name != nil {
+			if local = path.Base(pkg); strings.HasPrefix(local, "v") && strings.Trim(local[1:], "0123456789") == "" {
+				local = path.Base(path.Dir(pkg)) // its major version
+			}
+			if spec.Name != nil {
 				local = spec.Name.Name
 			}
 		}
@@ -533,6 +565,8 @@ func TestRulesSeeViolations(t *testing.T) {
 		"health/verdict.go":     imports("health", "net/netip"),
 		"store/store.go":        imports("store", module),
 		"store/etcd/store.go":   imports("etcd", module+"/store"),
+		"pebbledb/pebbledb.go":  pkg("pebbledb", "import (\n_ \""+module+"\"\nlsm \""+engine+"\"\n)\n\nvar _ = lsm.Open\n"),
+		"logs/pebble/store.go":  pkg("pebble", "import (\n_ \""+module+"/pebbledb\"\nlsm \""+engine+"\"\n)\n\nvar _ lsm.Iterator\n"),
 		"vmm/vmm.go":            pkg("vmm", ""),
 		"vmm/bundle/bundle.go":  pkg("bundle", ""),
 		"vmm/qemu/driver.go":    imports("qemu", module+"/vmm/bundle"),
@@ -591,6 +625,13 @@ func TestRulesSeeViolations(t *testing.T) {
 			{"vmm/qemu/net.go", "package qemu\n\nimport _ \"" + module + "/network/tap\"\n"},
 			{"store/memory/store.go", imports("memory", module+"/store/etcd")},
 			{"store/etcd/feed.go", "package etcd\n\nimport _ \"" + module + "/control\"\n"},
+		},
+		"a Pebble database is opened by pebbledb, for adapters": {
+			{"logs/pebble/own.go", "package pebble\n\nimport \"" + engine + "\"\n\nvar _ = pebble.Open\n"},
+			{"logs/pebble/own.go", "package pebble\n\nimport lsm \"" + engine + "\"\n\nvar _ = lsm.Open\n"},
+			{"agent/own.go", "package agent\n\nimport _ \"" + engine + "\"\n"},
+			{"agent/own.go", "package agent\n\nimport _ \"" + module + "/pebbledb\"\n"},
+			{"pebbledb/logs.go", "package pebbledb\n\nimport _ \"" + module + "/logs\"\n"},
 		},
 		"loops do not know each other": {
 			{"api/publish.go", "package api\n\nimport _ \"" + module + "/control\"\n"},

@@ -73,7 +73,8 @@ func (q Query) Admits(s Subject) bool {
 // Store keeps rows and accounts. Its methods may be called from several
 // goroutines at once.
 type Store interface {
-	// Account is an instance's; miosa.NotFound when there is none.
+	// Account is an instance's; miosa.NotFound when there is none,
+	// miosa.Unavailable while a change that ended in an error may yet be made.
 	Account(ctx context.Context, instanceID string) (Account, error)
 	// Commit makes a change durable. On error nobody knows whether it was made.
 	Commit(ctx context.Context, c Change) error
@@ -81,6 +82,7 @@ type Store interface {
 	// service. An error is yielded last.
 	Rows(ctx context.Context, q Query) iter.Seq2[Row, error]
 	// Sampled is the last hour whose storage was added; 0: none ever was.
+	// miosa.Unavailable as of Account.
 	Sampled(ctx context.Context) (metering.Hour, error)
 	// Expire drops rows of hours before, and accounts not heard of since.
 	Expire(ctx context.Context, before metering.Hour) error

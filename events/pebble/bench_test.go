@@ -2,11 +2,14 @@ package pebble
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"testing"
 	"time"
+
+	lsm "github.com/cockroachdb/pebble/v2"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/events"
@@ -35,13 +38,16 @@ func BenchmarkTimelines(b *testing.B) {
 		}
 	}
 	took := time.Since(began)
-	if err := s.db.Flush(); err != nil {
+	size := int64(0)
+	err := s.db.Do(func(db *lsm.DB) error {
+		err := errors.Join(db.Flush(), db.Compact(b.Context(), []byte{0}, []byte{0xff}, false))
+		size = db.Metrics().Total().TablesSize
+		return err
+	})
+	if err != nil {
 		b.Fatal(err)
 	}
-	if err := s.db.Compact(b.Context(), []byte{0}, []byte{0xff}, false); err != nil {
-		b.Fatal(err)
-	}
-	b.Logf("%d events in %s (%.0f/s, batches of 256), %.1f bytes an event on disk", total, took.Round(time.Millisecond), float64(total)/took.Seconds(), float64(s.db.Metrics().Total().TablesSize)/float64(total))
+	b.Logf("%d events in %s (%.0f/s, batches of 256), %.1f bytes an event on disk", total, took.Round(time.Millisecond), float64(total)/took.Seconds(), float64(size)/float64(total))
 	for name, scope := range map[string]func(n int) events.Scope{
 		"tenant": func(int) events.Scope { return events.Scope{TenantID: fill.tenant} },
 		"deployment": func(n int) events.Scope {

@@ -21,27 +21,19 @@ const (
 // Expire drops what has been kept for its days by now, an hour of a class at a
 // time; its places on the timelines go by the period.
 func (s *Store) Expire(ctx context.Context, now time.Time) error {
-	leave, err := s.enter(ctx)
+	leave, err := s.db.Enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	s.write.Lock()
-	defer s.write.Unlock()
-	if err := s.expire(now); err != nil {
+	if err := s.write(ctx, func() error { return s.expire(now) }); err != nil {
 		return fmt.Errorf("expire events: %w", err)
 	}
 	return nil
 }
 
 func (s *Store) expire(now time.Time) error {
-	if s.doubt {
-		if err := s.recall(); err != nil {
-			return err
-		}
-	}
 	b := s.db.NewBatch()
-	defer b.Close()
 	due := map[uint16]int{}
 	known := now.Add(-idKept) // IDs from then on are
 	s.mu.RLock()
@@ -84,7 +76,7 @@ func (s *Store) expire(now time.Time) error {
 	if err := b.DeleteRange([]byte{kindID}, idKey(first), nil); err != nil {
 		return err
 	}
-	if err := b.Commit(lsm.Sync); err != nil {
+	if err := s.db.Commit(b); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -93,6 +85,5 @@ func (s *Store) expire(now time.Time) error {
 	}
 	s.mu.Unlock()
 	// Space is freed when the deletion reaches the tables.
-	_, err = s.db.AsyncFlush()
-	return err
+	return s.db.Do(func(db *lsm.DB) error { _, err := db.AsyncFlush(); return err })
 }

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	lsm "github.com/cockroachdb/pebble/v2"
+
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/events"
 	"github.com/miosa/miosa/events/eventstest"
@@ -177,7 +179,7 @@ func TestDamagedRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := place{days: 30, hour: s.hour, seq: 2}
-	if err := s.db.Set(p.key(), []byte("{"), nil); err != nil {
+	if err := s.db.Do(func(db *lsm.DB) error { return db.Set(p.key(), []byte("{"), nil) }); err != nil {
 		t.Fatal(err)
 	}
 	n := 0

@@ -55,7 +55,7 @@ func (s *Store) Read(ctx context.Context, q events.Query) iter.Seq2[events.Entry
 // page reads a part; at is the mark of the last event that it looked at, 0 when
 // there is nothing behind it.
 func (s *Store) page(ctx context.Context, q events.Query, end uint64, n int) (page []events.Entry, at events.Mark, err error) {
-	leave, err := s.enter(ctx)
+	leave, err := s.db.Enter(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -83,7 +83,7 @@ func (s *Store) gather(walks []*walk, q *events.Query, n int) (page []events.Ent
 		}
 		p := next.at
 		var e events.Entry
-		err := s.get(p.key(), func(value []byte) error {
+		_, err := s.db.Get(p.key(), func(value []byte) error {
 			var err error
 			e.Event, err = events.Decode(value)
 			return err

@@ -26,12 +26,12 @@ import (
 	"time"
 
 	lsm "github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/bloom"
-	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/events"
 	"github.com/miosa/miosa/freespace"
+	"github.com/miosa/miosa/pebbledb"
 )
 
 // Config says where and how.
@@ -42,6 +42,8 @@ type Config struct {
 	// refuses. 0: 1 % of the disk, but at least 256 MB and at most 2 GB.
 	MinFree uint64
 	Now     func() time.Time // nil: time.Now
+
+	fs vfs.FS // nil: the disk
 }
 
 // Sizes that bound the memory.
@@ -55,17 +57,14 @@ const (
 
 // Store implements events.Store.
 type Store struct {
-	log  *slog.Logger
 	now  func() time.Time
 	room freespace.Guard
+	db   *pebbledb.DB
 
-	open sync.RWMutex // held to read by whoever uses db, to write by Close
-	db   *lsm.DB      // nil: closed
-
-	write  sync.Mutex // held by who writes; guards last, hour and doubted
-	last   uint64     // mark of the newest event
-	hour   uint32     // that it is kept under
-	doubt  bool       // a write failed: what of it is there must be read anew
+	// What follows, to doubt, is that of who writes.
+	last   uint64 // mark of the newest event
+	hour   uint32 // that it is kept under
+	doubt  bool   // a write failed: what of it is there must be read anew
 	synced atomic.Uint64
 
 	mu      sync.RWMutex        // guards classes
@@ -84,39 +83,23 @@ func Open(c Config) (*Store, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	cache := lsm.NewCache(cacheBytes)
-	defer cache.Unref()
-	options := &lsm.Options{
-		Cache:                       cache,
-		MemTableSize:                tableBytes,
-		MemTableStopWritesThreshold: tables,
-		MaxOpenFiles:                openFiles,
-		BytesPerSync:                1 << 20,
-		FormatMajorVersion:          lsm.FormatNewest,
-		FlushDelayDeleteRange:       time.Second,
-		Logger:                      logger{c.Log},
-	}
-	for i := range options.Levels {
-		level := &options.Levels[i]
-		level.BlockSize = blockBytes
-		level.IndexBlockSize = blockBytes
-		level.FilterPolicy = bloom.FilterPolicy(10)
-		level.Compression = func() *sstable.CompressionProfile { return sstable.BalancedCompression }
-		if i < 3 {
-			level.Compression = func() *sstable.CompressionProfile { return sstable.SnappyCompression }
-		}
-	}
-	for i := range options.TargetFileSizes {
-		options.TargetFileSizes[i] = 8 << 20
-	}
-	db, err := lsm.Open(c.Dir, options)
-	if err != nil {
-		return nil, fmt.Errorf("open event store %s: %w", c.Dir, err)
-	}
-	s := &Store{log: c.Log, now: c.Now, db: db}
+	s := &Store{now: c.Now}
 	s.room = freespace.Guard{Dir: c.Dir, Log: c.Log, Min: c.MinFree, Share: 100, Least: 256 << 20, Most: 2 << 30, What: "events", Refused: "events wait in the records"}
-	if err := s.load(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open event store %s: %w", c.Dir, err), db.Close())
+	var err error
+	s.db, err = pebbledb.Open(pebbledb.Config{
+		Dir: c.Dir, Log: c.Log, FS: c.fs, Store: "event store", Failing: "events wait in the records, and the oldest are lost once there are too many",
+		Options: lsm.Options{
+			CacheSize: cacheBytes, MemTableSize: tableBytes, MemTableStopWritesThreshold: tables, MaxOpenFiles: openFiles,
+			BytesPerSync: 1 << 20, FlushDelayDeleteRange: time.Second,
+		},
+		BlockBytes: blockBytes, FileBytes: 8 << 20, Filters: true, Quick: 3,
+		FormatKey: metaKey("format"), Format: format,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.recall(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open event store %s: %w", c.Dir, err), s.db.Close())
 	}
 	return s, nil
 }
@@ -124,31 +107,11 @@ func Open(c Config) (*Store, error) {
 // format is the version of the keys.
 const format = 1
 
-// load reads what the store keeps in memory, and checks that it can read it.
-func (s *Store) load() error {
-	version := uint64(0)
-	err := s.get(metaKey("format"), func(value []byte) error {
-		version, _ = binary.Uvarint(value)
-		return nil
-	})
-	switch {
-	case err != nil:
-		return err
-	case version == 0:
-		if err := s.db.Set(metaKey("format"), binary.AppendUvarint(nil, format), lsm.Sync); err != nil {
-			return err
-		}
-	case version > format:
-		return fmt.Errorf("its format %d is newer than this program's, %d", version, format)
-	}
-	return s.recall()
-}
-
-// recall reads the newest mark and the buckets. s.write is held, or nobody
-// knows the store yet.
+// recall reads the newest mark and the buckets. It is the caller's turn to
+// write, or nobody knows the store yet.
 func (s *Store) recall() error {
 	s.last, s.hour = 0, 0
-	err := s.get(metaKey("last"), func(value []byte) error {
+	_, err := s.db.Get(metaKey("last"), func(value []byte) error {
 		p, err := parsePlace(value)
 		s.last, s.hour = p.seq, p.hour
 		return err
@@ -185,48 +148,9 @@ func (s *Store) recall() error {
 	return nil
 }
 
-// get calls use with the value under key, which is its own only that long, if
-// there is one.
-func (s *Store) get(key []byte, use func(value []byte) error) error {
-	value, closer, err := s.db.Get(key)
-	if errors.Is(err, lsm.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(use(value), closer.Close())
-}
-
-// enter begins a use of the database, which leave ends; in between the caller
-// neither enters again nor waits for anybody.
-func (s *Store) enter(ctx context.Context) (leave func(), err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	s.open.RLock()
-	if s.db == nil {
-		s.open.RUnlock()
-		return nil, miosa.Errorf(miosa.Unavailable, "the event store is closed")
-	}
-	return s.open.RUnlock, nil
-}
-
 // Close waits for the calls that use the database at the moment and closes it;
 // calls and reads that go on end with miosa.Unavailable.
-func (s *Store) Close() error {
-	s.open.Lock()
-	defer s.open.Unlock()
-	if s.db == nil {
-		return nil
-	}
-	err := s.db.Close()
-	s.db = nil
-	if err != nil {
-		return fmt.Errorf("close event store: %w", err)
-	}
-	return nil
-}
+func (s *Store) Close() error { return s.db.Close() }
 
 // Append makes the events durable.
 func (s *Store) Append(ctx context.Context, kept []events.Kept) error {
@@ -235,7 +159,7 @@ func (s *Store) Append(ctx context.Context, kept []events.Kept) error {
 			return err
 		}
 	}
-	leave, err := s.enter(ctx)
+	leave, err := s.db.Enter(ctx)
 	if err != nil {
 		return err
 	}
@@ -243,33 +167,36 @@ func (s *Store) Append(ctx context.Context, kept []events.Kept) error {
 	if err := s.room.Room(s.now()); err != nil {
 		return err
 	}
-	s.write.Lock()
-	defer s.write.Unlock()
-	if s.doubt {
-		err = s.recall()
-	}
-	if err == nil {
-		err = s.append(kept)
-	}
-	if err != nil {
+	if err := s.write(ctx, func() error { return s.append(kept) }); err != nil {
 		return fmt.Errorf("append events: %w", err)
 	}
 	return nil
 }
 
+// write calls f when it is its turn, and what is remembered is as it is kept.
+func (s *Store) write(ctx context.Context, f func() error) error {
+	return s.db.Write(ctx, func() { s.doubt = true }, func() error {
+		if s.doubt {
+			if err := s.recall(); err != nil {
+				return err
+			}
+		}
+		return f()
+	})
+}
+
 func (s *Store) append(kept []events.Kept) error {
 	b := s.db.NewBatch()
-	defer b.Close()
 	var places []place
 	fresh := map[string]bool{}
 	last, hour, now := s.last, s.hour, s.now()
 	for i := range kept {
 		k := &kept[i]
-		held := fresh[k.ID]
-		if err := s.get(idKey(k.ID), func([]byte) error { held = true; return nil }); err != nil {
+		held, err := s.db.Get(idKey(k.ID), func([]byte) error { return nil })
+		if err != nil {
 			return err
 		}
-		if held {
+		if held || fresh[k.ID] {
 			continue
 		}
 		fresh[k.ID] = true
@@ -287,11 +214,10 @@ func (s *Store) append(kept []events.Kept) error {
 	if err := b.Set(metaKey("last"), place{hour: hour, seq: last}.append(nil), nil); err != nil {
 		return err
 	}
-	s.doubt = true
-	if err := b.Commit(lsm.Sync); err != nil {
+	if err := s.db.Commit(b); err != nil {
 		return err
 	}
-	s.doubt, s.last, s.hour = false, last, hour
+	s.last, s.hour = last, hour
 	s.mu.Lock()
 	for _, p := range places {
 		if all := s.classes[p.days]; len(all) == 0 || all[len(all)-1].hour < p.hour {
@@ -343,7 +269,7 @@ func (s *Store) put(b *lsm.Batch, e *miosa.Event, p place) error {
 
 // Last is the mark of the newest event, also of one that expired.
 func (s *Store) Last(ctx context.Context) (events.Mark, error) {
-	leave, err := s.enter(ctx)
+	leave, err := s.db.Enter(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -353,13 +279,13 @@ func (s *Store) Last(ctx context.Context) (events.Mark, error) {
 
 // Place is the mark of an event, or where its hour begins.
 func (s *Store) Place(ctx context.Context, id string) (m events.Mark, held bool, err error) {
-	leave, err := s.enter(ctx)
+	leave, err := s.db.Enter(ctx)
 	if err != nil {
 		return 0, false, err
 	}
 	defer leave()
 	synced := s.synced.Load()
-	err = s.get(idKey(id), func(value []byte) error {
+	_, err = s.db.Get(idKey(id), func(value []byte) error {
 		p, err := parsePlace(value)
 		m, held = events.Mark(p.seq), p.seq <= synced
 		return err
@@ -383,20 +309,4 @@ func (s *Store) Place(ctx context.Context, id string) (m events.Mark, held bool,
 		}
 	}
 	return events.Mark(first - 1), false, nil
-}
-
-// logger passes on what Pebble reports as wrong; what it does all the time
-// is of no interest.
-type logger struct{ log *slog.Logger }
-
-func (logger) Infof(string, ...any) {}
-
-func (l logger) Errorf(format string, args ...any) {
-	l.log.Error("event store engine", "error", fmt.Sprintf(format, args...))
-}
-
-// Fatalf must not return: Pebble has lost its footing, and a new start
-// recovers from the write-ahead log.
-func (l logger) Fatalf(format string, args ...any) {
-	panic("event store engine: " + fmt.Sprintf(format, args...))
 }

@@ -58,7 +58,8 @@ type Timeline struct {
 	waiting int
 	lost    int
 
-	answers map[string]answer // the loop's own
+	answers map[string]answer // the loop's own, as is refused
+	refused bool              // the store took nothing last time
 }
 
 // answer is what the records say of a tenant's days, for a while.
@@ -263,14 +264,19 @@ func markerFrom(e *miosa.Event) (time.Time, bool) {
 // patience bounds one effect.
 const patience = 30 * time.Second
 
-func (t *Timeline) carryOut(ctx context.Context, effect any) any {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+func (t *Timeline) carryOut(whole context.Context, effect any) any {
+	ctx, cancel := context.WithTimeout(whole, patience)
 	defer cancel()
 	switch e := effect.(type) {
 	case Store:
 		left, err := t.store(ctx, e.Items)
-		if err != nil && ctx.Err() == nil {
-			t.log.Error("store events", "count", len(e.Items), "err", err)
+		if refused := err != nil && whole.Err() == nil; refused != t.refused {
+			t.refused = refused
+			if refused {
+				t.log.Error("events are not stored: they wait in the records", "limit", t.cfg.Limit, "err", err)
+			} else {
+				t.log.Info("events are stored again")
+			}
 		}
 		return Stored{Err: err, Left: left}
 	case Clear:
@@ -352,7 +358,7 @@ func (t *Timeline) drop(ctx context.Context, d Drop) (markers []Item, err error)
 			}
 			e := miosa.Event{
 				ID: k.ID, TenantID: k.Tenant, DeploymentID: k.Deployment, Type: LostType, Actor: "control", At: now,
-				Message: fmt.Sprintf("%d events from %s to %s are lost: the event store's disk was full", k.Lost, k.From.UTC().Format(time.RFC3339), k.To.UTC().Format(time.RFC3339)),
+				Message: fmt.Sprintf("%d events from %s to %s are lost: the event store took none, for want of room or for a failed disk", k.Lost, k.From.UTC().Format(time.RFC3339), k.To.UTC().Format(time.RFC3339)),
 				Details: map[string]string{"lost": strconv.Itoa(k.Lost), "from": k.From.UTC().Format(time.RFC3339), "to": k.To.UTC().Format(time.RFC3339)},
 			}
 			if err := store.Save(tx, store.Events, e); err != nil {

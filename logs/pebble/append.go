@@ -62,7 +62,7 @@ func (s *Store) Append(ctx context.Context, batches []logs.Kept) ([]logs.Arrival
 			return nil, err
 		}
 	}
-	leave, err := s.enter(ctx)
+	leave, err := s.db.Enter(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -71,13 +71,14 @@ func (s *Store) Append(ctx context.Context, batches []logs.Kept) ([]logs.Arrival
 		return nil, err
 	}
 	letters := lettersOf(batches)
-	if err := s.take(ctx); err != nil {
-		return nil, fmt.Errorf("append logs: %w", err)
-	}
-	came, ticket, err := s.apply(batches, letters)
-	s.release(err)
+	var came []logs.Arrival
+	var t ticket
+	err = s.db.Write(ctx, s.recall, func() (err error) {
+		came, t, err = s.apply(batches, letters)
+		return err
+	})
 	if err == nil {
-		err = s.settle(ticket)
+		err = s.settle(t)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("append logs: %w", err)
@@ -168,8 +169,7 @@ func (s *Store) shrink() {
 
 // settle waits until all that the ticket stands for is synced.
 func (s *Store) settle(t ticket) error {
-	db := s.db
-	err := s.engine.do(func() error {
+	err := s.db.Do(func(db *lsm.DB) error {
 		var failed error
 		for _, b := range t.batch {
 			if err := b.SyncWait(); err != nil && failed == nil {
@@ -185,14 +185,11 @@ func (s *Store) settle(t ticket) error {
 		}
 		if failed != nil {
 			// What the disk has of it nobody knows, also not by asking again.
-			s.engine.fail(failed)
+			return s.db.Fail(failed)
 		}
-		return failed
+		return nil
 	})
 	if err != nil {
-		if s.engine.over() {
-			return s.engine.unwell()
-		}
 		return err
 	}
 	raise(&s.synced, t.applied)
@@ -211,11 +208,12 @@ func raise(v *atomic.Uint64, to uint64) {
 
 // pending is the ticket of all that is applied so far.
 func (s *Store) pending(ctx context.Context) (ticket, error) {
-	if err := s.take(ctx); err != nil {
-		return ticket{}, err
-	}
-	defer s.release(nil)
-	return ticket{applied: s.applied, last: s.last}, nil
+	var t ticket
+	err := s.db.Write(ctx, nil, func() error {
+		t = ticket{applied: s.applied, last: s.last}
+		return nil
+	})
+	return t, err
 }
 
 // usageAt is a tenant's hour.
@@ -273,7 +271,7 @@ func (s *Store) position(tenant, instance string) (position, error) {
 }
 
 func (s *Store) readPosition(key []byte) (p position, err error) {
-	err = s.get(key, func(value []byte) error {
+	_, err = s.db.Get(key, func(value []byte) (err error) {
 		p, err = decodePosition(value)
 		return err
 	})
@@ -341,7 +339,7 @@ func (w *writer) commit(t *ticket) error {
 		key := usageKey(at.tenant, at.hour)
 		have, ok := w.s.used[string(key)]
 		if !ok {
-			err := w.s.get(key, func(value []byte) error {
+			_, err := w.s.db.Get(key, func(value []byte) error {
 				have = decodeCounter(value)
 				return nil
 			})
@@ -356,8 +354,8 @@ func (w *writer) commit(t *ticket) error {
 		}
 	}
 	clear(w.usage)
-	db, b := w.s.db, w.b
-	if err := w.s.engine.do(func() error { return db.ApplyNoSyncWait(b, lsm.Sync) }); err != nil {
+	b := w.b
+	if err := w.s.db.Do(func(db *lsm.DB) error { return db.ApplyNoSyncWait(b, lsm.Sync) }); err != nil {
 		return err
 	}
 	t.batch = append(t.batch, w.b)
@@ -367,7 +365,7 @@ func (w *writer) commit(t *ticket) error {
 
 // Held is the last position of an instance that is safely stored.
 func (s *Store) Held(ctx context.Context, tenantID, instanceID string) (logs.Position, error) {
-	leave, err := s.enter(ctx)
+	leave, err := s.db.Enter(ctx)
 	if err != nil {
 		return logs.Position{}, err
 	}
@@ -388,7 +386,7 @@ func (s *Store) Held(ctx context.Context, tenantID, instanceID string) (logs.Pos
 
 // Usage is what a tenant logged; Expire and Purge take nothing from it.
 func (s *Store) Usage(ctx context.Context, tenantID string, since, until time.Time) (logs.Usage, error) {
-	leave, err := s.enter(ctx)
+	leave, err := s.db.Enter(ctx)
 	if err != nil {
 		return logs.Usage{}, err
 	}

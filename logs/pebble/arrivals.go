@@ -13,6 +13,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/logs"
+	"github.com/miosa/miosa/pebbledb"
 )
 
 // arrivalsAtOnce is how many arrivals are looked at before what was found is
@@ -21,7 +22,7 @@ const arrivalsAtOnce = 256
 
 // Last is the mark of the newest arrival that is safely stored.
 func (s *Store) Last(ctx context.Context) (logs.Mark, error) {
-	leave, err := s.enter(ctx)
+	leave, err := s.db.Enter(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -57,18 +58,21 @@ func (s *Store) Arrivals(ctx context.Context, after logs.Mark, scope logs.Scope)
 
 // arrivals are some after the mark; next is how far it came.
 func (s *Store) arrivals(ctx context.Context, after, to uint64, scope logs.Scope) (came []logs.Arrival, next uint64, err error) {
-	view, err := s.look(ctx)
+	view, err := s.db.Look(ctx)
 	if err != nil {
 		return nil, after, err
 	}
-	defer func() { err = errors.Join(err, view.close()) }()
-	leave, err := s.enter(ctx)
+	defer func() { err = errors.Join(err, view.Close()) }()
+	leave, err := s.db.Enter(ctx)
 	if err != nil {
 		return nil, after, err
 	}
 	defer leave()
-	forgotten, err := s.forgotten(view)
-	if err != nil {
+	forgotten := uint64(0)
+	if _, err := pebbledb.Get(view, metaKey("forgotten"), func(value []byte) error {
+		forgotten, _ = binary.Uvarint(value)
+		return nil
+	}); err != nil {
 		return nil, after, err
 	}
 	if after < forgotten {
@@ -102,18 +106,6 @@ func (s *Store) arrivals(ctx context.Context, after, to uint64, scope logs.Scope
 	return came, to, it.Error()
 }
 
-func (s *Store) forgotten(view lsm.Reader) (uint64, error) {
-	value, closer, err := view.Get(metaKey("forgotten"))
-	if errors.Is(err, lsm.ErrNotFound) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	n, _ := binary.Uvarint(value)
-	return n, closer.Close()
-}
-
 // arrived reads the chunks of an arrival, as far as they are still there, as
 // the runs that the scope holds; size is how many bytes they were.
 func arrived(view lsm.Reader, value []byte, scope logs.Scope) (runs []logs.Batch, size int, err error) {
@@ -132,18 +124,18 @@ func arrived(view lsm.Reader, value []byte, scope logs.Scope) (runs []logs.Batch
 		if string(k.name(0)) != scope.TenantID || scope.DeploymentID != "" && string(k.name(1)) != scope.DeploymentID {
 			return nil, size, nil
 		}
-		value, closer, err := view.Get(key)
-		if errors.Is(err, lsm.ErrNotFound) {
-			continue
-		}
+		var own []byte
+		found, err := pebbledb.Get(view, key, func(value []byte) error {
+			own = bytes.Clone(value)
+			return nil
+		})
 		if err != nil {
 			return nil, size, err
 		}
-		own := bytes.Clone(value)
-		size += len(own)
-		if err := closer.Close(); err != nil {
-			return nil, size, err
+		if !found {
+			continue
 		}
+		size += len(own)
 		if runs, err = cut(runs, &k, own, scope); err != nil {
 			return nil, size, err
 		}

@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	lsm "github.com/cockroachdb/pebble/v2"
+
+	"github.com/miosa/miosa/pebbledb"
 )
 
 // buckets are those that may hold something.
@@ -15,7 +17,7 @@ type buckets struct {
 }
 
 // load finds them: the first key of each leads to the next.
-func (s *buckets) load(db *lsm.DB) error {
+func (s *buckets) load(db *pebbledb.DB) error {
 	s.all = map[bucket]struct{}{}
 	it, err := db.NewIter(&lsm.IterOptions{LowerBound: []byte{kindChunk}, UpperBound: []byte{kindChunk + 1}})
 	if err != nil {

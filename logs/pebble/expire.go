@@ -17,16 +17,19 @@ const (
 
 // Expire drops what has been kept for its days by now, an hour of a class at a
 // time, and forgets the order of arrivals long ago.
-func (s *Store) Expire(ctx context.Context, now time.Time) (err error) {
-	leave, err := s.enter(ctx)
+func (s *Store) Expire(ctx context.Context, now time.Time) error {
+	leave, err := s.db.Enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	if err := s.take(ctx); err != nil {
+	if err := s.db.Write(ctx, s.recall, func() error { return s.expire(now) }); err != nil {
 		return fmt.Errorf("expire logs: %w", err)
 	}
-	defer func() { s.release(err) }()
+	return nil
+}
+
+func (s *Store) expire(now time.Time) error {
 	b := s.db.NewBatch()
 	clear(s.letters)
 	var due []bucket
@@ -46,31 +49,24 @@ func (s *Store) Expire(ctx context.Context, now time.Time) (err error) {
 			err = b.DeleteRange(lettersKey(in, nil), lettersEnd(in), nil)
 		}
 		if err != nil {
-			return fmt.Errorf("expire logs: %w", err)
+			return err
 		}
 	}
-	err = s.forget(b, now.Add(-order))
+	err := s.forget(b, now.Add(-order))
 	if err == nil && len(due) > 0 {
 		err = s.forgetPositions(b, now)
 	}
 	if err == nil {
-		err = s.commit(b)
+		err = s.db.Commit(b)
 	}
-	if err != nil {
-		return fmt.Errorf("expire logs: %w", err)
+	if err != nil || len(due) == 0 {
+		return err
 	}
 	for _, in := range due {
 		s.hours.remove(in)
 	}
-	if len(due) == 0 {
-		return nil
-	}
 	// Space is freed when the deletion reaches the tables.
-	db := s.db
-	if err := s.engine.do(func() error { _, err := db.AsyncFlush(); return err }); err != nil {
-		return fmt.Errorf("expire logs: %w", err)
-	}
-	return nil
+	return s.db.Do(func(db *lsm.DB) error { _, err := db.AsyncFlush(); return err })
 }
 
 // forgetPositions deletes those of instances all of whose lines are gone for
@@ -110,7 +106,7 @@ func (s *Store) forgetPositions(b *lsm.Batch, now time.Time) error {
 // Purge drops every line of a deployment at once. The positions of its
 // instances stay known, so that a host that sends again changes nothing.
 func (s *Store) Purge(ctx context.Context, tenantID, deploymentID string) error {
-	leave, err := s.enter(ctx)
+	leave, err := s.db.Enter(ctx)
 	if err != nil {
 		return err
 	}
@@ -118,12 +114,8 @@ func (s *Store) Purge(ctx context.Context, tenantID, deploymentID string) error 
 	if tenantID == "" || deploymentID == "" {
 		return nil
 	}
-	if err := s.take(ctx); err != nil {
-		return fmt.Errorf("purge logs of deployment %s: %w", deploymentID, err)
-	}
-	err = s.purge(names(nil, tenantID, deploymentID))
-	s.release(err)
-	if err != nil {
+	path := names(nil, tenantID, deploymentID)
+	if err := s.db.Write(ctx, s.recall, func() error { return s.purge(path) }); err != nil {
 		return fmt.Errorf("purge logs of deployment %s: %w", deploymentID, err)
 	}
 	return nil
@@ -155,10 +147,5 @@ func (s *Store) purge(path []byte) error {
 		return err
 	}
 	clear(s.letters)
-	return s.commit(b)
-}
-
-// commit writes a batch, and waits for the disk.
-func (s *Store) commit(b *lsm.Batch) error {
-	return s.engine.do(func() error { return b.Commit(lsm.Sync) })
+	return s.db.Commit(b)
 }

@@ -213,7 +213,7 @@ func (w *writer) letters(in bucket, path []byte, of []uint16) error {
 
 func (s *Store) readLetters(key []byte) (*letterSet, error) {
 	set := &letterSet{}
-	err := s.get(key, func(value []byte) (err error) {
+	_, err := s.db.Get(key, func(value []byte) (err error) {
 		set.stored = true
 		set.anything, err = eachLetters(value, func(at uint16) { set.trigrams[at>>6] |= 1 << (at & 63) })
 		set.size = set.count()

@@ -161,11 +161,11 @@ func TestSearchFindsWhatAScanFinds(t *testing.T) {
 		check()
 		switch round {
 		case 0:
-			if err := s.db.Flush(); err != nil {
+			if err := s.db.Do(func(db *lsm.DB) error { return db.Flush() }); err != nil {
 				t.Fatal(err)
 			}
 		case 1:
-			if err := s.db.Compact(t.Context(), []byte{0}, []byte{0xff}, true); err != nil {
+			if err := s.db.Do(func(db *lsm.DB) error { return db.Compact(t.Context(), []byte{0}, []byte{0xff}, true) }); err != nil {
 				t.Fatal(err)
 			}
 			if err := s.Close(); err != nil {
@@ -215,13 +215,13 @@ func TestLettersOfTooManyKinds(t *testing.T) {
 	if got := found(t, s, logs.Query{Scope: logs.Scope{TenantID: "ten", Search: search}}); len(got) != 1 {
 		t.Errorf("found %q", got)
 	}
-	value, closer, err := s.db.Get(lettersKey(bucket{30, 0}, names(nil, "ten", "dep", "svc", "ins")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closer.Close()
-	if len(value) > 4*mostTrigrams {
-		t.Errorf("the set takes %d bytes", len(value))
+	size := 0
+	found, err := s.db.Get(lettersKey(bucket{30, 0}, names(nil, "ten", "dep", "svc", "ins")), func(value []byte) error {
+		size = len(value)
+		return nil
+	})
+	if !found || err != nil || size > 4*mostTrigrams {
+		t.Errorf("the set takes %d bytes, %v", size, err)
 	}
 }
 
@@ -234,10 +234,12 @@ func TestStoreFromBeforeLetters(t *testing.T) {
 		t.Fatal(err)
 	}
 	// As the format before left it.
+	b := s.db.NewBatch()
 	for _, err := range []error{
-		s.db.DeleteRange([]byte{kindLetters}, []byte{kindLetters + 1}, nil),
-		s.db.Delete(metaKey("plain"), nil),
-		s.db.Set(metaKey("format"), binary.AppendUvarint(nil, 1), lsm.Sync),
+		b.DeleteRange([]byte{kindLetters}, []byte{kindLetters + 1}, nil),
+		b.Delete(metaKey("plain"), nil),
+		b.Set(metaKey("format"), binary.AppendUvarint(nil, 1), nil),
+		s.db.Commit(b),
 		s.Close(),
 	} {
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 	lsm "github.com/cockroachdb/pebble/v2"
 
 	"github.com/miosa/miosa/logs"
+	"github.com/miosa/miosa/pebbledb"
 )
 
 // How many lines, and how many bytes of them, one pass over an hour collects:
@@ -40,7 +41,7 @@ type reading struct {
 	q       *logs.Query
 	needles []needle
 	letters *wanted // of the needles
-	view    *view
+	view    *pebbledb.View
 	prefix  []byte // names that all keys begin with
 	lo, hi  int64  // microseconds, [lo, hi)
 	expired int64  // what has been kept for its days by then is hidden; 0: nothing
@@ -74,11 +75,11 @@ func (s *Store) read(ctx context.Context, q logs.Query, yield func(logs.Entry) b
 	if ok, err := s.locate(ctx, &r); !ok || err != nil || r.lo >= r.hi {
 		return err
 	}
-	if r.view, err = s.look(ctx); err != nil {
+	if r.view, err = s.db.Look(ctx); err != nil {
 		return err
 	}
 	defer func() {
-		if e := r.view.close(); err == nil {
+		if e := r.view.Close(); err == nil {
 			err = e
 		}
 	}()
@@ -142,7 +143,7 @@ func (s *Store) locate(ctx context.Context, r *reading) (bool, error) {
 	}
 	deployment, service := q.DeploymentID, q.ServiceID
 	if q.InstanceID != "" && (deployment == "" || service == "") {
-		leave, err := s.enter(ctx)
+		leave, err := s.db.Enter(ctx)
 		if err != nil {
 			return false, err
 		}
@@ -203,7 +204,7 @@ func (a *lookahead) wait() { a.wg.Wait() }
 // pass collects the lines of an hour that come next behind the cursor: the
 // first of them, and of each part of it at most so many.
 func (s *Store) pass(ctx context.Context, r *reading, h hour, cursor *spot, limit int) passed {
-	leave, err := s.enter(ctx)
+	leave, err := s.db.Enter(ctx)
 	if err != nil {
 		return passed{err: err}
 	}

@@ -19,23 +19,18 @@
 package pebble
 
 import (
-	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	lsm "github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/bloom"
-	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/freespace"
+	"github.com/miosa/miosa/pebbledb"
 )
 
 // Config says where and how.
@@ -45,8 +40,10 @@ type Config struct {
 	// MinFree is how many bytes of Dir's disk stay free: with less, Append
 	// refuses. 0: 2 % of the disk, but at least 512 MB and at most 4 GB.
 	MinFree uint64
-	fs      vfs.FS           // nil: the disk
 	Now     func() time.Time // nil: time.Now; only how long the order of arrival is kept depends on it
+
+	fs       vfs.FS        // nil: the disk
+	patience time.Duration // 0: pebbledb.Patience
 }
 
 // Sizes that bound the memory: the tables being filled and flushed, the cache
@@ -67,15 +64,11 @@ const order = 2 * time.Hour
 
 // Store implements logs.Store.
 type Store struct {
-	now    func() time.Time
-	room   freespace.Guard
-	engine *engine
+	now  func() time.Time
+	room freespace.Guard
+	db   *pebbledb.DB
 
-	open sync.RWMutex // held to read by whoever uses db, to write by Close
-	db   *lsm.DB      // nil: closed
-
-	// turn is held by who writes, and guards all below to applied.
-	turn    chan struct{}
+	// What follows, to applied, is that of who writes.
 	held    map[string]position
 	used    map[string]counter
 	letters map[string]*letterSet
@@ -89,9 +82,6 @@ type Store struct {
 
 	hours buckets
 	plain map[bucket]bool // from before there were letters; changed by no one but load
-
-	looking sync.Mutex // guards views
-	views   map[*view]struct{}
 }
 
 // Open opens the store in Config.Dir, or makes it. A store that was killed
@@ -100,99 +90,39 @@ func Open(c Config) (*Store, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	if c.fs == nil {
-		c.fs = vfs.Default
-	}
-	e := newEngine(c.Log, c.Dir)
-	cache := lsm.NewCache(cacheBytes)
-	defer cache.Unref()
-	options := &lsm.Options{
-		Cache:                       cache,
-		MemTableSize:                tableBytes,
-		MemTableStopWritesThreshold: tables,
-		L0CompactionThreshold:       4,
-		L0StopWritesThreshold:       24,
-		LBaseMaxBytes:               64 << 20,
-		MaxOpenFiles:                openFiles,
-		BytesPerSync:                1 << 20,
-		FormatMajorVersion:          lsm.FormatNewest,
-		CompactionConcurrencyRange:  func() (lower, upper int) { return 1, max(1, runtime.GOMAXPROCS(0)/2) },
-		FlushDelayDeleteRange:       time.Second,
-		Logger:                      e,
-		EventListener:               &lsm.EventListener{BackgroundError: e.background},
-		FS:                          &guarded{c.fs, e},
+	s := &Store{now: c.Now, held: map[string]position{}, used: map[string]counter{}, letters: map[string]*letterSet{}, plain: map[bucket]bool{}}
+	s.room = freespace.Guard{Dir: c.Dir, Log: c.Log, Min: c.MinFree, Share: 50, Least: 512 << 20, Most: 4 << 30, What: "logs", Refused: "logs are not stored"}
+	options := lsm.Options{
+		CacheSize: cacheBytes, MemTableSize: tableBytes, MemTableStopWritesThreshold: tables, MaxOpenFiles: openFiles, L0StopWritesThreshold: 24,
+		BytesPerSync: 1 << 20, FlushDelayDeleteRange: time.Second,
+		CompactionConcurrencyRange: func() (lower, upper int) { return 1, max(1, runtime.GOMAXPROCS(0)/2) },
 	}
 	// Reading makes no work for writers.
 	options.Experimental.ReadSamplingMultiplier = -1
-	for i := range options.Levels {
-		level := &options.Levels[i]
-		level.BlockSize = blockBytes
-		level.IndexBlockSize = blockBytes
-		level.FilterPolicy = bloom.FilterPolicy(10)
-		level.Compression = func() *sstable.CompressionProfile { return sstable.BalancedCompression }
-		if i < 3 {
-			level.Compression = func() *sstable.CompressionProfile { return sstable.SnappyCompression }
-		}
-	}
-	for i := range options.TargetFileSizes {
-		options.TargetFileSizes[i] = 16 << 20
-	}
-	var db *lsm.DB
-	err := e.do(func() (err error) {
-		if err := makeDir(options.FS, c.Dir); err != nil {
-			return err
-		}
-		db, err = lsm.Open(c.Dir, options)
-		return err
+	var err error
+	s.db, err = pebbledb.Open(pebbledb.Config{
+		Dir: c.Dir, Log: c.Log, FS: c.fs, Store: "log store", Failing: "logs are not stored: hosts keep them in their spools, and lose the oldest once those are full",
+		Options: options, BlockBytes: blockBytes, FileBytes: 16 << 20, Filters: true, Quick: 3,
+		FormatKey: metaKey("format"), Format: format, Upgrade: s.upgrade, Patience: c.patience,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open log store %s: %w", c.Dir, err)
+		return nil, err
 	}
-	s := &Store{
-		now: c.Now, db: db, engine: e, turn: make(chan struct{}, 1), held: map[string]position{}, used: map[string]counter{},
-		letters: map[string]*letterSet{}, plain: map[bucket]bool{}, views: map[*view]struct{}{},
-	}
-	s.room = freespace.Guard{Dir: c.Dir, Log: c.Log, Min: c.MinFree, Share: 50, Least: 512 << 20, Most: 4 << 30, What: "logs", Refused: "logs are not stored"}
 	if err := s.load(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open log store %s: %w", c.Dir, err), db.Close())
+		return nil, errors.Join(fmt.Errorf("open log store %s: %w", c.Dir, err), s.db.Close())
 	}
 	return s, nil
-}
-
-// makeDir makes the directory so that it outlives a loss of power; Pebble sees
-// to what is in it.
-func makeDir(fs vfs.FS, dir string) error {
-	if err := fs.MkdirAll(dir, 0o750); err != nil {
-		return err
-	}
-	parent, err := fs.OpenDir(fs.PathDir(dir))
-	if err != nil {
-		return err
-	}
-	return errors.Join(parent.Sync(), parent.Close())
 }
 
 // format is the version of keys and chunks: 2 has letters.
 const format = 2
 
-// load reads what the store keeps in memory, and checks that it can read it.
+// load reads what the store keeps in memory.
 func (s *Store) load() error {
-	version, err := s.number(metaKey("format"))
-	if err != nil {
-		return err
-	}
-	if version > format {
-		return fmt.Errorf("its format %d is newer than this program's, %d", version, format)
-	}
 	if err := s.hours.load(s.db); err != nil {
 		return err
 	}
-	if version < format {
-		if err := s.upgrade(); err != nil {
-			return err
-		}
-	}
-	err = s.get(metaKey("plain"), func(value []byte) error {
+	_, err := s.db.Get(metaKey("plain"), func(value []byte) error {
 		for ; len(value) >= bucketSize; value = value[bucketSize:] {
 			s.plain[bucketOf(append([]byte{kindChunk}, value[:bucketSize]...))] = true
 		}
@@ -211,22 +141,20 @@ func (s *Store) load() error {
 // upgrade makes a store of any earlier format, or a new one, one of the
 // present. What there is has no letters, and no hour of it will: until it
 // expires, it is searched line by line.
-func (s *Store) upgrade() error {
-	b := s.db.NewBatch()
+func (s *Store) upgrade(db *pebbledb.DB, b *lsm.Batch) error {
+	if err := s.hours.load(db); err != nil {
+		return err
+	}
 	var plain []byte
 	for _, in := range s.hours.list() {
 		plain = append(plain, in.key()[1:]...)
 	}
-	err := errors.Join(b.Set(metaKey("plain"), plain, nil), b.Set(metaKey("format"), binary.AppendUvarint(nil, format), nil))
-	if err != nil {
-		return err
-	}
-	return b.Commit(lsm.Sync)
+	return b.Set(metaKey("plain"), plain, nil)
 }
 
 // newest is the mark of the newest arrival, also of one that is forgotten.
 func (s *Store) newest() (uint64, error) {
-	mark, err := s.number(metaKey("forgotten"))
+	mark, err := s.db.Number(metaKey("forgotten"))
 	if err != nil {
 		return 0, err
 	}
@@ -240,167 +168,16 @@ func (s *Store) newest() (uint64, error) {
 	return mark, it.Close()
 }
 
-// number reads a uvarint; absent is 0.
-func (s *Store) number(key []byte) (n uint64, err error) {
-	err = s.get(key, func(value []byte) error {
-		n, _ = binary.Uvarint(value)
-		return nil
-	})
-	return n, err
-}
-
-// get calls use with the value under key, which is its own only that long, if
-// there is one.
-func (s *Store) get(key []byte, use func(value []byte) error) error {
-	value, closer, err := s.db.Get(key)
-	if errors.Is(err, lsm.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(use(value), closer.Close())
-}
-
-// take begins a write, which release ends.
-func (s *Store) take(ctx context.Context) error {
-	timer := time.NewTimer(s.engine.patience)
-	defer timer.Stop()
-	if s.engine.over() {
-		return s.engine.unwell()
-	}
-	select {
-	case s.turn <- struct{}{}:
-		return nil
-	case <-s.engine.failed:
-		return s.engine.unwell()
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return miosa.Errorf(miosa.Unavailable, "the disk of the log store does not keep up")
-	}
-}
-
-// release ends a write that came to err. One that is stalled ends later, if
-// ever.
-func (s *Store) release(err error) {
-	if late, ok := errors.AsType[*stalled](err); ok {
-		go func() {
-			s.engine.log.Info("a stalled write to the log store ended", "err", <-late.done)
-			s.recall()
-			<-s.turn
-		}()
-		return
-	}
-	if err != nil {
-		s.recall()
-	}
-	<-s.turn
-}
-
 // recall forgets what is remembered of the database, which may be ahead of it.
 func (s *Store) recall() {
 	clear(s.held)
 	clear(s.used)
 	clear(s.letters)
-	if s.engine.over() {
-		return
-	}
 	if last, err := s.newest(); err == nil {
 		s.last = last
 	}
 }
 
-// enter begins a use of the database, which leave ends; in between the caller
-// neither enters again nor waits for anybody.
-func (s *Store) enter(ctx context.Context) (leave func(), err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	s.open.RLock()
-	if s.db == nil {
-		s.open.RUnlock()
-		return nil, miosa.Errorf(miosa.Unavailable, "the log store is closed")
-	}
-	return s.open.RUnlock, nil
-}
-
-// view is the store as it was at one moment, for a read of several passes.
-// What came later would have holes in it: a line that was read, with one before
-// it that was not.
-type view struct {
-	s        *Store
-	snapshot *lsm.Snapshot // nil: nothing is written any more
-	lsm.Reader
-}
-
-func (s *Store) look(ctx context.Context) (*view, error) {
-	leave, err := s.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	db := s.db
-	v := &view{s: s, Reader: db}
-	if s.engine.over() {
-		return v, nil
-	}
-	var snapshot *lsm.Snapshot
-	err = s.engine.do(func() error {
-		snapshot = db.NewSnapshot()
-		return nil
-	})
-	if s.engine.over() {
-		return v, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	v.snapshot, v.Reader = snapshot, snapshot
-	s.looking.Lock()
-	defer s.looking.Unlock()
-	s.views[v] = struct{}{}
-	return v, nil
-}
-
-// close ends the view, unless the store's end did.
-func (v *view) close() error {
-	v.s.open.RLock()
-	defer v.s.open.RUnlock()
-	v.s.looking.Lock()
-	_, open := v.s.views[v]
-	delete(v.s.views, v)
-	v.s.looking.Unlock()
-	if !open || v.s.engine.over() {
-		return nil
-	}
-	return v.s.engine.do(v.snapshot.Close)
-}
-
 // Close waits for the calls that use the database at the moment and closes it;
 // calls and reads that go on end with miosa.Unavailable.
-func (s *Store) Close() error {
-	s.open.Lock()
-	defer s.open.Unlock()
-	if s.db == nil {
-		return nil
-	}
-	db := s.db
-	s.db = nil
-	if s.engine.over() {
-		// It would wait for what never ends. Nothing is lost: it is as if the
-		// process had been killed.
-		return fmt.Errorf("close log store: %w", s.engine.unwell())
-	}
-	err := s.engine.do(func() error {
-		for v := range s.views {
-			_ = v.snapshot.Close()
-		}
-		return db.Close()
-	})
-	clear(s.views)
-	if err != nil {
-		return fmt.Errorf("close log store: %w", err)
-	}
-	return nil
-}
+func (s *Store) Close() error { return s.db.Close() }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	lsm "github.com/cockroachdb/pebble/v2"
 	"pgregory.net/rapid"
 
 	"github.com/miosa/miosa"
@@ -82,8 +83,8 @@ func TestNoRoom(t *testing.T) {
 	s := openTest(t, t.TempDir())
 	append1(t, s, metricstest.Begin, 1)
 	free := uint64(0)
-	s.free = func(string) (uint64, uint64, error) { return free, 100 << 30, nil }
-	s.cfg.MinFree = 0
+	s.room.Stat, s.room.Every = func(string) (uint64, uint64, error) { return free, 100 << 30, nil }, -1
+	s.room.Min = 0
 	pass := metrics.Pass{At: metricstest.Begin.Add(metrics.Interval), Samples: []metrics.Sample{{Owner: metricstest.Owner(1, 1, 1, 1)}}}
 	if err := s.Append(t.Context(), pass); miosa.CodeOf(err) != miosa.NoSpace {
 		t.Errorf("with a full disk: %v", err)
@@ -106,7 +107,7 @@ func TestDamagedIsBegunAnew(t *testing.T) {
 	dir := t.TempDir()
 	s := openTest(t, dir)
 	append1(t, s, metricstest.Begin, 1)
-	if err := s.db.Flush(); err != nil {
+	if err := s.db.Do(func(db *lsm.DB) error { return db.Flush() }); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
@@ -131,7 +132,7 @@ func TestDamagedIsBegunAnew(t *testing.T) {
 func TestNewerFormatIsLeftAlone(t *testing.T) {
 	dir := t.TempDir()
 	s := openTest(t, dir)
-	if err := s.db.Set(formatKey, []byte{format + 1}, nil); err != nil {
+	if err := s.db.Do(func(db *lsm.DB) error { return db.Set(formatKey, []byte{format + 1}, nil) }); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {

@@ -11,23 +11,22 @@ package pebble
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"iter"
 	"log/slog"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	lsm "github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/freespace"
 	"github.com/miosa/miosa/metrics"
+	"github.com/miosa/miosa/pebbledb"
 )
 
 // Config says where and how.
@@ -40,6 +39,8 @@ type Config struct {
 	// MaxBytes bounds the database: past it Append refuses until something
 	// expires. 0: 4 GB, a day of some 50,000 instances.
 	MaxBytes uint64
+
+	fs vfs.FS // nil: the disk
 }
 
 // Sizes that bound the memory. There is little to cache: who looks at a
@@ -58,14 +59,11 @@ const format = 1
 // Store implements metrics.Store.
 type Store struct {
 	cfg  Config
-	free func(dir string) (free, size uint64, err error)
+	room freespace.Guard
+	db   *pebbledb.DB
 
-	open sync.RWMutex // held to read by whoever uses db, to write by Close
-	db   *lsm.DB      // nil: closed
-
-	mu      sync.Mutex // guards the rest, and the order of appends
-	sources map[metrics.Owner]*source
-	scarce  bool
+	sources map[metrics.Owner]*source // that of who writes
+	full    atomic.Bool               // past MaxBytes
 
 	kept, refused atomic.Uint64 // samples
 }
@@ -87,119 +85,77 @@ func Open(c Config) (*Store, error) {
 	if c.MaxBytes == 0 {
 		c.MaxBytes = maxBytes
 	}
-	s := &Store{cfg: c, free: freespace.Stat, sources: map[metrics.Owner]*source{}}
-	db, err := open(c)
+	s := &Store{cfg: c, sources: map[metrics.Owner]*source{}}
+	s.room = freespace.Guard{Dir: c.Dir, Log: c.Log, Min: c.MinFree, Share: 50, Least: 512 << 20, Most: 4 << 30, What: "figures", Refused: "their history has a gap"}
+	var err error
+	s.db, err = open(c)
 	if lsm.IsCorruptionError(err) || errors.Is(err, fs.ErrNotExist) {
 		c.Log.Error("the history of figures is damaged; it is begun anew", "dir", c.Dir, "err", err)
 		if err := os.RemoveAll(c.Dir); err != nil {
 			return nil, fmt.Errorf("begin the history in %s anew: %w", c.Dir, err)
 		}
-		db, err = open(c)
+		s.db, err = open(c)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open the history in %s: %w", c.Dir, err)
+		return nil, err
 	}
-	s.db = db
 	return s, nil
 }
 
-var errNewer = errors.New("its format is newer than this program's")
-
-func open(c Config) (*lsm.DB, error) {
-	cache := lsm.NewCache(cacheBytes)
-	defer cache.Unref()
-	options := &lsm.Options{
-		Cache: cache, MemTableSize: tableBytes, MemTableStopWritesThreshold: 3, MaxOpenFiles: openFiles,
-		L0CompactionThreshold: 4, LBaseMaxBytes: 16 << 20, FormatMajorVersion: lsm.FormatNewest,
-		CompactionConcurrencyRange: func() (lower, upper int) { return 1, 1 },
-		Logger:                     logger{c.Log},
-	}
-	for i := range options.Levels {
-		level := &options.Levels[i]
-		level.BlockSize, level.IndexBlockSize = blockBytes, blockBytes
-		level.Compression = func() *sstable.CompressionProfile { return sstable.BalancedCompression }
-	}
-	for i := range options.TargetFileSizes {
-		options.TargetFileSizes[i] = 4 << 20
-	}
-	db, err := lsm.Open(c.Dir, options)
-	if err != nil {
-		return nil, err
-	}
-	if err := checkFormat(db); err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
-	return db, nil
-}
-
-func checkFormat(db *lsm.DB) error {
-	value, closer, err := db.Get(formatKey)
-	if errors.Is(err, lsm.ErrNotFound) {
-		return db.Set(formatKey, binary.AppendUvarint(nil, format), lsm.Sync)
-	}
-	if err != nil {
-		return err
-	}
-	version, _ := binary.Uvarint(value)
-	if err := closer.Close(); err != nil {
-		return err
-	}
-	if version > format {
-		return fmt.Errorf("%w: %d, not %d", errNewer, version, format)
-	}
-	return nil
-}
-
-// enter begins a use of the database, which leave ends.
-func (s *Store) enter(ctx context.Context) (leave func(), err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	s.open.RLock()
-	if s.db == nil {
-		s.open.RUnlock()
-		return nil, miosa.Errorf(miosa.Unavailable, "the history of figures is closed")
-	}
-	return s.open.RUnlock, nil
+func open(c Config) (*pebbledb.DB, error) {
+	return pebbledb.Open(pebbledb.Config{
+		Dir: c.Dir, Log: c.Log, FS: c.fs, Store: "history of figures", Failing: "figures are not kept: their history has a gap",
+		Options: lsm.Options{
+			CacheSize: cacheBytes, MemTableSize: tableBytes, MemTableStopWritesThreshold: 3, MaxOpenFiles: openFiles, LBaseMaxBytes: 16 << 20,
+		},
+		BlockBytes: blockBytes, FileBytes: 4 << 20, FormatKey: formatKey, Format: format,
+	})
 }
 
 // Close waits for the calls that use the database and closes it.
-func (s *Store) Close() error {
-	s.open.Lock()
-	defer s.open.Unlock()
-	if s.db == nil {
-		return nil
-	}
-	err := s.db.Close()
-	s.db = nil
-	if err != nil {
-		return fmt.Errorf("close the history: %w", err)
-	}
-	return nil
-}
+func (s *Store) Close() error { return s.db.Close() }
 
 // Append keeps a pass: one batch, synced.
 func (s *Store) Append(ctx context.Context, pass metrics.Pass) error {
 	if err := metrics.Check(pass); err != nil {
 		return err
 	}
-	leave, err := s.enter(ctx)
+	kept, err := s.append(ctx, &pass)
 	if err != nil {
-		return err
+		s.refused.Add(uint64(len(pass.Samples)))
+		return fmt.Errorf("keep samples: %w", err)
+	}
+	s.kept.Add(uint64(kept))
+	return nil
+}
+
+func (s *Store) append(ctx context.Context, pass *metrics.Pass) (kept int, err error) {
+	if err := s.roomy(); err != nil {
+		return 0, err
+	}
+	leave, err := s.db.Enter(ctx)
+	if err != nil {
+		return 0, err
 	}
 	defer leave()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.room(); err != nil {
-		s.refused.Add(uint64(len(pass.Samples)))
-		return err
-	}
+	// Whether what failed is kept is not known: the next rows stand alone, and the
+	// same pass may come again.
+	err = s.db.Write(ctx, func() { clear(s.sources) }, func() (err error) {
+		batch := s.db.NewBatch()
+		if kept, err = s.fill(batch, pass); err != nil {
+			return err
+		}
+		return s.db.Commit(batch)
+	})
+	return kept, err
+}
+
+// fill puts a pass into the batch.
+func (s *Store) fill(batch *lsm.Batch, pass *metrics.Pass) (kept int, err error) {
 	at := pass.At.UTC().Truncate(time.Millisecond)
 	hour := hourOf(at)
 	ms := at.UnixMilli() - int64(hour)*3600_000
-	batch := s.db.NewBatch()
 	var row []byte
-	told := make([]metrics.Owner, 0, len(pass.Samples))
 	for n := range pass.Samples {
 		sample := &pass.Samples[n]
 		src := s.sources[sample.Owner]
@@ -211,51 +167,30 @@ func (s *Store) Append(ctx context.Context, pass metrics.Pass) error {
 		}
 		row = appendRow(row[:0], &src.state, src.hour != hour, ms, &sample.Values)
 		src.hour, src.at = hour, at
-		told = append(told, sample.Owner)
-		if err = batch.Merge(hourKey(src.key, hour), row, nil); err != nil {
-			break
+		if err := batch.Merge(hourKey(src.key, hour), row, nil); err != nil {
+			return 0, err
 		}
+		kept++
 	}
-	if err == nil {
-		err = batch.Commit(lsm.Sync)
-	}
-	err = errors.Join(err, batch.Close())
-	if err != nil {
-		// Whether it is kept is not known: the next rows stand alone, and the same
-		// pass may come again.
-		for _, o := range told {
-			delete(s.sources, o)
-		}
-		s.refused.Add(uint64(len(pass.Samples)))
-		return fmt.Errorf("keep samples: %w", err)
-	}
-	s.kept.Add(uint64(len(told)))
-	return nil
+	return kept, nil
 }
 
-// room is nil, or the miosa.NoSpace to refuse with; s.mu is held. Pebble ends
-// the process when its disk is full: it must not come to that.
-func (s *Store) room() error {
-	free, size, err := s.free(s.cfg.Dir)
-	if err != nil {
-		return fmt.Errorf("look at the disk of %s: %w", s.cfg.Dir, err)
+// roomy is nil, or the miosa.NoSpace to refuse with.
+func (s *Store) roomy() error {
+	if err := s.room.Room(time.Now()); err != nil {
+		return err
 	}
-	limit := s.cfg.MinFree
-	if limit == 0 {
-		limit = min(max(size/50, 512<<20), 4<<30)
-	}
-	used := s.db.Metrics().DiskSpaceUsage()
-	scarce := free < limit || used > s.cfg.MaxBytes
-	if scarce != s.scarce {
-		s.scarce = scarce
-		if scarce {
-			s.cfg.Log.Error("no room for figures: the history has a gap", "dir", s.cfg.Dir, "free", free, "min_free", limit, "used", used, "most", s.cfg.MaxBytes)
+	used := s.db.DiskBytes()
+	full := used > s.cfg.MaxBytes
+	if s.full.Swap(full) != full {
+		if full {
+			s.cfg.Log.Error("no room for figures: the history has a gap", "dir", s.cfg.Dir, "used", used, "most", s.cfg.MaxBytes)
 		} else {
 			s.cfg.Log.Info("room for figures again", "dir", s.cfg.Dir)
 		}
 	}
-	if scarce {
-		return miosa.Errorf(miosa.NoSpace, "there is no room for figures in %s: %d MB are free, %d MB are used by them", s.cfg.Dir, free>>20, used>>20)
+	if full {
+		return miosa.Errorf(miosa.NoSpace, "there is no room for figures in %s: %d MB are used by them", s.cfg.Dir, used>>20)
 	}
 	return nil
 }
@@ -264,7 +199,7 @@ func (s *Store) room() error {
 // store meanwhile: Close waits for the read.
 func (s *Store) Read(ctx context.Context, scope metrics.Scope, since, until time.Time) iter.Seq2[metrics.Row, error] {
 	return func(yield func(metrics.Row, error) bool) {
-		leave, err := s.enter(ctx)
+		leave, err := s.db.Enter(ctx)
 		if err != nil {
 			yield(metrics.Row{}, err)
 			return
@@ -350,16 +285,30 @@ func later(t time.Time) time.Time {
 // Expire drops the hours that ended before metrics.Kept ago, and forgets the
 // sources that are silent.
 func (s *Store) Expire(ctx context.Context, now time.Time) error {
-	leave, err := s.enter(ctx)
+	leave, err := s.db.Enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	oldest := hourOf(later(now.Add(-metrics.Kept)))
+	err = s.db.Write(ctx, func() { clear(s.sources) }, func() error {
+		for o, src := range s.sources {
+			if now.Sub(src.at) > time.Hour {
+				delete(s.sources, o)
+			}
+		}
+		return s.expire(hourOf(later(now.Add(-metrics.Kept))))
+	})
+	if err != nil {
+		return fmt.Errorf("expire samples: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) expire(oldest uint32) error {
 	batch := s.db.NewBatch()
 	it, err := s.db.NewIter(&lsm.IterOptions{LowerBound: []byte{kindRows}, UpperBound: []byte{kindRows + 1}})
 	if err != nil {
-		return errors.Join(err, batch.Close())
+		return err
 	}
 	for ok := it.First(); ok && err == nil; {
 		owner, hour, valid := parseKey(it.Key())
@@ -370,18 +319,10 @@ func (s *Store) Expire(ctx context.Context, now time.Time) error {
 		err = batch.Delete(it.Key(), nil)
 		ok = it.Next()
 	}
-	err = errors.Join(err, it.Error(), it.Close())
-	if err == nil && !batch.Empty() {
-		err = batch.Commit(lsm.NoSync)
+	if err = errors.Join(err, it.Error(), it.Close()); err != nil || batch.Empty() {
+		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for o, src := range s.sources {
-		if now.Sub(src.at) > time.Hour {
-			delete(s.sources, o)
-		}
-	}
-	return errors.Join(err, batch.Close())
+	return s.db.Commit(batch)
 }
 
 // Stats are the store's own figures.
@@ -392,26 +333,5 @@ type Stats struct {
 
 // Stats tells them.
 func (s *Store) Stats() Stats {
-	out := Stats{Kept: s.kept.Load(), Refused: s.refused.Load()}
-	s.open.RLock()
-	defer s.open.RUnlock()
-	if s.db != nil {
-		out.DiskBytes = s.db.Metrics().DiskSpaceUsage()
-	}
-	return out
-}
-
-// logger passes on what Pebble reports as wrong.
-type logger struct{ log *slog.Logger }
-
-func (logger) Infof(string, ...any) {}
-
-func (l logger) Errorf(format string, args ...any) {
-	l.log.Error("history engine", "error", fmt.Sprintf(format, args...))
-}
-
-// Fatalf must not return: Pebble has lost its footing, and a new start
-// recovers from the write-ahead log.
-func (l logger) Fatalf(format string, args ...any) {
-	panic("history engine: " + fmt.Sprintf(format, args...))
+	return Stats{Kept: s.kept.Load(), Refused: s.refused.Load(), DiskBytes: s.db.DiskBytes()}
 }

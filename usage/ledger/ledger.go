@@ -33,6 +33,7 @@ const (
 	maxKnown = 20000
 
 	flushEvery  = 5 * time.Second
+	flushAgain  = time.Minute // after one that failed
 	sampleEvery = time.Minute
 	expireEvery = time.Hour
 )
@@ -51,6 +52,7 @@ type Ledger struct {
 	mu      sync.Mutex // guards all below
 	owners  map[string]owner
 	tallies map[string]*tally
+	tallied int  // hours of all tallies
 	deaf    bool // log lines could not be counted; said once
 }
 
@@ -84,7 +86,11 @@ func (l *Ledger) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-flush.C:
-			l.tell(ctx, "keep counts of log lines", l.Flush(ctx))
+			err := l.Flush(ctx)
+			l.tell(ctx, "keep counts of log lines", err)
+			if flush.Reset(flushEvery); err != nil {
+				flush.Reset(flushAgain)
+			}
 		case <-sample.C:
 			l.tell(ctx, "sample storage", l.Sample(ctx))
 		case <-expire.C:

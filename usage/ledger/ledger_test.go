@@ -379,6 +379,50 @@ func (c cancelling) Ship(context.Context, string, []logs.Batch) error {
 	return nil
 }
 
+// TestAStoreThatTakesNothing: what is counted meanwhile is bounded, and written
+// down when it can be.
+func TestAStoreThatTakesNothing(t *testing.T) {
+	inBench(t, func(b *bench) {
+		to := b.ledger.Shipper(shipper{})
+		b.kept.before = errors.New("no")
+		b.ship(to, "a", 1, 1, 1)
+		if err := b.ledger.Flush(b.Context()); err == nil {
+			b.Fatal("no error")
+		}
+		const most = 100_000
+		for n := range uint64(most + 100) {
+			batch := logs.Batch{Origin: logs.Origin{InstanceID: id("ri", "a")}, Epoch: 1, First: n + 2}
+			batch.Lines = []logs.Line{{Time: time.Unix(int64(n)*3600, 0), Stream: logs.Stdout, Text: []byte("line")}}
+			if err := to.Ship(b.Context(), id("host", "a"), []logs.Batch{batch}); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.kept.before = nil
+		for range 2 {
+			if err := b.ledger.Flush(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+		}
+		lines := uint64(0)
+		for r, err := range b.ledger.Rows(b.Context(), usage.Query{Until: 1 << 30}) {
+			if err != nil {
+				b.Fatal(err)
+			}
+			lines += r.LogLines
+		}
+		if lines != most+1 {
+			b.Errorf("%d lines are counted", lines)
+		}
+		b.ship(to, "a", 2, 1, 1) // and it goes on
+		if err := b.ledger.Flush(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		if a, err := b.kept.Account(b.Context(), id("ri", "a")); err != nil || a.LogEpoch != 2 {
+			b.Errorf("%+v, %v", a, err)
+		}
+	})
+}
+
 func release(x, n, digest string, size int64) miosa.Release {
 	return miosa.Release{
 		ID: id("rel", n), TenantID: id("ten", x), DeploymentID: id("dep", x), SHA256: digest, SizeBytes: size, State: miosa.ReleaseReady, CreatedAt: time.Now(),

@@ -36,6 +36,10 @@ func (c counting) Ship(ctx context.Context, hostID string, batches []logs.Batch)
 	return nil
 }
 
+// maxTallied bounds what is counted and cannot be written down: tallies, and
+// hours of them all.
+const maxTallied = 100_000
+
 // tally is what an instance logged since it was last written down.
 type tally struct {
 	hostID   string
@@ -49,24 +53,38 @@ func (l *Ledger) count(ctx context.Context, hostID string, batches []logs.Batch)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, b := range batches {
-		t := l.tallies[b.Origin.InstanceID]
-		if t == nil {
-			// The lines are safe, whoever waited for that: they are not sent again.
-			a, err := l.kept.Account(context.WithoutCancel(ctx), b.Origin.InstanceID)
-			if err != nil && miosa.CodeOf(err) != miosa.NotFound {
-				if !l.deaf {
-					l.log.Error("count log lines", "instance", b.Origin.InstanceID, "err", err)
-				}
-				l.deaf = true
-				continue
+		t, err := l.tally(ctx, hostID, b.Origin.InstanceID)
+		if err != nil {
+			if !l.deaf {
+				l.log.Error("log lines are not counted, nor billed", "instance", b.Origin.InstanceID, "err", err)
 			}
-			at := logs.Position{Epoch: a.LogEpoch, Seq: a.LogSeq}
-			t = &tally{hostID: hostID, from: at, to: at, add: map[metering.Hour]metering.Amount{}}
-			l.tallies[b.Origin.InstanceID] = t
+			l.deaf = true
+			continue
 		}
 		l.deaf = false
+		l.tallied -= len(t.add)
 		t.count(b)
+		l.tallied += len(t.add)
 	}
+}
+
+// tally is an instance's; l.mu is held.
+func (l *Ledger) tally(ctx context.Context, hostID, instanceID string) (*tally, error) {
+	if l.tallied >= maxTallied || len(l.tallies) >= maxTallied {
+		return nil, miosa.Errorf(miosa.NoSpace, "%d instances have counts that cannot be written down", len(l.tallies))
+	}
+	if t := l.tallies[instanceID]; t != nil {
+		return t, nil
+	}
+	// The lines are safe, whoever waited for that: they are not sent again.
+	a, err := l.kept.Account(context.WithoutCancel(ctx), instanceID)
+	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+		return nil, err
+	}
+	at := logs.Position{Epoch: a.LogEpoch, Seq: a.LogSeq}
+	t := &tally{hostID: hostID, from: at, to: at, add: map[metering.Hour]metering.Amount{}}
+	l.tallies[instanceID] = t
+	return t, nil
 }
 
 // count adds the lines of a batch that were not counted. The platform's own
@@ -95,6 +113,7 @@ type owed struct {
 func (l *Ledger) due() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.tallied = 0
 	for id, t := range l.tallies {
 		if t.from != t.to {
 			l.owed = append(l.owed, owed{id, *t})

@@ -8,5 +8,5 @@ import (
 
 // SetFormat marks the store as one of another version.
 func (s *Store) SetFormat(n uint64) error {
-	return s.db.Set(metaKey("format"), binary.AppendUvarint(nil, n), lsm.Sync)
+	return s.db.Do(func(db *lsm.DB) error { return db.Set(metaKey("format"), binary.AppendUvarint(nil, n), lsm.Sync) })
 }
