@@ -53,10 +53,16 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Errorf makes an Error of the code; a %w in the format becomes its cause.
+// Errorf makes an Error of the code. A cause is none of its arguments: it would
+// be shown to customers (see Wrap).
 func Errorf(code Code, format string, args ...any) *Error {
-	err := fmt.Errorf(format, args...)
-	return &Error{Code: code, Message: err.Error(), Err: errors.Unwrap(err)}
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// Wrap makes an Error of the code with a cause, which the log has and customers
+// have not.
+func Wrap(cause error, code Code, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...), Err: cause}
 }
 
 // CodeOf is the code of the first Error in err's chain, Internal when there

@@ -167,10 +167,17 @@ func (t *turn) release() {
 func windowOf(buf *bufio.Reader, t *turn) (uint64, error) {
 	head, _ := buf.Peek(zstd.HeaderMaxSize) // shorter at the stream's end
 	var h zstd.Header
-	if err := h.Decode(head); err != nil {
-		return window, nil // the decoder says what is wrong
+	size := uint64(0) // of one whose header is damaged: the decoder says so
+	switch err := h.Decode(head); {
+	case err != nil:
+	case h.Skippable:
+		size = maxWindow // what comes after it is not known yet
+	case h.SingleSegment:
+		size = h.FrameContentSize
+	default:
+		size = h.WindowSize
 	}
-	if !h.Skippable && (h.WindowSize <= window && !h.SingleSegment || h.SingleSegment && h.FrameContentSize <= window) {
+	if size <= window {
 		return window, nil
 	}
 	return maxWindow, t.take()

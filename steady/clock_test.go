@@ -51,14 +51,14 @@ func TestAJumpIsToldOnce(t *testing.T) {
 			if by := clock.By(time.Now(), log); !by.Equal(time.Now()) {
 				t.Errorf("by %s at %s", by, time.Now())
 			}
-			time.Sleep(10 * time.Minute)
+			<-time.After(10 * time.Minute)
 		}
 		clock.wall = clock.wall.Add(-24 * time.Hour) // as if it were a day ahead now
 		for range 3 {
 			if by := clock.By(time.Now(), log); !by.Equal(time.Now().Add(-24 * time.Hour)) {
 				t.Errorf("by %s at %s", by, time.Now())
 			}
-			time.Sleep(10 * time.Minute)
+			<-time.After(10 * time.Minute)
 		}
 		if n := strings.Count(out.String(), "jumped ahead"); n != 1 {
 			t.Errorf("it was told %d times:\n%s", n, out.String())

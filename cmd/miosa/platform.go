@@ -211,7 +211,7 @@ func listen(flag, addr string) (net.Listener, error) {
 		return nil, miosa.Errorf(miosa.Conflict, "%s %s is in use: end what listens there, or choose another address", flag, addr)
 	}
 	if err != nil {
-		return nil, miosa.Errorf(miosa.Invalid, "%s %s: %w", flag, addr, err)
+		return nil, miosa.Wrap(err, miosa.Invalid, "%s %s", flag, addr)
 	}
 	return l, nil
 }
@@ -423,7 +423,7 @@ func (p *platform) chooseDriver() error {
 	}
 	b, err := bundle.Find("")
 	if err != nil {
-		return miosa.Errorf(miosa.Unavailable, "the guest bundle (kernel and initrd of the instances) is not built: run `make build`, or `miosa bundle build` (%w)", err)
+		return miosa.Wrap(err, miosa.Unavailable, "the guest bundle (kernel and initrd of the instances) is not built: run `make build`, or `miosa bundle build`")
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {

@@ -136,7 +136,8 @@ func TestDiskThatStalls(t *testing.T) {
 		case err == nil:
 			acked += 5
 		case miosa.CodeOf(err) == miosa.NoSpace, miosa.CodeOf(err) == miosa.Unavailable:
-			if refused++; refused == 3 {
+			// A busy machine may be too slow by itself.
+			if refused++; refused >= 3 && strings.Contains(out.String(), "tries again") {
 				failing.Store(false)
 			}
 		default:

@@ -47,7 +47,7 @@ func openJournal(dir string) (*journal, *state, error) {
 	}
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		lock.Close()
-		return nil, nil, miosa.Errorf(miosa.Conflict, "logs: the state directory %s is in use: %w", dir, err)
+		return nil, nil, miosa.Wrap(err, miosa.Conflict, "logs: the state directory %s is in use", dir)
 	}
 	j := &journal{dir: dir, lock: lock}
 	s := newState()
@@ -88,7 +88,7 @@ func (j *journal) load(s *state) error {
 			break
 		}
 		if err != nil {
-			return miosa.Errorf(miosa.Internal, "logs: the journal %s is damaged at byte %d: %w", j.path(), j.size, err)
+			return miosa.Wrap(err, miosa.Internal, "logs: the journal %s is damaged at byte %d", j.path(), j.size)
 		}
 		s.apply(r)
 		j.size += n
@@ -259,5 +259,5 @@ func diskError(what string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		code = miosa.NoSpace
 	}
-	return miosa.Errorf(code, "logs: %s: %w", what, err)
+	return miosa.Wrap(err, code, "logs: %s", what)
 }
