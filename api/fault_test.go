@@ -461,6 +461,52 @@ func TestUploads(t *testing.T) {
 	}
 }
 
+// A tenant's uploads under way are counted, whatever becomes of them.
+func TestUploadsAtOnce(t *testing.T) {
+	p := start(t, api.Config{})
+	path := "/deployments/" + p.deploy("x") + "/releases"
+	open := func() net.Conn {
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(p.URL, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		fmt.Fprintf(conn, "POST /api/v1%s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/zstd\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n", path, p.Key)
+		status := make([]byte, len("HTTP/1.1 100"))
+		if _, err := io.ReadFull(conn, status); err != nil || string(status) != "HTTP/1.1 100" {
+			t.Fatalf("%q, %v", status, err) // it is read, then
+		}
+		return conn
+	}
+	var all []net.Conn
+	for range 8 {
+		all = append(all, open())
+	}
+	ninth := func() answer { return p.call("POST", path, "hello", "Content-Type: application/zstd") }
+	if a := ninth(); a.Status != 429 || a.code() != "too_many_uploads" || a.Header.Get("Retry-After") == "" {
+		t.Errorf("the ninth: %s", a.Raw)
+	}
+	neighbour := p.bearer(p.AddKey(miosa.RolePlatform, p.AddTenant("neighbour").ID, ""))
+	own := p.want(201, "POST", "/deployments", map[string]any{"name": "x"}, neighbour).text("data.id")
+	p.want(201, "POST", "/deployments/"+own+"/releases", "hello", neighbour, "Content-Type: application/zstd")
+
+	// One ends well, one is cut off: each makes room.
+	fmt.Fprint(all[0], "hello")
+	all[1].Close()
+	for range 2 {
+		until := time.Now().Add(20 * time.Second)
+		for a := ninth(); a.Status >= 300; a = ninth() {
+			if a.Status != 429 || time.Now().After(until) {
+				t.Fatalf("after one has ended: %s", a.Raw)
+			}
+		}
+		all = append(all[1:], open())
+	}
+	if a := ninth(); a.Status != 429 {
+		t.Errorf("the ninth again: %s", a.Raw)
+	}
+}
+
 func TestRequestIDs(t *testing.T) {
 	p := start(t, api.Config{})
 	if a := p.call("GET", "/deployments", nil, "X-Request-ID: my-own.id:1"); a.Header.Get("X-Request-ID") != "my-own.id:1" {

@@ -90,6 +90,7 @@ type Server struct {
 	cfg       Config
 	store     store.Store
 	uploads   Uploads
+	receiving receiving
 	secrets   Sealer
 	logs      LogReader
 	drains    Drains
@@ -130,7 +131,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		cfg.Storage = "local"
 	}
 	s := &Server{
-		cfg: cfg, store: deps.Store, uploads: deps.Uploads, secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, events: deps.Events, webhooks: deps.Webhooks, metrics: deps.Metrics, usage: deps.Usage, log: deps.Log,
+		cfg: cfg, store: deps.Store, uploads: deps.Uploads, receiving: receiving{n: map[string]int{}}, secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, events: deps.Events, webhooks: deps.Webhooks, metrics: deps.Metrics, usage: deps.Usage, log: deps.Log,
 		now: deps.Now, random: deps.Random, ready: deps.Ready, mux: http.NewServeMux(),
 	}
 	if s.now == nil {

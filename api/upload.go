@@ -7,6 +7,7 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
@@ -23,6 +24,34 @@ const (
 	mediaOCI  = "application/vnd.oci.image.layout.v1+tar"
 	mediaAny  = "application/octet-stream"
 )
+
+// maxUploads is how many artefacts a tenant may send at once: each costs memory
+// and a place on the disk for as long as its sender likes.
+const maxUploads = 8
+
+// receiving counts the uploads under way, by tenant.
+type receiving struct {
+	mu sync.Mutex
+	n  map[string]int
+}
+
+func (r *receiving) begin(tenant string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.n[tenant] == maxUploads {
+		return false
+	}
+	r.n[tenant]++
+	return true
+}
+
+func (r *receiving) end(tenant string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.n[tenant]--; r.n[tenant] == 0 {
+		delete(r.n, tenant)
+	}
+}
 
 // uploadRelease takes an artefact in as the request's body. The same bytes
 // twice are one release.
@@ -49,6 +78,13 @@ func (s *Server) uploadRelease(c *call, _ none) (resource.Release, error) {
 	if attribution == (miosa.Attribution{}) {
 		attribution = dep.Attribution
 	}
+	if !s.receiving.begin(c.tenant.ID) {
+		return resource.Release{}, &miosa.Error{
+			Code: miosa.Limited, Public: "too_many_uploads",
+			Message: fmt.Sprintf("%d uploads of yours are under way, which is the limit: send this one when one of them has ended", maxUploads),
+		}
+	}
+	defer s.receiving.end(c.tenant.ID)
 	stored, err := s.uploads.Receive(c.r.Context(), upload)
 	if err != nil {
 		return resource.Release{}, err
