@@ -79,6 +79,6 @@ func (g *Guard) Room(now time.Time) error {
 	if !g.scarce {
 		return nil
 	}
-	return miosa.Errorf(miosa.NoSpace, "the disk of %s has %d MB left and %d MB are kept free: make room on it, enlarge it, or wait until older %s expire",
-		g.Dir, g.free>>20, g.limit>>20, g.What)
+	cause := fmt.Errorf("%s has %d MB left and %d MB are kept free: make room on its disk, enlarge it, or wait until older %s expire", g.Dir, g.free>>20, g.limit>>20, g.What)
+	return miosa.Wrap(cause, miosa.NoSpace, "the platform's disk is nearly full and takes no more %s", g.What)
 }

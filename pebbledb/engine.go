@@ -87,10 +87,8 @@ func (e *engine) unwell() error {
 	if noRoom(e.cause) {
 		code = miosa.NoSpace
 	}
-	return &miosa.Error{
-		Code: code, Err: e.cause,
-		Message: fmt.Sprintf("the disk of the %s failed and it takes nothing more: see to the disk of %s and start the platform again", e.store, e.dir),
-	}
+	cause := fmt.Errorf("see to the disk of %s and start the platform again: %w", e.dir, e.cause)
+	return miosa.Wrap(cause, code, "the disk of the %s failed and it takes nothing more until its operator has seen to it", e.store)
 }
 
 func noRoom(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
@@ -99,11 +97,11 @@ func noRoom(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is
 func (e *engine) slow(patience time.Duration, done <-chan error) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	err := &miosa.Error{Code: miosa.Unavailable, Message: "the disk of the " + e.store + " does not answer", Err: &stalled{patience, done}}
+	late := &stalled{patience, done}
 	if time.Since(e.full) < 10*again {
-		err.Code, err.Message = miosa.NoSpace, fmt.Sprintf("there is no room for the %s: make some on the disk of %s", e.store, e.dir)
+		return miosa.Wrap(fmt.Errorf("make some on the disk of %s: %w", e.dir, late), miosa.NoSpace, "there is no room for the %s", e.store)
 	}
-	return err
+	return miosa.Wrap(late, miosa.Unavailable, "the disk of the %s does not answer", e.store)
 }
 
 // stalled is a write that takes too long. done tells of its end, if it comes.

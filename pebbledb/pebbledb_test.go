@@ -149,6 +149,9 @@ func TestDiskThatFails(t *testing.T) {
 			if miosa.CodeOf(err) != c.code || !errors.Is(err, c.err) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "start the platform again") {
 				t.Errorf("refused with %v", err)
 			}
+			if e, ok := errors.AsType[*miosa.Error](err); !ok || strings.Contains(e.Message, dir) {
+				t.Errorf("customers read where it is: %v", e)
+			}
 			if err := s.db.Do(func(*lsm.DB) error { panic("it is not called any more") }); miosa.CodeOf(err) != c.code {
 				t.Errorf("do: %v", err)
 			}

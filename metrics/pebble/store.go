@@ -190,7 +190,7 @@ func (s *Store) roomy() error {
 		}
 	}
 	if full {
-		return miosa.Errorf(miosa.NoSpace, "there is no room for figures in %s: %d MB are used by them", s.cfg.Dir, used>>20)
+		return miosa.Wrap(fmt.Errorf("%s uses %d MB", s.cfg.Dir, used>>20), miosa.NoSpace, "there is no room for more figures")
 	}
 	return nil
 }
