@@ -162,6 +162,11 @@ type Kept struct {
 	Days int // from each line's time on, at least; 1 to MaxDays
 }
 
+// SetBack is how much earlier than the last time Expire must be asked, for the
+// clock to have been wrong then. Otherwise all that is written would be hidden
+// until the clock is there once more.
+const SetBack = time.Hour
+
 // Store keeps lines. Its methods may be called from several goroutines at
 // once.
 type Store interface {
@@ -187,7 +192,8 @@ type Store interface {
 	// far back: it keeps at least an hour of it.
 	Arrivals(ctx context.Context, after Mark, scope Scope) iter.Seq2[Arrival, error]
 	// Expire drops what has been kept for its days by now: from then on no read
-	// shows it. Its bytes may lie there up to an hour longer.
+	// shows it. Its bytes may lie there up to an hour longer. A time SetBack or
+	// more before the last one: see there.
 	Expire(ctx context.Context, now time.Time) error
 	// Purge drops every line of a deployment at once.
 	Purge(ctx context.Context, tenantID, deploymentID string) error

@@ -50,6 +50,7 @@ func Run(t *testing.T, fixture func(t *testing.T) Fixture) {
 		{"arrivals of a scope", arrivalsScope},
 		{"arrivals to the time of the call", arrivalsEnd},
 		{"lines expire by their class", expiry},
+		{"a clock that was ahead hides nothing later", expiryAhead},
 		{"expired bit by bit", expirySteps},
 		{"retention at its edges", expiryEdges},
 		{"lines expire while they are read", expireWhileRead},
@@ -740,6 +741,22 @@ func expiry(t *testing.T, s logs.Store) {
 		left = left[1:]
 		want(t, fmt.Sprintf("after %d days", days), texts(read(t, s, tenant("ten_1"))), left)
 	}
+}
+
+// A clock that was ahead for a moment hides nothing that is written later.
+func expiryAhead(t *testing.T, s logs.Store) {
+	at := start()
+	appendTo(t, s, batch(origin("ten_1", "dep_1", "svc_1", "ins_1"), 1, 1, at, "a"))
+	expire(t, s, at.AddDate(1, 0, 0))
+	expire(t, s, at.Add(time.Minute))
+	appendTo(t, s, batch(origin("ten_1", "dep_1", "svc_1", "ins_2"), 1, 1, at.Add(time.Minute), "b"))
+	q := tenant("ten_1")
+	q.InstanceID = "ins_2"
+	want(t, "lines", texts(read(t, s, q)), []string{"b"})
+	// A second is nothing: what has expired stays so.
+	expire(t, s, at.Add(31*day))
+	expire(t, s, at.Add(31*day-time.Second))
+	want(t, "after 31 days", texts(read(t, s, q)), nil)
 }
 
 func expirySteps(t *testing.T, s logs.Store) {

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	lsm "github.com/cockroachdb/pebble/v2"
+
+	"github.com/miosa/miosa/logs"
 )
 
 // How long the last position of an instance is known after its last line
@@ -33,11 +35,8 @@ func (s *Store) expire(now time.Time) error {
 	b := s.db.NewBatch()
 	clear(s.letters)
 	var due []bucket
-	for {
-		was := s.expired.Load()
-		if was >= now.UnixMicro() || s.expired.CompareAndSwap(was, now.UnixMicro()) {
-			break
-		}
+	if back := time.UnixMicro(s.expired.Load()).Sub(now); back < 0 || back >= logs.SetBack {
+		s.expired.Store(now.UnixMicro()) // it is our turn: nobody else does
 	}
 	for _, in := range s.hours.list() {
 		if in.expires().After(now) {

@@ -67,11 +67,6 @@ type Config struct {
 // hour.
 const keepOrder = 65 * time.Minute
 
-// setBack is how much earlier than the last time Expire must be asked, for the
-// clock to have been wrong then: what it hid is shown again. Otherwise all that
-// is written would be hidden until the clock is there once more.
-const setBack = time.Hour
-
 const day = 24 * time.Hour
 
 // class is one VictoriaLogs.
@@ -295,10 +290,10 @@ func (s *Store) Expire(ctx context.Context, now time.Time) error {
 	s.mu.Lock()
 	back := time.Duration(s.state.expired - now.UnixNano())
 	s.mu.Unlock()
-	if back >= 0 && back < setBack {
+	if back >= 0 && back < logs.SetBack {
 		return nil
 	}
-	if err := s.commit(record{Expired: now.UnixNano(), SetBack: back >= setBack, Longest: s.classes[len(s.classes)-1].days}); err != nil {
+	if err := s.commit(record{Expired: now.UnixNano(), SetBack: back >= logs.SetBack, Longest: s.classes[len(s.classes)-1].days}); err != nil {
 		return err
 	}
 	s.mu.Lock()
