@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/miosa/miosa/bench/rig"
@@ -75,7 +74,7 @@ func measure(ctx context.Context, driver string, instances int) (ready time.Dura
 		return 0, 0, 0, err
 	}
 	time.Sleep(settle)
-	if before, err = residentMB(r.PID()); err != nil || instances == 0 {
+	if before, err = r.ResidentMB(); err != nil || instances == 0 {
 		return r.Ready, before, before, err
 	}
 	p, err := r.Hello(ctx, "idle", map[string]any{"services": []map[string]any{{
@@ -89,22 +88,8 @@ func measure(ctx context.Context, driver string, instances int) (ready time.Dura
 		return 0, 0, 0, err
 	}
 	time.Sleep(settleLonger)
-	after, err = residentMB(r.PID())
+	after, err = r.ResidentMB()
 	return r.Ready, before, after, err
-}
-
-func residentMB(pid int) (float64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		var kb float64
-		if _, err := fmt.Sscanf(line, "VmRSS: %f kB", &kb); err == nil {
-			return kb / 1024, nil
-		}
-	}
-	return 0, fmt.Errorf("no VmRSS of process %d", pid)
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

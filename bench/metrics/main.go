@@ -19,7 +19,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/miosa/miosa/bench/rig"
@@ -206,7 +205,7 @@ func platform(instances int) error {
 }
 
 func grow(ctx context.Context, r *rig.Rig, instances int) error {
-	before, err := residentMB(r.PID())
+	before, err := r.ResidentMB()
 	if err != nil {
 		return err
 	}
@@ -233,7 +232,7 @@ func grow(ctx context.Context, r *rig.Rig, instances int) error {
 		return ctx.Err()
 	case <-time.After(settleLonger):
 	}
-	after, err := residentMB(r.PID())
+	after, err := r.ResidentMB()
 	if err != nil {
 		return err
 	}
@@ -243,20 +242,6 @@ func grow(ctx context.Context, r *rig.Rig, instances int) error {
 		return errors.New("over the limit")
 	}
 	return nil
-}
-
-func residentMB(pid int) (float64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		var kb float64
-		if _, err := fmt.Sscanf(line, "VmRSS: %f kB", &kb); err == nil {
-			return kb / 1024, nil
-		}
-	}
-	return 0, fmt.Errorf("no VmRSS of process %d", pid)
 }
 
 func bytesIn(dir string) (size int64, err error) {

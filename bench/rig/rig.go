@@ -208,6 +208,21 @@ func (r *Rig) Tail() string {
 // PID is the platform's process.
 func (r *Rig) PID() int { return r.cmd.Process.Pid }
 
+// ResidentMB is the memory that the platform's process has, in MB.
+func (r *Rig) ResidentMB() (float64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.PID()))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		var kb float64
+		if _, err := fmt.Sscanf(line, "VmRSS: %f kB", &kb); err == nil {
+			return kb / 1024, nil
+		}
+	}
+	return 0, fmt.Errorf("no VmRSS of process %d", r.PID())
+}
+
 // Signal sends the platform a signal and waits for its end.
 func (r *Rig) Signal(sig os.Signal) error {
 	if r.cmd == nil || r.cmd.Process == nil {
