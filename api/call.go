@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
-	"github.com/miosa/miosa/store"
 )
 
 // call is one request on its way through the API.
@@ -28,6 +27,10 @@ type call struct {
 	id     string // request ID
 	key    miosa.APIKey
 	tenant miosa.Tenant // none for an admin key
+
+	credential string // the API key itself
+	retry      *retry // nil without an idempotency key
+	made       made
 
 	status int   // of success
 	etag   int64 // revision of the object answered with; 0: none
@@ -143,7 +146,7 @@ func (c *call) serve() error {
 	ctx := c.r.Context()
 	if c.route.Access != accessOpen {
 		var err error
-		if c.key, err = c.s.authenticate(ctx, c.r); err != nil {
+		if c.key, c.credential, err = c.s.authenticate(ctx, c.r); err != nil {
 			return err
 		}
 		if c.tenant, err = c.s.admit(ctx, c.route, c.key); err != nil {
@@ -286,15 +289,6 @@ func (c *call) patience(wanted bool) (time.Duration, error) {
 		return 0, nil
 	}
 	return wait, nil
-}
-
-// update runs a transaction and remembers its revision as the ETag.
-func (c *call) update(fn func(tx *store.Tx) error) (int64, error) {
-	revision, err := store.Update(c.r.Context(), c.s.store, fn)
-	if err == nil {
-		c.etag = revision
-	}
-	return revision, err
 }
 
 // query is the caller's value of a query parameter, or what stands for none.

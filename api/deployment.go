@@ -44,10 +44,11 @@ func (s *Server) createDeployment(c *call, in resource.DeploymentCreate) (resour
 	if err != nil {
 		return resource.Deployment{}, err
 	}
-	if err := c.roomForDeployment(); err != nil {
-		return resource.Deployment{}, err
-	}
-	revision, err := c.update(func(tx *store.Tx) error {
+	_, err = c.update(func(tx *store.Tx) error {
+		c.made.Deployment = dep.ID
+		if err := c.roomForDeployment(); err != nil {
+			return err
+		}
 		_, ok, err := tx.Claim(store.SlugKey(dep.TenantID, dep.Slug), dep.ID)
 		if err != nil {
 			return err
@@ -68,7 +69,15 @@ func (s *Server) createDeployment(c *call, in resource.DeploymentCreate) (resour
 	if err != nil {
 		return resource.Deployment{}, err
 	}
-	dep.Revision = revision
+	return c.showMade()
+}
+
+// showMade answers with the deployment that was made or changed.
+func (c *call) showMade() (resource.Deployment, error) {
+	dep, err := c.deploymentBy(c.made.Deployment)
+	if err != nil {
+		return resource.Deployment{}, err
+	}
 	return c.showDeployment(dep)
 }
 
@@ -194,12 +203,12 @@ func (s *Server) patchDeployment(c *call, in resource.DeploymentPatch) (resource
 	if w := in.ExternalWorkspaceID; w != nil && c.key.WorkspaceID != "" && *w != c.key.WorkspaceID {
 		return resource.Deployment{}, otherWorkspace()
 	}
-	var dep miosa.Deployment
-	revision, err := c.update(func(tx *store.Tx) error {
-		var err error
-		if dep, err = c.txDeployment(tx, c.r.PathValue("id")); err != nil {
+	_, err := c.update(func(tx *store.Tx) error {
+		dep, err := c.txDeployment(tx, c.r.PathValue("id"))
+		if err != nil {
 			return err
 		}
+		c.made.Deployment = dep.ID
 		if err := c.txMatchDeployment(tx, dep); err != nil {
 			return err
 		}
@@ -226,8 +235,7 @@ func (s *Server) patchDeployment(c *call, in resource.DeploymentPatch) (resource
 	if err != nil {
 		return resource.Deployment{}, err
 	}
-	dep.Revision = revision
-	return c.showDeployment(dep)
+	return c.showMade()
 }
 
 // deleteDeployment marks the deployment: from then on it is not there for
@@ -238,12 +246,12 @@ func (s *Server) deleteDeployment(c *call, _ none) (resource.Deleted, error) {
 	if err != nil {
 		return resource.Deleted{}, err
 	}
-	var dep miosa.Deployment
 	_, err = c.update(func(tx *store.Tx) error {
-		var err error
-		if dep, err = c.txDeployment(tx, c.r.PathValue("id")); err != nil {
+		dep, err := c.txDeployment(tx, c.r.PathValue("id"))
+		if err != nil {
 			return err
 		}
+		c.made.Deployment = dep.ID
 		if err := c.txMatchDeployment(tx, dep); err != nil {
 			return err
 		}
@@ -268,10 +276,10 @@ func (s *Server) deleteDeployment(c *call, _ none) (resource.Deleted, error) {
 		return c.audit(tx, miosa.Event{DeploymentID: dep.ID, Type: "deployment.deleted", Message: message})
 	})
 	if purge && miosa.CodeOf(err) == miosa.NotFound {
-		dep.ID, err = c.purgeLeft(err)
+		c.made.Deployment, err = c.purgeLeft(err)
 	}
 	c.etag = 0
-	return resource.Deleted{ID: dep.ID, Deleted: true}, err
+	return resource.Deleted{ID: c.made.Deployment, Deleted: true}, err
 }
 
 func isPurge(v string) (bool, error) {
@@ -293,6 +301,7 @@ func (c *call) purgeLeft(absent error) (string, error) {
 	}
 	marked := false
 	_, err := c.update(func(tx *store.Tx) error {
+		c.made.Deployment = id
 		dep, err := store.Load(tx, store.Deployments, store.DeploymentKey(c.tenant.ID, id))
 		if err != nil {
 			return err

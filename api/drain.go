@@ -123,19 +123,33 @@ func (s *Server) createDrain(c *call, in resource.LogDrainCreate) (resource.LogD
 	if err != nil {
 		return resource.LogDrain{}, err
 	}
-	if err := c.roomForDrain(d); err != nil {
-		return resource.LogDrain{}, err
-	}
 	if err := c.sealDrain(&d, secrets); err != nil {
 		return resource.LogDrain{}, err
 	}
-	d.Revision, err = c.update(func(tx *store.Tx) error {
+	_, err = c.update(func(tx *store.Tx) error {
+		c.made.Drain = d.ID
+		if err := c.roomForDrain(d); err != nil {
+			return err
+		}
 		if err := store.Save(tx, store.LogDrains, d); err != nil {
 			return err
 		}
 		return c.auditDrain(tx, "created", d, "was made: it leads to "+d.Target)
 	})
-	return c.drainResource(d), err
+	if err != nil {
+		return resource.LogDrain{}, err
+	}
+	return c.showDrain()
+}
+
+// showDrain answers with the drain that was made or changed.
+func (c *call) showDrain() (resource.LogDrain, error) {
+	d, err := store.Get(c.r.Context(), c.s.store, store.LogDrains, store.LogDrainKey(c.tenant.ID, c.made.Drain))
+	c.etag = d.Revision
+	if err != nil {
+		return resource.LogDrain{}, err
+	}
+	return c.drainResource(d), nil
 }
 
 // drainSecrets are what is sealed: nil leaves a part as it is.
@@ -332,12 +346,12 @@ func (c *call) sealDrain(d *miosa.LogDrain, secrets drainSecrets) error {
 }
 
 func (s *Server) patchDrain(c *call, in resource.LogDrainPatch) (resource.LogDrain, error) {
-	var d miosa.LogDrain
-	var err error
-	_, err = c.update(func(tx *store.Tx) error {
-		if d, err = c.txDrain(tx); err != nil {
+	_, err := c.update(func(tx *store.Tx) error {
+		d, err := c.txDrain(tx)
+		if err != nil {
 			return err
 		}
+		c.made.Drain = d.ID
 		before := d
 		secrets, err := c.changeDrain(&d, in)
 		if err != nil {
@@ -362,8 +376,7 @@ func (s *Server) patchDrain(c *call, in resource.LogDrainPatch) (resource.LogDra
 	if err != nil {
 		return resource.LogDrain{}, err
 	}
-	d.Revision = c.etag
-	return c.drainResource(d), nil
+	return c.showDrain()
 }
 
 // changeDrain checks the request and changes the noun, but for its secrets.
@@ -448,19 +461,19 @@ func withheld(d miosa.LogDrain, in resource.LogDrainPatch) bool {
 }
 
 func (s *Server) deleteDrain(c *call, _ none) (resource.Deleted, error) {
-	var d miosa.LogDrain
 	_, err := c.update(func(tx *store.Tx) error {
-		var err error
-		if d, err = c.txDrain(tx); err != nil {
+		d, err := c.txDrain(tx)
+		if err != nil {
 			return err
 		}
+		c.made.Drain = d.ID
 		if err := store.Remove(tx, store.LogDrains, d); err != nil {
 			return err
 		}
 		return c.auditDrain(tx, "deleted", d, "was deleted")
 	})
 	c.etag = 0
-	return resource.Deleted{ID: d.ID, Deleted: true}, err
+	return resource.Deleted{ID: c.made.Drain, Deleted: true}, err
 }
 
 func (s *Server) testDrain(c *call, _ none) (resource.LogDrainTest, error) {

@@ -46,24 +46,43 @@ func (s *Server) publish(c *call, in resource.Publish) (resource.Published, erro
 	if err != nil {
 		return resource.Published{}, err
 	}
-	var p *publication
-	revision, err := c.update(func(tx *store.Tx) error {
-		p = &publication{c: c, in: in, plan: plan}
-		return p.write(tx)
+	_, err = c.update(func(tx *store.Tx) error {
+		p := &publication{c: c, in: in, plan: plan}
+		if err := p.write(tx); err != nil {
+			return err
+		}
+		c.made = made{Deployment: p.dep.ID, Environment: p.env.ID, Version: p.version.ID, Release: p.release.ID, Rollout: p.rollout.ID}
+		return nil
 	})
 	if err != nil {
 		return resource.Published{}, err
 	}
-	ended := false
-	if wait > 0 {
-		if p.rollout, ended, err = s.await(c.r.Context(), p.rollout, revision, wait); err != nil {
-			return resource.Published{}, err
-		}
+	begun, ended, err := c.awaitMade(wait)
+	if err != nil {
+		return resource.Published{}, err
 	}
 	if ended {
 		c.status = http.StatusOK
 	}
-	return p.result()
+	return c.published(begun)
+}
+
+// awaitMade is the rollout that was begun, and whether it is decided, as seen
+// within the limit; 0: as it stands.
+func (c *call) awaitMade(limit time.Duration) (r miosa.Rollout, ended bool, err error) {
+	ctx := c.r.Context()
+	r, err = store.Get(ctx, c.s.store, store.Rollouts, store.RolloutKey(c.tenant.ID, c.made.Deployment, c.made.Rollout))
+	switch {
+	case miosa.CodeOf(err) == miosa.NotFound:
+		return r, false, deletedMeanwhile()
+	case err != nil || limit == 0:
+		return r, false, err
+	}
+	return c.s.await(ctx, r, r.Revision, limit)
+}
+
+func deletedMeanwhile() error {
+	return conflict("deployment_deleted", "the deployment was deleted meanwhile")
 }
 
 // checkPublish finds what is wrong with a publish whatever it is of, and
@@ -347,17 +366,20 @@ func (p *publication) typed(s miosa.Service, a resource.PublishService) error {
 	return nil
 }
 
-// result shows how far the publish has come.
-func (p *publication) result() (resource.Published, error) {
-	c := p.c
-	dep, err := c.deploymentBy(p.dep.ID)
+// published shows how far the publish has come.
+func (c *call) published(begun miosa.Rollout) (resource.Published, error) {
+	dep, err := c.deploymentBy(c.made.Deployment)
 	if miosa.CodeOf(err) == miosa.NotFound {
-		return resource.Published{}, conflict("deployment_deleted", "the deployment was deleted meanwhile")
+		return resource.Published{}, deletedMeanwhile()
 	}
 	if err != nil {
 		return resource.Published{}, err
 	}
-	version, err := c.version(dep, p.version.ID)
+	version, err := c.version(dep, c.made.Version)
+	if err != nil {
+		return resource.Published{}, err
+	}
+	release, err := store.Get(c.r.Context(), c.s.store, store.Releases, store.ReleaseKey(dep.TenantID, dep.ID, c.made.Release))
 	if err != nil {
 		return resource.Published{}, err
 	}
@@ -365,7 +387,7 @@ func (p *publication) result() (resource.Published, error) {
 	if err != nil {
 		return resource.Published{}, err
 	}
-	services, err := c.serviceViews(p.env.Name, dep)
+	services, err := c.serviceViews(c.made.Environment, dep)
 	if err != nil {
 		return resource.Published{}, err
 	}
@@ -376,8 +398,8 @@ func (p *publication) result() (resource.Published, error) {
 	services = slices.DeleteFunc(services, func(s resource.Service) bool { return place(s) < 0 })
 	slices.SortFunc(services, func(a, b resource.Service) int { return place(a) - place(b) })
 	return resource.Published{
-		Deployment: shown, Version: versionResource(version, p.release.Manifest), Release: c.releaseResource(p.release, version),
-		Services: services, Rollout: rolloutResource(p.rollout), Promoted: p.rollout.Promote && isLive(p.rollout),
+		Deployment: shown, Version: versionResource(version, release.Manifest), Release: c.releaseResource(release, version),
+		Services: services, Rollout: rolloutResource(begun), Promoted: begun.Promote && isLive(begun),
 	}, nil
 }
 
@@ -394,7 +416,7 @@ func (c *call) txNoRollout(tx *store.Tx, env miosa.Environment) error {
 		return err
 	}
 	return &miosa.Error{
-		Code: miosa.Conflict, Public: "rollout_in_progress",
+		Code: miosa.Conflict, Public: "rollout_in_progress", Passing: true,
 		Message: fmt.Sprintf("a %s goes on in %s (%s, %s): wait for its end, or roll back to cancel it", live.Kind, env.Name, live.ID, live.Step),
 	}
 }
@@ -494,6 +516,9 @@ func (s *Server) await(ctx context.Context, r miosa.Rollout, revision int64, lim
 	defer cancel()
 	key := store.RolloutKey(r.TenantID, r.DeploymentID, r.ID)
 	decided := func() bool { return r.Step == miosa.StepDraining || r.Step.Terminal() }
+	if decided() {
+		return r, true, nil
+	}
 	for {
 		for batch, err := range s.store.Watch(wait, key, revision) {
 			if err != nil {
@@ -524,7 +549,7 @@ func (s *Server) await(ctx context.Context, r miosa.Rollout, revision int64, lim
 		}
 		switch {
 		case miosa.CodeOf(err) == miosa.NotFound:
-			return r, false, conflict("deployment_deleted", "the deployment was deleted meanwhile")
+			return r, false, deletedMeanwhile()
 		case err != nil && wait.Err() == nil:
 			return r, false, err
 		case decided():

@@ -166,8 +166,8 @@ func promisedDigest(h http.Header) (string, error) {
 
 // keepRelease makes the uploaded bytes a release of the deployment.
 func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifact.Stored, attribution miosa.Attribution) (resource.Release, error) {
-	var release miosa.Release
-	revision, err := c.update(func(tx *store.Tx) error {
+	_, err := c.update(func(tx *store.Tx) error {
+		var release miosa.Release
 		// It may have been deleted while the bytes came in.
 		if _, err := c.txDeployment(tx, dep.ID); err != nil {
 			return err
@@ -179,7 +179,7 @@ func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifac
 		}
 		now := c.s.now().UTC()
 		if id != "" {
-			c.status = http.StatusOK
+			c.made = made{Deployment: dep.ID, Release: id, Known: true}
 			if release, err = store.Load(tx, store.Releases, store.ReleaseKey(dep.TenantID, dep.ID, id)); err != nil {
 				return err
 			}
@@ -192,7 +192,6 @@ func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifac
 			// Its bytes had been collected; now they are back.
 			release.State, release.ReadyAt, release.ArchivedAt = miosa.ReleaseReady, now, miosa.Release{}.ArchivedAt
 		} else {
-			c.status = http.StatusCreated
 			if id, err = c.s.newID(miosa.PrefixRelease); err != nil {
 				return err
 			}
@@ -202,6 +201,7 @@ func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifac
 				Manifest: stored.Manifest, Config: stored.Config, Attribution: attribution, CreatedAt: now, ReadyAt: now,
 			}
 			tx.SetIndex(index, id, 0)
+			c.made = made{Deployment: dep.ID, Release: id}
 		}
 		if err := store.Save(tx, store.Releases, release); err != nil {
 			return err
@@ -215,8 +215,12 @@ func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifac
 	if err != nil {
 		return resource.Release{}, err
 	}
-	if release.Revision == 0 || c.status == http.StatusCreated {
-		release.Revision = revision
+	if c.made.Known {
+		c.status = http.StatusOK
+	}
+	release, err := store.Get(c.r.Context(), c.s.store, store.Releases, store.ReleaseKey(c.tenant.ID, c.made.Deployment, c.made.Release))
+	if err != nil {
+		return resource.Release{}, err
 	}
 	c.etag = release.Revision
 	return c.releaseResource(release, miosa.Version{}), nil

@@ -68,6 +68,13 @@ func (c *call) webhook(load func(key string) (miosa.Webhook, error)) (miosa.Webh
 	return hook, err
 }
 
+// showWebhook answers with the path's webhook as it is now.
+func (c *call) showWebhook() (resource.Webhook, error) {
+	hook, err := c.readWebhook()
+	c.etag = hook.Revision
+	return c.s.webhookResource(hook), err
+}
+
 func (c *call) readWebhook() (miosa.Webhook, error) {
 	return c.webhook(func(key string) (miosa.Webhook, error) {
 		return store.Get(c.r.Context(), c.s.store, store.Webhooks, key)
@@ -93,9 +100,7 @@ func (s *Server) listWebhooks(c *call) (rows[resource.Webhook], error) {
 }
 
 func (s *Server) getWebhook(c *call, _ none) (resource.Webhook, error) {
-	hook, err := c.readWebhook()
-	c.etag = hook.Revision
-	return s.webhookResource(hook), err
+	return c.showWebhook()
 }
 
 func (s *Server) createWebhook(c *call, in resource.WebhookCreate) (resource.WebhookSecret, error) {
@@ -129,6 +134,7 @@ func (s *Server) createWebhook(c *call, in resource.WebhookCreate) (resource.Web
 	}
 	hook.Secret = sealed
 	_, err = c.update(func(tx *store.Tx) error {
+		c.made = made{Webhook: hook.ID, Secret: signing}
 		all, err := collect(c, store.Webhooks, store.WebhooksOf(c.tenant.ID), nil)
 		if err != nil {
 			return err
@@ -144,7 +150,14 @@ func (s *Server) createWebhook(c *call, in resource.WebhookCreate) (resource.Web
 		}
 		return c.auditWebhook(tx, hook, "created", "a webhook to "+hostOf(hook.URL)+" was made", hook.BeginID)
 	})
-	return resource.WebhookSecret{Webhook: s.webhookResource(hook), Secret: signing}, err
+	if err != nil {
+		return resource.WebhookSecret{}, err
+	}
+	if hook, err = store.Get(c.r.Context(), s.store, store.Webhooks, store.WebhookKey(c.tenant.ID, c.made.Webhook)); err != nil {
+		return resource.WebhookSecret{}, err
+	}
+	c.etag = hook.Revision
+	return resource.WebhookSecret{Webhook: s.webhookResource(hook), Secret: c.made.Secret}, nil
 }
 
 // newWebhookSecret makes one, as it is shown and as it is kept.
@@ -176,12 +189,12 @@ func (c *call) webhookDeployment(tx *store.Tx, ref string) (string, error) {
 }
 
 func (s *Server) patchWebhook(c *call, in resource.WebhookPatch) (resource.Webhook, error) {
-	var hook miosa.Webhook
 	_, err := c.update(func(tx *store.Tx) error {
-		var err error
-		if hook, err = c.txWebhook(tx); err != nil {
+		hook, err := c.txWebhook(tx)
+		if err != nil {
 			return err
 		}
+		c.made.Webhook = hook.ID
 		if in.URL != nil {
 			hook.URL = *in.URL
 		}
@@ -215,7 +228,10 @@ func (s *Server) patchWebhook(c *call, in resource.WebhookPatch) (resource.Webho
 		}
 		return c.auditWebhook(tx, hook, "changed", "the webhook to "+hostOf(hook.URL)+" was changed", "")
 	})
-	out := s.webhookResource(hook)
+	if err != nil {
+		return resource.Webhook{}, err
+	}
+	out, err := c.showWebhook()
 	if in.Enabled != nil && *in.Enabled {
 		// The sender hears of it in a moment.
 		out.Enabled, out.DisabledAt, out.DisabledReason = true, nil, nil
@@ -224,19 +240,19 @@ func (s *Server) patchWebhook(c *call, in resource.WebhookPatch) (resource.Webho
 }
 
 func (s *Server) deleteWebhook(c *call, _ none) (resource.Deleted, error) {
-	var hook miosa.Webhook
 	_, err := c.update(func(tx *store.Tx) error {
-		var err error
-		if hook, err = c.txWebhook(tx); err != nil {
+		hook, err := c.txWebhook(tx)
+		if err != nil {
 			return err
 		}
+		c.made.Webhook = hook.ID
 		if err := store.Remove(tx, store.Webhooks, hook); err != nil {
 			return err
 		}
 		return c.auditWebhook(tx, hook, "deleted", "the webhook to "+hostOf(hook.URL)+" was deleted", "")
 	})
 	c.etag = 0
-	return resource.Deleted{ID: hook.ID, Deleted: true}, err
+	return resource.Deleted{ID: c.made.Webhook, Deleted: true}, err
 }
 
 func (s *Server) rotateWebhook(c *call, in resource.WebhookRotate) (resource.WebhookSecret, error) {
@@ -258,10 +274,11 @@ func (s *Server) rotateWebhook(c *call, in resource.WebhookRotate) (resource.Web
 		return resource.WebhookSecret{}, err
 	}
 	_, err = c.update(func(tx *store.Tx) error {
-		var err error
-		if hook, err = c.txWebhook(tx); err != nil {
+		hook, err := c.txWebhook(tx)
+		if err != nil {
 			return err
 		}
+		c.made = made{Webhook: hook.ID, Secret: signing}
 		now := s.now().UTC()
 		hook.PreviousSecret, hook.PreviousUntil = hook.Secret, now.Add(time.Duration(hours)*time.Hour)
 		if hours == 0 {
@@ -273,7 +290,11 @@ func (s *Server) rotateWebhook(c *call, in resource.WebhookRotate) (resource.Web
 		}
 		return c.auditWebhook(tx, hook, "secret_rotated", "the secret of the webhook to "+hostOf(hook.URL)+" was replaced", "")
 	})
-	return resource.WebhookSecret{Webhook: s.webhookResource(hook), Secret: signing}, err
+	if err != nil {
+		return resource.WebhookSecret{}, err
+	}
+	shown, err := c.showWebhook()
+	return resource.WebhookSecret{Webhook: shown, Secret: c.made.Secret}, err
 }
 
 func (s *Server) testWebhook(c *call, _ none) (resource.WebhookSent, error) {
@@ -286,13 +307,14 @@ func (s *Server) testWebhook(c *call, _ none) (resource.WebhookSent, error) {
 		return resource.WebhookSent{}, err
 	}
 	_, err = c.update(func(tx *store.Tx) error {
+		c.made.Event = id
 		return c.auditWebhook(tx, hook, "tested", "a test of the webhook to "+hostOf(hook.URL), id)
 	})
 	c.etag = 0
 	if err == nil {
-		err = s.webhooks.Send(hook.ID, id)
+		err = s.webhooks.Send(hook.ID, c.made.Event)
 	}
-	return resource.WebhookSent{WebhookID: hook.ID, EventID: id}, err
+	return resource.WebhookSent{WebhookID: hook.ID, EventID: c.made.Event}, err
 }
 
 func (s *Server) redeliver(c *call, _ none) (resource.WebhookSent, error) {
