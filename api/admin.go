@@ -187,7 +187,23 @@ func (c *call) writePlan(name string, in resource.PlanPut, exists bool) (resourc
 		}
 		f.between(l.name, l.v, 0, most)
 	}
-	f.between("max_log_rate", in.MaxLogRate, -1, 1<<30)
+	open := []struct {
+		name string
+		v    *int
+		of   func(*miosa.Plan) *int
+	}{
+		{"max_log_rate", in.MaxLogRate, func(p *miosa.Plan) *int { return &p.MaxLogRate }},
+		{"max_environments", in.MaxEnvironments, func(p *miosa.Plan) *int { return &p.MaxEnvironments }},
+		{"max_services", in.MaxServices, func(p *miosa.Plan) *int { return &p.MaxServices }},
+		{"max_webhooks", in.MaxWebhooks, func(p *miosa.Plan) *int { return &p.MaxWebhooks }},
+		{"max_log_drains", in.MaxLogDrains, func(p *miosa.Plan) *int { return &p.MaxLogDrains }},
+		{"max_api_keys", in.MaxAPIKeys, func(p *miosa.Plan) *int { return &p.MaxAPIKeys }},
+		{"max_releases", in.MaxReleases, func(p *miosa.Plan) *int { return &p.MaxReleases }},
+		{"max_storage_mb", in.MaxStorageMB, func(p *miosa.Plan) *int { return &p.MaxStorageMB }},
+	}
+	for _, l := range open {
+		f.between(l.name, l.v, -1, 1<<30)
+	}
 	if err := f.err(); err != nil {
 		if exists && !validLabel(name, maxSlug) {
 			err = absent("plan", name)
@@ -216,13 +232,10 @@ func (c *call) writePlan(name string, in resource.PlanPut, exists bool) (resourc
 		if in.GPU != nil {
 			p.GPU = *in.GPU
 		}
-		for _, l := range limits {
+		for _, l := range append(limits, open...) {
 			if l.v != nil {
 				*l.of(&p) = *l.v
 			}
-		}
-		if in.MaxLogRate != nil {
-			p.MaxLogRate = *in.MaxLogRate
 		}
 		p.UpdatedAt = now
 		if err := store.Save(tx, store.Plans, p); err != nil {
@@ -281,13 +294,17 @@ func (s *Server) createAPIKey(c *call, in resource.APIKeyCreate) (resource.APIKe
 	_, err = c.update(func(tx *store.Tx) error {
 		c.made = made{Key: key.ID, Secret: full}
 		if key.TenantID != "" {
-			_, err := store.Load(tx, store.Tenants, store.TenantKey(key.TenantID))
+			tenant, err := store.Load(tx, store.Tenants, store.TenantKey(key.TenantID))
 			if miosa.CodeOf(err) == miosa.NotFound {
 				return invalidField("tenant_id", "there is no such tenant")
 			}
 			if err != nil {
 				return err
 			}
+			if err := c.roomForKey(tx, tenant); err != nil {
+				return err
+			}
+			tx.SetIndex(store.APIKeyOfKey(tenant.ID, key.ID), key.Hash, 0)
 		}
 		if err := store.Save(tx, store.APIKeys, key); err != nil {
 			return err
@@ -350,6 +367,9 @@ func (s *Server) revokeAPIKey(c *call, _ none) (resource.APIKey, error) {
 			return nil
 		}
 		key.RevokedAt = s.now().UTC()
+		if key.TenantID != "" {
+			tx.DropIndex(store.APIKeyOfKey(key.TenantID, key.ID))
+		}
 		if err := store.Save(tx, store.APIKeys, key); err != nil {
 			return err
 		}

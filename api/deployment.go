@@ -44,17 +44,17 @@ func (s *Server) createDeployment(c *call, in resource.DeploymentCreate) (resour
 	if err != nil {
 		return resource.Deployment{}, err
 	}
-	_, err = c.update(func(tx *store.Tx) error {
+	_, err = c.updateRoom(func(tx *store.Tx) error {
 		c.made.Deployment = dep.ID
-		if err := c.roomForDeployment(); err != nil {
+		if err := c.roomForDeployment(tx); err != nil {
 			return err
 		}
-		_, ok, err := tx.Claim(store.SlugKey(dep.TenantID, dep.Slug), dep.ID)
+		holder, ok, err := tx.Claim(store.SlugKey(dep.TenantID, dep.Slug), dep.ID)
 		if err != nil {
 			return err
 		}
 		if !ok {
-			return conflict("name_taken", fmt.Sprintf("there is a deployment with the slug %q already: choose another name", dep.Slug))
+			return c.nameTaken(holder, dep.Slug)
 		}
 		if err := store.Save(tx, store.Deployments, dep); err != nil {
 			return err
@@ -128,26 +128,17 @@ func (c *call) newDeployment(in resource.DeploymentCreate) (miosa.Deployment, er
 	}, nil
 }
 
-// roomForDeployment checks the plan's number of deployments. Two requests at
-// the same moment may both pass: the limit guards against growth, not by one.
-func (c *call) roomForDeployment() error {
-	plan, err := c.plan()
-	if err != nil {
+// nameTaken: who does not see the holder of a slug learns no more than that the
+// name cannot be had, which the public URL would tell as well.
+func (c *call) nameTaken(holder, slug string) error {
+	_, err := c.deploymentBy(holder)
+	switch {
+	case miosa.CodeOf(err) == miosa.NotFound:
+		return conflict("name_taken", "this name cannot be had: choose another")
+	case err != nil:
 		return err
 	}
-	n := 0
-	for d, err := range store.List(c.r.Context(), c.s.store, store.Deployments, store.DeploymentsOf(c.tenant.ID), store.ScanOptions{}) {
-		if err != nil {
-			return err
-		}
-		if d.DeletedAt.IsZero() {
-			n++
-		}
-	}
-	if n >= plan.MaxDeployments {
-		return quota(fmt.Sprintf("plan %s allows %d deployments: delete one, or ask the operator for another plan", plan.Name, plan.MaxDeployments))
-	}
-	return nil
+	return conflict("name_taken", fmt.Sprintf("there is a deployment with the slug %q already: choose another name", slug))
 }
 
 // addEnvironment makes an environment; its name must be free.

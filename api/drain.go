@@ -25,9 +25,8 @@ type Drains interface {
 
 const (
 	// maxDrains bounds the drains of one workspace, and of those of none
-	// together; maxTenantDrains those of a tenant.
-	maxDrains       = 10
-	maxTenantDrains = 200
+	// together; the plan those of a tenant.
+	maxDrains = 10
 )
 
 const drainNotes = "Lines go out as they come, at least once, each instance's in their order: as NDJSON over HTTPS (gzip), syslog (RFC 5424 over TLS) or OTLP/HTTP logs. " +
@@ -126,9 +125,9 @@ func (s *Server) createDrain(c *call, in resource.LogDrainCreate) (resource.LogD
 	if err := c.sealDrain(&d, secrets); err != nil {
 		return resource.LogDrain{}, err
 	}
-	_, err = c.update(func(tx *store.Tx) error {
+	_, err = c.updateRoom(func(tx *store.Tx) error {
 		c.made.Drain = d.ID
-		if err := c.roomForDrain(d); err != nil {
+		if err := c.roomForDrain(tx, d); err != nil {
 			return err
 		}
 		if err := store.Save(tx, store.LogDrains, d); err != nil {
@@ -279,30 +278,6 @@ func (c *call) checkDrainSecrets(f *faults, d *miosa.LogDrain, secrets drainSecr
 	case token && names["Authorization"]:
 		f.add("token", "is sent as Authorization, which headers set too: choose one")
 	}
-}
-
-// roomForDrain checks the numbers. Two requests at the same moment may both
-// pass: the limit guards against growth, not by one.
-func (c *call) roomForDrain(d miosa.LogDrain) error {
-	all, same := 0, 0
-	for other, err := range store.List(c.r.Context(), c.s.store, store.LogDrains, store.LogDrainsOf(c.tenant.ID), store.ScanOptions{}) {
-		if err != nil {
-			return err
-		}
-		all++
-		if other.WorkspaceID == d.WorkspaceID {
-			same++
-		}
-	}
-	switch {
-	case same >= maxDrains && d.WorkspaceID != "":
-		return quota(fmt.Sprintf("a workspace may have %d log drains: delete one", maxDrains))
-	case same >= maxDrains:
-		return quota(fmt.Sprintf("there may be %d log drains without a workspace: delete one", maxDrains))
-	case all >= maxTenantDrains:
-		return quota(fmt.Sprintf("a tenant may have %d log drains: delete one", maxTenantDrains))
-	}
-	return nil
 }
 
 // sealDrain puts the secrets into the noun.

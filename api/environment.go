@@ -29,9 +29,12 @@ func (s *Server) createEnvironment(c *call, in resource.EnvironmentCreate) (reso
 	if err := f.err(); err != nil {
 		return resource.Environment{}, err
 	}
-	_, err := c.update(func(tx *store.Tx) error {
+	_, err := c.updateRoom(func(tx *store.Tx) error {
 		dep, err := c.txDeployment(tx, c.r.PathValue("id"))
 		if err != nil {
+			return err
+		}
+		if err := c.roomForEnvironment(tx, dep); err != nil {
 			return err
 		}
 		env, err := c.addEnvironment(tx, dep, in.Name)

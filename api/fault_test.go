@@ -387,6 +387,7 @@ func TestUploads(t *testing.T) {
 	p.want(201, "POST", path, "hello", "Content-Type: application/zstd", right, "X-Note: a")
 	p.want(200, "POST", path, "hello", "Content-Type: application/zstd", "Digest: sha-256=LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=")
 	p.want(200, "POST", path, "hello", "Content-Type: application/zstd", "Content-Digest: md5=:AAAA:, sha-256=:LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=:")
+	p.want(200, "POST", path, "hello", "Content-Type: application/zstd", right, "Digest: sha-256=LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=")
 	for _, c := range []struct {
 		status int
 		code   string
@@ -396,6 +397,9 @@ func TestUploads(t *testing.T) {
 		{422, "digest_mismatch", "", []string{"Content-Digest: sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:"}},
 		{422, "digest_malformed", "", []string{"Content-Digest: sha-256=:xyz:"}},
 		{422, "digest_malformed", "", []string{"Content-Digest: nonsense"}},
+		{422, "digest_mismatch", "", []string{right, "Digest: sha-256=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}},
+		{422, "digest_malformed", "", []string{right, "Digest: sha-256=xyz"}},
+		{422, "digest_mismatch", "", []string{right + ", sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:"}},
 		{415, "unsupported_media_type", "", []string{"Content-Type: text/html"}},
 		{422, "validation_failed", "?kind=exe", nil},
 		{409, "release_kind_differs", "?kind=oci", nil},

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/miosa/miosa"
@@ -129,7 +130,7 @@ func (c *call) fingerprint(body []byte) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%s?%s\n", c.r.URL.Path, c.r.URL.RawQuery)
 	if c.route.Upload {
-		fmt.Fprintf(h, "%s\n%s\n%d", c.r.Header.Get("Content-Digest"), c.r.Header.Get("Digest"), c.r.ContentLength)
+		fmt.Fprintf(h, "%s\n%s\n%d", strings.Join(c.r.Header.Values("Content-Digest"), ","), strings.Join(c.r.Header.Values("Digest"), ","), c.r.ContentLength)
 	}
 	h.Write(body)
 	return hex.EncodeToString(h.Sum(nil))

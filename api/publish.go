@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -46,7 +45,7 @@ func (s *Server) publish(c *call, in resource.Publish) (resource.Published, erro
 	if err != nil {
 		return resource.Published{}, err
 	}
-	_, err = c.update(func(tx *store.Tx) error {
+	_, err = c.updateRoom(func(tx *store.Tx) error {
 		p := &publication{c: c, in: in, plan: plan}
 		if err := p.write(tx); err != nil {
 			return err
@@ -162,6 +161,9 @@ func (p *publication) write(tx *store.Tx) error {
 	if p.env, err = p.c.txEnvironment(tx, p.dep, p.in.Environment); err != nil {
 		return err
 	}
+	if most := planLimit(p.plan, func(plan miosa.Plan) int { return plan.MaxServices }); most >= 0 && len(p.in.Services) > most {
+		return quota(fmt.Sprintf("plan %s allows %d services a version, and these are %d: publish fewer, or ask the operator for another plan", p.plan.Name, most, len(p.in.Services)))
+	}
 	if err := p.c.txNoRollout(tx, p.env); err != nil {
 		return err
 	}
@@ -184,7 +186,7 @@ func (p *publication) write(tx *store.Tx) error {
 	if err != nil {
 		return err
 	}
-	if err := p.c.room(p.plan, p.env, p.all); err != nil {
+	if err := p.c.room(tx, p.plan, p.env, p.all); err != nil {
 		return err
 	}
 	var f faults
@@ -342,6 +344,9 @@ func (p *publication) service(tx *store.Tx, a resource.PublishService) (miosa.Se
 		}
 		return s, store.Save(tx, store.Services, s)
 	}
+	if err := roomForService(p.plan, len(p.all)); err != nil {
+		return miosa.Service{}, err
+	}
 	id, err := c.s.newID(miosa.PrefixService)
 	if err != nil {
 		return miosa.Service{}, err
@@ -443,11 +448,19 @@ func (c *call) startVersion(tx *store.Tx, dep *miosa.Deployment, env miosa.Envir
 	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
 		return fail(err)
 	}
+	bootable := 0
 	for old, err := range store.List(c.r.Context(), c.s.store, store.Versions, store.VersionsOf(dep.TenantID, dep.ID), store.ScanOptions{}) {
 		if err != nil {
 			return fail(err)
 		}
 		v.Number = max(v.Number, old.Number)
+		if old.EnvironmentID == env.ID && old.State != miosa.VersionArchived {
+			bootable++
+		}
+	}
+	if bootable >= maxBootable {
+		return fail(&miosa.Error{Code: miosa.Limited, Public: "too_many_versions", Message: fmt.Sprintf(
+			"%s has %d versions that could be booted, which is the limit: all but the newest %d are archived within the hour, try again then", env.Name, bootable, keptVersions)})
 	}
 	v.Number++
 	if v.ID, err = c.s.newID(miosa.PrefixVersion); err != nil {
@@ -556,55 +569,4 @@ func (s *Server) await(ctx context.Context, r miosa.Rollout, revision int64, lim
 			return r, true, nil
 		}
 	}
-}
-
-// room checks the plan's number of instances: what the tenant's services ask
-// for, and the environment's once more, for old and new side by side.
-func (c *call) room(plan miosa.Plan, env miosa.Environment, changed []miosa.Service) error {
-	replicas := map[string]int{}
-	deps, err := c.allDeployments()
-	if err != nil {
-		return err
-	}
-	for s, err := range store.List(c.r.Context(), c.s.store, store.Services, store.ServicesOf(c.tenant.ID, ""), store.ScanOptions{}) {
-		if err != nil {
-			return err
-		}
-		if deps[s.DeploymentID] {
-			replicas[s.ID] = s.DesiredReplicas
-		}
-	}
-	double := 0
-	for _, s := range changed {
-		if s.DesiredReplicas > plan.MaxReplicas {
-			return quota(fmt.Sprintf("service %s: plan %s allows %d instances a service, not %d", s.Name, plan.Name, plan.MaxReplicas, s.DesiredReplicas))
-		}
-		replicas[s.ID] = s.DesiredReplicas
-		if env.ID != "" && s.EnvironmentID == env.ID {
-			double += s.DesiredReplicas
-		}
-	}
-	total := double
-	for _, id := range slices.Sorted(maps.Keys(replicas)) {
-		total += replicas[id]
-	}
-	if total > plan.MaxInstances {
-		return quota(fmt.Sprintf("plan %s allows %d instances in all, old and new ones of a publish together; this needs %d", plan.Name, plan.MaxInstances, total))
-	}
-	return nil
-}
-
-// allDeployments are the tenant's that are not deleted, also those that a
-// restricted key does not see: quotas are the tenant's.
-func (c *call) allDeployments() (map[string]bool, error) {
-	all := map[string]bool{}
-	for d, err := range store.List(c.r.Context(), c.s.store, store.Deployments, store.DeploymentsOf(c.tenant.ID), store.ScanOptions{}) {
-		if err != nil {
-			return nil, err
-		}
-		if d.DeletedAt.IsZero() {
-			all[d.ID] = true
-		}
-	}
-	return all, nil
 }

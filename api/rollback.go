@@ -53,7 +53,7 @@ func (c *call) move(m move) (resource.Promoted, error) {
 	if err != nil {
 		return resource.Promoted{}, err
 	}
-	_, err = c.update(func(tx *store.Tx) error {
+	_, err = c.updateRoom(func(tx *store.Tx) error {
 		dep, err := c.txDeployment(tx, c.r.PathValue("id"))
 		if err != nil {
 			return err
@@ -274,7 +274,7 @@ func (c *call) txCarry(tx *store.Tx, dep *miosa.Deployment, env miosa.Environmen
 		spec.ServiceID = s.ID
 		specs = append(specs, spec)
 	}
-	if err := c.room(plan, env, p.all); err != nil {
+	if err := c.room(tx, plan, env, p.all); err != nil {
 		return miosa.Version{}, miosa.Rollout{}, err
 	}
 	return c.startVersion(tx, dep, env, miosa.Version{

@@ -88,6 +88,7 @@ type Server struct {
 	store     store.Store
 	uploads   Uploads
 	receiving receiving
+	rooms     rooms
 	secrets   Sealer
 	logs      LogReader
 	drains    Drains
@@ -125,7 +126,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		cfg.Storage = "local"
 	}
 	s := &Server{
-		cfg: cfg, store: deps.Store, uploads: deps.Uploads, receiving: receiving{n: map[string]int{}}, secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, events: deps.Events, webhooks: deps.Webhooks, metrics: deps.Metrics, usage: deps.Usage, log: deps.Log,
+		cfg: cfg, store: deps.Store, uploads: deps.Uploads, receiving: receiving{n: map[string]int{}}, rooms: rooms{of: map[string]*room{}}, secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, events: deps.Events, webhooks: deps.Webhooks, metrics: deps.Metrics, usage: deps.Usage, log: deps.Log,
 		now: deps.Now, random: deps.Random, ready: deps.Ready, mux: http.NewServeMux(),
 	}
 	if s.now == nil {

@@ -230,7 +230,7 @@ func (c *call) changeService(at store.Location, change serviceChange) (resource.
 	if err != nil {
 		return resource.Service{}, err
 	}
-	_, err = c.update(func(tx *store.Tx) error {
+	_, err = c.updateRoom(func(tx *store.Tx) error {
 		dep, err := c.txDeployment(tx, at.DeploymentID)
 		if err != nil {
 			return err
@@ -324,7 +324,7 @@ func (c *call) txService(tx *store.Tx, s miosa.Service, p resource.ServicePatch,
 		}
 	}
 	if p.DesiredReplicas != nil {
-		if err := c.room(plan, miosa.Environment{}, []miosa.Service{s}); err != nil {
+		if err := c.room(tx, plan, miosa.Environment{}, []miosa.Service{s}); err != nil {
 			return s, err
 		}
 	}
@@ -372,7 +372,7 @@ func (c *call) txRefreeze(tx *store.Tx, dep *miosa.Deployment, env miosa.Environ
 	if err := fits(plan, s.Name, specs[n].Resources); err != nil {
 		return miosa.Rollout{}, err
 	}
-	if err := c.room(plan, env, []miosa.Service{s}); err != nil {
+	if err := c.room(tx, plan, env, []miosa.Service{s}); err != nil {
 		return miosa.Rollout{}, err
 	}
 	_, begun, err := c.startVersion(tx, dep, env, miosa.Version{

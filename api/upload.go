@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"mime"
 	"net/http"
 	"strings"
@@ -85,11 +86,47 @@ func (s *Server) uploadRelease(c *call, _ none) (resource.Release, error) {
 		}
 	}
 	defer s.receiving.end(c.tenant.ID)
+	plan, err := c.plan()
+	if err != nil {
+		return resource.Release{}, err
+	}
+	left, err := c.storageLeft(plan)
+	if err != nil {
+		return resource.Release{}, err
+	}
+	known := store.Entry{}
+	if upload.SHA256 != "" {
+		if known, err = s.store.Get(c.r.Context(), store.ReleaseSHAKey(dep.TenantID, dep.ID, upload.SHA256)); err != nil {
+			return resource.Release{}, err
+		}
+	}
+	switch {
+	case known.Revision != 0: // it costs nothing more
+	case left >= 0 && (left == 0 || c.r.ContentLength > left):
+		return resource.Release{}, tooMuchStored(plan, left)
+	case left >= 0:
+		upload.Body = &boundedReader{upload.Body, left, tooMuchStored(plan, left)}
+	}
 	stored, err := s.uploads.Receive(c.r.Context(), upload)
 	if err != nil {
 		return resource.Release{}, err
 	}
 	return c.keepRelease(dep, upload.Kind, stored, attribution)
+}
+
+// boundedReader ends with over behind left bytes.
+type boundedReader struct {
+	io.Reader
+	left int64
+	over error
+}
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, b.over
+	}
+	return n, err
 }
 
 // uploadOf reads what the headers and the query say of the body.
@@ -132,8 +169,9 @@ func (c *call) uploadOf() (artifact.Upload, error) {
 	return u, err
 }
 
-// promisedDigest is the SHA-256 of Content-Digest (RFC 9530) or of the older
-// Digest header, hex; "" when neither promises one.
+// promisedDigest is the SHA-256 of Content-Digest (RFC 9530) and of the older
+// Digest header, hex; "" when neither promises one. All that are there must
+// promise the same.
 func promisedDigest(h http.Header) (string, error) {
 	bad := &miosa.Error{
 		Code: miosa.Invalid, Public: "digest_malformed",
@@ -148,6 +186,7 @@ func promisedDigest(h http.Header) (string, error) {
 		}
 		return hex.EncodeToString(raw), nil
 	}
+	promised := ""
 	for _, form := range []struct{ header, open, shut string }{{"Content-Digest", ":", ":"}, {"Digest", "", ""}} {
 		for _, line := range h.Values(form.header) {
 			for part := range strings.SplitSeq(line, ",") {
@@ -155,18 +194,29 @@ func promisedDigest(h http.Header) (string, error) {
 				if !ok {
 					return "", bad
 				}
-				if strings.EqualFold(name, "sha-256") {
-					return read(value, form.open, form.shut)
+				if !strings.EqualFold(name, "sha-256") {
+					continue
 				}
+				sum, err := read(value, form.open, form.shut)
+				if err != nil {
+					return "", err
+				}
+				if promised != "" && promised != sum {
+					return "", &miosa.Error{
+						Code: miosa.Invalid, Public: "digest_mismatch",
+						Message: "the headers promise two different digests, so the bytes cannot be those of both: send one",
+					}
+				}
+				promised = sum
 			}
 		}
 	}
-	return "", nil
+	return promised, nil
 }
 
 // keepRelease makes the uploaded bytes a release of the deployment.
 func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifact.Stored, attribution miosa.Attribution) (resource.Release, error) {
-	_, err := c.update(func(tx *store.Tx) error {
+	_, err := c.updateRoom(func(tx *store.Tx) error {
 		var release miosa.Release
 		// It may have been deleted while the bytes came in.
 		if _, err := c.txDeployment(tx, dep.ID); err != nil {
@@ -190,8 +240,14 @@ func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifac
 				return nil
 			}
 			// Its bytes had been collected; now they are back.
+			if err := c.roomForRelease(tx, stored.Blob.Size); err != nil {
+				return err
+			}
 			release.State, release.ReadyAt, release.ArchivedAt = miosa.ReleaseReady, now, miosa.Release{}.ArchivedAt
 		} else {
+			if err := c.roomForRelease(tx, stored.Blob.Size); err != nil {
+				return err
+			}
 			if id, err = c.s.newID(miosa.PrefixRelease); err != nil {
 				return err
 			}

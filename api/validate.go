@@ -25,7 +25,7 @@ const (
 	maxPath        = 1024
 	maxMetadata    = 16 << 10
 	maxExternalID  = 200
-	maxServices    = 20
+	maxServices    = 40 // of one publish, whatever the plan: one transaction holds them
 	maxVarName     = 256
 	maxVarValue    = 64 << 10
 	maxVars        = 500

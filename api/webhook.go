@@ -25,7 +25,6 @@ type WebhookSender interface {
 }
 
 const (
-	maxWebhooks    = 20 // of a tenant
 	maxWebhookURL  = 2000
 	maxDescription = 200
 	maxTypes       = 50
@@ -133,14 +132,10 @@ func (s *Server) createWebhook(c *call, in resource.WebhookCreate) (resource.Web
 		return resource.WebhookSecret{}, err
 	}
 	hook.Secret = sealed
-	_, err = c.update(func(tx *store.Tx) error {
+	_, err = c.updateRoom(func(tx *store.Tx) error {
 		c.made = made{Webhook: hook.ID, Secret: signing}
-		all, err := collect(c, store.Webhooks, store.WebhooksOf(c.tenant.ID), nil)
-		if err != nil {
+		if err := c.roomForWebhook(tx); err != nil {
 			return err
-		}
-		if len(all) >= maxWebhooks {
-			return conflict("too_many_webhooks", fmt.Sprintf("a tenant has at most %d webhooks: delete one first", maxWebhooks))
 		}
 		if hook.DeploymentID, err = c.webhookDeployment(tx, in.DeploymentID); err != nil {
 			return err

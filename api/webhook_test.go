@@ -97,7 +97,7 @@ func TestWebhooksAreChecked(t *testing.T) {
 	for range 18 {
 		p.want(201, "POST", "/webhooks", map[string]any{"url": "https://example.com"})
 	}
-	if a := p.want(409, "POST", "/webhooks", map[string]any{"url": "https://example.com"}); a.code() != "too_many_webhooks" {
+	if a := p.want(402, "POST", "/webhooks", map[string]any{"url": "https://example.com"}); a.code() != "quota_exceeded" {
 		t.Errorf("%s", a.Raw)
 	}
 	p.want(200, "DELETE", "/webhooks/"+id, nil)
