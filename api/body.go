@@ -50,7 +50,7 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 			}
 		}
 	}
-	return raw, nil
+	return raw, onlyText(raw)
 }
 
 func tooLarge() error {

@@ -153,6 +153,9 @@ func (c *call) serve() error {
 			return err
 		}
 	}
+	if err := onlyTextIn(c.r.URL.Query()); err != nil {
+		return err
+	}
 	if c.route.Stream != nil && wantsStream(c.r) {
 		return c.route.Stream(c.s, c, c.w)
 	}

@@ -152,7 +152,7 @@ func (f *faults) metadata(field string, m map[string]any) {
 }
 
 func (f *faults) external(field, v string) {
-	if len(v) > maxExternalID || strings.ContainsFunc(v, unicode.IsControl) {
+	if len(v) > maxExternalID || !utf8.ValidString(v) || strings.ContainsFunc(v, unicode.IsControl) {
 		f.add(field, "may have at most %d visible characters", maxExternalID)
 	}
 }

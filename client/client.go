@@ -160,6 +160,9 @@ func Query(name, value string) Option {
 func (c *Client) request(method, path string, body any, options []Option) (*request, error) {
 	r := &request{method: method, path: path, query: url.Values{}, header: http.Header{}}
 	if body != nil {
+		if err := onlyText(body); err != nil {
+			return nil, err
+		}
 		raw, err := json.Marshal(body)
 		if err != nil {
 			return nil, fmt.Errorf("write request: %w", err)
