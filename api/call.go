@@ -153,9 +153,6 @@ func (c *call) serve() error {
 			return err
 		}
 	}
-	if err := onlyTextIn(c.r.URL.Query()); err != nil {
-		return err
-	}
 	if c.route.Stream != nil && wantsStream(c.r) {
 		return c.route.Stream(c.s, c, c.w)
 	}
@@ -164,6 +161,11 @@ func (c *call) serve() error {
 	}
 	if c.route.CSV != nil && (c.route.table() || wantsCSV(c.r)) {
 		return c.route.CSV(c.s, c, c.w)
+	}
+	if c.route.mutates() {
+		if err := onlyTextIn(c.r.URL.Query()); err != nil {
+			return err
+		}
 	}
 	var body []byte
 	if c.route.mutates() && !c.route.Upload {

@@ -3,6 +3,9 @@ package api
 import (
 	"cmp"
 	"fmt"
+	"strings"
+
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
@@ -15,8 +18,9 @@ func (s *Server) listDeployments(c *call) (rows[resource.Deployment], error) {
 	if project := c.r.PathValue("project_id"); project != "" {
 		f.project = project
 	}
+	name := norm.NFC.String(strings.TrimSpace(c.r.URL.Query().Get("name")))
 	deps, err := collect(c, store.Deployments, store.DeploymentsOf(c.tenant.ID), func(d miosa.Deployment) bool {
-		return d.DeletedAt.IsZero() && c.sees(d.Attribution) && f.passes(string(d.State), d.ProjectID, d.Attribution)
+		return (name == "" || name == d.Slug || name == norm.NFC.String(d.Name)) && d.DeletedAt.IsZero() && c.sees(d.Attribution) && f.passes(string(d.State), d.ProjectID, d.Attribution)
 	})
 	return newest(deps, func(d miosa.Deployment) string { return d.ID }, func(d miosa.Deployment) (resource.Deployment, error) {
 		v, _, err := c.deploymentView(d)

@@ -194,6 +194,12 @@ func merge(vars *miosa.Vars, values map[string]*string, fresh map[string]miosa.V
 	existed := map[string]bool{}
 	for _, v := range vars.Vars {
 		existed[v.Key] = true
+		// A secret stays one until it is deleted: who sets it anew may have
+		// left that out.
+		if f, ok := fresh[v.Key]; ok && v.Secret {
+			f.Secret, f.Preview = true, preview("", true)
+			fresh[v.Key] = f
+		}
 		if _, changed := values[v.Key]; !changed {
 			kept = append(kept, v)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"strconv"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 
@@ -131,12 +132,13 @@ func fieldAt(raw []byte, at int) string {
 	}
 }
 
-// onlyTextIn refuses query parameters that are not text.
+// onlyTextIn refuses query parameters of a mutation that are not text: they may
+// be kept.
 func onlyTextIn(q url.Values) error {
 	for name, values := range q {
 		for _, v := range values {
 			if !utf8.ValidString(name) || !utf8.ValidString(v) {
-				return invalidField(fmt.Sprintf("%.100q", name), "is not UTF-8 in the query")
+				return invalidField(strings.ToValidUTF8(name[:min(len(name), 100)], "?"), "is not UTF-8 in the query")
 			}
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"golang.org/x/text/unicode/norm"
+
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
 )
@@ -43,7 +45,8 @@ func (f *faults) err() error { return invalid(*f) }
 
 // name checks a name and returns it trimmed.
 func (f *faults) name(field, v string) string {
-	v = strings.TrimSpace(v)
+	// One form for what looks the same: names are compared.
+	v = norm.NFC.String(strings.TrimSpace(v))
 	n := utf8.RuneCountInString(v)
 	switch {
 	case n == 0:
