@@ -29,6 +29,7 @@ const (
 	maxDescription = 200
 	maxTypes       = 50
 	rotationHours  = 24
+	maxOldSecrets  = 4 // that sign beside the present one
 )
 
 func webhookRoutes() []*route {
@@ -45,7 +46,7 @@ func webhookRoutes() []*route {
 		{Method: post, Pattern: "/webhooks/{id}/test", Access: accessTenant, Operation: "testWebhook", Summary: "Send a test event", Status: 202,
 			Notes: "An event of type webhook.tested goes out at once, whatever the webhook's filter.", Handle: one((*Server).testWebhook)},
 		{Method: post, Pattern: "/webhooks/{id}/rotate-secret", Access: accessTenant, Operation: "rotateWebhookSecret", Summary: "Replace a webhook's secret", SecretReply: true,
-			Notes: "The new one is in this answer and nowhere else. For a while deliveries carry a signature of each.", Handle: one((*Server).rotateWebhook)},
+			Notes: "The new one is in this answer and nowhere else. For a while, 24 hours unless previous_hours says otherwise, deliveries carry a signature of the former one too; rotated again meanwhile, of each, at most 4: 429 too_many_secrets. previous_hours 0 ends all former ones at once.", Handle: one((*Server).rotateWebhook)},
 		{Method: get, Pattern: "/webhooks/{id}/deliveries", Access: accessTenant, Operation: "listDeliveries", Tag: "webhooks", Summary: "How a webhook's latest deliveries went",
 			Notes: "The last 50, newest first.", Handle: many((*Server).listDeliveries)},
 		{Method: post, Pattern: "/webhooks/{id}/deliveries/{event_id}/redeliver", Access: accessTenant, Operation: "redeliver", Tag: "webhooks", Summary: "Send an event again",
@@ -275,9 +276,19 @@ func (s *Server) rotateWebhook(c *call, in resource.WebhookRotate) (resource.Web
 		}
 		c.made = made{Webhook: hook.ID, Secret: signing}
 		now := s.now().UTC()
-		hook.PreviousSecret, hook.PreviousUntil = hook.Secret, now.Add(time.Duration(hours)*time.Hour)
-		if hours == 0 {
-			hook.PreviousSecret, hook.PreviousUntil = nil, time.Time{}
+		// What was promised to a former secret holds, but for an end at once:
+		// whoever asks for that trusts none of them any more.
+		old := hook.OldSecrets(now)
+		switch {
+		case hours == 0:
+			hook.PreviousSecret, hook.PreviousUntil, hook.Earlier = nil, time.Time{}, nil
+		case len(old) >= maxOldSecrets:
+			next := slices.MinFunc(old, func(a, b miosa.OldSecret) int { return a.Until.Compare(b.Until) }).Until
+			return &miosa.Error{Code: miosa.Limited, Public: "too_many_secrets", Message: fmt.Sprintf(
+				"%d former secrets still sign, as was promised, which is the limit: rotate again after %s, or with previous_hours 0, which ends them all at once",
+				len(old), next.UTC().Format(time.RFC3339))}
+		default:
+			hook.PreviousSecret, hook.PreviousUntil, hook.Earlier = hook.Secret, now.Add(time.Duration(hours)*time.Hour), old
 		}
 		hook.Secret, hook.UpdatedAt = sealed, now
 		if err := store.Save(tx, store.Webhooks, hook); err != nil {
