@@ -24,10 +24,12 @@ func (s *Server) authenticate(ctx context.Context, r *http.Request) (found miosa
 		Code: miosa.Unauthenticated, Public: "invalid_api_key",
 		Message: "the API key is malformed, unknown or revoked",
 	}
-	scheme, key, ok := strings.Cut(header, " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") {
+	// One space or more (RFC 9110, 11.6.2).
+	words := strings.Fields(header)
+	if len(words) != 2 || !strings.EqualFold(words[0], "Bearer") {
 		return miosa.APIKey{}, "", refused
 	}
+	key := words[1]
 	// What can't be a key is not worth asking the store.
 	if _, ok := secret.APIKeyRole(key); !ok {
 		return miosa.APIKey{}, "", refused

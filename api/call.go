@@ -217,11 +217,17 @@ func (c *call) write(answer reply) {
 
 func etag(revision int64) string { return `"` + strconv.FormatInt(revision, 10) + `"` }
 
+// ifMatch is the header, all its lines as one list; without a tag: not given.
+func (c *call) ifMatch() (list string, given bool) {
+	list = strings.Join(c.r.Header.Values("If-Match"), ",")
+	return list, strings.Trim(list, ", \t") != ""
+}
+
 // match honours If-Match: the object that is about to be changed must have
 // one of the revisions that the caller knows.
 func (c *call) match(revision int64) error {
-	header := c.r.Header.Get("If-Match")
-	if header == "" {
+	header, given := c.ifMatch()
+	if !given {
 		return nil
 	}
 	for tag := range strings.SplitSeq(header, ",") {
@@ -258,7 +264,7 @@ func absent(noun, id string) error {
 
 // wantsStream reports whether the caller asks for server-sent events.
 func wantsStream(r *http.Request) bool {
-	return strings.Contains(r.Header.Get("Accept"), "text/event-stream") || isTrue(r.URL.Query().Get("follow"))
+	return strings.Contains(strings.Join(r.Header.Values("Accept"), ","), "text/event-stream") || isTrue(r.URL.Query().Get("follow"))
 }
 
 func isTrue(v string) bool { return v == "true" || v == "1" }

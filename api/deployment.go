@@ -165,7 +165,7 @@ func (c *call) addEnvironment(tx *store.Tx, dep miosa.Deployment, name string) (
 
 // txMatchDeployment checks If-Match against a deployment as it is shown.
 func (c *call) txMatchDeployment(tx *store.Tx, dep miosa.Deployment) error {
-	if c.r.Header.Get("If-Match") == "" {
+	if _, given := c.ifMatch(); !given {
 		return nil
 	}
 	env, err := c.txEnvironment(tx, dep, miosa.Production)

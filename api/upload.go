@@ -152,6 +152,13 @@ func (c *call) uploadOf() (artifact.Upload, error) {
 			}
 		}
 	}
+	// The digest is of the bytes as they come, and so is what is kept.
+	if list := strings.Join(c.r.Header.Values("Content-Encoding"), ","); list != "" && !strings.EqualFold(list, "identity") {
+		return u, &miosa.Error{
+			Code: miosa.Unsupported, Public: "unsupported_content_encoding",
+			Message: fmt.Sprintf("an artefact has no Content-Encoding (%q): say how it is compressed with its Content-Type, %s or %s", list, mediaGzip, mediaZstd),
+		}
+	}
 	kind := c.r.URL.Query().Get("kind")
 	switch kind {
 	case "":

@@ -129,7 +129,7 @@ func ExitCode(err error) int {
 		return exitUsage
 	case errors.As(err, &outcome), strings.HasPrefix(client.Code(err), "rollout_") && client.Code(err) != "rollout_in_progress":
 		return exitNotLive
-	case errors.As(err, &platform), errors.Is(err, client.ErrNoPlatform), client.Unreachable(err) && !errors.Is(err, context.Canceled):
+	case errors.As(err, &platform), errors.Is(err, client.ErrNoPlatform), client.NotAPI(err), client.Unreachable(err) && !errors.Is(err, context.Canceled):
 		return exitNoPlatform
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
