@@ -364,6 +364,6 @@ func cell(text string) string {
 }
 
 func wantsCSV(r *http.Request) bool {
-	accept := r.Header.Get("Accept")
+	accept := strings.Join(r.Header.Values("Accept"), ",")
 	return strings.Contains(accept, "text/csv") && !strings.Contains(accept, "application/json")
 }

@@ -463,9 +463,29 @@ func TestPlatformRestarts(t *testing.T) {
 		same(t)
 	})
 	t.Run("SIGKILL in the middle of a publish", func(t *testing.T) {
-		resp, err := j.Do(j.ctx, http.MethodPost, "/deployments/"+dep+"/publish", body(rel, "serve", nil))
-		if err != nil || resp.Status != http.StatusAccepted {
-			t.Fatalf("%d %s %v", resp.Status, resp.Body, err)
+		// Its retry finds the same publish, and waits on.
+		publish := func() (rig.Response, error) {
+			return j.Do(j.ctx, http.MethodPost, "/deployments/"+dep+"/publish?wait=true", body(rel, "serve", nil), "Idempotency-Key", "killed")
+		}
+		cut := make(chan error, 1)
+		go func() {
+			_, err := publish()
+			cut <- err
+		}()
+		var begun struct {
+			Rollout string `json:"rollout_id"`
+		}
+		j.until("the publish has begun", func() bool {
+			return j.Call(j.ctx, http.MethodGet, "/deployments/"+dep, nil, &begun) == nil && begun.Rollout != ""
+		})
+		if err := j.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-cut; err == nil {
+			t.Fatal("it was answered")
+		}
+		if err := j.Up(j.ctx); err != nil {
+			t.Fatal(err)
 		}
 		for _, wait := range []time.Duration{50 * time.Millisecond, 500 * time.Millisecond, 1500 * time.Millisecond} {
 			<-time.After(wait) // the moment is the point: anywhere in the boot
@@ -476,9 +496,18 @@ func TestPlatformRestarts(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		var p rig.Published
-		if err := resp.Data(&p); err != nil {
-			t.Fatal(err)
+		resp, err := publish()
+		var p struct {
+			rig.Published
+			Rollout struct {
+				ID string `json:"id"`
+			} `json:"rollout"`
+		}
+		if err == nil {
+			err = resp.Data(&p)
+		}
+		if err != nil || resp.Status != http.StatusOK || !p.Promoted || p.Rollout.ID != begun.Rollout {
+			t.Fatalf("the retry, with %s begun: %d %s %v", begun.Rollout, resp.Status, resp.Body, err)
 		}
 		j.until("the publish went through", func() bool {
 			var d struct {
