@@ -184,10 +184,10 @@ func (s *Server) patchDeployment(c *call, in resource.DeploymentPatch) (resource
 		f.command("run_command", *in.RunCommand)
 	}
 	f.metadata("metadata", in.Metadata)
-	for field, v := range map[string]*string{
+	for field, v := range inOrder(map[string]*string{
 		"project_id": in.ProjectID, "external_workspace_id": in.ExternalWorkspaceID,
 		"external_user_id": in.ExternalUserID, "external_project_id": in.ExternalProjectID,
-	} {
+	}) {
 		if v != nil {
 			f.external(field, *v)
 		}

@@ -182,7 +182,7 @@ func (c *call) newDrain(in resource.LogDrainCreate) (miosa.LogDrain, drainSecret
 	if in.Token != "" {
 		secrets.token = &in.Token
 	}
-	for name, value := range in.Headers {
+	for name, value := range inOrder(in.Headers) {
 		secrets.headers[name] = &value
 	}
 	if d.Name == "" && d.Target != "" {
@@ -251,7 +251,7 @@ func (c *call) checkDrainSecrets(f *faults, d *miosa.LogDrain, secrets drainSecr
 		names[h.Name] = true
 	}
 	given := map[string]bool{}
-	for name, value := range secrets.headers {
+	for name, value := range inOrder(secrets.headers) {
 		canonical := f.header("headers", name, value)
 		if given[canonical] {
 			f.add("headers."+name, "is there twice: upper and lower case are the same")
@@ -303,7 +303,7 @@ func (c *call) sealDrain(d *miosa.LogDrain, secrets drainSecrets) error {
 		}
 	}
 	d.Headers = slices.Clone(d.Headers)
-	for name, value := range secrets.headers {
+	for name, value := range inOrder(secrets.headers) {
 		var f faults
 		name = f.header("headers", name, nil)
 		d.Headers = slices.DeleteFunc(d.Headers, func(h miosa.DrainHeader) bool { return h.Name == name })
@@ -370,7 +370,7 @@ func (c *call) changeDrain(d *miosa.LogDrain, in resource.LogDrainPatch) (drainS
 	if in.Name != nil {
 		d.Name = *in.Name
 	}
-	for name, v := range map[string]*string{"external_workspace_id": in.ExternalWorkspaceID, "external_user_id": in.ExternalUserID, "external_project_id": in.ExternalProjectID} {
+	for name, v := range inOrder(map[string]*string{"external_workspace_id": in.ExternalWorkspaceID, "external_user_id": in.ExternalUserID, "external_project_id": in.ExternalProjectID}) {
 		if v != nil {
 			f.external(name, *v)
 		}
@@ -426,7 +426,7 @@ func elsewhere(a, b string) bool {
 // give anew.
 func withheld(d miosa.LogDrain, in resource.LogDrainPatch) bool {
 	return len(d.Token) > 0 && !in.Token.Set || slices.ContainsFunc(d.Headers, func(h miosa.DrainHeader) bool {
-		for name := range in.Headers {
+		for name := range inOrder(in.Headers) {
 			if strings.EqualFold(name, h.Name) {
 				return false
 			}

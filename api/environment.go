@@ -137,7 +137,7 @@ func (c *call) changeVars(environment string, values map[string]*string, secret 
 	}
 	now := c.s.now().UTC()
 	fresh := map[string]miosa.Var{}
-	for key, value := range values {
+	for key, value := range inOrder(values) {
 		if value == nil {
 			continue
 		}
@@ -206,7 +206,7 @@ func merge(vars *miosa.Vars, values map[string]*string, fresh map[string]miosa.V
 	}
 	var touched []string
 	size := 0
-	for key := range values {
+	for key := range inOrder(values) {
 		if mustExist && !existed[key] {
 			return nil, absent("variable", key)
 		}

@@ -745,3 +745,31 @@ func TestNotReady(t *testing.T) {
 		t.Error("a server without anything is made")
 	}
 }
+
+// TestWrongFieldsComeInOneOrder: what is wrong with a request is told in the
+// same order each time.
+func TestWrongFieldsComeInOneOrder(t *testing.T) {
+	p, _ := metered(t)
+	p.want(201, "POST", "/deployments", map[string]any{"name": "shop"})
+	long := strings.Repeat("x", 1000)
+	for range 20 {
+		for _, c := range []struct {
+			method, path string
+			body         any
+			want         string
+		}{
+			{"PATCH", "/deployments/shop", map[string]any{"project_id": long, "external_workspace_id": long, "external_user_id": long, "external_project_id": long},
+				"external_project_id external_user_id external_workspace_id project_id"},
+			{"GET", "/usage?since=1960-01-01T00:00:00Z&until=9999-01-01T00:00:00Z", nil, "since until"},
+		} {
+			a := p.want(422, c.method, c.path, c.body)
+			var got []string
+			for _, f := range a.at("error.details.fields").([]any) {
+				got = append(got, f.(map[string]any)["field"].(string))
+			}
+			if have := strings.Join(got, " "); have != c.want {
+				t.Fatalf("%s %s: %s, want %s", c.method, c.path, have, c.want)
+			}
+		}
+	}
+}

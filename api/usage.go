@@ -137,7 +137,7 @@ func (f *faults) period(month, since, until string, now time.Time) (start, end t
 	if t := f.moment("until", until, now); !t.IsZero() {
 		end = t
 	}
-	for name, t := range map[string]time.Time{"since": start, "until": end} {
+	for name, t := range inOrder(map[string]time.Time{"since": start, "until": end}) {
 		if t.Year() < 1970 || t.Year() > 9000 {
 			f.add(name, "must lie between the years 1970 and 9000")
 		}

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -42,6 +44,18 @@ func (f *faults) add(name, format string, args ...any) {
 }
 
 func (f *faults) err() error { return invalid(*f) }
+
+// inOrder yields a map's entries by their names: whatever is said of them comes
+// in the same order each time.
+func inOrder[V any](m map[string]V) iter.Seq2[string, V] {
+	return func(yield func(string, V) bool) {
+		for _, name := range slices.Sorted(maps.Keys(m)) {
+			if !yield(name, m[name]) {
+				return
+			}
+		}
+	}
+}
 
 // name checks a name and returns it trimmed.
 func (f *faults) name(field, v string) string {
