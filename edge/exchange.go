@@ -175,6 +175,10 @@ func (x *exchange) forward() {
 		}
 		x.pool = p
 		if b == nil {
+			if p.Workers() {
+				x.giveUp(noHTTP)
+				return
+			}
 			if !x.await(p, waitUntil) {
 				x.giveUp(last)
 				return

@@ -20,7 +20,7 @@ type Table struct {
 type Pool struct {
 	TenantID     string
 	DeploymentID string
-	ServiceID    string
+	ServiceID    string // of the version; "" when it has none that serves HTTP
 	VersionID    string // being served; "" when nothing was ever published
 	Sticky       miosa.Sticky
 	Drain        time.Duration // how long connections of a leaving backend may go on
