@@ -11,11 +11,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/miosa/miosa/bench/rig"
 )
@@ -538,6 +541,59 @@ func TestPlatformRestarts(t *testing.T) {
 }
 
 // What is injected, and that a secret is nowhere it must not be.
+// What whoever started the platform left open stays with it: no virtual machine
+// has it.
+func TestInheritedFilesReachNoVM(t *testing.T) {
+	left := filepath.Join(t.TempDir(), "left-open")
+	if err := os.WriteFile(left, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(left)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	// To be inherited, as a shell's 100<file, and above what a virtual machine is
+	// handed over.
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	j := begin(t)
+	dep, _ := j.deploy("inherit", nil)
+	j.one(dep)
+	if !slices.Contains(openFiles(t, j.PID()), left) {
+		t.Fatal("the platform did not inherit what it should for this test")
+	}
+	vms := j.VMs()
+	if len(vms) == 0 {
+		t.Fatal("no virtual machine runs")
+	}
+	for _, pid := range vms {
+		if slices.Contains(openFiles(t, pid), left) {
+			t.Errorf("virtual machine process %d has %s open", pid, left)
+		}
+	}
+}
+
+// openFiles are what a process has open.
+func openFiles(t *testing.T, pid int) []string {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []string
+	for _, e := range entries {
+		if target, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil {
+			files = append(files, target)
+		}
+	}
+	return files
+}
+
 func TestEnvironment(t *testing.T) {
 	j := begin(t, "--bind", "AUTH_URL=https://auth.example/{tenant}/{deployment}", "--bind", "MINE=operator")
 	dep, rel := j.deploy("env", nil)
