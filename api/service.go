@@ -184,9 +184,12 @@ func (c *call) changeNamed(environment, name string, change serviceChange) (reso
 	if err != nil {
 		return resource.Deployment{}, err
 	}
-	services, err := c.servicesOf(env)
+	services, active, err := c.named(dep, env)
 	if err != nil {
 		return resource.Deployment{}, err
+	}
+	if routed, ok := active.Routed(); ok && name == "" {
+		name = routed.ServiceID
 	}
 	service, err := pick(services, name)
 	if err != nil {
@@ -376,7 +379,7 @@ func (c *call) txRefreeze(tx *store.Tx, dep *miosa.Deployment, env miosa.Environ
 		return miosa.Rollout{}, err
 	}
 	_, begun, err := c.startVersion(tx, dep, env, miosa.Version{
-		Kind: active.Kind, Services: specs, Attribution: active.Attribution, Metadata: active.Metadata,
+		Kind: active.Kind, Services: specs, RoutedServiceID: active.RoutedServiceID, Attribution: active.Attribution, Metadata: active.Metadata,
 	}, miosa.RolloutRestart, true)
 	return begun, err
 }
