@@ -365,7 +365,7 @@ func (p *publication) result() (resource.Published, error) {
 	if err != nil {
 		return resource.Published{}, err
 	}
-	services, err := c.serviceViews(p.env.Name, dep)
+	services, err := c.serviceViews(p.env.Name, dep, true)
 	if err != nil {
 		return resource.Published{}, err
 	}
