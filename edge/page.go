@@ -57,8 +57,7 @@ func (x *exchange) page(f failure) {
 		body = jsonPage(f, x.id)
 	}
 	h.Set("Content-Length", strconv.Itoa(len(body)))
-	x.status = f.status
-	x.w.WriteHeader(f.status)
+	x.begin(f.status)
 	if x.r.Method != http.MethodHead {
 		x.stalls(true)
 		n, _ := x.w.Write(body)
