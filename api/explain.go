@@ -252,7 +252,7 @@ func (c *call) explainDeployment(dep miosa.Deployment) (resource.Explanation, er
 		e.Summary = fmt.Sprintf("%s is scaled to nothing.", dep.Name)
 		e.NextStep = "Scale it up to have it serve again."
 	}
-	views, err := c.serviceViews(miosa.Production, dep)
+	views, err := c.serviceViews(miosa.Production, dep, false)
 	if err != nil {
 		return e, err
 	}

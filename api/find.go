@@ -172,6 +172,37 @@ func (c *call) servicesOf(env miosa.Environment) ([]miosa.Service, error) {
 	return all, err
 }
 
+// named are an environment's services that a version names which is live, or is
+// to be; the others have left. active is what is live, the zero version before.
+func (c *call) named(dep miosa.Deployment, env miosa.Environment) (services []miosa.Service, active miosa.Version, err error) {
+	all, err := c.servicesOf(env)
+	if err != nil {
+		return nil, active, err
+	}
+	if active, err = c.version(dep, env.ActiveVersionID); err != nil && miosa.CodeOf(err) != miosa.NotFound {
+		return nil, active, err
+	}
+	target := miosa.Version{}
+	id, err := c.liveRollout(env)
+	if err != nil {
+		return nil, active, err
+	}
+	if id != "" {
+		r, err := store.Get(c.r.Context(), c.s.store, store.Rollouts, store.RolloutKey(env.TenantID, env.DeploymentID, id))
+		if err == nil && r.Live() {
+			target, err = c.version(dep, r.TargetID)
+		}
+		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+			return nil, active, err
+		}
+	}
+	return slices.DeleteFunc(all, func(s miosa.Service) bool {
+		_, live := active.Service(s.ID)
+		_, wanted := target.Service(s.ID)
+		return !live && !wanted
+	}), active, nil
+}
+
 // instances of a deployment (all of the tenant's with "") with what their
 // agents reported, newest first.
 func (c *call) instances(deployment string, keep func(miosa.Instance) bool) ([]miosa.Instance, error) {

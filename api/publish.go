@@ -392,7 +392,7 @@ func (c *call) published(begun miosa.Rollout) (resource.Published, error) {
 	if err != nil {
 		return resource.Published{}, err
 	}
-	services, err := c.serviceViews(c.made.Environment, dep)
+	services, err := c.serviceViews(c.made.Environment, dep, true)
 	if err != nil {
 		return resource.Published{}, err
 	}
@@ -469,6 +469,9 @@ func (c *call) startVersion(tx *store.Tx, dep *miosa.Deployment, env miosa.Envir
 	now := c.s.now().UTC()
 	v.TenantID, v.DeploymentID, v.EnvironmentID = dep.TenantID, dep.ID, env.ID
 	v.State, v.Vars, v.CreatedBy, v.CreatedAt, v.UpdatedAt = miosa.VersionCreated, vars.Vars, c.key.ID, now, now
+	if v.RoutedServiceID == "" {
+		v.RoutedServiceID = miosa.RoutedService(v.Services)
+	}
 	if err := store.Save(tx, store.Versions, v); err != nil {
 		return fail(err)
 	}

@@ -24,13 +24,11 @@ func metadata(m map[string]any) map[string]any {
 	return m
 }
 
-// primary is the spec that stands for a whole version: that of its web
-// service, or of its first.
+// primary is the spec that stands for a whole version: that of the service
+// that requests go to, or of its first.
 func primary(v miosa.Version) miosa.ServiceSpec {
-	for _, s := range v.Services {
-		if s.Type == miosa.ServiceWeb || s.Type == miosa.ServiceStaticWeb {
-			return s
-		}
+	if s, ok := v.Routed(); ok {
+		return s
 	}
 	if len(v.Services) > 0 {
 		return v.Services[0]

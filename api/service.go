@@ -12,8 +12,9 @@ import (
 )
 
 // serviceViews are the services of one environment of a deployment, or of
-// all with "".
-func (c *call) serviceViews(environment string, dep miosa.Deployment) ([]resource.Service, error) {
+// all with "". Without left, those that no live or wanted version names are
+// not among them.
+func (c *call) serviceViews(environment string, dep miosa.Deployment, left bool) ([]resource.Service, error) {
 	var envs []miosa.Environment
 	if environment != "" {
 		env, err := c.environment(dep, environment)
@@ -34,17 +35,18 @@ func (c *call) serviceViews(environment string, dep miosa.Deployment) ([]resourc
 	}
 	out := []resource.Service{}
 	for _, env := range envs {
-		active, err := c.version(dep, env.ActiveVersionID)
-		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+		services, active, err := c.named(dep, env)
+		if err != nil {
 			return nil, err
 		}
 		rollout, err := c.liveRollout(env)
 		if err != nil {
 			return nil, err
 		}
-		services, err := c.servicesOf(env)
-		if err != nil {
-			return nil, err
+		if left {
+			if services, err = c.servicesOf(env); err != nil {
+				return nil, err
+			}
 		}
 		for _, s := range services {
 			out = append(out, serviceView(s, active, rollout, instances))
@@ -62,7 +64,7 @@ func (s *Server) listServices(c *call) (rows[resource.Service], error) {
 	if !(filter{project: f.project, workspace: f.workspace, user: f.user, extProject: f.extProject}).passes("", dep.ProjectID, dep.Attribution) {
 		return rows[resource.Service]{}, nil
 	}
-	views, err := c.serviceViews(c.r.URL.Query().Get("environment"), dep)
+	views, err := c.serviceViews(c.r.URL.Query().Get("environment"), dep, isTrue(c.r.URL.Query().Get("all")))
 	if err != nil {
 		return rows[resource.Service]{}, err
 	}
@@ -184,9 +186,12 @@ func (c *call) changeNamed(environment, name string, change serviceChange) (reso
 	if err != nil {
 		return resource.Deployment{}, err
 	}
-	services, err := c.servicesOf(env)
+	services, active, err := c.named(dep, env)
 	if err != nil {
 		return resource.Deployment{}, err
+	}
+	if routed, ok := active.Routed(); ok && name == "" {
+		name = routed.ServiceID
 	}
 	service, err := pick(services, name)
 	if err != nil {
@@ -251,6 +256,11 @@ func (c *call) changeService(at store.Location, change serviceChange) (resource.
 		env, err := store.Load(tx, store.Environments, store.EnvironmentKey(dep.TenantID, dep.ID, service.EnvironmentID))
 		if err != nil {
 			return err
+		}
+		if named, _, err := c.named(dep, env); err != nil {
+			return err
+		} else if !slices.ContainsFunc(named, func(s miosa.Service) bool { return s.ID == service.ID }) {
+			return absent("service", service.ID)
 		}
 		if change.unfrozen() {
 			if service, err = c.txService(tx, service, change.patch, plan); err != nil {
@@ -376,7 +386,7 @@ func (c *call) txRefreeze(tx *store.Tx, dep *miosa.Deployment, env miosa.Environ
 		return miosa.Rollout{}, err
 	}
 	_, begun, err := c.startVersion(tx, dep, env, miosa.Version{
-		Kind: active.Kind, Services: specs, Attribution: active.Attribution, Metadata: active.Metadata,
+		Kind: active.Kind, Services: specs, RoutedServiceID: active.RoutedServiceID, Attribution: active.Attribution, Metadata: active.Metadata,
 	}, miosa.RolloutRestart, true)
 	return begun, err
 }

@@ -589,11 +589,13 @@ func TestPages(t *testing.T) {
 	g.route(map[string]routing.Pool{
 		"empty.test":  poolOf(),
 		"new.test":    {},
+		"jobs.test":   {TenantID: "ten_1", DeploymentID: "dep_1", VersionID: "ver_1"},
 		"closed.test": poolOf(at("ri_a", closedPort(t))),
 		"slow.test":   poolOf(at("ri_b", app(t, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))),
 	})
 	g.rt.cfg.ResponseTimeout = 20 * time.Millisecond
-	for host, status := range map[string]int{"nobody.test": 404, "empty.test": 503, "new.test": 503, "closed.test": 502, "slow.test": 504} {
+	codes := map[string]string{"nobody.test": "unknown_host", "jobs.test": "no_http"}
+	for host, status := range map[string]int{"nobody.test": 404, "jobs.test": 404, "empty.test": 503, "new.test": 503, "closed.test": 502, "slow.test": 504} {
 		js := g.get("http://"+host+"/", "Accept", "application/json")
 		var body struct {
 			Error struct {
@@ -605,6 +607,9 @@ func TestPages(t *testing.T) {
 		if err := json.Unmarshal([]byte(js.body), &body); err != nil || js.StatusCode != status || body.Error.Code == "" ||
 			body.Message == "" || body.Error.RequestID == "" || body.Error.RequestID != js.Header.Get("X-Request-Id") {
 			t.Errorf("%s: %d %s, %v", host, js.StatusCode, js.body, err)
+		}
+		if want := codes[host]; want != "" && body.Error.Code != want {
+			t.Errorf("%s: %s, not %s", host, body.Error.Code, want)
 		}
 		if (js.Header.Get("Retry-After") != "") != (status == 503 || status == 502) {
 			t.Errorf("%s: Retry-After %q", host, js.Header.Get("Retry-After"))
@@ -803,6 +808,24 @@ func TestWaitsForABackend(t *testing.T) {
 		time.Sleep(time.Millisecond) //nolint:forbidigo // polls a state that has no event, with a deadline around it
 	}
 	g.route(map[string]routing.Pool{"app.test": poolOf(at("ri_a", app(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "came") })))})
+	asked.Wait()
+}
+
+// Who waits for a backend is told at once that the version which went live
+// meanwhile serves no HTTP.
+func TestWaitsForNothingOfWorkers(t *testing.T) {
+	g, _ := newRig(t, Config{BackendWait: time.Hour})
+	g.route(map[string]routing.Pool{"app.test": poolOf()})
+	var asked sync.WaitGroup
+	asked.Go(func() {
+		if got := g.get("http://app.test/"); got.StatusCode != 404 || !strings.Contains(got.body, "no_http") {
+			t.Errorf("%s %s", got.Status, got.body)
+		}
+	})
+	for g.rt.table.find("app.test").waiting.Load() == 0 {
+		time.Sleep(time.Millisecond) //nolint:forbidigo // polls a state that has no event, with a deadline around it
+	}
+	g.route(map[string]routing.Pool{"app.test": {TenantID: "ten_1", DeploymentID: "dep_1", VersionID: "ver_2"}})
 	asked.Wait()
 }
 
