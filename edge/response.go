@@ -440,6 +440,9 @@ func (x *exchange) trailers(c *upstream, res response, flusher http.Flusher) err
 	if err != nil {
 		return err
 	}
+	if s != "\r\n" && !strings.HasSuffix(s, "\r\n\r\n") {
+		x.once = true // who is strict reads no end there: this was the connection's last answer
+	}
 	h := x.w.Header()
 	for first := true; ; first = false {
 		var line string
