@@ -162,7 +162,7 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session, heard *ti
 			s.rest(messages)
 		case m := <-messages:
 			*heard = time.Now()
-			err = s.handle(m)
+			err = s.handle(m.at, m.Message)
 		case <-hello.C:
 			if !lines.Live() {
 				b.silent(*heard)
@@ -191,9 +191,15 @@ func (b *boot) silent(heard time.Time) {
 	}
 }
 
+// word is a message of the guest's.
+type word struct {
+	guest.Message
+	at time.Time // it came, before it waited for us
+}
+
 // read hands on what the guest says, until the caller closes the connection.
-func (s *session) read(ctx context.Context) (<-chan guest.Message, <-chan error) {
-	messages, broken := make(chan guest.Message, 1), make(chan error, 1)
+func (s *session) read(ctx context.Context) (<-chan word, <-chan error) {
+	messages, broken := make(chan word, 1), make(chan error, 1)
 	go func() {
 		for {
 			m, err := s.conn.ReadMessage()
@@ -205,7 +211,7 @@ func (s *session) read(ctx context.Context) (<-chan guest.Message, <-chan error)
 				return
 			}
 			select {
-			case messages <- m:
+			case messages <- word{m, time.Now().UTC()}:
 			case <-ctx.Done():
 				return
 			}
@@ -231,42 +237,42 @@ func nonce() uint64 {
 }
 
 // rest takes what the guest said before the stream ended.
-func (s *session) rest(messages <-chan guest.Message) {
+func (s *session) rest(messages <-chan word) {
 	for {
 		select {
 		case m := <-messages:
-			_ = s.handle(m) // the stream is gone: answers can't be sent, words still count
+			_ = s.handle(m.at, m.Message) // the stream is gone: answers can't be sent, words still count
 		default:
 			return
 		}
 	}
 }
 
-func (s *session) handle(m guest.Message) error {
+// handle does what a message asks for that came at now.
+func (s *session) handle(now time.Time, m guest.Message) error {
 	m, ok, err := s.lines.Receive(m)
 	if err != nil || !ok {
 		return err
 	}
 	switch {
 	case m.Hello != nil:
-		return s.hello(m.Hello)
+		return s.hello(now, m.Hello)
 	case m.Phase != nil:
-		s.phase(m.Phase)
+		s.phase(now, m.Phase)
 	case m.Lines != nil && !s.stalled.IsZero():
 		s.b.x.journal.miss(s.b.number, m.Lines, nil)
 	case m.Lines != nil:
-		return s.take(m.Lines)
+		return s.take(now, m.Lines)
 	case m.Stats != nil:
-		s.b.x.figures.said(time.Now(), *m.Stats)
+		s.b.x.figures.said(now, *m.Stats)
 	case m.Exit != nil:
-		return s.exit(m.Exit)
+		return s.exit(now, m.Exit)
 	}
 	return nil
 }
 
-func (s *session) hello(h *guest.Hello) error {
-	now := time.Now().UTC()
-	s.pid1 = now.Add(-time.Duration(h.UptimeMS) * time.Millisecond)
+func (s *session) hello(now time.Time, h *guest.Hello) error {
+	s.pid1 = now.Add(-millis(h.UptimeMS))
 	if h.State != guest.StateWaiting {
 		if h.Boot != s.b.number {
 			return fmt.Errorf("the guest is in boot %d, not %d", h.Boot, s.b.number)
@@ -277,7 +283,7 @@ func (s *session) hello(h *guest.Hello) error {
 		s.b.slot()
 		return nil
 	}
-	s.b.reachedAt("kernel_started", s.pid1.Add(-time.Duration(h.KernelMS)*time.Millisecond), "")
+	s.b.reachedAt("kernel_started", s.pid1.Add(-millis(h.KernelMS)), "")
 	s.b.reachedAt("pid1_started", s.pid1, "")
 	s.b.reachedAt("hello", now, "")
 	return s.configure()
@@ -317,13 +323,21 @@ const (
 	maxGuestSignal = 16
 )
 
-func (s *session) phase(p *guest.Phase) {
+// millis is a guest's word of how long something was, from 0 to a year.
+func millis(ms int64) time.Duration {
+	const most = 365 * 24 * time.Hour
+	return time.Duration(min(max(ms, 0), most.Milliseconds())) * time.Millisecond
+}
+
+// phase tells of a phase at the time that it had by the host's clock. The
+// machine keeps that within the boot, and in the past.
+func (s *session) phase(now time.Time, p *guest.Phase) {
 	if !guestPhases[p.Name] {
 		return
 	}
-	at := time.Now().UTC()
+	at := now
 	if !s.pid1.IsZero() {
-		at = s.pid1.Add(time.Duration(p.UptimeMS) * time.Millisecond)
+		at = s.pid1.Add(millis(p.UptimeMS))
 	}
 	if p.Name == "app_started" {
 		s.b.slot() // the costly part of the boot is over: the next may begin
@@ -334,8 +348,8 @@ func (s *session) phase(p *guest.Phase) {
 var errStalled = errors.New("the guest's lines are asked for again")
 
 // take keeps the guest's lines, and frees its ring when it fills up.
-func (s *session) take(batch *guest.Lines) error {
-	if !s.b.x.journal.add(s.b.number, batch) {
+func (s *session) take(now time.Time, batch *guest.Lines) error {
+	if !s.b.x.journal.add(now, s.b.number, batch) {
 		s.stalled = time.Now().Add(spoolAgain)
 		return nil // the journal has said so; the instance goes on
 	}
@@ -377,7 +391,7 @@ func (s *session) acknowledge() error {
 }
 
 // exit takes the guest's last word; its last lines came before it.
-func (s *session) exit(e *guest.Exit) error {
+func (s *session) exit(now time.Time, e *guest.Exit) error {
 	if s.exited {
 		return nil
 	}
@@ -392,14 +406,14 @@ func (s *session) exit(e *guest.Exit) error {
 			n = s.acked
 		}
 	}
-	s.b.x.post(lifecycle.Exited{Boot: s.b.number, Stopped: e.Stopped, Failure: exitFailure(e, s.b.in.Spec.Command, j.tail.last())})
+	s.b.x.post(lifecycle.Exited{Boot: s.b.number, Stopped: e.Stopped, Failure: exitFailure(now, e, s.b.in.Spec.Command, j.tail.last())})
 	return s.write(guest.Message{Ack: &guest.Ack{N: n, Exit: true}})
 }
 
 // exitFailure puts the guest's report into a customer's words.
-func exitFailure(e *guest.Exit, command string, lines []string) miosa.Failure {
+func exitFailure(now time.Time, e *guest.Exit, command string, lines []string) miosa.Failure {
 	signal := clip(e.Signal, maxGuestSignal)
-	f := miosa.Failure{At: time.Now().UTC(), ExitCode: e.Code, Signal: signal, LastLines: lines}
+	f := miosa.Failure{At: now, ExitCode: e.Code, Signal: signal, LastLines: lines}
 	what := "the run command"
 	if command != "" {
 		what = fmt.Sprintf("the run command %q", command)

@@ -35,9 +35,10 @@ type machine struct {
 	state   string
 	boot    guest.Boot
 	phases  []guest.Phase
-	lines   []guest.Line // unacknowledged
-	last    uint64       // number of the last line
-	drops   bool         // lines was full for longer than patience, and none was acknowledged since
+	lines   []guest.Line  // unacknowledged
+	last    uint64        // number of the last line
+	skew    time.Duration // of the wall clock, from the host's
+	drops   bool          // lines was full for longer than patience, and none was acknowledged since
 	report  *guest.Exit
 	stop    func(time.Duration) // tells the app; nil before it runs
 	console []byte
@@ -76,6 +77,9 @@ func (m *machine) notify() {
 	m.changed = make(chan struct{})
 }
 
+// mono is the guest's monotonic clock, which began some time before the machine.
+func (m *machine) mono(now time.Time) int64 { return int64(now.Sub(m.began) + time.Second) }
+
 func (m *machine) uptime() int64 { return time.Since(m.began).Milliseconds() }
 
 func (m *machine) phase(name, hint string) {
@@ -107,7 +111,8 @@ func (m *machine) line(stream guest.Stream, text string) {
 		}
 	}
 	m.last++
-	m.lines = append(m.lines, guest.Line{N: m.last, Stream: stream, T: time.Now().UnixNano(), Text: []byte(text)})
+	now := time.Now()
+	m.lines = append(m.lines, guest.Line{N: m.last, Stream: stream, T: now.Add(m.skew).UnixNano(), Mono: m.mono(now), Text: []byte(text)})
 	if over := len(m.lines) - ringLines; over > 0 {
 		m.lines = append(m.lines[:0], m.lines[over:]...)
 	}
@@ -349,7 +354,7 @@ func (m *machine) next(epoch int) (msg guest.Message, wait <-chan struct{}, ok b
 func (m *machine) unsent() *guest.Lines {
 	first := m.lines[0].N
 	from := max(m.sent+1, first)
-	l := &guest.Lines{Gap: from - m.sent - 1}
+	l := &guest.Lines{Gap: from - m.sent - 1, Mono: m.mono(time.Now())}
 	rest := m.lines[from-first:]
 	l.Lines = append(l.Lines, rest[:min(batch, len(rest))]...)
 	return l

@@ -148,7 +148,8 @@ const (
 type Line struct {
 	N       uint64 `json:"n"` // counts from 1 per boot, over all streams
 	Stream  Stream `json:"s"`
-	T       int64  `json:"t"`           // guest's clock, Unix nanoseconds
+	T       int64  `json:"t"`           // guest's wall clock, Unix nanoseconds: for hosts that know no Mono, believed by none that do
+	Mono    int64  `json:"m,omitempty"` // guest's monotonic clock when the line was written, ns; 0: not told
 	Text    []byte `json:"b"`           // raw bytes (base64 in JSON): may be any binary
 	Partial bool   `json:"p,omitempty"` // a piece of a line longer than MaxLine, not its last
 }
@@ -157,6 +158,21 @@ type Line struct {
 type Lines struct {
 	Gap   uint64 `json:"gap,omitempty"` // lines lost just before the first one
 	Lines []Line `json:"lines"`
+	Mono  int64  `json:"m,omitempty"` // guest's monotonic clock when the batch was sent, ns; 0: not told
+}
+
+// maxAge is the most that a line can be old when it comes. A guest keeps lines
+// for as long as no host is there to take them.
+const maxAge = 7 * 24 * time.Hour
+
+// Age is how long before the batch was sent its line was written, by the
+// guest's monotonic clock: from 0 to 7 days, whatever the guest claims; 0 for a
+// guest that does not tell.
+func (b *Lines) Age(l Line) time.Duration {
+	if l.Mono <= 0 || l.Mono >= b.Mono {
+		return 0
+	}
+	return min(time.Duration(b.Mono-l.Mono), maxAge)
 }
 
 // Ack frees the guest's ring up to and including line N: the host holds them

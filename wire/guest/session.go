@@ -106,5 +106,5 @@ func (s *Session) lines(batch Lines) (Message, bool, error) {
 		return Message{}, false, &OutOfStepError{Want: s.after + 1 + batch.Gap, Got: lines[0].N}
 	}
 	s.after = lines[len(lines)-1].N
-	return Message{Lines: &Lines{Gap: gap, Lines: lines}}, true, nil
+	return Message{Lines: &Lines{Gap: gap, Lines: lines, Mono: batch.Mono}}, true, nil
 }
