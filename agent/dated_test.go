@@ -71,3 +71,11 @@ func TestLinesOfAWrongClockAreFoundByTime(t *testing.T) {
 		})
 	}
 }
+
+// A guest's clock that is far ahead is set back, and its log says so.
+func TestAClockThatIsAheadIsSetBack(t *testing.T) {
+	r := newRig(t, "sim serve skew=2m")
+	stop := r.start()
+	defer stop()
+	r.store.until(t, "the clock was 2m0s ahead of its host's: it was set back")
+}

@@ -13,6 +13,7 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/lifecycle"
 	"github.com/miosa/miosa/network"
+	"github.com/miosa/miosa/timekeeping"
 	"github.com/miosa/miosa/vmm"
 	"github.com/miosa/miosa/wire/cell"
 	"github.com/miosa/miosa/wire/guest"
@@ -22,9 +23,11 @@ const (
 	redial        = 50 * time.Millisecond
 	redialSlowest = 5 * time.Second
 	pingEvery     = 15 * time.Second
-	silentFor     = 90 * time.Second // without any word: the guest is deaf
-	lastWords     = 2 * time.Second  // from the end of the process to the end of its stream, all of it read
-	persistLag    = time.Second      // how long the last lines wait to be written down for failure reports
+	silentFor     = 90 * time.Second       // without any word: the guest is deaf
+	firstAsk      = 250 * time.Millisecond // for the time: the app's own start comes first
+	askAgain      = 15 * time.Second       // what was not answered
+	lastWords     = 2 * time.Second        // from the end of the process to the end of its stream, all of it read
+	persistLag    = time.Second            // how long the last lines wait to be written down for failure reports
 	ackLag        = 150 * time.Millisecond
 	ackBytes      = 512 << 10        // of the guest's ring, at which it waits no longer
 	lineCost      = 64               // what a line costs in the ring beside its text
@@ -122,6 +125,13 @@ type session struct {
 	unacked int       // bytes of the guest's ring
 	tailed  time.Time // when the tail was written
 	tailN   uint64    // its last line then
+	// ask fires when the guest's clock is to be read, once it runs; nil: never.
+	ask    *time.Timer
+	asking bool
+	asked  struct { // last, and not answered: 0
+		seq uint64
+		at  time.Time
+	}
 }
 
 // converse speaks over one connection until it breaks or the VM ends.
@@ -141,6 +151,9 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session, heard *ti
 			return err
 		}
 	}
+	s.ask = time.NewTimer(0)
+	s.ask.Stop()
+	defer s.ask.Stop()
 	hello := time.NewTimer(guest.HelloTimeout)
 	ping, persist := time.NewTicker(pingEvery), time.NewTicker(b.x.journal.lag())
 	done := vm.Done()
@@ -156,6 +169,7 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session, heard *ti
 		case <-done:
 			// What it said last is still on its way through the socket.
 			done, last = nil, time.After(lastWords)
+			s.ask.Stop()
 		case <-last:
 			return nil
 		case err = <-broken:
@@ -174,6 +188,8 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session, heard *ti
 			if err = s.acknowledge(); err == nil && !s.stalled.IsZero() && time.Now().After(s.stalled) {
 				err = errStalled
 			}
+		case <-s.ask.C:
+			s.askTime()
 		case <-ping.C:
 			b.silent(*heard)
 			err = s.write(guest.Message{Ping: &guest.Ping{Seq: uint64(time.Now().UnixNano())}})
@@ -211,7 +227,7 @@ func (s *session) read(ctx context.Context) (<-chan word, <-chan error) {
 				return
 			}
 			select {
-			case messages <- word{m, time.Now().UTC()}:
+			case messages <- word{m, time.Now()}:
 			case <-ctx.Done():
 				return
 			}
@@ -248,8 +264,9 @@ func (s *session) rest(messages <-chan word) {
 	}
 }
 
-// handle does what a message asks for that came at now.
-func (s *session) handle(now time.Time, m guest.Message) error {
+// handle does what a message asks for that came at that time.
+func (s *session) handle(at time.Time, m guest.Message) error {
+	now := at.UTC()
 	m, ok, err := s.lines.Receive(m)
 	if err != nil || !ok {
 		return err
@@ -265,6 +282,8 @@ func (s *session) handle(now time.Time, m guest.Message) error {
 		return s.take(now, m.Lines)
 	case m.Stats != nil:
 		s.b.x.figures.said(now, *m.Stats)
+	case m.Pong != nil:
+		s.saw(at, m.Pong)
 	case m.Exit != nil:
 		return s.exit(now, m.Exit)
 	}
@@ -281,6 +300,7 @@ func (s *session) hello(now time.Time, h *guest.Hello) error {
 			return nil // it comes again as a message, behind its last lines
 		}
 		s.b.slot()
+		s.keepTime()
 		return nil
 	}
 	s.b.reachedAt("kernel_started", s.pid1.Add(-millis(h.KernelMS)), "")
@@ -340,9 +360,56 @@ func (s *session) phase(now time.Time, p *guest.Phase) {
 		at = s.pid1.Add(millis(p.UptimeMS))
 	}
 	if p.Name == "app_started" {
+		s.keepTime()
 		s.b.slot() // the costly part of the boot is over: the next may begin
 	}
 	s.b.reachedAt(p.Name, at, clip(p.AddrHint, maxGuestSignal))
+}
+
+// keepTime begins to read the guest's clock, over this connection.
+func (s *session) keepTime() {
+	if s.ask != nil && !s.asking {
+		s.asking = true
+		s.ask.Reset(firstAsk)
+	}
+}
+
+// askTime asks the guest what its clocks read. One that does not answer is asked
+// again now and then: it may be paused, or know no such question. One that is
+// gone may have left words to be read: failing to ask ends nothing.
+func (s *session) askTime() {
+	if s.exited {
+		return
+	}
+	s.ask.Reset(askAgain)
+	s.asked.at = time.Now()
+	s.asked.seq = uint64(s.asked.at.UnixNano()) //nolint:gosec // after 1970
+	_ = s.write(guest.Message{Ping: &guest.Ping{Seq: s.asked.seq}})
+}
+
+// saw takes what the guest's clocks read, and has them put right.
+func (s *session) saw(at time.Time, p *guest.Ping) {
+	if p.Clock == nil || p.Seq != s.asked.seq || s.asked.seq == 0 || s.ask == nil {
+		return
+	}
+	s.asked.seq = 0
+	if s.b.clockFrom.IsZero() {
+		s.b.clockFrom = s.asked.at
+	}
+	moment := func(t time.Time) timekeeping.Moment {
+		return timekeeping.Moment{Mono: t.Sub(s.b.clockFrom), Wall: time.Duration(t.UnixNano())}
+	}
+	out := s.b.clock.Read(timekeeping.Reading{
+		Asked: moment(s.asked.at), Answered: moment(at), Wall: p.Clock.Wall, Raw: p.Clock.Raw, Rate: p.Clock.Rate,
+	})
+	s.ask.Reset(out.Next)
+	if out.Event != "" {
+		s.b.x.journal.say(at.UTC(), out.Event)
+	}
+	if a := out.Adjust; a != nil {
+		s.b.x.a.log.Debug("a guest's clock is put right", "instance", s.b.x.id, "step", a.Step, "ppb", a.Rate, "slew", a.SlewFor)
+		_ = s.write(guest.Message{Adjust: &guest.Adjust{StepNS: int64(a.Step), Rate: a.Rate, Slew: a.Slew, SlewNS: int64(a.SlewFor)}})
+	}
 }
 
 var errStalled = errors.New("the guest's lines are asked for again")

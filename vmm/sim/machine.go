@@ -38,6 +38,7 @@ type machine struct {
 	lines   []guest.Line  // unacknowledged
 	last    uint64        // number of the last line
 	skew    time.Duration // of the wall clock, from the host's
+	rate    int64         // that its clock was told to run at: it does not
 	drops   bool          // lines was full for longer than patience, and none was acknowledged since
 	report  *guest.Exit
 	stop    func(time.Duration) // tells the app; nil before it runs
@@ -280,7 +281,11 @@ func (m *machine) obey(msg guest.Message, epoch int) {
 			go m.end(vmm.Exit{})
 		}
 	case msg.Ping != nil:
-		m.small = append(m.small, guest.Message{Pong: msg.Ping})
+		now := time.Now()
+		m.small = append(m.small, guest.Message{Pong: &guest.Ping{Seq: msg.Ping.Seq, Clock: &guest.Clock{Wall: now.Add(m.skew).UnixNano(), Raw: m.mono(now), Rate: m.rate}}})
+	case msg.Adjust != nil: // what takes time in a real guest is done at once
+		m.rate = msg.Adjust.Rate
+		m.skew += time.Duration(msg.Adjust.StepNS) - time.Duration(float64(msg.Adjust.SlewNS)*float64(msg.Adjust.Slew)/1e9)
 	case msg.Boot != nil && m.state == guest.StateWaiting:
 		m.state, m.boot, m.live = guest.StateRunning, *msg.Boot, true
 		go m.run(*msg.Boot)

@@ -237,7 +237,7 @@ func (m *Message) check() error {
 	set := 0
 	for _, present := range [...]bool{
 		m.Hello != nil, m.Phase != nil, m.Lines != nil, m.Stats != nil, m.Exit != nil, m.Pong != nil,
-		m.Boot != nil, m.Attach != nil, m.Ack != nil, m.Ping != nil, m.Stop != nil,
+		m.Boot != nil, m.Attach != nil, m.Ack != nil, m.Ping != nil, m.Stop != nil, m.Adjust != nil,
 	} {
 		if present {
 			set++

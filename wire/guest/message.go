@@ -72,6 +72,7 @@ type Message struct {
 	Ack    *Ack    `json:"ack,omitempty"`
 	Ping   *Ping   `json:"ping,omitempty"`
 	Stop   *Stop   `json:"stop,omitempty"`
+	Adjust *Adjust `json:"adjust,omitempty"`
 }
 
 // The states in Hello.
@@ -232,7 +233,30 @@ type Exit struct {
 
 // Ping asks for a Pong with the same Seq.
 type Ping struct {
-	Seq uint64 `json:"seq"`
+	Seq   uint64 `json:"seq"`
+	Clock *Clock `json:"clock,omitempty"` // in a Pong; nil from guests that know none
+}
+
+// Clock is what a guest's clocks read at one moment.
+type Clock struct {
+	Wall int64 `json:"wall"` // Unix nanoseconds
+	Raw  int64 `json:"raw"`  // ns of the monotonic clock as its source runs, whatever Adjust made of it
+	Rate int64 `json:"rate"` // of the last Adjust; 0 before
+}
+
+// MostRate bounds, in both directions, how much faster or slower than its
+// source a guest's clock is made to run: a tenth, in parts per billion.
+const MostRate = 100_000_000
+
+// Adjust is what the guest's clocks are to do from now on; it replaces the
+// Adjust before. The monotonic clock runs at the same rate, and never jumps.
+type Adjust struct {
+	StepNS int64 `json:"step_ns,omitempty"` // is added to the wall clock at once
+	Rate   int64 `json:"rate"`              // ppb that the clocks run faster than their source
+	// For so long, by the guest's monotonic clock, they run Slew ppb slower
+	// than that.
+	Slew   int64 `json:"slew,omitempty"`
+	SlewNS int64 `json:"slew_ns,omitempty"`
 }
 
 // Stop asks for SIGTERM to the command's group, SIGKILL after the deadline,

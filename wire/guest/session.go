@@ -63,7 +63,7 @@ func (s *Session) Version() int { return s.version }
 // one may go on.
 func (s *Session) Receive(m Message) (_ Message, ok bool, err error) {
 	switch {
-	case m.Boot != nil || m.Attach != nil || m.Ack != nil || m.Ping != nil || m.Stop != nil:
+	case m.Boot != nil || m.Attach != nil || m.Ack != nil || m.Ping != nil || m.Stop != nil || m.Adjust != nil:
 		return Message{}, false, &InvalidMessageError{Reason: "the guest sent a message that only hosts send"}
 	case m.Hello != nil:
 		if m.Hello.Nonce != s.nonce || s.live {
