@@ -142,7 +142,9 @@ type RestartPolicy struct {
 }
 
 // LogLimit is how much each instance of a service may log; what is over it is
-// dropped, and counted in the log. The zero value is what its host allows.
+// dropped, and counted in the log. It bounds bytes as well: 256 for each line a
+// second, or what the default has if that is more, and an hour of that a day.
+// The zero value is what its host allows.
 type LogLimit struct {
 	LinesPerSecond int  // for long; 0: what its host allows, or with a Burst of its own too
 	Burst          int  // at once, after a silence; 0: four seconds' worth

@@ -41,6 +41,7 @@ type Error struct {
 	Public  string // the API's error code, e.g. "name_taken"; Code when empty
 	Message string // for the person who asked: what happened and what to do
 	Fields  []Field
+	Passing bool  // a refusal that passes by itself: the same request may succeed later
 	Err     error // the cause; for the log, never shown to a customer
 }
 

@@ -13,7 +13,7 @@ const (
 )
 
 // RolloutStep only moves forward: starting → flipping → draining → done;
-// starting → failed; starting and flipping → cancelled. From draining on there
+// starting and flipping → failed or cancelled. From draining on there
 // is no way back but another rollout.
 type RolloutStep string
 

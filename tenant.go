@@ -28,9 +28,17 @@ type Plan struct {
 	// MaxLogRate is how many log lines a second a service may be allowed per
 	// instance; 0: the default plan's, negative: any number.
 	MaxLogRate int
-	CreatedAt  time.Time
-	UpdatedAt  time.Time
-	Revision   int64
+	// As MaxLogRate: 0 is the default plan's, negative any number.
+	MaxEnvironments int // of a deployment
+	MaxServices     int // of a version; an environment keeps five times as many names
+	MaxWebhooks     int // of the tenant
+	MaxLogDrains    int // of the tenant
+	MaxAPIKeys      int // of the tenant, revoked ones aside
+	MaxReleases     int // whose bytes are kept, in all deployments
+	MaxStorageMB    int // of releases whose bytes are kept
+	CreatedAt       time.Time
+	UpdatedAt       time.Time
+	Revision        int64
 }
 
 // DefaultPlan is what a tenant has when nothing else is said.
@@ -38,7 +46,8 @@ func DefaultPlan() Plan {
 	return Plan{
 		Name: "default", LogDays: 7, MaxReplicas: 50, MaxInstances: 200,
 		MaxVCPUs: 8, MaxMemoryMB: 16384, MaxDiskMB: 102400, MaxDeployments: 1000,
-		MaxLogRate: 50_000,
+		MaxLogRate:      50_000,
+		MaxEnvironments: 20, MaxServices: 20, MaxWebhooks: 20, MaxLogDrains: 200, MaxAPIKeys: 200, MaxReleases: 10000, MaxStorageMB: 100000,
 	}
 }
 

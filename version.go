@@ -32,7 +32,11 @@ type Version struct {
 	Kind          Kind
 	State         VersionState
 	Services      []ServiceSpec
-	Vars          []Var // the environment's variables as they were
+	// RoutedServiceID is the service that the environment's host names lead to
+	// while this version is live, as RoutedService decided when the version was
+	// made: ask Routed, which also knows versions from before it was written down.
+	RoutedServiceID string
+	Vars            []Var // the environment's variables as they were
 	Attribution
 	Metadata     map[string]any
 	CreatedBy    string // key ID
@@ -53,6 +57,38 @@ func (v Version) Service(serviceID string) (ServiceSpec, bool) {
 		}
 	}
 	return ServiceSpec{}, false
+}
+
+// Routed is the service that requests to this version go to. It depends on
+// nothing but the version itself. It is false for one that serves no HTTP: all
+// its services are workers.
+func (v Version) Routed() (ServiceSpec, bool) {
+	if s, ok := v.Service(v.RoutedServiceID); ok {
+		return s, true
+	}
+	return v.Service(RoutedService(v.Services))
+}
+
+// RoutedService is the ID of the service of a new version that requests are to
+// go to: the one named "web", else the first of type web, else the first of
+// another type with a port; "" where all are workers. Versions keep the answer.
+func RoutedService(services []ServiceSpec) string {
+	id, best := "", 3
+	for _, s := range services {
+		rank := 2
+		switch {
+		case s.Type == ServiceWorker || s.Port == 0 && s.Kind != KindStatic:
+			continue
+		case s.Name == "web":
+			rank = 0
+		case s.Type == ServiceWeb || s.Type == ServiceStaticWeb:
+			rank = 1
+		}
+		if rank < best {
+			id, best = s.ServiceID, rank
+		}
+	}
+	return id
 }
 
 // ServiceSpec is the frozen part of one service in one version.

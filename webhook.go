@@ -17,16 +17,43 @@ type Webhook struct {
 	// ResumedAt is when its owner last asked for it to be enabled: it ends an
 	// earlier disabling by the platform.
 	ResumedAt time.Time
-	// Secret signs; until PreviousUntil the previous one signs as well. Both
-	// are sealed: see WebhookAAD.
+	// Secret signs; until PreviousUntil the previous one signs as well, and
+	// those before it each until its own time. All are sealed: see WebhookAAD.
 	Secret         []byte
 	PreviousSecret []byte
 	PreviousUntil  time.Time
-	BeginID        string // the event of its creation: what comes behind it is sent
-	OwnerID        string // the key that created it
+	Earlier        []OldSecret // newest first
+	BeginID        string      // the event of its creation: what comes behind it is sent
+	OwnerID        string      // the key that created it
 	CreatedAt      time.Time
 	UpdatedAt      time.Time
 	Revision       int64
+}
+
+// OldSecret is a secret that was replaced and signs for a while longer.
+type OldSecret struct {
+	Sealed []byte
+	Until  time.Time
+}
+
+// Secrets are those that sign at a moment, sealed, the present one first.
+func (w *Webhook) Secrets(now time.Time) [][]byte {
+	all := [][]byte{w.Secret}
+	for _, old := range w.OldSecrets(now) {
+		all = append(all, old.Sealed)
+	}
+	return all
+}
+
+// OldSecrets are those that were replaced and still sign at a moment, newest first.
+func (w *Webhook) OldSecrets(now time.Time) []OldSecret {
+	var all []OldSecret
+	for _, old := range append([]OldSecret{{w.PreviousSecret, w.PreviousUntil}}, w.Earlier...) {
+		if len(old.Sealed) > 0 && now.Before(old.Until) {
+			all = append(all, old)
+		}
+	}
+	return all
 }
 
 // WebhookAAD is the additional data that a webhook's secrets are sealed with.

@@ -21,7 +21,11 @@ func (s *Server) getTenant(c *call, _ none) (resource.Tenant, error) {
 	if err != nil {
 		return resource.Tenant{}, err
 	}
-	t, err := store.Get(c.r.Context(), s.store, store.Tenants, store.TenantKey(id))
+	return c.showTenant(id)
+}
+
+func (c *call) showTenant(id string) (resource.Tenant, error) {
+	t, err := store.Get(c.r.Context(), c.s.store, store.Tenants, store.TenantKey(id))
 	c.etag = t.Revision
 	return tenantResource(t), err
 }
@@ -47,6 +51,7 @@ func (s *Server) createTenant(c *call, in resource.TenantCreate) (resource.Tenan
 	t.CreatedAt = s.now().UTC()
 	t.UpdatedAt = t.CreatedAt
 	_, err = c.update(func(tx *store.Tx) error {
+		c.made.Tenant = t.ID
 		if err := txPlanExists(tx, t.Plan); err != nil {
 			return err
 		}
@@ -62,7 +67,10 @@ func (s *Server) createTenant(c *call, in resource.TenantCreate) (resource.Tenan
 		}
 		return c.audit(tx, miosa.Event{TenantID: t.ID, Type: "tenant.created", Message: fmt.Sprintf("tenant %s was made", t.Name)})
 	})
-	return tenantResource(t), err
+	if err != nil {
+		return resource.Tenant{}, err
+	}
+	return c.showTenant(c.made.Tenant)
 }
 
 // txPlanExists: the default plan is there even where it was never written.
@@ -92,12 +100,12 @@ func (s *Server) patchTenant(c *call, in resource.TenantPatch) (resource.Tenant,
 	if err := f.err(); err != nil {
 		return resource.Tenant{}, err
 	}
-	var t miosa.Tenant
 	_, err = c.update(func(tx *store.Tx) error {
-		var err error
-		if t, err = store.Load(tx, store.Tenants, store.TenantKey(id)); err != nil {
+		t, err := store.Load(tx, store.Tenants, store.TenantKey(id))
+		if err != nil {
 			return err
 		}
+		c.made.Tenant = id
 		if err := c.match(t.Revision); err != nil {
 			return err
 		}
@@ -116,7 +124,10 @@ func (s *Server) patchTenant(c *call, in resource.TenantPatch) (resource.Tenant,
 		}
 		return c.audit(tx, miosa.Event{TenantID: t.ID, Type: "tenant.changed", Message: fmt.Sprintf("tenant %s was changed: plan %s", t.Name, t.Plan)})
 	})
-	return tenantResource(t), err
+	if err != nil {
+		return resource.Tenant{}, err
+	}
+	return c.showTenant(c.made.Tenant)
 }
 
 func (s *Server) listPlans(c *call) (rows[resource.Plan], error) {
@@ -131,7 +142,11 @@ func (s *Server) getPlan(c *call, _ none) (resource.Plan, error) {
 	if !validLabel(name, maxSlug) {
 		return resource.Plan{}, absent("plan", name)
 	}
-	p, err := store.Get(c.r.Context(), s.store, store.Plans, store.PlanKey(name))
+	return c.showPlan(name)
+}
+
+func (c *call) showPlan(name string) (resource.Plan, error) {
+	p, err := store.Get(c.r.Context(), c.s.store, store.Plans, store.PlanKey(name))
 	if miosa.CodeOf(err) == miosa.NotFound && name == miosa.DefaultPlan().Name {
 		return planResource(miosa.DefaultPlan()), nil
 	}
@@ -172,17 +187,32 @@ func (c *call) writePlan(name string, in resource.PlanPut, exists bool) (resourc
 		}
 		f.between(l.name, l.v, 0, most)
 	}
-	f.between("max_log_rate", in.MaxLogRate, -1, 1<<30)
+	open := []struct {
+		name string
+		v    *int
+		of   func(*miosa.Plan) *int
+	}{
+		{"max_log_rate", in.MaxLogRate, func(p *miosa.Plan) *int { return &p.MaxLogRate }},
+		{"max_environments", in.MaxEnvironments, func(p *miosa.Plan) *int { return &p.MaxEnvironments }},
+		{"max_services", in.MaxServices, func(p *miosa.Plan) *int { return &p.MaxServices }},
+		{"max_webhooks", in.MaxWebhooks, func(p *miosa.Plan) *int { return &p.MaxWebhooks }},
+		{"max_log_drains", in.MaxLogDrains, func(p *miosa.Plan) *int { return &p.MaxLogDrains }},
+		{"max_api_keys", in.MaxAPIKeys, func(p *miosa.Plan) *int { return &p.MaxAPIKeys }},
+		{"max_releases", in.MaxReleases, func(p *miosa.Plan) *int { return &p.MaxReleases }},
+		{"max_storage_mb", in.MaxStorageMB, func(p *miosa.Plan) *int { return &p.MaxStorageMB }},
+	}
+	for _, l := range open {
+		f.between(l.name, l.v, -1, 1<<30)
+	}
 	if err := f.err(); err != nil {
 		if exists && !validLabel(name, maxSlug) {
 			err = absent("plan", name)
 		}
 		return resource.Plan{}, err
 	}
-	var p miosa.Plan
 	_, err := c.update(func(tx *store.Tx) error {
-		var err error
-		p, err = store.Load(tx, store.Plans, store.PlanKey(name))
+		c.made.Plan = name
+		p, err := store.Load(tx, store.Plans, store.PlanKey(name))
 		now := c.s.now().UTC()
 		event := "plan.changed"
 		switch {
@@ -202,13 +232,10 @@ func (c *call) writePlan(name string, in resource.PlanPut, exists bool) (resourc
 		if in.GPU != nil {
 			p.GPU = *in.GPU
 		}
-		for _, l := range limits {
+		for _, l := range append(limits, open...) {
 			if l.v != nil {
 				*l.of(&p) = *l.v
 			}
-		}
-		if in.MaxLogRate != nil {
-			p.MaxLogRate = *in.MaxLogRate
 		}
 		p.UpdatedAt = now
 		if err := store.Save(tx, store.Plans, p); err != nil {
@@ -216,7 +243,10 @@ func (c *call) writePlan(name string, in resource.PlanPut, exists bool) (resourc
 		}
 		return c.audit(tx, miosa.Event{Type: event, Message: fmt.Sprintf("plan %s was written", name)})
 	})
-	return planResource(p), err
+	if err != nil {
+		return resource.Plan{}, err
+	}
+	return c.showPlan(c.made.Plan)
 }
 
 func (s *Server) listAPIKeys(c *call) (rows[resource.APIKey], error) {
@@ -262,38 +292,51 @@ func (s *Server) createAPIKey(c *call, in resource.APIKeyCreate) (resource.APIKe
 		return resource.APIKeyMinted{}, err
 	}
 	_, err = c.update(func(tx *store.Tx) error {
+		c.made = made{Key: key.ID, Secret: full}
 		if key.TenantID != "" {
-			_, err := store.Load(tx, store.Tenants, store.TenantKey(key.TenantID))
+			tenant, err := store.Load(tx, store.Tenants, store.TenantKey(key.TenantID))
 			if miosa.CodeOf(err) == miosa.NotFound {
 				return invalidField("tenant_id", "there is no such tenant")
 			}
 			if err != nil {
 				return err
 			}
+			if err := c.roomForKey(tx, tenant); err != nil {
+				return err
+			}
+			tx.SetIndex(store.APIKeyOfKey(tenant.ID, key.ID), key.Hash, 0)
 		}
 		if err := store.Save(tx, store.APIKeys, key); err != nil {
 			return err
 		}
 		return c.audit(tx, miosa.Event{TenantID: key.TenantID, Type: "api_key.created", Message: fmt.Sprintf("a %s key (%s…) was made", key.Role, key.Hint)})
 	})
-	return resource.APIKeyMinted{APIKey: apiKeyResource(key), Key: full}, err
+	if err != nil {
+		return resource.APIKeyMinted{}, err
+	}
+	shown, err := c.showKey(c.made.Key)
+	return resource.APIKeyMinted{APIKey: shown, Key: c.made.Secret}, err
 }
 
 func (s *Server) getAPIKey(c *call, _ none) (resource.APIKey, error) {
-	at, err := c.locateKey()
+	id, err := c.pathID("id", miosa.PrefixKey, "api key")
 	if err != nil {
 		return resource.APIKey{}, err
 	}
-	key, err := store.Get(c.r.Context(), s.store, store.APIKeys, at.Key)
+	return c.showKey(id)
+}
+
+func (c *call) showKey(id string) (resource.APIKey, error) {
+	at, err := c.locateKey(id)
+	if err != nil {
+		return resource.APIKey{}, err
+	}
+	key, err := store.Get(c.r.Context(), c.s.store, store.APIKeys, at.Key)
 	c.etag = key.Revision
 	return apiKeyResource(key), err
 }
 
-func (c *call) locateKey() (store.Location, error) {
-	id, err := c.pathID("id", miosa.PrefixKey, "api key")
-	if err != nil {
-		return store.Location{}, err
-	}
+func (c *call) locateKey(id string) (store.Location, error) {
 	at, err := store.Locate(c.r.Context(), c.s.store, id)
 	if miosa.CodeOf(err) == miosa.NotFound {
 		err = absent("api key", id)
@@ -303,16 +346,20 @@ func (c *call) locateKey() (store.Location, error) {
 
 // revokeAPIKey ends a key at once; its record stays, for the audit trail.
 func (s *Server) revokeAPIKey(c *call, _ none) (resource.APIKey, error) {
-	at, err := c.locateKey()
+	id, err := c.pathID("id", miosa.PrefixKey, "api key")
 	if err != nil {
 		return resource.APIKey{}, err
 	}
-	var key miosa.APIKey
+	at, err := c.locateKey(id)
+	if err != nil {
+		return resource.APIKey{}, err
+	}
 	_, err = c.update(func(tx *store.Tx) error {
-		var err error
-		if key, err = store.Load(tx, store.APIKeys, at.Key); err != nil {
+		key, err := store.Load(tx, store.APIKeys, at.Key)
+		if err != nil {
 			return err
 		}
+		c.made.Key = id
 		if err := c.match(key.Revision); err != nil {
 			return err
 		}
@@ -320,12 +367,18 @@ func (s *Server) revokeAPIKey(c *call, _ none) (resource.APIKey, error) {
 			return nil
 		}
 		key.RevokedAt = s.now().UTC()
+		if key.TenantID != "" {
+			tx.DropIndex(store.APIKeyOfKey(key.TenantID, key.ID))
+		}
 		if err := store.Save(tx, store.APIKeys, key); err != nil {
 			return err
 		}
 		return c.audit(tx, miosa.Event{TenantID: key.TenantID, Type: "api_key.revoked", Message: fmt.Sprintf("the key %s… was revoked", key.Hint)})
 	})
-	return apiKeyResource(key), err
+	if err != nil {
+		return resource.APIKey{}, err
+	}
+	return c.showKey(c.made.Key)
 }
 
 func (s *Server) listHosts(c *call) (rows[resource.Host], error) {

@@ -10,12 +10,12 @@ import (
 	"github.com/miosa/miosa/store"
 )
 
-// authenticate finds the key of a request. Every reason for a refusal gives
+// authenticate finds the key of a request, and returns it as it came too. Every reason for a refusal gives
 // the same answer, but for a header that isn't there at all.
-func (s *Server) authenticate(ctx context.Context, r *http.Request) (miosa.APIKey, error) {
+func (s *Server) authenticate(ctx context.Context, r *http.Request) (found miosa.APIKey, credential string, err error) {
 	header := r.Header.Get("Authorization")
 	if header == "" {
-		return miosa.APIKey{}, &miosa.Error{
+		return miosa.APIKey{}, "", &miosa.Error{
 			Code:    miosa.Unauthenticated,
 			Message: "an API key is needed: send Authorization: Bearer msk_…",
 		}
@@ -24,24 +24,26 @@ func (s *Server) authenticate(ctx context.Context, r *http.Request) (miosa.APIKe
 		Code: miosa.Unauthenticated, Public: "invalid_api_key",
 		Message: "the API key is malformed, unknown or revoked",
 	}
-	scheme, key, ok := strings.Cut(header, " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") {
-		return miosa.APIKey{}, refused
+	// One space or more (RFC 9110, 11.6.2).
+	words := strings.Fields(header)
+	if len(words) != 2 || !strings.EqualFold(words[0], "Bearer") {
+		return miosa.APIKey{}, "", refused
 	}
+	key := words[1]
 	// What can't be a key is not worth asking the store.
 	if _, ok := secret.APIKeyRole(key); !ok {
-		return miosa.APIKey{}, refused
+		return miosa.APIKey{}, "", refused
 	}
-	found, err := store.Get(ctx, s.store, store.APIKeys, store.APIKeyKey(secret.HashAPIKey(key)))
+	found, err = store.Get(ctx, s.store, store.APIKeys, store.APIKeyKey(secret.HashAPIKey(key)))
 	switch {
 	case miosa.CodeOf(err) == miosa.NotFound:
-		return miosa.APIKey{}, refused
+		return miosa.APIKey{}, "", refused
 	case err != nil:
-		return miosa.APIKey{}, err
+		return miosa.APIKey{}, "", err
 	case !found.RevokedAt.IsZero():
-		return miosa.APIKey{}, refused
+		return miosa.APIKey{}, "", refused
 	}
-	return found, nil
+	return found, key, nil
 }
 
 // admit checks that the key has the right to use the route, and loads its tenant.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,12 +32,24 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.ContentLength > maxBody {
 		return nil, tooLarge()
 	}
-	raw, err := io.ReadAll(http.MaxBytesReader(w, &patientReader{body: r.Body, control: http.NewResponseController(w)}, maxBody))
+	encoding, err := encodingOf(r.Header)
+	if err != nil {
+		w.Header().Set("Accept-Encoding", "gzip")
+		return nil, err
+	}
+	var body io.Reader = http.MaxBytesReader(w, &patientReader{body: r.Body, control: http.NewResponseController(w)}, maxBody)
+	if encoding == "gzip" {
+		body = &unzipped{body: body}
+	}
+	raw, err := io.ReadAll(io.LimitReader(body, maxBody+1))
+	if len(raw) > maxBody {
+		return nil, tooLarge() // a few bytes may stand for any number
+	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, tooLarge()
 	}
 	if err != nil {
-		return nil, &miosa.Error{Code: miosa.Malformed, Public: "malformed_body", Message: "the request's body was cut off", Err: err}
+		return nil, &miosa.Error{Code: miosa.Malformed, Public: "malformed_body", Message: "the request's body was cut off, or is not compressed as it says", Err: err}
 	}
 	if len(bytes.TrimSpace(raw)) == 0 {
 		return nil, nil
@@ -50,7 +63,44 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 			}
 		}
 	}
-	return raw, nil
+	return raw, onlyText(raw)
+}
+
+// encodingOf is how a request's body is compressed: "" or "gzip".
+func encodingOf(h http.Header) (string, error) {
+	list := strings.Join(h.Values("Content-Encoding"), ",")
+	encoding := ""
+	for name := range strings.SplitSeq(list, ",") {
+		name = strings.ToLower(strings.TrimSpace(name))
+		switch {
+		case name == "" || name == "identity":
+		case (name == "gzip" || name == "x-gzip") && encoding == "":
+			encoding = "gzip"
+		default:
+			return "", &miosa.Error{
+				Code: miosa.Unsupported, Public: "unsupported_content_encoding",
+				Message: fmt.Sprintf("a JSON body with Content-Encoding %q cannot be read: send it with gzip, or as it is", list),
+			}
+		}
+	}
+	return encoding, nil
+}
+
+// unzipped reads a compressed body; an empty one is empty.
+type unzipped struct {
+	body io.Reader
+	in   *gzip.Reader
+}
+
+func (u *unzipped) Read(p []byte) (int, error) {
+	if u.in == nil {
+		in, err := gzip.NewReader(u.body)
+		if err != nil {
+			return 0, err // io.EOF: nothing came
+		}
+		u.in = in
+	}
+	return u.in.Read(p)
 }
 
 func tooLarge() error {

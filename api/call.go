@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
-	"github.com/miosa/miosa/store"
 )
 
 // call is one request on its way through the API.
@@ -28,6 +27,10 @@ type call struct {
 	id     string // request ID
 	key    miosa.APIKey
 	tenant miosa.Tenant // none for an admin key
+
+	credential string // the API key itself
+	retry      *retry // nil without an idempotency key
+	made       made
 
 	status int   // of success
 	etag   int64 // revision of the object answered with; 0: none
@@ -143,7 +146,7 @@ func (c *call) serve() error {
 	ctx := c.r.Context()
 	if c.route.Access != accessOpen {
 		var err error
-		if c.key, err = c.s.authenticate(ctx, c.r); err != nil {
+		if c.key, c.credential, err = c.s.authenticate(ctx, c.r); err != nil {
 			return err
 		}
 		if c.tenant, err = c.s.admit(ctx, c.route, c.key); err != nil {
@@ -158,6 +161,11 @@ func (c *call) serve() error {
 	}
 	if c.route.CSV != nil && (c.route.table() || wantsCSV(c.r)) {
 		return c.route.CSV(c.s, c, c.w)
+	}
+	if c.route.mutates() {
+		if err := onlyTextIn(c.r.URL.Query()); err != nil {
+			return err
+		}
 	}
 	var body []byte
 	if c.route.mutates() && !c.route.Upload {
@@ -209,11 +217,17 @@ func (c *call) write(answer reply) {
 
 func etag(revision int64) string { return `"` + strconv.FormatInt(revision, 10) + `"` }
 
+// ifMatch is the header, all its lines as one list; without a tag: not given.
+func (c *call) ifMatch() (list string, given bool) {
+	list = strings.Join(c.r.Header.Values("If-Match"), ",")
+	return list, strings.Trim(list, ", \t") != ""
+}
+
 // match honours If-Match: the object that is about to be changed must have
 // one of the revisions that the caller knows.
 func (c *call) match(revision int64) error {
-	header := c.r.Header.Get("If-Match")
-	if header == "" {
+	header, given := c.ifMatch()
+	if !given {
 		return nil
 	}
 	for tag := range strings.SplitSeq(header, ",") {
@@ -250,7 +264,7 @@ func absent(noun, id string) error {
 
 // wantsStream reports whether the caller asks for server-sent events.
 func wantsStream(r *http.Request) bool {
-	return strings.Contains(r.Header.Get("Accept"), "text/event-stream") || isTrue(r.URL.Query().Get("follow"))
+	return strings.Contains(strings.Join(r.Header.Values("Accept"), ","), "text/event-stream") || isTrue(r.URL.Query().Get("follow"))
 }
 
 func isTrue(v string) bool { return v == "true" || v == "1" }
@@ -286,15 +300,6 @@ func (c *call) patience(wanted bool) (time.Duration, error) {
 		return 0, nil
 	}
 	return wait, nil
-}
-
-// update runs a transaction and remembers its revision as the ETag.
-func (c *call) update(fn func(tx *store.Tx) error) (int64, error) {
-	revision, err := store.Update(c.r.Context(), c.s.store, fn)
-	if err == nil {
-		c.etag = revision
-	}
-	return revision, err
 }
 
 // query is the caller's value of a query parameter, or what stands for none.

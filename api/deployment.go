@@ -3,6 +3,9 @@ package api
 import (
 	"cmp"
 	"fmt"
+	"strings"
+
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
@@ -15,8 +18,9 @@ func (s *Server) listDeployments(c *call) (rows[resource.Deployment], error) {
 	if project := c.r.PathValue("project_id"); project != "" {
 		f.project = project
 	}
+	name := norm.NFC.String(strings.TrimSpace(c.r.URL.Query().Get("name")))
 	deps, err := collect(c, store.Deployments, store.DeploymentsOf(c.tenant.ID), func(d miosa.Deployment) bool {
-		return d.DeletedAt.IsZero() && c.sees(d.Attribution) && f.passes(string(d.State), d.ProjectID, d.Attribution)
+		return (name == "" || name == d.Slug || name == norm.NFC.String(d.Name)) && d.DeletedAt.IsZero() && c.sees(d.Attribution) && f.passes(string(d.State), d.ProjectID, d.Attribution)
 	})
 	return newest(deps, func(d miosa.Deployment) string { return d.ID }, func(d miosa.Deployment) (resource.Deployment, error) {
 		v, _, err := c.deploymentView(d)
@@ -44,16 +48,17 @@ func (s *Server) createDeployment(c *call, in resource.DeploymentCreate) (resour
 	if err != nil {
 		return resource.Deployment{}, err
 	}
-	if err := c.roomForDeployment(); err != nil {
-		return resource.Deployment{}, err
-	}
-	revision, err := c.update(func(tx *store.Tx) error {
-		_, ok, err := tx.Claim(store.SlugKey(dep.TenantID, dep.Slug), dep.ID)
+	_, err = c.updateRoom(func(tx *store.Tx) error {
+		c.made.Deployment = dep.ID
+		if err := c.roomForDeployment(tx); err != nil {
+			return err
+		}
+		holder, ok, err := tx.Claim(store.SlugKey(dep.TenantID, dep.Slug), dep.ID)
 		if err != nil {
 			return err
 		}
 		if !ok {
-			return conflict("name_taken", fmt.Sprintf("there is a deployment with the slug %q already: choose another name", dep.Slug))
+			return c.nameTaken(holder, dep.Slug)
 		}
 		if err := store.Save(tx, store.Deployments, dep); err != nil {
 			return err
@@ -68,7 +73,15 @@ func (s *Server) createDeployment(c *call, in resource.DeploymentCreate) (resour
 	if err != nil {
 		return resource.Deployment{}, err
 	}
-	dep.Revision = revision
+	return c.showMade()
+}
+
+// showMade answers with the deployment that was made or changed.
+func (c *call) showMade() (resource.Deployment, error) {
+	dep, err := c.deploymentBy(c.made.Deployment)
+	if err != nil {
+		return resource.Deployment{}, err
+	}
 	return c.showDeployment(dep)
 }
 
@@ -119,26 +132,17 @@ func (c *call) newDeployment(in resource.DeploymentCreate) (miosa.Deployment, er
 	}, nil
 }
 
-// roomForDeployment checks the plan's number of deployments. Two requests at
-// the same moment may both pass: the limit guards against growth, not by one.
-func (c *call) roomForDeployment() error {
-	plan, err := c.plan()
-	if err != nil {
+// nameTaken: who does not see the holder of a slug learns no more than that the
+// name cannot be had, which the public URL would tell as well.
+func (c *call) nameTaken(holder, slug string) error {
+	_, err := c.deploymentBy(holder)
+	switch {
+	case miosa.CodeOf(err) == miosa.NotFound:
+		return conflict("name_taken", "this name cannot be had: choose another")
+	case err != nil:
 		return err
 	}
-	n := 0
-	for d, err := range store.List(c.r.Context(), c.s.store, store.Deployments, store.DeploymentsOf(c.tenant.ID), store.ScanOptions{}) {
-		if err != nil {
-			return err
-		}
-		if d.DeletedAt.IsZero() {
-			n++
-		}
-	}
-	if n >= plan.MaxDeployments {
-		return quota(fmt.Sprintf("plan %s allows %d deployments: delete one, or ask the operator for another plan", plan.Name, plan.MaxDeployments))
-	}
-	return nil
+	return conflict("name_taken", fmt.Sprintf("there is a deployment with the slug %q already: choose another name", slug))
 }
 
 // addEnvironment makes an environment; its name must be free.
@@ -161,7 +165,7 @@ func (c *call) addEnvironment(tx *store.Tx, dep miosa.Deployment, name string) (
 
 // txMatchDeployment checks If-Match against a deployment as it is shown.
 func (c *call) txMatchDeployment(tx *store.Tx, dep miosa.Deployment) error {
-	if c.r.Header.Get("If-Match") == "" {
+	if _, given := c.ifMatch(); !given {
 		return nil
 	}
 	env, err := c.txEnvironment(tx, dep, miosa.Production)
@@ -180,10 +184,10 @@ func (s *Server) patchDeployment(c *call, in resource.DeploymentPatch) (resource
 		f.command("run_command", *in.RunCommand)
 	}
 	f.metadata("metadata", in.Metadata)
-	for field, v := range map[string]*string{
+	for field, v := range inOrder(map[string]*string{
 		"project_id": in.ProjectID, "external_workspace_id": in.ExternalWorkspaceID,
 		"external_user_id": in.ExternalUserID, "external_project_id": in.ExternalProjectID,
-	} {
+	}) {
 		if v != nil {
 			f.external(field, *v)
 		}
@@ -194,12 +198,12 @@ func (s *Server) patchDeployment(c *call, in resource.DeploymentPatch) (resource
 	if w := in.ExternalWorkspaceID; w != nil && c.key.WorkspaceID != "" && *w != c.key.WorkspaceID {
 		return resource.Deployment{}, otherWorkspace()
 	}
-	var dep miosa.Deployment
-	revision, err := c.update(func(tx *store.Tx) error {
-		var err error
-		if dep, err = c.txDeployment(tx, c.r.PathValue("id")); err != nil {
+	_, err := c.update(func(tx *store.Tx) error {
+		dep, err := c.txDeployment(tx, c.r.PathValue("id"))
+		if err != nil {
 			return err
 		}
+		c.made.Deployment = dep.ID
 		if err := c.txMatchDeployment(tx, dep); err != nil {
 			return err
 		}
@@ -226,8 +230,7 @@ func (s *Server) patchDeployment(c *call, in resource.DeploymentPatch) (resource
 	if err != nil {
 		return resource.Deployment{}, err
 	}
-	dep.Revision = revision
-	return c.showDeployment(dep)
+	return c.showMade()
 }
 
 // deleteDeployment marks the deployment: from then on it is not there for
@@ -238,12 +241,12 @@ func (s *Server) deleteDeployment(c *call, _ none) (resource.Deleted, error) {
 	if err != nil {
 		return resource.Deleted{}, err
 	}
-	var dep miosa.Deployment
 	_, err = c.update(func(tx *store.Tx) error {
-		var err error
-		if dep, err = c.txDeployment(tx, c.r.PathValue("id")); err != nil {
+		dep, err := c.txDeployment(tx, c.r.PathValue("id"))
+		if err != nil {
 			return err
 		}
+		c.made.Deployment = dep.ID
 		if err := c.txMatchDeployment(tx, dep); err != nil {
 			return err
 		}
@@ -268,10 +271,10 @@ func (s *Server) deleteDeployment(c *call, _ none) (resource.Deleted, error) {
 		return c.audit(tx, miosa.Event{DeploymentID: dep.ID, Type: "deployment.deleted", Message: message})
 	})
 	if purge && miosa.CodeOf(err) == miosa.NotFound {
-		dep.ID, err = c.purgeLeft(err)
+		c.made.Deployment, err = c.purgeLeft(err)
 	}
 	c.etag = 0
-	return resource.Deleted{ID: dep.ID, Deleted: true}, err
+	return resource.Deleted{ID: c.made.Deployment, Deleted: true}, err
 }
 
 func isPurge(v string) (bool, error) {
@@ -293,6 +296,7 @@ func (c *call) purgeLeft(absent error) (string, error) {
 	}
 	marked := false
 	_, err := c.update(func(tx *store.Tx) error {
+		c.made.Deployment = id
 		dep, err := store.Load(tx, store.Deployments, store.DeploymentKey(c.tenant.ID, id))
 		if err != nil {
 			return err

@@ -25,9 +25,8 @@ type Drains interface {
 
 const (
 	// maxDrains bounds the drains of one workspace, and of those of none
-	// together; maxTenantDrains those of a tenant.
-	maxDrains       = 10
-	maxTenantDrains = 200
+	// together; the plan those of a tenant.
+	maxDrains = 10
 )
 
 const drainNotes = "Lines go out as they come, at least once, each instance's in their order: as NDJSON over HTTPS (gzip), syslog (RFC 5424 over TLS) or OTLP/HTTP logs. " +
@@ -123,19 +122,33 @@ func (s *Server) createDrain(c *call, in resource.LogDrainCreate) (resource.LogD
 	if err != nil {
 		return resource.LogDrain{}, err
 	}
-	if err := c.roomForDrain(d); err != nil {
-		return resource.LogDrain{}, err
-	}
 	if err := c.sealDrain(&d, secrets); err != nil {
 		return resource.LogDrain{}, err
 	}
-	d.Revision, err = c.update(func(tx *store.Tx) error {
+	_, err = c.updateRoom(func(tx *store.Tx) error {
+		c.made.Drain = d.ID
+		if err := c.roomForDrain(tx, d); err != nil {
+			return err
+		}
 		if err := store.Save(tx, store.LogDrains, d); err != nil {
 			return err
 		}
 		return c.auditDrain(tx, "created", d, "was made: it leads to "+d.Target)
 	})
-	return c.drainResource(d), err
+	if err != nil {
+		return resource.LogDrain{}, err
+	}
+	return c.showDrain()
+}
+
+// showDrain answers with the drain that was made or changed.
+func (c *call) showDrain() (resource.LogDrain, error) {
+	d, err := store.Get(c.r.Context(), c.s.store, store.LogDrains, store.LogDrainKey(c.tenant.ID, c.made.Drain))
+	c.etag = d.Revision
+	if err != nil {
+		return resource.LogDrain{}, err
+	}
+	return c.drainResource(d), nil
 }
 
 // drainSecrets are what is sealed: nil leaves a part as it is.
@@ -169,7 +182,7 @@ func (c *call) newDrain(in resource.LogDrainCreate) (miosa.LogDrain, drainSecret
 	if in.Token != "" {
 		secrets.token = &in.Token
 	}
-	for name, value := range in.Headers {
+	for name, value := range inOrder(in.Headers) {
 		secrets.headers[name] = &value
 	}
 	if d.Name == "" && d.Target != "" {
@@ -238,7 +251,7 @@ func (c *call) checkDrainSecrets(f *faults, d *miosa.LogDrain, secrets drainSecr
 		names[h.Name] = true
 	}
 	given := map[string]bool{}
-	for name, value := range secrets.headers {
+	for name, value := range inOrder(secrets.headers) {
 		canonical := f.header("headers", name, value)
 		if given[canonical] {
 			f.add("headers."+name, "is there twice: upper and lower case are the same")
@@ -267,30 +280,6 @@ func (c *call) checkDrainSecrets(f *faults, d *miosa.LogDrain, secrets drainSecr
 	}
 }
 
-// roomForDrain checks the numbers. Two requests at the same moment may both
-// pass: the limit guards against growth, not by one.
-func (c *call) roomForDrain(d miosa.LogDrain) error {
-	all, same := 0, 0
-	for other, err := range store.List(c.r.Context(), c.s.store, store.LogDrains, store.LogDrainsOf(c.tenant.ID), store.ScanOptions{}) {
-		if err != nil {
-			return err
-		}
-		all++
-		if other.WorkspaceID == d.WorkspaceID {
-			same++
-		}
-	}
-	switch {
-	case same >= maxDrains && d.WorkspaceID != "":
-		return quota(fmt.Sprintf("a workspace may have %d log drains: delete one", maxDrains))
-	case same >= maxDrains:
-		return quota(fmt.Sprintf("there may be %d log drains without a workspace: delete one", maxDrains))
-	case all >= maxTenantDrains:
-		return quota(fmt.Sprintf("a tenant may have %d log drains: delete one", maxTenantDrains))
-	}
-	return nil
-}
-
 // sealDrain puts the secrets into the noun.
 func (c *call) sealDrain(d *miosa.LogDrain, secrets drainSecrets) error {
 	seal := func(part, plain string) ([]byte, error) {
@@ -314,7 +303,7 @@ func (c *call) sealDrain(d *miosa.LogDrain, secrets drainSecrets) error {
 		}
 	}
 	d.Headers = slices.Clone(d.Headers)
-	for name, value := range secrets.headers {
+	for name, value := range inOrder(secrets.headers) {
 		var f faults
 		name = f.header("headers", name, nil)
 		d.Headers = slices.DeleteFunc(d.Headers, func(h miosa.DrainHeader) bool { return h.Name == name })
@@ -332,12 +321,12 @@ func (c *call) sealDrain(d *miosa.LogDrain, secrets drainSecrets) error {
 }
 
 func (s *Server) patchDrain(c *call, in resource.LogDrainPatch) (resource.LogDrain, error) {
-	var d miosa.LogDrain
-	var err error
-	_, err = c.update(func(tx *store.Tx) error {
-		if d, err = c.txDrain(tx); err != nil {
+	_, err := c.update(func(tx *store.Tx) error {
+		d, err := c.txDrain(tx)
+		if err != nil {
 			return err
 		}
+		c.made.Drain = d.ID
 		before := d
 		secrets, err := c.changeDrain(&d, in)
 		if err != nil {
@@ -362,8 +351,7 @@ func (s *Server) patchDrain(c *call, in resource.LogDrainPatch) (resource.LogDra
 	if err != nil {
 		return resource.LogDrain{}, err
 	}
-	d.Revision = c.etag
-	return c.drainResource(d), nil
+	return c.showDrain()
 }
 
 // changeDrain checks the request and changes the noun, but for its secrets.
@@ -382,7 +370,7 @@ func (c *call) changeDrain(d *miosa.LogDrain, in resource.LogDrainPatch) (drainS
 	if in.Name != nil {
 		d.Name = *in.Name
 	}
-	for name, v := range map[string]*string{"external_workspace_id": in.ExternalWorkspaceID, "external_user_id": in.ExternalUserID, "external_project_id": in.ExternalProjectID} {
+	for name, v := range inOrder(map[string]*string{"external_workspace_id": in.ExternalWorkspaceID, "external_user_id": in.ExternalUserID, "external_project_id": in.ExternalProjectID}) {
 		if v != nil {
 			f.external(name, *v)
 		}
@@ -438,7 +426,7 @@ func elsewhere(a, b string) bool {
 // give anew.
 func withheld(d miosa.LogDrain, in resource.LogDrainPatch) bool {
 	return len(d.Token) > 0 && !in.Token.Set || slices.ContainsFunc(d.Headers, func(h miosa.DrainHeader) bool {
-		for name := range in.Headers {
+		for name := range inOrder(in.Headers) {
 			if strings.EqualFold(name, h.Name) {
 				return false
 			}
@@ -448,19 +436,19 @@ func withheld(d miosa.LogDrain, in resource.LogDrainPatch) bool {
 }
 
 func (s *Server) deleteDrain(c *call, _ none) (resource.Deleted, error) {
-	var d miosa.LogDrain
 	_, err := c.update(func(tx *store.Tx) error {
-		var err error
-		if d, err = c.txDrain(tx); err != nil {
+		d, err := c.txDrain(tx)
+		if err != nil {
 			return err
 		}
+		c.made.Drain = d.ID
 		if err := store.Remove(tx, store.LogDrains, d); err != nil {
 			return err
 		}
 		return c.auditDrain(tx, "deleted", d, "was deleted")
 	})
 	c.etag = 0
-	return resource.Deleted{ID: d.ID, Deleted: true}, err
+	return resource.Deleted{ID: c.made.Drain, Deleted: true}, err
 }
 
 func (s *Server) testDrain(c *call, _ none) (resource.LogDrainTest, error) {

@@ -29,22 +29,32 @@ func (s *Server) createEnvironment(c *call, in resource.EnvironmentCreate) (reso
 	if err := f.err(); err != nil {
 		return resource.Environment{}, err
 	}
-	var dep miosa.Deployment
-	var env miosa.Environment
-	revision, err := c.update(func(tx *store.Tx) error {
-		var err error
-		if dep, err = c.txDeployment(tx, c.r.PathValue("id")); err != nil {
+	_, err := c.updateRoom(func(tx *store.Tx) error {
+		dep, err := c.txDeployment(tx, c.r.PathValue("id"))
+		if err != nil {
 			return err
 		}
-		if env, err = c.addEnvironment(tx, dep, in.Name); err != nil {
+		if err := c.roomForEnvironment(tx, dep); err != nil {
 			return err
 		}
+		env, err := c.addEnvironment(tx, dep, in.Name)
+		if err != nil {
+			return err
+		}
+		c.made = made{Deployment: dep.ID, Environment: env.ID}
 		return c.audit(tx, miosa.Event{DeploymentID: dep.ID, Type: "environment.created", Message: fmt.Sprintf("environment %s was made", env.Name)})
 	})
 	if err != nil {
 		return resource.Environment{}, err
 	}
-	env.Revision = revision
+	dep, err := c.deploymentBy(c.made.Deployment)
+	if err != nil {
+		return resource.Environment{}, err
+	}
+	env, err := c.environment(dep, c.made.Environment)
+	if err != nil {
+		return resource.Environment{}, err
+	}
 	return c.environmentResource(dep, env)
 }
 
@@ -127,7 +137,7 @@ func (c *call) changeVars(environment string, values map[string]*string, secret 
 	}
 	now := c.s.now().UTC()
 	fresh := map[string]miosa.Var{}
-	for key, value := range values {
+	for key, value := range inOrder(values) {
 		if value == nil {
 			continue
 		}
@@ -137,15 +147,15 @@ func (c *call) changeVars(environment string, values map[string]*string, secret 
 		}
 		fresh[key] = miosa.Var{Key: key, Sealed: sealed, Preview: preview(*value, secret), Secret: secret, UpdatedAt: now}
 	}
-	var vars miosa.Vars
-	revision, err := c.update(func(tx *store.Tx) error {
+	place := store.VarsKey(dep.TenantID, dep.ID, env.ID)
+	_, err = c.update(func(tx *store.Tx) error {
 		if _, err := c.txDeployment(tx, dep.ID); err != nil {
 			return err
 		}
 		if env, err = store.Load(tx, store.Environments, store.EnvironmentKey(dep.TenantID, dep.ID, env.ID)); err != nil {
 			return err
 		}
-		vars, err = store.Load(tx, store.VarSets, store.VarsKey(dep.TenantID, dep.ID, env.ID))
+		vars, err := store.Load(tx, store.VarSets, place)
 		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
 			return err
 		}
@@ -170,7 +180,11 @@ func (c *call) changeVars(environment string, values map[string]*string, secret 
 			Message: fmt.Sprintf("variables of %s were changed: %s; they take effect at the next publish or restart", env.Name, summary(touched)),
 		})
 	})
-	vars.Revision = revision
+	if err != nil {
+		return miosa.Vars{}, err
+	}
+	vars, err := store.Get(c.r.Context(), c.s.store, store.VarSets, place)
+	c.etag = vars.Revision
 	return vars, err
 }
 
@@ -180,13 +194,19 @@ func merge(vars *miosa.Vars, values map[string]*string, fresh map[string]miosa.V
 	existed := map[string]bool{}
 	for _, v := range vars.Vars {
 		existed[v.Key] = true
+		// A secret stays one until it is deleted: who sets it anew may have
+		// left that out.
+		if f, ok := fresh[v.Key]; ok && v.Secret {
+			f.Secret, f.Preview = true, preview("", true)
+			fresh[v.Key] = f
+		}
 		if _, changed := values[v.Key]; !changed {
 			kept = append(kept, v)
 		}
 	}
 	var touched []string
 	size := 0
-	for key := range values {
+	for key := range inOrder(values) {
 		if mustExist && !existed[key] {
 			return nil, absent("variable", key)
 		}

@@ -211,30 +211,6 @@ func TestTheSameKeyTwiceAtOnce(t *testing.T) {
 	}
 }
 
-func TestADuplicateOfARunningRequest(t *testing.T) {
-	p := start(t, api.Config{DuplicateWait: time.Millisecond})
-	dep := p.deploy("x")
-	body := map[string]any{"release_id": p.upload(dep, "x"), "run_command": "/app/held"}
-	done := make(chan answer)
-	go func() { done <- p.call("POST", "/deployments/"+dep+"/publish?wait=true", body, "Idempotency-Key: k") }()
-	for p.call("GET", "/deployments/"+dep, nil).at("data.rollout_id") == nil {
-		continue
-	}
-	if a := p.want(409, "POST", "/deployments/"+dep+"/publish?wait=true", body, "Idempotency-Key: k"); a.code() != "idempotency_in_progress" {
-		t.Errorf("a duplicate: %s", a.Raw)
-	}
-	p.Control.Release()
-	if a := <-done; a.Status != http.StatusOK || a.at("data.promoted") != true {
-		t.Errorf("the first: %d %s", a.Status, a.Raw)
-	}
-	if a := p.want(200, "POST", "/deployments/"+dep+"/publish?wait=true", body, "Idempotency-Key: k"); a.at("data.promoted") != true {
-		t.Errorf("afterwards: %s", a.Raw)
-	}
-	if a := p.want(200, "GET", "/deployments/"+dep+"/versions", nil); a.at("page.total") != 1.0 {
-		t.Errorf("%v versions", a.at("page.total"))
-	}
-}
-
 // TestAMintedKeyIsNotStored: neither as a record nor in what is kept for its
 // idempotency key; and yet the same caller gets it again.
 func TestAMintedKeyIsNotStored(t *testing.T) {
@@ -411,6 +387,7 @@ func TestUploads(t *testing.T) {
 	p.want(201, "POST", path, "hello", "Content-Type: application/zstd", right, "X-Note: a")
 	p.want(200, "POST", path, "hello", "Content-Type: application/zstd", "Digest: sha-256=LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=")
 	p.want(200, "POST", path, "hello", "Content-Type: application/zstd", "Content-Digest: md5=:AAAA:, sha-256=:LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=:")
+	p.want(200, "POST", path, "hello", "Content-Type: application/zstd", right, "Digest: sha-256=LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=")
 	for _, c := range []struct {
 		status int
 		code   string
@@ -420,6 +397,9 @@ func TestUploads(t *testing.T) {
 		{422, "digest_mismatch", "", []string{"Content-Digest: sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:"}},
 		{422, "digest_malformed", "", []string{"Content-Digest: sha-256=:xyz:"}},
 		{422, "digest_malformed", "", []string{"Content-Digest: nonsense"}},
+		{422, "digest_mismatch", "", []string{right, "Digest: sha-256=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}},
+		{422, "digest_malformed", "", []string{right, "Digest: sha-256=xyz"}},
+		{422, "digest_mismatch", "", []string{right + ", sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:"}},
 		{415, "unsupported_media_type", "", []string{"Content-Type: text/html"}},
 		{422, "validation_failed", "?kind=exe", nil},
 		{409, "release_kind_differs", "?kind=oci", nil},
@@ -763,5 +743,33 @@ func TestNotReady(t *testing.T) {
 	}
 	if _, err := api.New(api.Config{}, api.Deps{}); err == nil {
 		t.Error("a server without anything is made")
+	}
+}
+
+// TestWrongFieldsComeInOneOrder: what is wrong with a request is told in the
+// same order each time.
+func TestWrongFieldsComeInOneOrder(t *testing.T) {
+	p, _ := metered(t)
+	p.want(201, "POST", "/deployments", map[string]any{"name": "shop"})
+	long := strings.Repeat("x", 1000)
+	for range 20 {
+		for _, c := range []struct {
+			method, path string
+			body         any
+			want         string
+		}{
+			{"PATCH", "/deployments/shop", map[string]any{"project_id": long, "external_workspace_id": long, "external_user_id": long, "external_project_id": long},
+				"external_project_id external_user_id external_workspace_id project_id"},
+			{"GET", "/usage?since=1960-01-01T00:00:00Z&until=9999-01-01T00:00:00Z", nil, "since until"},
+		} {
+			a := p.want(422, c.method, c.path, c.body)
+			var got []string
+			for _, f := range a.at("error.details.fields").([]any) {
+				got = append(got, f.(map[string]any)["field"].(string))
+			}
+			if have := strings.Join(got, " "); have != c.want {
+				t.Fatalf("%s %s: %s, want %s", c.method, c.path, have, c.want)
+			}
+		}
 	}
 }

@@ -222,7 +222,11 @@ func (c *call) version(dep miosa.Deployment, id string) (miosa.Version, error) {
 
 // plan is the tenant's; the default one where it was never written down.
 func (c *call) plan() (miosa.Plan, error) {
-	p, err := store.Get(c.r.Context(), c.s.store, store.Plans, store.PlanKey(c.tenant.Plan))
+	return c.planOf(c.tenant)
+}
+
+func (c *call) planOf(t miosa.Tenant) (miosa.Plan, error) {
+	p, err := store.Get(c.r.Context(), c.s.store, store.Plans, store.PlanKey(t.Plan))
 	if miosa.CodeOf(err) == miosa.NotFound {
 		return miosa.DefaultPlan(), nil
 	}

@@ -442,6 +442,6 @@ func appendSafe(b, text []byte) []byte {
 // wantsText reports whether the caller asks for plain text. Clients that take
 // JSON too mean JSON, whatever else they list.
 func wantsText(r *http.Request) bool {
-	accept := cmp.Or(r.Header.Get("Accept"), "*/*")
+	accept := cmp.Or(strings.Join(r.Header.Values("Accept"), ","), "*/*")
 	return strings.Contains(accept, "text/plain") && !strings.Contains(accept, "application/json")
 }

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -46,24 +45,43 @@ func (s *Server) publish(c *call, in resource.Publish) (resource.Published, erro
 	if err != nil {
 		return resource.Published{}, err
 	}
-	var p *publication
-	revision, err := c.update(func(tx *store.Tx) error {
-		p = &publication{c: c, in: in, plan: plan}
-		return p.write(tx)
+	_, err = c.updateRoom(func(tx *store.Tx) error {
+		p := &publication{c: c, in: in, plan: plan}
+		if err := p.write(tx); err != nil {
+			return err
+		}
+		c.made = made{Deployment: p.dep.ID, Environment: p.env.ID, Version: p.version.ID, Release: p.release.ID, Rollout: p.rollout.ID}
+		return nil
 	})
 	if err != nil {
 		return resource.Published{}, err
 	}
-	ended := false
-	if wait > 0 {
-		if p.rollout, ended, err = s.await(c.r.Context(), p.rollout, revision, wait); err != nil {
-			return resource.Published{}, err
-		}
+	begun, ended, err := c.awaitMade(wait)
+	if err != nil {
+		return resource.Published{}, err
 	}
 	if ended {
 		c.status = http.StatusOK
 	}
-	return p.result()
+	return c.published(begun)
+}
+
+// awaitMade is the rollout that was begun, and whether it is decided, as seen
+// within the limit; 0: as it stands.
+func (c *call) awaitMade(limit time.Duration) (r miosa.Rollout, ended bool, err error) {
+	ctx := c.r.Context()
+	r, err = store.Get(ctx, c.s.store, store.Rollouts, store.RolloutKey(c.tenant.ID, c.made.Deployment, c.made.Rollout))
+	switch {
+	case miosa.CodeOf(err) == miosa.NotFound:
+		return r, false, deletedMeanwhile()
+	case err != nil || limit == 0:
+		return r, false, err
+	}
+	return c.s.await(ctx, r, r.Revision, limit)
+}
+
+func deletedMeanwhile() error {
+	return conflict("deployment_deleted", "the deployment was deleted meanwhile")
 }
 
 // checkPublish finds what is wrong with a publish whatever it is of, and
@@ -143,6 +161,9 @@ func (p *publication) write(tx *store.Tx) error {
 	if p.env, err = p.c.txEnvironment(tx, p.dep, p.in.Environment); err != nil {
 		return err
 	}
+	if most := planLimit(p.plan, func(plan miosa.Plan) int { return plan.MaxServices }); most >= 0 && len(p.in.Services) > most {
+		return quota(fmt.Sprintf("plan %s allows %d services a version, and these are %d: publish fewer, or ask the operator for another plan", p.plan.Name, most, len(p.in.Services)))
+	}
 	if err := p.c.txNoRollout(tx, p.env); err != nil {
 		return err
 	}
@@ -165,7 +186,7 @@ func (p *publication) write(tx *store.Tx) error {
 	if err != nil {
 		return err
 	}
-	if err := p.c.room(p.plan, p.env, p.all); err != nil {
+	if err := p.c.room(tx, p.plan, p.env, p.all); err != nil {
 		return err
 	}
 	var f faults
@@ -323,6 +344,9 @@ func (p *publication) service(tx *store.Tx, a resource.PublishService) (miosa.Se
 		}
 		return s, store.Save(tx, store.Services, s)
 	}
+	if err := roomForService(p.plan, len(p.all)); err != nil {
+		return miosa.Service{}, err
+	}
 	id, err := c.s.newID(miosa.PrefixService)
 	if err != nil {
 		return miosa.Service{}, err
@@ -347,17 +371,20 @@ func (p *publication) typed(s miosa.Service, a resource.PublishService) error {
 	return nil
 }
 
-// result shows how far the publish has come.
-func (p *publication) result() (resource.Published, error) {
-	c := p.c
-	dep, err := c.deploymentBy(p.dep.ID)
+// published shows how far the publish has come.
+func (c *call) published(begun miosa.Rollout) (resource.Published, error) {
+	dep, err := c.deploymentBy(c.made.Deployment)
 	if miosa.CodeOf(err) == miosa.NotFound {
-		return resource.Published{}, conflict("deployment_deleted", "the deployment was deleted meanwhile")
+		return resource.Published{}, deletedMeanwhile()
 	}
 	if err != nil {
 		return resource.Published{}, err
 	}
-	version, err := c.version(dep, p.version.ID)
+	version, err := c.version(dep, c.made.Version)
+	if err != nil {
+		return resource.Published{}, err
+	}
+	release, err := store.Get(c.r.Context(), c.s.store, store.Releases, store.ReleaseKey(dep.TenantID, dep.ID, c.made.Release))
 	if err != nil {
 		return resource.Published{}, err
 	}
@@ -365,7 +392,7 @@ func (p *publication) result() (resource.Published, error) {
 	if err != nil {
 		return resource.Published{}, err
 	}
-	services, err := c.serviceViews(p.env.Name, dep)
+	services, err := c.serviceViews(c.made.Environment, dep)
 	if err != nil {
 		return resource.Published{}, err
 	}
@@ -376,8 +403,8 @@ func (p *publication) result() (resource.Published, error) {
 	services = slices.DeleteFunc(services, func(s resource.Service) bool { return place(s) < 0 })
 	slices.SortFunc(services, func(a, b resource.Service) int { return place(a) - place(b) })
 	return resource.Published{
-		Deployment: shown, Version: versionResource(version, p.release.Manifest), Release: c.releaseResource(p.release, version),
-		Services: services, Rollout: rolloutResource(p.rollout), Promoted: p.rollout.Promote && isLive(p.rollout),
+		Deployment: shown, Version: versionResource(version, release.Manifest), Release: c.releaseResource(release, version),
+		Services: services, Rollout: rolloutResource(begun), Promoted: begun.Promote && isLive(begun),
 	}, nil
 }
 
@@ -394,7 +421,7 @@ func (c *call) txNoRollout(tx *store.Tx, env miosa.Environment) error {
 		return err
 	}
 	return &miosa.Error{
-		Code: miosa.Conflict, Public: "rollout_in_progress",
+		Code: miosa.Conflict, Public: "rollout_in_progress", Passing: true,
 		Message: fmt.Sprintf("a %s goes on in %s (%s, %s): wait for its end, or roll back to cancel it", live.Kind, env.Name, live.ID, live.Step),
 	}
 }
@@ -421,11 +448,19 @@ func (c *call) startVersion(tx *store.Tx, dep *miosa.Deployment, env miosa.Envir
 	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
 		return fail(err)
 	}
+	bootable := 0
 	for old, err := range store.List(c.r.Context(), c.s.store, store.Versions, store.VersionsOf(dep.TenantID, dep.ID), store.ScanOptions{}) {
 		if err != nil {
 			return fail(err)
 		}
 		v.Number = max(v.Number, old.Number)
+		if old.EnvironmentID == env.ID && old.State != miosa.VersionArchived {
+			bootable++
+		}
+	}
+	if bootable >= maxBootable {
+		return fail(&miosa.Error{Code: miosa.Limited, Public: "too_many_versions", Message: fmt.Sprintf(
+			"%s has %d versions that could be booted, which is the limit: all but the newest %d are archived within the hour, try again then", env.Name, bootable, keptVersions)})
 	}
 	v.Number++
 	if v.ID, err = c.s.newID(miosa.PrefixVersion); err != nil {
@@ -494,6 +529,9 @@ func (s *Server) await(ctx context.Context, r miosa.Rollout, revision int64, lim
 	defer cancel()
 	key := store.RolloutKey(r.TenantID, r.DeploymentID, r.ID)
 	decided := func() bool { return r.Step == miosa.StepDraining || r.Step.Terminal() }
+	if decided() {
+		return r, true, nil
+	}
 	for {
 		for batch, err := range s.store.Watch(wait, key, revision) {
 			if err != nil {
@@ -524,62 +562,11 @@ func (s *Server) await(ctx context.Context, r miosa.Rollout, revision int64, lim
 		}
 		switch {
 		case miosa.CodeOf(err) == miosa.NotFound:
-			return r, false, conflict("deployment_deleted", "the deployment was deleted meanwhile")
+			return r, false, deletedMeanwhile()
 		case err != nil && wait.Err() == nil:
 			return r, false, err
 		case decided():
 			return r, true, nil
 		}
 	}
-}
-
-// room checks the plan's number of instances: what the tenant's services ask
-// for, and the environment's once more, for old and new side by side.
-func (c *call) room(plan miosa.Plan, env miosa.Environment, changed []miosa.Service) error {
-	replicas := map[string]int{}
-	deps, err := c.allDeployments()
-	if err != nil {
-		return err
-	}
-	for s, err := range store.List(c.r.Context(), c.s.store, store.Services, store.ServicesOf(c.tenant.ID, ""), store.ScanOptions{}) {
-		if err != nil {
-			return err
-		}
-		if deps[s.DeploymentID] {
-			replicas[s.ID] = s.DesiredReplicas
-		}
-	}
-	double := 0
-	for _, s := range changed {
-		if s.DesiredReplicas > plan.MaxReplicas {
-			return quota(fmt.Sprintf("service %s: plan %s allows %d instances a service, not %d", s.Name, plan.Name, plan.MaxReplicas, s.DesiredReplicas))
-		}
-		replicas[s.ID] = s.DesiredReplicas
-		if env.ID != "" && s.EnvironmentID == env.ID {
-			double += s.DesiredReplicas
-		}
-	}
-	total := double
-	for _, id := range slices.Sorted(maps.Keys(replicas)) {
-		total += replicas[id]
-	}
-	if total > plan.MaxInstances {
-		return quota(fmt.Sprintf("plan %s allows %d instances in all, old and new ones of a publish together; this needs %d", plan.Name, plan.MaxInstances, total))
-	}
-	return nil
-}
-
-// allDeployments are the tenant's that are not deleted, also those that a
-// restricted key does not see: quotas are the tenant's.
-func (c *call) allDeployments() (map[string]bool, error) {
-	all := map[string]bool{}
-	for d, err := range store.List(c.r.Context(), c.s.store, store.Deployments, store.DeploymentsOf(c.tenant.ID), store.ScanOptions{}) {
-		if err != nil {
-			return nil, err
-		}
-		if d.DeletedAt.IsZero() {
-			all[d.ID] = true
-		}
-	}
-	return all, nil
 }

@@ -322,8 +322,9 @@ func planResource(p miosa.Plan) resource.Plan {
 	return resource.Plan{
 		Name: p.Name, GPU: p.GPU, LogDays: p.LogDays, EventDays: p.EventDays, MaxReplicas: p.MaxReplicas, MaxInstances: p.MaxInstances,
 		MaxVCPUs: p.MaxVCPUs, MaxMemoryMB: p.MaxMemoryMB, MaxDiskMB: p.MaxDiskMB, MaxDeployments: p.MaxDeployments,
-		MaxLogRate: logRate(p),
-		CreatedAt:  p.CreatedAt.UTC(), UpdatedAt: p.UpdatedAt.UTC(),
+		MaxLogRate:      logRate(p),
+		MaxEnvironments: planLimit(p, func(p miosa.Plan) int { return p.MaxEnvironments }), MaxServices: planLimit(p, func(p miosa.Plan) int { return p.MaxServices }), MaxWebhooks: planLimit(p, func(p miosa.Plan) int { return p.MaxWebhooks }), MaxLogDrains: planLimit(p, func(p miosa.Plan) int { return p.MaxLogDrains }), MaxAPIKeys: planLimit(p, func(p miosa.Plan) int { return p.MaxAPIKeys }), MaxReleases: planLimit(p, func(p miosa.Plan) int { return p.MaxReleases }), MaxStorageMB: planLimit(p, func(p miosa.Plan) int { return p.MaxStorageMB }),
+		CreatedAt: p.CreatedAt.UTC(), UpdatedAt: p.UpdatedAt.UTC(),
 	}
 }
 

@@ -53,26 +53,25 @@ func (c *call) move(m move) (resource.Promoted, error) {
 	if err != nil {
 		return resource.Promoted{}, err
 	}
-	var dep miosa.Deployment
-	var begun miosa.Rollout
-	revision, err := c.update(func(tx *store.Tx) error {
-		begun = miosa.Rollout{}
-		var err error
-		if dep, err = c.txDeployment(tx, c.r.PathValue("id")); err != nil {
+	_, err = c.updateRoom(func(tx *store.Tx) error {
+		dep, err := c.txDeployment(tx, c.r.PathValue("id"))
+		if err != nil {
 			return err
 		}
 		if err := c.txMatchDeployment(tx, dep); err != nil {
 			return err
 		}
-		begun, err = c.txMove(tx, &dep, m)
+		begun, err := c.txMove(tx, &dep, m)
+		c.made = made{Deployment: dep.ID, Rollout: begun.ID}
 		return err
 	})
 	if err != nil {
 		return resource.Promoted{}, err
 	}
-	ended := begun.ID == ""
-	if !ended && wait > 0 {
-		if begun, ended, err = c.s.await(c.r.Context(), begun, revision, wait); err != nil {
+	var begun miosa.Rollout
+	ended := c.made.Rollout == ""
+	if !ended {
+		if begun, ended, err = c.awaitMade(wait); err != nil {
 			return resource.Promoted{}, err
 		}
 	}
@@ -86,11 +85,8 @@ func (c *call) move(m move) (resource.Promoted, error) {
 	if !ended {
 		c.status = http.StatusAccepted
 	}
-	if dep, err = c.deploymentBy(dep.ID); err != nil {
-		return resource.Promoted{}, err
-	}
 	out := resource.Promoted{}
-	if out.Deployment, err = c.showDeployment(dep); err != nil {
+	if out.Deployment, err = c.showMade(); err != nil {
 		return resource.Promoted{}, err
 	}
 	if begun.ID != "" {
@@ -251,7 +247,10 @@ func bootable(v miosa.Version) error {
 	case miosa.VersionFailed:
 		return conflict("version_not_ready", fmt.Sprintf("version %d never became healthy: it cannot be made live", v.Number))
 	}
-	return conflict("version_not_ready", fmt.Sprintf("version %d is %s: it has to be healthy once before", v.Number, v.State))
+	return &miosa.Error{
+		Code: miosa.Conflict, Public: "version_not_ready", Passing: true,
+		Message: fmt.Sprintf("version %d is %s: it has to be healthy once before", v.Number, v.State),
+	}
 }
 
 // txCarry takes a version to another environment: services and variables are
@@ -275,7 +274,7 @@ func (c *call) txCarry(tx *store.Tx, dep *miosa.Deployment, env miosa.Environmen
 		spec.ServiceID = s.ID
 		specs = append(specs, spec)
 	}
-	if err := c.room(plan, env, p.all); err != nil {
+	if err := c.room(tx, plan, env, p.all); err != nil {
 		return miosa.Version{}, miosa.Rollout{}, err
 	}
 	return c.startVersion(tx, dep, env, miosa.Version{

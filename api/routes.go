@@ -24,6 +24,7 @@ func deploymentRoutes() []*route {
 	project := "The same under a project of yours: project_id is taken from the path."
 	return []*route{
 		{Method: get, Pattern: "/deployments", Access: accessTenant, Operation: "listDeployments", Summary: "List deployments",
+			Query:  []param{{"name", "Only those of this name, or with this slug."}},
 			Handle: many((*Server).listDeployments)},
 		{Method: post, Pattern: "/deployments", Access: accessTenant, Operation: "createDeployment", Summary: "Create a deployment", Status: 201,
 			Notes:  "Its environments production and staging are made with it, and its public_url is known from now on. 409 name_taken.",

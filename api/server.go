@@ -42,9 +42,6 @@ type Config struct {
 	MaxLogDays int
 	// MaxWait bounds how long one request waits for a rollout; 0: 15 minutes.
 	MaxWait time.Duration
-	// DuplicateWait bounds how long a request waits for the first one with
-	// its idempotency key; 0: 10 s. Past it: 409 idempotency_in_progress.
-	DuplicateWait time.Duration
 	// Targets are the addresses that customers may name, of receivers of their
 	// logs and events; those it allows besides public ones also without TLS.
 	Targets outbound.Guard
@@ -91,6 +88,7 @@ type Server struct {
 	store     store.Store
 	uploads   Uploads
 	receiving receiving
+	rooms     rooms
 	secrets   Sealer
 	logs      LogReader
 	drains    Drains
@@ -121,9 +119,6 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if cfg.MaxWait == 0 {
 		cfg.MaxWait = 15 * time.Minute
 	}
-	if cfg.DuplicateWait == 0 {
-		cfg.DuplicateWait = 10 * time.Second
-	}
 	if cfg.Heartbeat == 0 {
 		cfg.Heartbeat = 15 * time.Second
 	}
@@ -131,7 +126,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		cfg.Storage = "local"
 	}
 	s := &Server{
-		cfg: cfg, store: deps.Store, uploads: deps.Uploads, receiving: receiving{n: map[string]int{}}, secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, events: deps.Events, webhooks: deps.Webhooks, metrics: deps.Metrics, usage: deps.Usage, log: deps.Log,
+		cfg: cfg, store: deps.Store, uploads: deps.Uploads, receiving: receiving{n: map[string]int{}}, rooms: rooms{of: map[string]*room{}}, secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, events: deps.Events, webhooks: deps.Webhooks, metrics: deps.Metrics, usage: deps.Usage, log: deps.Log,
 		now: deps.Now, random: deps.Random, ready: deps.Ready, mux: http.NewServeMux(),
 	}
 	if s.now == nil {

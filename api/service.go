@@ -197,10 +197,7 @@ func (c *call) changeNamed(environment, name string, change serviceChange) (reso
 	if _, err := c.changeService(at, change); err != nil {
 		return resource.Deployment{}, err
 	}
-	if dep, err = c.deploymentBy(dep.ID); err != nil {
-		return resource.Deployment{}, err
-	}
-	return c.showDeployment(dep)
+	return c.showMade()
 }
 
 // pick finds a service by name or ID; without one, the web service, or the only one.
@@ -233,12 +230,9 @@ func (c *call) changeService(at store.Location, change serviceChange) (resource.
 	if err != nil {
 		return resource.Service{}, err
 	}
-	var begun miosa.Rollout
-	var dep miosa.Deployment
-	revision, err := c.update(func(tx *store.Tx) error {
-		begun = miosa.Rollout{}
-		var err error
-		if dep, err = c.txDeployment(tx, at.DeploymentID); err != nil {
+	_, err = c.updateRoom(func(tx *store.Tx) error {
+		dep, err := c.txDeployment(tx, at.DeploymentID)
+		if err != nil {
 			return err
 		}
 		service, err := store.Load(tx, store.Services, at.Key)
@@ -263,11 +257,13 @@ func (c *call) changeService(at store.Location, change serviceChange) (resource.
 				return err
 			}
 		}
+		var begun miosa.Rollout
 		if change.frozen() {
 			if begun, err = c.txRefreeze(tx, &dep, env, service, change, plan); err != nil {
 				return err
 			}
 		}
+		c.made = made{Deployment: dep.ID, Rollout: begun.ID}
 		return c.audit(tx, miosa.Event{
 			DeploymentID: dep.ID, ServiceID: service.ID, VersionID: begun.TargetID, RolloutID: begun.ID,
 			Type: change.event, Message: fmt.Sprintf(change.message, service.Name),
@@ -276,9 +272,9 @@ func (c *call) changeService(at store.Location, change serviceChange) (resource.
 	if err != nil {
 		return resource.Service{}, err
 	}
-	if begun.ID != "" && wait > 0 {
-		var ended bool
-		if begun, ended, err = c.s.await(c.r.Context(), begun, revision, wait); err != nil {
+	if c.made.Rollout != "" && wait > 0 {
+		begun, ended, err := c.awaitMade(wait)
+		if err != nil {
 			return resource.Service{}, err
 		}
 		if ended && !isLive(begun) {
@@ -288,10 +284,14 @@ func (c *call) changeService(at store.Location, change serviceChange) (resource.
 			c.status = http.StatusOK
 		}
 	}
+	dep, err := c.deploymentBy(c.made.Deployment)
+	if err != nil {
+		return resource.Service{}, err
+	}
 	view, err := c.showService(at, dep)
-	if begun.ID != "" {
+	if c.made.Rollout != "" {
 		// Also when it is over already: it is how the caller learns the end.
-		view.RolloutID = str(begun.ID)
+		view.RolloutID = str(c.made.Rollout)
 	}
 	return view, err
 }
@@ -324,7 +324,7 @@ func (c *call) txService(tx *store.Tx, s miosa.Service, p resource.ServicePatch,
 		}
 	}
 	if p.DesiredReplicas != nil {
-		if err := c.room(plan, miosa.Environment{}, []miosa.Service{s}); err != nil {
+		if err := c.room(tx, plan, miosa.Environment{}, []miosa.Service{s}); err != nil {
 			return s, err
 		}
 	}
@@ -351,8 +351,8 @@ func (c *call) regions(f *faults, slugs []string) []string {
 // txRefreeze makes a version like the active one but for one service, and rolls it out.
 func (c *call) txRefreeze(tx *store.Tx, dep *miosa.Deployment, env miosa.Environment, s miosa.Service, change serviceChange, plan miosa.Plan) (miosa.Rollout, error) {
 	if env.ActiveVersionID == "" {
-		return miosa.Rollout{}, conflict("nothing_published", fmt.Sprintf(
-			"nothing is live in %s yet: command, port, health check and size belong to a version, give them with the publish", env.Name))
+		return miosa.Rollout{}, &miosa.Error{Code: miosa.Conflict, Public: "nothing_published", Passing: true, Message: fmt.Sprintf(
+			"nothing is live in %s yet: command, port, health check and size belong to a version, give them with the publish", env.Name)}
 	}
 	if err := c.txNoRollout(tx, env); err != nil {
 		return miosa.Rollout{}, err
@@ -372,7 +372,7 @@ func (c *call) txRefreeze(tx *store.Tx, dep *miosa.Deployment, env miosa.Environ
 	if err := fits(plan, s.Name, specs[n].Resources); err != nil {
 		return miosa.Rollout{}, err
 	}
-	if err := c.room(plan, env, []miosa.Service{s}); err != nil {
+	if err := c.room(tx, plan, env, []miosa.Service{s}); err != nil {
 		return miosa.Rollout{}, err
 	}
 	_, begun, err := c.startVersion(tx, dep, env, miosa.Version{

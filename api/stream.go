@@ -86,7 +86,7 @@ func (c *call) stream(w http.ResponseWriter, event string, from func(ctx context
 func (c *call) revoked(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, c.s.cfg.Heartbeat)
 	defer cancel()
-	_, err := c.s.authenticate(ctx, c.r)
+	_, _, err := c.s.authenticate(ctx, c.r)
 	return miosa.CodeOf(err) == miosa.Unauthenticated
 }
 

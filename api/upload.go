@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"mime"
 	"net/http"
 	"strings"
@@ -85,11 +86,47 @@ func (s *Server) uploadRelease(c *call, _ none) (resource.Release, error) {
 		}
 	}
 	defer s.receiving.end(c.tenant.ID)
+	plan, err := c.plan()
+	if err != nil {
+		return resource.Release{}, err
+	}
+	left, err := c.storageLeft(plan)
+	if err != nil {
+		return resource.Release{}, err
+	}
+	known := store.Entry{}
+	if upload.SHA256 != "" {
+		if known, err = s.store.Get(c.r.Context(), store.ReleaseSHAKey(dep.TenantID, dep.ID, upload.SHA256)); err != nil {
+			return resource.Release{}, err
+		}
+	}
+	switch {
+	case known.Revision != 0: // it costs nothing more
+	case left >= 0 && (left == 0 || c.r.ContentLength > left):
+		return resource.Release{}, tooMuchStored(plan, left)
+	case left >= 0:
+		upload.Body = &boundedReader{upload.Body, left, tooMuchStored(plan, left)}
+	}
 	stored, err := s.uploads.Receive(c.r.Context(), upload)
 	if err != nil {
 		return resource.Release{}, err
 	}
 	return c.keepRelease(dep, upload.Kind, stored, attribution)
+}
+
+// boundedReader ends with over behind left bytes.
+type boundedReader struct {
+	io.Reader
+	left int64
+	over error
+}
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, b.over
+	}
+	return n, err
 }
 
 // uploadOf reads what the headers and the query say of the body.
@@ -115,6 +152,13 @@ func (c *call) uploadOf() (artifact.Upload, error) {
 			}
 		}
 	}
+	// The digest is of the bytes as they come, and so is what is kept.
+	if list := strings.Join(c.r.Header.Values("Content-Encoding"), ","); list != "" && !strings.EqualFold(list, "identity") {
+		return u, &miosa.Error{
+			Code: miosa.Unsupported, Public: "unsupported_content_encoding",
+			Message: fmt.Sprintf("an artefact has no Content-Encoding (%q): say how it is compressed with its Content-Type, %s or %s", list, mediaGzip, mediaZstd),
+		}
+	}
 	kind := c.r.URL.Query().Get("kind")
 	switch kind {
 	case "":
@@ -132,8 +176,9 @@ func (c *call) uploadOf() (artifact.Upload, error) {
 	return u, err
 }
 
-// promisedDigest is the SHA-256 of Content-Digest (RFC 9530) or of the older
-// Digest header, hex; "" when neither promises one.
+// promisedDigest is the SHA-256 of Content-Digest (RFC 9530) and of the older
+// Digest header, hex; "" when neither promises one. All that are there must
+// promise the same.
 func promisedDigest(h http.Header) (string, error) {
 	bad := &miosa.Error{
 		Code: miosa.Invalid, Public: "digest_malformed",
@@ -148,6 +193,7 @@ func promisedDigest(h http.Header) (string, error) {
 		}
 		return hex.EncodeToString(raw), nil
 	}
+	promised := ""
 	for _, form := range []struct{ header, open, shut string }{{"Content-Digest", ":", ":"}, {"Digest", "", ""}} {
 		for _, line := range h.Values(form.header) {
 			for part := range strings.SplitSeq(line, ",") {
@@ -155,19 +201,30 @@ func promisedDigest(h http.Header) (string, error) {
 				if !ok {
 					return "", bad
 				}
-				if strings.EqualFold(name, "sha-256") {
-					return read(value, form.open, form.shut)
+				if !strings.EqualFold(name, "sha-256") {
+					continue
 				}
+				sum, err := read(value, form.open, form.shut)
+				if err != nil {
+					return "", err
+				}
+				if promised != "" && promised != sum {
+					return "", &miosa.Error{
+						Code: miosa.Invalid, Public: "digest_mismatch",
+						Message: "the headers promise two different digests, so the bytes cannot be those of both: send one",
+					}
+				}
+				promised = sum
 			}
 		}
 	}
-	return "", nil
+	return promised, nil
 }
 
 // keepRelease makes the uploaded bytes a release of the deployment.
 func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifact.Stored, attribution miosa.Attribution) (resource.Release, error) {
-	var release miosa.Release
-	revision, err := c.update(func(tx *store.Tx) error {
+	_, err := c.updateRoom(func(tx *store.Tx) error {
+		var release miosa.Release
 		// It may have been deleted while the bytes came in.
 		if _, err := c.txDeployment(tx, dep.ID); err != nil {
 			return err
@@ -179,7 +236,7 @@ func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifac
 		}
 		now := c.s.now().UTC()
 		if id != "" {
-			c.status = http.StatusOK
+			c.made = made{Deployment: dep.ID, Release: id, Known: true}
 			if release, err = store.Load(tx, store.Releases, store.ReleaseKey(dep.TenantID, dep.ID, id)); err != nil {
 				return err
 			}
@@ -190,9 +247,14 @@ func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifac
 				return nil
 			}
 			// Its bytes had been collected; now they are back.
+			if err := c.roomForRelease(tx, stored.Blob.Size); err != nil {
+				return err
+			}
 			release.State, release.ReadyAt, release.ArchivedAt = miosa.ReleaseReady, now, miosa.Release{}.ArchivedAt
 		} else {
-			c.status = http.StatusCreated
+			if err := c.roomForRelease(tx, stored.Blob.Size); err != nil {
+				return err
+			}
 			if id, err = c.s.newID(miosa.PrefixRelease); err != nil {
 				return err
 			}
@@ -202,6 +264,7 @@ func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifac
 				Manifest: stored.Manifest, Config: stored.Config, Attribution: attribution, CreatedAt: now, ReadyAt: now,
 			}
 			tx.SetIndex(index, id, 0)
+			c.made = made{Deployment: dep.ID, Release: id}
 		}
 		if err := store.Save(tx, store.Releases, release); err != nil {
 			return err
@@ -215,8 +278,12 @@ func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifac
 	if err != nil {
 		return resource.Release{}, err
 	}
-	if release.Revision == 0 || c.status == http.StatusCreated {
-		release.Revision = revision
+	if c.made.Known {
+		c.status = http.StatusOK
+	}
+	release, err := store.Get(c.r.Context(), c.s.store, store.Releases, store.ReleaseKey(c.tenant.ID, c.made.Deployment, c.made.Release))
+	if err != nil {
+		return resource.Release{}, err
 	}
 	c.etag = release.Revision
 	return c.releaseResource(release, miosa.Version{}), nil

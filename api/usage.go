@@ -137,7 +137,7 @@ func (f *faults) period(month, since, until string, now time.Time) (start, end t
 	if t := f.moment("until", until, now); !t.IsZero() {
 		end = t
 	}
-	for name, t := range map[string]time.Time{"since": start, "until": end} {
+	for name, t := range inOrder(map[string]time.Time{"since": start, "until": end}) {
 		if t.Year() < 1970 || t.Year() > 9000 {
 			f.add(name, "must lie between the years 1970 and 9000")
 		}
@@ -364,6 +364,6 @@ func cell(text string) string {
 }
 
 func wantsCSV(r *http.Request) bool {
-	accept := r.Header.Get("Accept")
+	accept := strings.Join(r.Header.Values("Accept"), ",")
 	return strings.Contains(accept, "text/csv") && !strings.Contains(accept, "application/json")
 }

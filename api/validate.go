@@ -6,11 +6,15 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
@@ -25,7 +29,7 @@ const (
 	maxPath        = 1024
 	maxMetadata    = 16 << 10
 	maxExternalID  = 200
-	maxServices    = 20
+	maxServices    = 40 // of one publish, whatever the plan: one transaction holds them
 	maxVarName     = 256
 	maxVarValue    = 64 << 10
 	maxVars        = 500
@@ -41,9 +45,22 @@ func (f *faults) add(name, format string, args ...any) {
 
 func (f *faults) err() error { return invalid(*f) }
 
+// inOrder yields a map's entries by their names: whatever is said of them comes
+// in the same order each time.
+func inOrder[V any](m map[string]V) iter.Seq2[string, V] {
+	return func(yield func(string, V) bool) {
+		for _, name := range slices.Sorted(maps.Keys(m)) {
+			if !yield(name, m[name]) {
+				return
+			}
+		}
+	}
+}
+
 // name checks a name and returns it trimmed.
 func (f *faults) name(field, v string) string {
-	v = strings.TrimSpace(v)
+	// One form for what looks the same: names are compared.
+	v = norm.NFC.String(strings.TrimSpace(v))
 	n := utf8.RuneCountInString(v)
 	switch {
 	case n == 0:
@@ -152,7 +169,7 @@ func (f *faults) metadata(field string, m map[string]any) {
 }
 
 func (f *faults) external(field, v string) {
-	if len(v) > maxExternalID || strings.ContainsFunc(v, unicode.IsControl) {
+	if len(v) > maxExternalID || !utf8.ValidString(v) || strings.ContainsFunc(v, unicode.IsControl) {
 		f.add(field, "may have at most %d visible characters", maxExternalID)
 	}
 }

@@ -25,11 +25,11 @@ type WebhookSender interface {
 }
 
 const (
-	maxWebhooks    = 20 // of a tenant
 	maxWebhookURL  = 2000
 	maxDescription = 200
 	maxTypes       = 50
 	rotationHours  = 24
+	maxOldSecrets  = 4 // that sign beside the present one
 )
 
 func webhookRoutes() []*route {
@@ -46,7 +46,7 @@ func webhookRoutes() []*route {
 		{Method: post, Pattern: "/webhooks/{id}/test", Access: accessTenant, Operation: "testWebhook", Summary: "Send a test event", Status: 202,
 			Notes: "An event of type webhook.tested goes out at once, whatever the webhook's filter.", Handle: one((*Server).testWebhook)},
 		{Method: post, Pattern: "/webhooks/{id}/rotate-secret", Access: accessTenant, Operation: "rotateWebhookSecret", Summary: "Replace a webhook's secret", SecretReply: true,
-			Notes: "The new one is in this answer and nowhere else. For a while deliveries carry a signature of each.", Handle: one((*Server).rotateWebhook)},
+			Notes: "The new one is in this answer and nowhere else. For a while, 24 hours unless previous_hours says otherwise, deliveries carry a signature of the former one too; rotated again meanwhile, of each, at most 4: 429 too_many_secrets. previous_hours 0 ends all former ones at once.", Handle: one((*Server).rotateWebhook)},
 		{Method: get, Pattern: "/webhooks/{id}/deliveries", Access: accessTenant, Operation: "listDeliveries", Tag: "webhooks", Summary: "How a webhook's latest deliveries went",
 			Notes: "The last 50, newest first.", Handle: many((*Server).listDeliveries)},
 		{Method: post, Pattern: "/webhooks/{id}/deliveries/{event_id}/redeliver", Access: accessTenant, Operation: "redeliver", Tag: "webhooks", Summary: "Send an event again",
@@ -66,6 +66,13 @@ func (c *call) webhook(load func(key string) (miosa.Webhook, error)) (miosa.Webh
 		return miosa.Webhook{}, absent(noun, id)
 	}
 	return hook, err
+}
+
+// showWebhook answers with the path's webhook as it is now.
+func (c *call) showWebhook() (resource.Webhook, error) {
+	hook, err := c.readWebhook()
+	c.etag = hook.Revision
+	return c.s.webhookResource(hook), err
 }
 
 func (c *call) readWebhook() (miosa.Webhook, error) {
@@ -93,9 +100,7 @@ func (s *Server) listWebhooks(c *call) (rows[resource.Webhook], error) {
 }
 
 func (s *Server) getWebhook(c *call, _ none) (resource.Webhook, error) {
-	hook, err := c.readWebhook()
-	c.etag = hook.Revision
-	return s.webhookResource(hook), err
+	return c.showWebhook()
 }
 
 func (s *Server) createWebhook(c *call, in resource.WebhookCreate) (resource.WebhookSecret, error) {
@@ -128,13 +133,10 @@ func (s *Server) createWebhook(c *call, in resource.WebhookCreate) (resource.Web
 		return resource.WebhookSecret{}, err
 	}
 	hook.Secret = sealed
-	_, err = c.update(func(tx *store.Tx) error {
-		all, err := collect(c, store.Webhooks, store.WebhooksOf(c.tenant.ID), nil)
-		if err != nil {
+	_, err = c.updateRoom(func(tx *store.Tx) error {
+		c.made = made{Webhook: hook.ID, Secret: signing}
+		if err := c.roomForWebhook(tx); err != nil {
 			return err
-		}
-		if len(all) >= maxWebhooks {
-			return conflict("too_many_webhooks", fmt.Sprintf("a tenant has at most %d webhooks: delete one first", maxWebhooks))
 		}
 		if hook.DeploymentID, err = c.webhookDeployment(tx, in.DeploymentID); err != nil {
 			return err
@@ -144,7 +146,14 @@ func (s *Server) createWebhook(c *call, in resource.WebhookCreate) (resource.Web
 		}
 		return c.auditWebhook(tx, hook, "created", "a webhook to "+hostOf(hook.URL)+" was made", hook.BeginID)
 	})
-	return resource.WebhookSecret{Webhook: s.webhookResource(hook), Secret: signing}, err
+	if err != nil {
+		return resource.WebhookSecret{}, err
+	}
+	if hook, err = store.Get(c.r.Context(), s.store, store.Webhooks, store.WebhookKey(c.tenant.ID, c.made.Webhook)); err != nil {
+		return resource.WebhookSecret{}, err
+	}
+	c.etag = hook.Revision
+	return resource.WebhookSecret{Webhook: s.webhookResource(hook), Secret: c.made.Secret}, nil
 }
 
 // newWebhookSecret makes one, as it is shown and as it is kept.
@@ -176,12 +185,12 @@ func (c *call) webhookDeployment(tx *store.Tx, ref string) (string, error) {
 }
 
 func (s *Server) patchWebhook(c *call, in resource.WebhookPatch) (resource.Webhook, error) {
-	var hook miosa.Webhook
 	_, err := c.update(func(tx *store.Tx) error {
-		var err error
-		if hook, err = c.txWebhook(tx); err != nil {
+		hook, err := c.txWebhook(tx)
+		if err != nil {
 			return err
 		}
+		c.made.Webhook = hook.ID
 		if in.URL != nil {
 			hook.URL = *in.URL
 		}
@@ -215,7 +224,10 @@ func (s *Server) patchWebhook(c *call, in resource.WebhookPatch) (resource.Webho
 		}
 		return c.auditWebhook(tx, hook, "changed", "the webhook to "+hostOf(hook.URL)+" was changed", "")
 	})
-	out := s.webhookResource(hook)
+	if err != nil {
+		return resource.Webhook{}, err
+	}
+	out, err := c.showWebhook()
 	if in.Enabled != nil && *in.Enabled {
 		// The sender hears of it in a moment.
 		out.Enabled, out.DisabledAt, out.DisabledReason = true, nil, nil
@@ -224,19 +236,19 @@ func (s *Server) patchWebhook(c *call, in resource.WebhookPatch) (resource.Webho
 }
 
 func (s *Server) deleteWebhook(c *call, _ none) (resource.Deleted, error) {
-	var hook miosa.Webhook
 	_, err := c.update(func(tx *store.Tx) error {
-		var err error
-		if hook, err = c.txWebhook(tx); err != nil {
+		hook, err := c.txWebhook(tx)
+		if err != nil {
 			return err
 		}
+		c.made.Webhook = hook.ID
 		if err := store.Remove(tx, store.Webhooks, hook); err != nil {
 			return err
 		}
 		return c.auditWebhook(tx, hook, "deleted", "the webhook to "+hostOf(hook.URL)+" was deleted", "")
 	})
 	c.etag = 0
-	return resource.Deleted{ID: hook.ID, Deleted: true}, err
+	return resource.Deleted{ID: c.made.Webhook, Deleted: true}, err
 }
 
 func (s *Server) rotateWebhook(c *call, in resource.WebhookRotate) (resource.WebhookSecret, error) {
@@ -258,14 +270,25 @@ func (s *Server) rotateWebhook(c *call, in resource.WebhookRotate) (resource.Web
 		return resource.WebhookSecret{}, err
 	}
 	_, err = c.update(func(tx *store.Tx) error {
-		var err error
-		if hook, err = c.txWebhook(tx); err != nil {
+		hook, err := c.txWebhook(tx)
+		if err != nil {
 			return err
 		}
+		c.made = made{Webhook: hook.ID, Secret: signing}
 		now := s.now().UTC()
-		hook.PreviousSecret, hook.PreviousUntil = hook.Secret, now.Add(time.Duration(hours)*time.Hour)
-		if hours == 0 {
-			hook.PreviousSecret, hook.PreviousUntil = nil, time.Time{}
+		// What was promised to a former secret holds, but for an end at once:
+		// whoever asks for that trusts none of them any more.
+		old := hook.OldSecrets(now)
+		switch {
+		case hours == 0:
+			hook.PreviousSecret, hook.PreviousUntil, hook.Earlier = nil, time.Time{}, nil
+		case len(old) >= maxOldSecrets:
+			next := slices.MinFunc(old, func(a, b miosa.OldSecret) int { return a.Until.Compare(b.Until) }).Until
+			return &miosa.Error{Code: miosa.Limited, Public: "too_many_secrets", Message: fmt.Sprintf(
+				"%d former secrets still sign, as was promised, which is the limit: rotate again after %s, or with previous_hours 0, which ends them all at once",
+				len(old), next.UTC().Format(time.RFC3339))}
+		default:
+			hook.PreviousSecret, hook.PreviousUntil, hook.Earlier = hook.Secret, now.Add(time.Duration(hours)*time.Hour), old
 		}
 		hook.Secret, hook.UpdatedAt = sealed, now
 		if err := store.Save(tx, store.Webhooks, hook); err != nil {
@@ -273,7 +296,11 @@ func (s *Server) rotateWebhook(c *call, in resource.WebhookRotate) (resource.Web
 		}
 		return c.auditWebhook(tx, hook, "secret_rotated", "the secret of the webhook to "+hostOf(hook.URL)+" was replaced", "")
 	})
-	return resource.WebhookSecret{Webhook: s.webhookResource(hook), Secret: signing}, err
+	if err != nil {
+		return resource.WebhookSecret{}, err
+	}
+	shown, err := c.showWebhook()
+	return resource.WebhookSecret{Webhook: shown, Secret: c.made.Secret}, err
 }
 
 func (s *Server) testWebhook(c *call, _ none) (resource.WebhookSent, error) {
@@ -286,13 +313,14 @@ func (s *Server) testWebhook(c *call, _ none) (resource.WebhookSent, error) {
 		return resource.WebhookSent{}, err
 	}
 	_, err = c.update(func(tx *store.Tx) error {
+		c.made.Event = id
 		return c.auditWebhook(tx, hook, "tested", "a test of the webhook to "+hostOf(hook.URL), id)
 	})
 	c.etag = 0
 	if err == nil {
-		err = s.webhooks.Send(hook.ID, id)
+		err = s.webhooks.Send(hook.ID, c.made.Event)
 	}
-	return resource.WebhookSent{WebhookID: hook.ID, EventID: id}, err
+	return resource.WebhookSent{WebhookID: hook.ID, EventID: c.made.Event}, err
 }
 
 func (s *Server) redeliver(c *call, _ none) (resource.WebhookSent, error) {

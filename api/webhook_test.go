@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -97,7 +98,7 @@ func TestWebhooksAreChecked(t *testing.T) {
 	for range 18 {
 		p.want(201, "POST", "/webhooks", map[string]any{"url": "https://example.com"})
 	}
-	if a := p.want(409, "POST", "/webhooks", map[string]any{"url": "https://example.com"}); a.code() != "too_many_webhooks" {
+	if a := p.want(402, "POST", "/webhooks", map[string]any{"url": "https://example.com"}); a.code() != "quota_exceeded" {
 		t.Errorf("%s", a.Raw)
 	}
 	p.want(200, "DELETE", "/webhooks/"+id, nil)
@@ -194,5 +195,42 @@ func TestNoWebhooksAreSent(t *testing.T) {
 	p.want(503, "POST", "/webhooks/"+id+"/test", nil)
 	if a := p.want(200, "GET", "/webhooks/"+id+"/deliveries", nil); len(a.at("data").([]any)) != 0 {
 		t.Errorf("%s", a.Raw)
+	}
+}
+
+// TestEveryRotationKeepsItsPromise: a second one does not end what the first
+// promised; an end at once ends all.
+func TestEveryRotationKeepsItsPromise(t *testing.T) {
+	p := start(t, api.Config{})
+	made := p.want(201, "POST", "/webhooks", map[string]any{"url": "https://example.com"})
+	id := made.text("data.id")
+	secrets := []string{made.text("data.secret")}
+	signing := func() (out []string) {
+		t.Helper()
+		hook, err := store.Get(t.Context(), p.Store, store.Webhooks, store.WebhookKey(p.Tenant.ID, id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, sealed := range hook.Secrets(time.Now().Add(23 * time.Hour)) {
+			plain, err := apitest.Sealer{}.Open(t.Context(), p.Tenant.ID, miosa.WebhookAAD(id), sealed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, string(plain))
+		}
+		return out
+	}
+	for range 4 {
+		secrets = append([]string{p.want(200, "POST", "/webhooks/"+id+"/rotate-secret", nil).text("data.secret")}, secrets...)
+		if got := signing(); !slices.Equal(got, secrets) {
+			t.Fatalf("in 23 hours %v sign, not %v", got, secrets)
+		}
+	}
+	if a := p.want(429, "POST", "/webhooks/"+id+"/rotate-secret", nil); a.code() != "too_many_secrets" || !slices.Equal(signing(), secrets) {
+		t.Errorf("%s", a.Raw)
+	}
+	last := p.want(200, "POST", "/webhooks/"+id+"/rotate-secret", map[string]any{"previous_hours": 0}).text("data.secret")
+	if got := signing(); !slices.Equal(got, []string{last}) {
+		t.Errorf("at once: %v", got)
 	}
 }

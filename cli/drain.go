@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/miosa/miosa/api/resource"
 	"github.com/miosa/miosa/client"
@@ -77,7 +78,7 @@ func findDrain(ctx context.Context, c *client.Client, name string) (resource.Log
 		if err != nil {
 			return d, err
 		}
-		if d.Name == name {
+		if norm.NFC.String(d.Name) == norm.NFC.String(name) {
 			found = append(found, d)
 		}
 	}
@@ -166,11 +167,11 @@ func (a *app) drainSecrets(ctx context.Context, in *resource.LogDrainCreate, hea
 	if waiting == "" {
 		return nil
 	}
-	raw, err := a.stdin(ctx)
+	value, err := a.secret(ctx, "Value of "+waiting)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", waiting, err)
 	}
-	value := strings.TrimRight(string(raw), "\r\n")
+	value = strings.TrimRight(value, "\r\n")
 	if value == "" {
 		return usagef("%s is read from standard input, and nothing came", waiting)
 	}

@@ -28,8 +28,9 @@ func (a *app) envCommand() *cobra.Command {
 		Use: "set DEPLOYMENT KEY=VALUE…", Short: "Set variables; they take effect at the next publish or restart",
 		Long: `Set variables of an environment. They take effect at the next publish or restart.
 A single KEY without a value is read from standard input, which keeps it out of
-the shell's history and the list of processes.`,
-		Example: "  miosa env set hello LOG_LEVEL=debug\n  miosa env set hello API_TOKEN --secret < token.txt",
+the shell's history and the list of processes; at a terminal it is asked for, and
+not shown. A variable that is secret stays so until it is removed.`,
+		Example: "  miosa env set hello LOG_LEVEL=debug\n  miosa env set hello API_TOKEN --secret < token.txt\n  miosa env set hello API_TOKEN --secret",
 	}
 	set.Flags().BoolVar(&secret, "secret", false, "show nothing of the values in lists")
 	set.RunE = a.run(2, -1, func(ctx context.Context, c *client.Client, args []string) error {
@@ -86,11 +87,10 @@ func (a *app) values(ctx context.Context, pairs []string) (map[string]*string, e
 			if len(pairs) > 1 {
 				return nil, usagef("%q has no value: write KEY=VALUE; only a single KEY is read from standard input", pair)
 			}
-			raw, err := a.stdin(ctx)
-			if err != nil {
+			var err error
+			if value, err = a.secret(ctx, "Value of "+key); err != nil {
 				return nil, fmt.Errorf("read value of %s: %w", key, err)
 			}
-			value = strings.TrimSuffix(strings.TrimSuffix(string(raw), "\n"), "\r")
 		}
 		if key == "" {
 			return nil, usagef("%q names no variable: write KEY=VALUE", pair)

@@ -17,7 +17,11 @@ func (a *app) logLimitCommand() *cobra.Command {
 		Use: "log-limit DEPLOYMENT [LINES|unlimited|default]", Short: "Show or set how many log lines a second an instance may write",
 		Long: `Show or set how many log lines a second each instance of a service may write.
 What is over it is dropped, with a line in its place that counts it. A change
-applies to running instances at once, without a restart.`,
+applies to running instances at once, without a restart.
+
+Bytes are limited with it: 256 for each line a second (1,280,000 at least), and
+in a day an hour of that. What a day has left comes back bit by bit, so that an
+instance that wrote too much is slowed down, not silent.`,
 		Example: "  miosa log-limit shop\n  miosa log-limit shop 20000 --burst 100000\n  miosa log-limit shop default",
 	}
 	cmd.Flags().StringVar(&service, "service", "", "service (default: the web service)")

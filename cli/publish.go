@@ -3,11 +3,14 @@ package cli
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/text/unicode/norm"
 
+	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
 	"github.com/miosa/miosa/client"
 )
@@ -230,19 +233,31 @@ func findOrCreate(ctx context.Context, c *client.Client, name string) (dep resou
 	return dep, err == nil, err
 }
 
-// find takes an ID, a slug or a name.
+// find takes an ID, or a slug or a name that leads to one deployment alone.
 func find(ctx context.Context, c *client.Client, name string) (resource.Deployment, error) {
-	dep, err := c.Deployment(ctx, name)
-	if client.Status(err) != 404 {
-		return dep, err
+	if miosa.IDPrefix(name) == miosa.PrefixDeployment {
+		return c.Deployment(ctx, name)
 	}
-	for d, lerr := range c.Deployments(ctx) {
-		if lerr != nil {
-			return d, lerr
+	wanted := norm.NFC.String(strings.TrimSpace(name))
+	var found []resource.Deployment
+	for d, err := range c.Deployments(ctx, client.Query("name", wanted)) {
+		if err != nil {
+			return d, err
 		}
-		if d.Name == name {
-			return d, nil
+		if wanted != "" && (d.Slug == wanted || norm.NFC.String(d.Name) == wanted) {
+			found = append(found, d)
 		}
 	}
-	return dep, fmt.Errorf("%w; see: miosa deployments ls", err)
+	switch len(found) {
+	case 0:
+		message := fmt.Sprintf("no deployment %q; see: miosa deployments ls", name)
+		return resource.Deployment{}, &client.Error{Status: http.StatusNotFound, Code: "deployment_not_found", Message: message}
+	case 1:
+		return found[0], nil
+	}
+	message := fmt.Sprintf("%d deployments are called %q: name one by its ID", len(found), name)
+	for _, d := range found {
+		message += fmt.Sprintf("\n  %s  %s  %s", d.ID, d.Slug, d.PublicURL)
+	}
+	return resource.Deployment{}, usagef("%s", message)
 }

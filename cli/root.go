@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -128,7 +129,7 @@ func ExitCode(err error) int {
 		return exitUsage
 	case errors.As(err, &outcome), strings.HasPrefix(client.Code(err), "rollout_") && client.Code(err) != "rollout_in_progress":
 		return exitNotLive
-	case errors.As(err, &platform), errors.Is(err, client.ErrNoPlatform), client.Unreachable(err) && !errors.Is(err, context.Canceled):
+	case errors.As(err, &platform), errors.Is(err, client.ErrNoPlatform), client.NotAPI(err), client.Unreachable(err) && !errors.Is(err, context.Canceled):
 		return exitNoPlatform
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
@@ -233,6 +234,44 @@ func typed[T any](ctx context.Context, read func() (T, error)) (T, error) {
 // stdin is all of standard input, as far as it is not too long.
 func (a *app) stdin(ctx context.Context) ([]byte, error) {
 	return typed(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(a.cfg.Stdin, maxStdin)) })
+}
+
+// secret is what standard input brings without the line's end. At a terminal it
+// is one line, asked for, and not shown while it is typed.
+func (a *app) secret(ctx context.Context, what string) (string, error) {
+	f, ok := a.cfg.Stdin.(*os.File)
+	if !ok || !isTerminal(f) {
+		raw, err := a.stdin(ctx)
+		return strings.TrimSuffix(strings.TrimSuffix(string(raw), "\n"), "\r"), err
+	}
+	shown, err := silence(f)
+	if err != nil {
+		return "", fmt.Errorf("stop the terminal from showing what is typed: %w", err)
+	}
+	fmt.Fprintf(a.cfg.Stderr, "%s (it is not shown): ", what)
+	line, err := typed(ctx, func() (string, error) { return bufio.NewReader(f).ReadString('\n') })
+	shown()
+	fmt.Fprintln(a.cfg.Stderr)
+	if errors.Is(err, io.EOF) && line != "" {
+		err = nil
+	}
+	return strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r"), err
+}
+
+// silence has a terminal show nothing that is typed until the function it returns.
+func silence(f *os.File) (shown func(), err error) {
+	before, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	if err != nil {
+		return nil, err
+	}
+	quiet := *before
+	quiet.Lflag &^= unix.ECHO
+	quiet.Lflag |= unix.ICANON | unix.ISIG
+	// What was typed before, and shown, is none of it.
+	if err := unix.IoctlSetTermios(int(f.Fd()), unix.TCSETSF, &quiet); err != nil {
+		return nil, err
+	}
+	return func() { _ = unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, before) }, nil
 }
 
 // steers: it is a terminal that understands more than text.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
 	"github.com/miosa/miosa/client"
 )
@@ -19,10 +20,14 @@ deployment.`,
 	}
 	cmd.RunE = a.run(1, 2, func(ctx context.Context, c *client.Client, args []string) error {
 		subject := args[0]
-		if len(args) == 2 {
+		if len(args) == 2 || miosa.IDPrefix(subject) == "" {
 			dep, err := find(ctx, c, subject)
 			if err != nil {
 				return err
+			}
+			subject = dep.ID
+			if len(args) == 1 {
+				return a.why(ctx, c, subject)
 			}
 			v, err := version(ctx, c, dep, args[1])
 			if err != nil {
@@ -30,13 +35,17 @@ deployment.`,
 			}
 			subject = v.ID
 		}
-		e, err := c.Explain(ctx, subject)
-		if err != nil {
-			return err
-		}
-		return a.show(e, func() { a.explain(e) })
+		return a.why(ctx, c, subject)
 	})
 	return cmd
+}
+
+func (a *app) why(ctx context.Context, c *client.Client, subject string) error {
+	e, err := c.Explain(ctx, subject)
+	if err != nil {
+		return err
+	}
+	return a.show(e, func() { a.explain(e) })
 }
 
 func (a *app) explain(e resource.Explanation) {

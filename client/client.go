@@ -15,6 +15,7 @@ import (
 	"io"
 	"maps"
 	"math/big"
+	"mime"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -160,6 +161,9 @@ func Query(name, value string) Option {
 func (c *Client) request(method, path string, body any, options []Option) (*request, error) {
 	r := &request{method: method, path: path, query: url.Values{}, header: http.Header{}}
 	if body != nil {
+		if err := onlyText(body); err != nil {
+			return nil, err
+		}
 		raw, err := json.Marshal(body)
 		if err != nil {
 			return nil, fmt.Errorf("write request: %w", err)
@@ -197,11 +201,28 @@ func (c *Client) call(ctx context.Context, method, path string, body, out any, o
 	if out == nil {
 		return nil
 	}
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
-		return fmt.Errorf("read answer of %s %s: %w", method, path, err)
+	return c.read(resp, out)
+}
+
+// read reads a success. All that the API answers with stands in an envelope.
+func (c *Client) read(resp *http.Response, out any) error {
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return fmt.Errorf("read answer of %s %s: %w", resp.Request.Method, resp.Request.URL.Path, err)
+	}
+	var envelope struct {
+		Data json.RawMessage `json:"data"`
+	}
+	if json.Unmarshal(raw, &envelope) != nil || envelope.Data == nil {
+		return &notAPIError{base: c.origin(), answer: described(resp)}
+	}
+	if err := json.Unmarshal(raw, out); err != nil {
+		return fmt.Errorf("read answer of %s %s: %w", resp.Request.Method, resp.Request.URL.Path, err)
 	}
 	return nil
 }
+
+func (c *Client) origin() string { return strings.TrimSuffix(c.base, "/api/v1") }
 
 // send returns a success, its body open.
 func (c *Client) send(ctx context.Context, r *request) (*http.Response, error) {
@@ -241,6 +262,9 @@ func (c *Client) renewed(refused string) bool {
 // was open may find its key refused for a moment: until a platform that was
 // started again has said which one is next.
 func (c *Client) resumes(err error, wasOpen bool) bool {
+	if NotAPI(err) {
+		return wasOpen // something may stand in its place while it starts again
+	}
 	e, ok := errors.AsType[*Error](err)
 	return !ok || again(e) || e.Status == http.StatusUnauthorized && wasOpen && c.renew != nil
 }
@@ -251,7 +275,7 @@ func again(err error) bool {
 	e, ok := errors.AsType[*Error](err)
 	if !ok {
 		_, local := errors.AsType[*localError](err)
-		return !local
+		return !local && !NotAPI(err)
 	}
 	switch e.Status {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusTooManyRequests:
@@ -313,13 +337,46 @@ func (c *Client) once(ctx context.Context, r *request, key string) (*http.Respon
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, &connectionError{base: strings.TrimSuffix(c.base, "/api/v1"), err: err}
+		return nil, &connectionError{base: c.origin(), err: err}
 	}
 	if resp.StatusCode/100 == 2 {
+		if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media == "text/html" {
+			resp.Body.Close()
+			return nil, &notAPIError{base: c.origin(), answer: described(resp)}
+		}
 		return resp, nil
 	}
 	defer resp.Body.Close()
-	return nil, problem(resp)
+	return nil, c.problem(resp)
+}
+
+// notAPIError is an answer of something else than the API.
+type notAPIError struct {
+	base   string
+	answer string // what came
+	router bool   // it is a router's own
+}
+
+func (e *notAPIError) Error() string {
+	if e.router {
+		return fmt.Sprintf("%s is the router, where apps are served, not the API: api_url must be the other address that \"miosa up\" prints", e.base)
+	}
+	return fmt.Sprintf("what answers at %s is not MIOSA's API (it answered %s): api_url must be the API's address, which \"miosa up\" prints", e.base, e.answer)
+}
+
+// NotAPI reports whether something else than the API answered.
+func NotAPI(err error) bool {
+	_, ok := errors.AsType[*notAPIError](err)
+	return ok
+}
+
+// described is an answer in short.
+func described(resp *http.Response) string {
+	media, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	if err != nil {
+		return resp.Status
+	}
+	return resp.Status + ", " + media
 }
 
 // connectionError is a request that got no answer.
@@ -347,14 +404,23 @@ func Unreachable(err error) bool {
 // maxProblem bounds what is read of an error's body.
 const maxProblem = 64 << 10
 
-func problem(resp *http.Response) *Error {
+func (c *Client) problem(resp *http.Response) error {
 	e := &Error{Status: resp.StatusCode, RequestID: resp.Header.Get("X-Request-ID")}
 	raw, _ := io.ReadAll(io.LimitReader(resp.Body, maxProblem))
 	var p resource.Problem
 	if json.Unmarshal(raw, &p) == nil && p.Error.Code != "" {
+		if p.Error.Code == "unknown_host" || p.Error.Code == "bad_host" {
+			return &notAPIError{base: c.origin(), router: true} // the router's codes, see edge/page.go
+		}
 		e.Code, e.Message, e.Fields = p.Error.Code, p.Error.Message, p.Error.Details.Fields
 	} else {
-		// Not the API's own words: a proxy's, perhaps.
+		// Not the API's own words: a proxy's before it, perhaps, that has no
+		// answer for the moment.
+		switch resp.StatusCode {
+		case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusTooManyRequests, http.StatusInternalServerError:
+		default:
+			return &notAPIError{base: c.origin(), answer: described(resp)}
+		}
 		e.Message = fmt.Sprintf("the API answered %s", resp.Status)
 	}
 	if n, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && n > 0 {

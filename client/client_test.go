@@ -154,7 +154,7 @@ func TestWhatIsNotTriedAgain(t *testing.T) {
 		return true
 	}
 	px.spoil.Store(&f)
-	if _, err := c.Tenant(t.Context()); client.Status(err) != 418 || !strings.Contains(err.Error(), "418") {
+	if _, err := c.Tenant(t.Context()); !client.NotAPI(err) || !strings.Contains(err.Error(), "418") {
 		t.Errorf("not the API's own answer: %v", err)
 	}
 	nobody, err := client.New(client.Config{URL: "http://127.0.0.1:1", Key: "msk_p_x", Attempts: 1})

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"time"
 )
@@ -34,6 +35,9 @@ func subscribe[T any](ctx context.Context, c *Client, path string, last *string,
 		return true, err
 	}
 	defer resp.Body.Close()
+	if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media != "text/event-stream" {
+		return true, &notAPIError{base: c.origin(), answer: described(resp)}
+	}
 	in := bufio.NewReader(resp.Body)
 	var id string
 	var data bytes.Buffer

@@ -4,11 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
 
@@ -97,8 +95,8 @@ func (c *Client) Upload(ctx context.Context, deployment string, a Artifact, opti
 	}
 	defer resp.Body.Close()
 	var out resource.Object[resource.Release]
-	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
-		return none, fmt.Errorf("read answer of upload to %s: %w", url.PathEscape(deployment), err)
+	if err := c.read(resp, &out); err != nil {
+		return none, err
 	}
 	return out.Data, nil
 }

@@ -27,7 +27,11 @@ type Options struct {
 	// PurgeLogs drops the log lines of a deployment whose instances are all
 	// gone, and takes no more of them. nil: logs are not kept here.
 	PurgeLogs func(ctx context.Context, tenantID, deploymentID string) error
-	Observer  Observer // nil: none
+	// OpenAccounts comes before a deployment's records go: its instances are
+	// billed by what it keeps, whatever their hosts have yet to report. nil:
+	// usage is not kept here.
+	OpenAccounts func(ctx context.Context, tenantID, deploymentID string) error
+	Observer     Observer // nil: none
 }
 
 // Observer sees the records as the machine does, and where instances are
@@ -66,9 +70,14 @@ func New(cfg Options, s store.Store, vault Vault, sealTo SealTo, log *slog.Logge
 	}, nil
 }
 
-// purge takes the log lines first: as long as the deployment's record stands,
-// a purge that was cut short is begun again.
+// purge sees to the bill and takes the log lines first: as long as the
+// deployment's record stands, a purge that was cut short is begun again.
 func (c *Control) purge(ctx context.Context, e Purge) error {
+	if c.cfg.OpenAccounts != nil {
+		if err := c.cfg.OpenAccounts(ctx, e.Tenant, e.Deployment); err != nil {
+			return fmt.Errorf("bill what is left of %s: %w", e.Deployment, err)
+		}
+	}
 	if e.Logs && c.cfg.PurgeLogs != nil {
 		if err := c.cfg.PurgeLogs(ctx, e.Tenant, e.Deployment); err != nil {
 			return fmt.Errorf("purge logs of %s: %w", e.Deployment, err)

@@ -302,9 +302,8 @@ func (p *pass) sides() []reconcile.Side {
 		}
 		if v, ok := p.version(r.TargetID); ok {
 			side := reconcile.Side{Version: v, Since: r.CreatedAt, Proven: v.State == miosa.VersionReady}
-			if r.Step == miosa.StepStarting {
-				side.AtLeast = rollout.Proofs
-			}
+			// Until it is live: it is not made live without a backend.
+			side.AtLeast = rollout.Proofs
 			out = append(out, side)
 		}
 	}
@@ -517,8 +516,10 @@ func (p *pass) summary() miosa.DeploymentState {
 			env = p.env
 		}
 		active = active || env.ActiveVersionID != ""
-		for _, s := range p.m.servicesOf(id) {
-			replicas += s.DesiredReplicas
+		if v, ok := p.version(env.ActiveVersionID); ok {
+			for _, spec := range v.Services { // those that it left behind want nothing
+				replicas += p.m.w.services[spec.ServiceID].DesiredReplicas
+			}
 		}
 		for _, r := range sorted(p.m.w.members(id).rollouts, p.m.w.rollouts) {
 			for _, put := range p.commit.Put {

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
@@ -45,7 +44,7 @@ type Machine struct {
 	held    map[string]bool  // instance IDs in the table
 	first   int64            // first generation of this process
 	left    map[string]int64 // by instance ID: first generation without it
-	flipped map[string]int64 // by rollout ID: first generation that serves its target
+	flipped map[string]int64 // by rollout ID: first generation since which the table serves its target
 	busy    map[string]*commitUnderWay
 	wakes   map[string]time.Time // by environment ID
 	purging map[string]bool
@@ -284,10 +283,12 @@ func (m *Machine) route() []Effect {
 		out = []Effect{Publish{next}}
 	}
 	for id, r := range m.w.rollouts {
-		if _, seen := m.flipped[id]; r.Step == miosa.StepFlipping && !seen {
+		_, seen := m.flipped[id]
+		switch {
+		case r.Step != miosa.StepFlipping || !m.named(r):
+			delete(m.flipped, id) // its instances may be lost before all routers know of them
+		case !seen:
 			m.flipped[id] = m.table.Generation
-		} else if r.Step.Terminal() {
-			delete(m.flipped, id)
 		}
 	}
 	return out
@@ -330,42 +331,42 @@ func (m *Machine) sites() []routing.Site {
 		}
 		site := routing.Site{
 			Hosts:  m.cfg.Hosts(m.w.tenants[env.TenantID], dep, env),
-			Tenant: env.TenantID, Instances: m.instancesOf(env.ID),
+			Tenant: env.TenantID, Deployment: dep.ID, Instances: m.instancesOf(env.ID),
 		}
-		site.Service = m.routedService(env.ID)
-		site.Service.DeploymentID = dep.ID
 		if r, ok := m.liveRollout(env.ID); ok && r.Step == miosa.StepFlipping {
-			site.Versions = append(site.Versions, r.TargetID)
+			site.Versions = m.served(site.Versions, r.TargetID)
 		}
-		if env.ActiveVersionID != "" {
-			site.Versions = append(site.Versions, env.ActiveVersionID)
-		}
+		site.Versions = m.served(site.Versions, env.ActiveVersionID)
 		out = append(out, site)
 	}
 	return out
 }
 
-// routedService is the one the public host names lead to: the service named
-// "web", else the first web service, else the first API service.
-func (m *Machine) routedService(env string) miosa.Service {
-	rank := func(s miosa.Service) int {
-		switch {
-		case s.Type == miosa.ServiceWorker:
-			return 3
-		case s.Name == "web":
-			return 0
-		case s.Type == miosa.ServiceWeb:
-			return 1
+// served adds a version with the service that its requests go to, which is the
+// version's own choice whatever else the environment has.
+func (m *Machine) served(versions []routing.Served, id string) []routing.Served {
+	v, ok := m.w.versions[id]
+	if !ok {
+		return versions
+	}
+	next := routing.Served{Version: id}
+	if spec, ok := v.Routed(); ok {
+		if next.Service, ok = m.w.services[spec.ServiceID]; !ok {
+			next.Service = miosa.Service{ID: spec.ServiceID}
 		}
-		return 2
 	}
-	services := m.servicesOf(env)
-	if len(services) == 0 {
-		return miosa.Service{}
+	return append(versions, next)
+}
+
+// named reports whether the table sends requests to a rollout's target.
+func (m *Machine) named(r miosa.Rollout) bool {
+	env := m.w.environments[r.EnvironmentID]
+	hosts := m.cfg.Hosts(m.w.tenants[r.TenantID], m.w.deployments[r.DeploymentID], env)
+	if len(hosts) == 0 {
+		return true // it has no name that could lead to it
 	}
-	return slices.MinFunc(services, func(a, b miosa.Service) int {
-		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.ID, b.ID))
-	})
+	p := m.table.Routes[hosts[0]]
+	return p.VersionID == r.TargetID && p.Answers()
 }
 
 func (m *Machine) servicesOf(env string) []miosa.Service {

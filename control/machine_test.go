@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -23,12 +24,28 @@ import (
 const (
 	tenant, deployment, environment, service = "ten_1", "dep_1", "env_1", "svc_1"
 	hostID                                   = "host_1"
-	apps                                     = 2 // deployments of the bench, each with one environment and one service
+	apps                                     = 2 // deployments of the bench, each with one environment
 )
 
 func deploymentOf(app int) string  { return fmt.Sprint("dep_", app) }
 func environmentOf(app int) string { return fmt.Sprint("env_", app) }
-func serviceOf(app int) string     { return fmt.Sprint("svc_", app) }
+
+// serviceOf is the ID of an app's service. Versions name some of these, in any
+// order: requests go to web, else to front, else to api, never to jobs.
+func serviceOf(app int, name string) string { return fmt.Sprint("svc_", app, "_", name) }
+
+var serviceTypes = map[string]miosa.ServiceType{"web": miosa.ServiceWeb, "front": miosa.ServiceWeb, "api": miosa.ServiceAPI, "jobs": miosa.ServiceWorker}
+
+func routedOf(v miosa.Version) string {
+	for _, name := range []string{"web", "front", "api"} {
+		for _, s := range v.Services {
+			if s.Name == name {
+				return s.ServiceID
+			}
+		}
+	}
+	return ""
+}
 
 // bench is a machine whose world can be delivered to it late, twice, or anew,
 // and whose commits can fail.
@@ -40,6 +57,7 @@ type bench struct {
 	random   uint64
 	batches  []control.Changed // everything ever committed
 	told     int               // batches that were delivered
+	seen     picture           // what they say
 	stored   map[string]miosa.Instance
 	rollouts map[string]miosa.Rollout
 	commits  []control.Commit
@@ -49,8 +67,62 @@ type bench struct {
 	numbers  int
 }
 
+// picture is what the machine was told of.
+type picture struct {
+	envs      map[string]miosa.Environment
+	versions  map[string]miosa.Version
+	rollouts  map[string]miosa.Rollout
+	instances map[string]miosa.Instance
+}
+
+func (p *picture) take(c control.Changed) {
+	for _, noun := range c.Put {
+		switch v := noun.(type) {
+		case miosa.Environment:
+			p.envs[v.ID] = v
+		case miosa.Version:
+			p.versions[v.ID] = v
+		case miosa.Rollout:
+			p.rollouts[v.ID] = v
+		case miosa.Instance:
+			v.Observed = p.instances[v.ID].Observed
+			p.instances[v.ID] = v
+		case miosa.Observation:
+			i := p.instances[v.InstanceID]
+			i.Observed = v
+			p.instances[v.InstanceID] = i
+		}
+	}
+}
+
+// backends are the instances that requests to a version may go to.
+func (p *picture) backends(v miosa.Version) (ids []string) {
+	for _, i := range p.instances {
+		if i.VersionID == v.ID && i.ServiceID == routedOf(v) && i.HostID != "" && i.Goal == miosa.GoalRun && i.Observed.State == miosa.Healthy && i.Spec.Port != 0 {
+			ids = append(ids, i.ID)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// target is the version that an environment's routes are about to change to.
+func (p *picture) target(env string) miosa.Version {
+	newest := miosa.Rollout{}
+	for _, r := range p.rollouts {
+		if r.EnvironmentID == env && r.Live() && r.CancelledBy == "" && r.ID > newest.ID {
+			newest = r
+		}
+	}
+	if newest.Step != miosa.StepFlipping {
+		return miosa.Version{}
+	}
+	return p.versions[newest.TargetID]
+}
+
 func newBench(t *rapid.T) *bench {
 	b := &bench{T: t, now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC), memory: 256 * rapid.IntRange(3, 8).Draw(t, "room"), stored: map[string]miosa.Instance{}, rollouts: map[string]miosa.Rollout{}}
+	b.seen = picture{map[string]miosa.Environment{}, map[string]miosa.Version{}, map[string]miosa.Rollout{}, map[string]miosa.Instance{}}
 	b.store = memory.New(func() time.Time { return b.now })
 	b.m = control.NewMachine(control.Config{RouterWindow: control.RouterWindow, Hosts: func(_ miosa.Tenant, d miosa.Deployment, _ miosa.Environment) []string {
 		return []string{d.Slug + ".test"}
@@ -66,9 +138,13 @@ func newBench(t *rapid.T) *bench {
 			return errors.Join(
 				store.Save(tx, store.Deployments, miosa.Deployment{ID: deploymentOf(app), TenantID: tenant, Slug: deploymentOf(app), State: miosa.DeploymentPending}),
 				store.Save(tx, store.Environments, miosa.Environment{ID: environmentOf(app), TenantID: tenant, DeploymentID: deploymentOf(app), Name: miosa.Production}),
-				store.Save(tx, store.Services, miosa.Service{ID: serviceOf(app), TenantID: tenant, DeploymentID: deploymentOf(app), EnvironmentID: environmentOf(app), Name: "web", Type: miosa.ServiceWeb, DesiredReplicas: rapid.IntRange(0, 3).Draw(t, "replicas")}),
 			)
 		})
+		for _, name := range slices.Sorted(maps.Keys(serviceTypes)) {
+			b.update(func(tx *store.Tx) error {
+				return store.Save(tx, store.Services, miosa.Service{ID: serviceOf(app, name), TenantID: tenant, DeploymentID: deploymentOf(app), EnvironmentID: environmentOf(app), Name: name, Type: serviceTypes[name], DesiredReplicas: rapid.IntRange(0, 3).Draw(t, "replicas")})
+			})
+		}
 		b.publish(app)
 	}
 	b.load()
@@ -146,7 +222,7 @@ func (b *bench) look() {
 		if i.Goal != miosa.GoalRun {
 			continue
 		}
-		slot := fmt.Sprint(i.VersionID, " slot ", i.Slot)
+		slot := fmt.Sprint(i.VersionID, " ", i.ServiceID, " slot ", i.Slot)
 		if i.Replaces == "" {
 			if other := first[slot]; other != "" {
 				b.Fatalf("%s was filled twice: %s and %s", slot, other, i.ID)
@@ -167,6 +243,7 @@ func (b *bench) feed(ev control.Event) {
 		switch e := effect.(type) {
 		case control.Commit:
 			b.commits = append(b.commits, e)
+			b.activates(e)
 		case control.Publish:
 			if e.Table.Generation <= b.table.Generation {
 				b.Fatalf("table %d after %d", e.Table.Generation, b.table.Generation)
@@ -193,19 +270,62 @@ func (b *bench) feed(ev control.Event) {
 	}
 }
 
+// activates: nothing is made live that has nobody to answer.
+func (b *bench) activates(e control.Commit) {
+	for _, put := range e.Put {
+		env, ok := put.(miosa.Environment)
+		if !ok || env.ActiveVersionID == b.seen.envs[env.ID].ActiveVersionID {
+			continue
+		}
+		if v := b.seen.versions[env.ActiveVersionID]; routedOf(v) != "" && len(b.seen.backends(v)) == 0 {
+			b.Fatalf("%s is made live without a backend", v.ID)
+		}
+	}
+}
+
+// routes: a host name leads to the routed service of the version that is live,
+// or of the one that is about to be and can answer, whatever else its
+// environment has or had.
+func (b *bench) routes() {
+	for app := range apps {
+		env, ok := b.seen.envs[environmentOf(app)]
+		if !ok {
+			continue
+		}
+		pool := b.table.Routes[deploymentOf(app)+".test"]
+		want, target := b.seen.versions[env.ActiveVersionID], b.seen.target(env.ID)
+		if target.ID != "" && (len(b.seen.backends(target)) > 0 || routedOf(target) == "" || want.ID == "" || len(b.seen.backends(want)) == 0 && routedOf(want) != "") {
+			want = target
+		}
+		var got []string
+		for _, backend := range pool.Backends {
+			got = append(got, backend.InstanceID)
+		}
+		if pool.VersionID != want.ID || pool.ServiceID != routedOf(want) || !slices.Equal(got, b.seen.backends(want)) {
+			b.Fatalf("%s is served by %s of %s, %v; want %s of %s, %v", pool.DeploymentID, pool.ServiceID, pool.VersionID, got, routedOf(want), want.ID, b.seen.backends(want))
+		}
+	}
+}
+
 func (b *bench) load() {
 	loaded, err := control.LoadAll(context.Background(), b.store)
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.feed(loaded)
 	for b.told < len(b.batches) && b.batches[b.told].Revision <= loaded.Revision {
+		b.seen.take(b.batches[b.told])
 		b.told++
 	}
+	b.feed(loaded)
+	b.routes()
 }
 
-func (b *bench) deliver(n int) {
-	b.feed(b.batches[n])
+// next delivers the oldest batch that was not.
+func (b *bench) next() {
+	b.seen.take(b.batches[b.told])
+	b.told++
+	b.feed(b.batches[b.told-1])
+	b.routes()
 }
 
 // commit carries one of the commits out, or lets it fail for passing reasons.
@@ -243,9 +363,61 @@ func (b *bench) answer() {
 	b.feed(a)
 }
 
+func (b *bench) name() string {
+	return rapid.SampledFrom([]string{"web", "front", "api", "jobs"}).Draw(b.T, "name")
+}
+
+// rollback makes the version before live again, whatever goes on.
+func (b *bench) rollback(app int) {
+	b.numbers++
+	b.update(func(tx *store.Tx) error {
+		key := store.LiveKey(tenant, environmentOf(app))
+		live, err := tx.Index(key)
+		if err != nil {
+			return err
+		}
+		env, err := store.Load(tx, store.Environments, store.EnvironmentKey(tenant, deploymentOf(app), environmentOf(app)))
+		if err != nil || env.PreviousVersionID == "" {
+			return err
+		}
+		rollout := fmt.Sprintf("rol_%03d", b.numbers)
+		if live != "" {
+			r, err := store.Load(tx, store.Rollouts, store.RolloutKey(tenant, deploymentOf(app), live))
+			if err != nil {
+				return err
+			}
+			r.CancelledBy = rollout
+			if err := store.Save(tx, store.Rollouts, r); err != nil {
+				return err
+			}
+		}
+		tx.SetIndex(key, rollout, 0)
+		return store.Save(tx, store.Rollouts, miosa.Rollout{
+			ID: rollout, TenantID: tenant, DeploymentID: deploymentOf(app), EnvironmentID: environmentOf(app), TargetID: env.PreviousVersionID, FromID: env.ActiveVersionID,
+			Kind: miosa.RolloutRollback, Promote: true, Step: miosa.StepStarting, StepSince: b.now, CreatedAt: b.now, Deadline: b.now.Add(10 * time.Minute),
+		})
+	})
+}
+
+// specs are a version's services: any, with any port, in any order.
+func (b *bench) specs(app int) (specs []miosa.ServiceSpec) {
+	for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"web", "front", "api", "jobs"}), 1, 2, rapid.ID[string]).Draw(b.T, "services") {
+		spec := miosa.ServiceSpec{ServiceID: serviceOf(app, name), Name: name, Type: serviceTypes[name], Resources: miosa.Resources{VCPUs: 1, MemoryMB: 256, DiskMB: 1024}}
+		if name != "jobs" {
+			spec.Port = rapid.SampledFrom([]int{80, 8080}).Draw(b.T, "port")
+		}
+		specs = append(specs, spec)
+	}
+	return specs
+}
+
 func (b *bench) publish(app int) {
 	b.numbers++
-	id := fmt.Sprint("ver_", b.numbers)
+	id, specs := fmt.Sprint("ver_", b.numbers), b.specs(app)
+	routed := ""
+	if rapid.Bool().Draw(b.T, "written down") { // versions from before are not
+		routed = miosa.RoutedService(specs)
+	}
 	b.update(func(tx *store.Tx) error {
 		key := store.LiveKey(tenant, environmentOf(app))
 		if live, err := tx.Index(key); err != nil || live != "" {
@@ -255,12 +427,12 @@ func (b *bench) publish(app int) {
 		if err != nil {
 			return err
 		}
-		rollout := fmt.Sprint("rol_", b.numbers)
+		rollout := fmt.Sprintf("rol_%03d", b.numbers)
 		tx.SetIndex(key, rollout, 0)
 		return errors.Join(
 			store.Save(tx, store.Versions, miosa.Version{
 				ID: id, TenantID: tenant, DeploymentID: deploymentOf(app), EnvironmentID: environmentOf(app), Number: b.numbers, Kind: miosa.KindRootFS, State: miosa.VersionCreated,
-				Services: []miosa.ServiceSpec{{ServiceID: serviceOf(app), Name: "web", Port: 80, Resources: miosa.Resources{VCPUs: 1, MemoryMB: 256, DiskMB: 1024}}},
+				Services: specs, RoutedServiceID: routed,
 			}),
 			store.Save(tx, store.Rollouts, miosa.Rollout{
 				ID: rollout, TenantID: tenant, DeploymentID: deploymentOf(app), EnvironmentID: environmentOf(app), TargetID: id, FromID: env.ActiveVersionID,
@@ -301,15 +473,14 @@ func (b *bench) report(i miosa.Instance, state func(miosa.Instance) miosa.Instan
 func (b *bench) step() {
 	later := rapid.SampledFrom([]time.Duration{0, time.Millisecond, time.Second, 15 * time.Second}).Draw(b.T, "later")
 	b.now = b.now.Add(later)
-	switch event := rapid.IntRange(0, 19).Draw(b.T, "event"); event {
+	switch event := rapid.IntRange(0, 20).Draw(b.T, "event"); event {
 	case 0, 1, 2, 3:
 		if b.told < len(b.batches) {
-			b.told++
-			b.deliver(b.told - 1)
+			b.next()
 		}
 	case 4:
 		if b.told > 0 {
-			b.deliver(rapid.IntRange(0, b.told-1).Draw(b.T, "again"))
+			b.feed(b.batches[rapid.IntRange(0, b.told-1).Draw(b.T, "again")])
 		}
 	case 5, 6, 7, 8:
 		if len(b.commits) > 0 {
@@ -329,7 +500,7 @@ func (b *bench) step() {
 	case 15:
 		app, n := b.app(), rapid.IntRange(0, 3).Draw(b.T, "replicas")
 		b.update(func(tx *store.Tx) error {
-			s, err := store.Load(tx, store.Services, store.ServiceKey(tenant, deploymentOf(app), serviceOf(app)))
+			s, err := store.Load(tx, store.Services, store.ServiceKey(tenant, deploymentOf(app), serviceOf(app, b.name())))
 			if err != nil {
 				return err
 			}
@@ -340,6 +511,8 @@ func (b *bench) step() {
 		})
 	case 16:
 		b.publish(b.app())
+	case 17:
+		b.rollback(b.app())
 	default:
 		b.observe(func(i miosa.Instance) miosa.InstanceState {
 			if i.Goal == miosa.GoalStop {
@@ -360,8 +533,7 @@ func (b *bench) calm() {
 		b.now = b.now.Add(later)
 		busy := false
 		for b.told < len(b.batches) {
-			b.told++
-			b.deliver(b.told - 1)
+			b.next()
 			busy = true
 		}
 		for len(b.commits) > 0 {
@@ -441,7 +613,7 @@ func (b *bench) carried() {
 			b.Errorf("%s has %d words", i.ID, len(i.Words))
 		}
 		for _, w := range i.Words {
-			key := i.VersionID + "/" + w.ID
+			key := i.ServiceID + "/" + i.VersionID + "/" + w.ID
 			if other := told[key]; other != "" {
 				b.Errorf("%s and %s of version %s tell %q", other, i.ID, i.VersionID, w.Text)
 			}
@@ -452,7 +624,8 @@ func (b *bench) carried() {
 
 // Whatever comes late, twice, anew or not at all, to two deployments on one
 // host: a slot is filled once, an environment has one commit under way, a host
-// promises no more than it has, and in the end everything rests.
+// promises no more than it has, a host name leads to the service of the version
+// that is live, and in the end everything rests.
 func TestMachine(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b := newBench(t)

@@ -46,6 +46,44 @@ func TestLogsArePurgedBeforeTheRecord(t *testing.T) {
 	}
 }
 
+// TestThePurgeSeesToTheBillFirst: until what its instances used can be billed
+// without them, the records stay.
+func TestThePurgeSeesToTheBillFirst(t *testing.T) {
+	s := memory.New(time.Now)
+	_, err := store.Update(t.Context(), s, func(tx *store.Tx) error {
+		return errors.Join(
+			store.Save(tx, store.Deployments, miosa.Deployment{ID: "dep_1", TenantID: "ten_1", DeletedAt: time.Now()}),
+			store.Save(tx, store.Instances, miosa.Instance{ID: "ri_1", TenantID: "ten_1", DeploymentID: "dep_1", HostID: "host_1"}),
+		)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := store.InstanceKey("ten_1", "dep_1", "ri_1")
+	away := errors.New("the usage store is away")
+	opened := 0
+	c := &Control{store: s, cfg: Options{OpenAccounts: func(ctx context.Context, tenant, deployment string) error {
+		if _, err := store.Get(ctx, s, store.Instances, key); err != nil || tenant != "ten_1" || deployment != "dep_1" {
+			t.Errorf("accounts of %s of %s are opened too late: %v", deployment, tenant, err)
+		}
+		opened++
+		return away
+	}}}
+	if err := c.purge(t.Context(), Purge{Tenant: "ten_1", Deployment: "dep_1"}); !errors.Is(err, away) {
+		t.Errorf("%v", err)
+	}
+	if _, err := store.Get(t.Context(), s, store.Instances, key); err != nil {
+		t.Errorf("the records are gone: %v", err)
+	}
+	away = nil
+	if err := c.purge(t.Context(), Purge{Tenant: "ten_1", Deployment: "dep_1"}); err != nil || opened != 2 {
+		t.Errorf("%v, opened %d times", err, opened)
+	}
+	if _, err := store.Get(t.Context(), s, store.Instances, key); miosa.CodeOf(err) != miosa.NotFound {
+		t.Errorf("the records are there: %v", err)
+	}
+}
+
 // A purge that fails is begun again, and not many times a second: what refused
 // it may stay broken until somebody sees to it.
 func TestAPurgeThatFailsIsBegunAgain(t *testing.T) {

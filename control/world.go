@@ -96,6 +96,9 @@ func (w *world) put(noun any, t *touched) {
 		t.env(v.EnvironmentID)
 		t.routes = true
 	case miosa.Version:
+		if _, known := w.versions[v.ID]; !known {
+			t.routes = true // where its requests go is frozen with it
+		}
 		w.versions[v.ID] = v
 		w.members(v.EnvironmentID).versions[v.ID] = true
 		t.env(v.EnvironmentID)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,7 +26,11 @@ type backend struct {
 	failures atomic.Int32 // failed dials in a row
 	sideline atomic.Int64 // Unix nanoseconds: not picked before, if there is another
 
-	mu      sync.Mutex             // guards the two below
+	complain func(routing.Backend, string) // says in the app's log what is wrong with it; may be nil
+
+	mu      sync.Mutex             // guards what follows
+	reuse   reuse                  // decides about what rests
+	cooling queue                  // served a moment ago
 	resting []*upstream            // a stack: the most recently used is taken first
 	conns   map[*upstream]struct{} // all that are open
 }
@@ -73,45 +78,56 @@ func (b *backend) dialWorked() {
 	}
 }
 
-// take returns the connection that was given back last, nil when there is
-// none. Only one that rested no longer than atMost counts (0: any), and with
-// check it is looked at first whether the backend has hung up.
-func (b *backend) take(now time.Time, atMost time.Duration, check bool) *upstream {
-	for {
-		b.mu.Lock()
-		n := len(b.resting)
-		if n == 0 {
-			b.mu.Unlock()
-			return nil
-		}
-		c := b.resting[n-1]
-		if atMost > 0 && now.Sub(c.rested) > atMost {
-			b.mu.Unlock()
-			return nil // those below rest longer still
-		}
-		b.resting[n-1] = nil
-		b.resting = b.resting[:n-1]
-		b.mu.Unlock()
-		if c.expires.IsZero() || now.Before(c.expires) {
-			c.readWithin(now, headTimeoutMin)
-			if !check || c.quiet() {
-				c.reused = true
-				return c
-			}
-		}
-		c.close()
-	}
+// keeps reports whether the backend's connections serve more than one request.
+func (b *backend) keeps(now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.reuse.keeps(now)
 }
 
-// give lets a connection rest for the next request, if it may.
+// take returns the connection that has rested for least, but long enough; nil
+// when there is none. For a request that may not be sent twice it is one that
+// the backend is not about to close. The caller looks at it before it writes.
+func (b *backend) take(now time.Time, twice bool) *upstream {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	rest := b.reuse.rest()
+	for b.cooling.len() > 0 && now.Sub(b.cooling.first().rested) >= rest {
+		b.resting = append(b.resting, b.cooling.pop())
+	}
+	// A connection in excess rests no longer.
+	if len(b.resting) == 0 && int64(b.cooling.len()) > restFree+b.inFlight.Load() {
+		b.resting = append(b.resting, b.cooling.pop())
+	}
+	for i := len(b.resting) - 1; i >= 0; i-- {
+		c := b.resting[i]
+		if !twice && !b.reuse.safe(now.Sub(c.rested)) {
+			continue
+		}
+		b.resting = slices.Delete(b.resting, i, i+1)
+		if c.expires.IsZero() || now.Before(c.expires) {
+			return c
+		}
+		c.discard()
+	}
+	return nil
+}
+
+// give lets a connection rest for the next request, if it may. What an app
+// sent too much and can be seen by now ends that.
 func (b *backend) give(c *upstream, now time.Time, atMost int) {
 	c.rested = now
+	c.served++
+	if c.br.Buffered() > 0 {
+		b.reject(c, surplus, now)
+		return
+	}
 	b.mu.Lock()
 	// Checked under the lock that drain takes: a connection given back to a
 	// retired backend would never be closed.
-	keep := !b.retired.Load() && len(b.resting) < atMost
+	keep := !b.retired.Load() && b.reuse.keeps(now) && len(b.resting)+b.cooling.len() < atMost
 	if keep {
-		b.resting = append(b.resting, c)
+		b.cooling.push(c)
 	}
 	b.mu.Unlock()
 	if !keep {
@@ -119,37 +135,113 @@ func (b *backend) give(c *upstream, now time.Time, atMost int) {
 	}
 }
 
+// reject closes a connection on which something else was found than quiet,
+// and draws the conclusion about the backend.
+func (b *backend) reject(c *upstream, found condition, now time.Time) {
+	c.close()
+	if found == surplus {
+		b.distrust(sentTooMuch)
+		return
+	}
+	b.mu.Lock()
+	b.reuse.hungUp(now, c.served, now.Sub(c.rested))
+	b.mu.Unlock()
+}
+
+// sentTooMuch is said in the app's own log.
+const sentTooMuch = "the app sent more than the one answer that a request has, or a body where there is none: from now on each of its connections serves one request, so that no client gets another's answer"
+
+// distrust ends the reuse of the backend's connections, and has it said once.
+func (b *backend) distrust(why string) {
+	b.mu.Lock()
+	news := b.reuse.distrust(why)
+	b.mu.Unlock()
+	if !news {
+		return
+	}
+	b.drain()
+	if b.complain != nil {
+		b.complain(b.Backend, why)
+	}
+}
+
+// answered notes how long the backend took to begin an answer.
+func (b *backend) answered(c *upstream, took time.Duration) {
+	b.mu.Lock()
+	b.reuse.answered(took, c.served > 0)
+	b.mu.Unlock()
+}
+
 // drain closes what rests.
 func (b *backend) drain() {
 	b.mu.Lock()
-	resting := b.resting
-	b.resting = nil
+	resting := append(b.resting, b.cooling.all()...)
+	b.resting, b.cooling = nil, queue{}
 	b.mu.Unlock()
 	for _, c := range resting {
 		c.close()
 	}
 }
 
-// sweep closes what has rested since before the time given, and what the
-// backend has hung up on.
+// sweep closes what has rested since before the time given, and what is not
+// fit to carry a request any more.
 func (b *backend) sweep(now, before time.Time) {
+	type found struct {
+		c *upstream
+		condition
+	}
 	b.mu.Lock()
-	var stale []*upstream
-	kept := b.resting[:0]
-	for _, c := range b.resting {
-		c.readWithin(now, headTimeoutMin)
-		if c.rested.Before(before) || !c.expires.IsZero() && now.After(c.expires) || !c.quiet() {
-			stale = append(stale, c)
+	var stale []found
+	fit := func(c *upstream) bool {
+		how := c.look()
+		if how == quiet && !c.rested.Before(before) && (c.expires.IsZero() || now.Before(c.expires)) {
+			return true
+		}
+		stale = append(stale, found{c, how})
+		return false
+	}
+	b.resting = keepIf(b.resting, fit)
+	b.cooling = queue{conns: keepIf(b.cooling.all(), fit)}
+	b.mu.Unlock()
+	for _, s := range stale {
+		if s.condition == quiet {
+			s.c.close()
 		} else {
-			kept = append(kept, c)
+			b.reject(s.c, s.condition, now)
 		}
 	}
-	clear(b.resting[len(kept):])
-	b.resting = kept
-	b.mu.Unlock()
-	for _, c := range stale {
-		c.close()
+}
+
+// keepIf keeps, in place, what is fit, and the order.
+func keepIf(conns []*upstream, fit func(*upstream) bool) []*upstream {
+	return slices.DeleteFunc(conns, func(c *upstream) bool { return !fit(c) })
+}
+
+// queue is a first-in, first-out line of connections.
+type queue struct {
+	conns []*upstream
+	head  int
+}
+
+func (q *queue) len() int         { return len(q.conns) - q.head }
+func (q *queue) first() *upstream { return q.conns[q.head] }
+func (q *queue) all() []*upstream { return q.conns[q.head:] }
+func (q *queue) push(c *upstream) {
+	if q.head > 32 && q.head > len(q.conns)/2 { // the front is given back now and then
+		n := copy(q.conns, q.conns[q.head:])
+		clear(q.conns[n:])
+		q.conns, q.head = q.conns[:n], 0
 	}
+	q.conns = append(q.conns, c)
+}
+
+func (q *queue) pop() *upstream {
+	c := q.conns[q.head]
+	q.conns[q.head] = nil
+	if q.head++; q.head == len(q.conns) {
+		q.conns, q.head = q.conns[:0], 0
+	}
+	return c
 }
 
 // cut ends everything in flight but the tunnels, or only the streams of events.

@@ -20,6 +20,7 @@ type body struct {
 	streamed bool
 	expects  bool // the client waits for 100 (Continue)
 	started  bool // bytes of it may have reached a backend
+	read     bool // all of it came from the client, and none of it streams
 }
 
 // wholeBody is the largest body that is read whole.
@@ -61,6 +62,7 @@ func (x *exchange) openBody() (failure, bool) {
 	var end [1]byte
 	_, _ = r.Body.Read(end[:])
 	_ = rc.SetReadDeadline(time.Time{})
+	x.body.read = true
 	return failure{}, true
 }
 
@@ -80,36 +82,86 @@ func (b *body) replayable(method string) bool {
 // unsent reports whether all of the body is still to be had.
 func (b *body) unsent() bool { return !b.streamed || !b.started }
 
+// bodyRead reports whether all of the request's body has come from the client.
+func (x *exchange) bodyRead() bool {
+	switch {
+	case x.r.ContentLength == 0 || x.r.Body == nil || x.r.Body == http.NoBody:
+		return true
+	case x.up != nil:
+		return x.up.read.Load()
+	}
+	return x.body.read
+}
+
+// What is left of a body when the answer is out is read and thrown away, so
+// that a client that writes all of it before it reads finds the answer, but
+// not for longer or of more than this.
+const (
+	drainTime  = 5 * time.Second
+	drainBytes = 16 << 20
+)
+
+// drainBody sees the request's body out after the answer. If not all of it
+// came, the client knows by now that its connection ends.
+func (x *exchange) drainBody() {
+	if x.up != nil && x.up.sent() {
+		return
+	}
+	if x.up == nil && (x.bodyRead() || x.r.ProtoMajor != 1) {
+		return
+	}
+	if x.r.ProtoMajor != 1 { // the end of the stream says that no more is wanted
+		x.stopUpload()
+		return
+	}
+	_ = http.NewResponseController(x.w).Flush() // the client has its answer meanwhile
+	switch {
+	case x.up != nil:
+		x.up.discard(time.Now().Add(drainTime))
+		<-x.up.done
+	case !x.body.expects: // who waits for 100 (Continue) sends nothing
+		rc := http.NewResponseController(x.w)
+		_ = rc.SetReadDeadline(time.Now().Add(drainTime))
+		n, _ := io.CopyN(io.Discard, x.r.Body, drainBytes)
+		x.bytesIn.Add(n)
+	}
+	// net/http would read on for what it takes for little.
+	if !x.bodyRead() {
+		_ = http.NewResponseController(x.w).SetReadDeadline(longAgo)
+	}
+}
+
+// stopUpload ends the upload at once.
+func (x *exchange) stopUpload() {
+	if x.up != nil {
+		x.up.discard(longAgo)
+		<-x.up.done
+	}
+}
+
 // upload is a streaming body on its way to a backend, by a goroutine of its
 // own, so that the answer can come back meanwhile.
 type upload struct {
 	x      *exchange
 	c      *upstream
 	done   chan struct{}
-	stop   atomic.Bool // the answer was complete first
+	read   atomic.Bool // all of it came from the client
 	client error       // reading from the client failed; read after done
-	whole  bool        // all of it was sent
-	ended  time.Time
+	whole  bool        // all of it was sent; read after done
+	ended  time.Time   // read after done
+
+	mu    sync.Mutex // guards until, and orders it with the client's read deadline
+	until time.Time  // nobody wants the rest: it is read and thrown away, but not after this
 }
 
-// startUpload sends the head and starts sending the body.
-func (x *exchange) startUpload(c *upstream, head []byte) (*upload, error) {
-	// A length that is known comes from a client that is about to send; its
-	// first bytes and the head may share a packet. Without a length the
-	// client may be waiting for the app to speak first.
-	if x.r.ContentLength < 0 && head != nil {
-		if _, err := c.Write(head); err != nil {
-			return nil, err
-		}
-		head = nil
-	}
+// startUpload starts sending the body.
+func (x *exchange) startUpload(c *upstream) {
 	x.body.started = true
-	up := &upload{x: x, c: c, done: make(chan struct{})}
-	go up.run(head)
-	return up, nil
+	x.up = &upload{x: x, c: c, done: make(chan struct{})}
+	go x.up.run()
 }
 
-func (up *upload) run(head []byte) {
+func (up *upload) run() {
 	defer func() {
 		up.ended = time.Now()
 		close(up.done)
@@ -122,20 +174,25 @@ func (up *upload) run(head []byte) {
 	// chunk is one write.
 	const before = 16
 	p := *buffer
-	rc := http.NewResponseController(x.w)
-	var until time.Time
+	var until time.Time // the read deadline set
+	var got, discarded int64
+	unwanted := false // the app takes no more
 	for {
 		now := time.Now()
-		if until.Sub(now) < x.rt.cfg.StallTimeout/2 {
-			until = now.Add(x.rt.cfg.StallTimeout)
-			_ = rc.SetReadDeadline(until)
-			if c.ended.Load() != 0 || up.stop.Load() {
-				_ = rc.SetReadDeadline(longAgo)
-			}
-		}
+		until = up.allow(now, until)
 		n, err := x.r.Body.Read(p[before : len(p)-2])
 		x.bytesIn.Add(int64(n))
-		if n > 0 || head != nil {
+		if got += int64(n); err == io.EOF || got == x.r.ContentLength {
+			// Said before the last of it is sent: the app may answer at once.
+			up.read.Store(true)
+		}
+		switch {
+		case unwanted || up.discarding():
+			unwanted = true
+			if discarded += int64(n); discarded > drainBytes {
+				return
+			}
+		case n > 0:
 			out := p[before : before+n]
 			if chunked {
 				var size [before]byte
@@ -144,27 +201,28 @@ func (up *upload) run(head []byte) {
 				copy(p[start:], line)
 				out = append(p[start:before+n], "\r\n"...)
 			}
-			if head != nil {
-				out = append(head, out...)
-				head = nil
-			}
 			c.writeWithin(now, x.rt.cfg.StallTimeout)
 			if _, werr := c.Write(out); werr != nil {
-				return // the answer, if there is one, says why
+				unwanted = true // the answer, if there is one, says why
 			}
 		}
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			up.client = err
-			// The app must not take half a body for a whole one.
-			c.interrupt(endedByUpload)
+			if !unwanted {
+				up.client = err
+				// The app must not take half a body for a whole one.
+				c.interrupt(endedByUpload)
+			}
 			return
 		}
 	}
 	// Without this the deadline would strike while the answer is awaited.
-	_ = rc.SetReadDeadline(time.Time{})
+	up.allow(time.Time{}, time.Time{})
+	if unwanted {
+		return
+	}
 	if chunked {
 		end := append((*buffer)[:0], "0\r\n"...)
 		for _, name := range sortedNames(x.r.Trailer) {
@@ -184,6 +242,51 @@ func (up *upload) run(head []byte) {
 	up.whole = true
 }
 
+// allow gives the client time for its next bytes, from now on; a zero now
+// takes the deadline away. What is only thrown away has one that stays.
+func (up *upload) allow(now, until time.Time) time.Time {
+	up.mu.Lock()
+	defer up.mu.Unlock()
+	stall := up.x.rt.cfg.StallTimeout
+	switch {
+	case now.IsZero():
+		until = time.Time{}
+	case !up.until.IsZero():
+		until = up.until
+	case until.Sub(now) >= stall/2:
+		return until
+	default:
+		until = now.Add(stall)
+	}
+	rc := http.NewResponseController(up.x.w)
+	_ = rc.SetReadDeadline(until)
+	if !now.IsZero() && up.c.ended.Load() != 0 {
+		_ = rc.SetReadDeadline(longAgo)
+	}
+	return until
+}
+
+// discard has the rest of the body thrown away, for as long as it comes until
+// the time given.
+func (up *upload) discard(until time.Time) {
+	select {
+	case <-up.done: // the connection may be another request's by now
+		return
+	default:
+	}
+	up.mu.Lock()
+	defer up.mu.Unlock()
+	up.until = until
+	_ = http.NewResponseController(up.x.w).SetReadDeadline(until)
+	_ = up.c.SetWriteDeadline(longAgo)
+}
+
+func (up *upload) discarding() bool {
+	up.mu.Lock()
+	defer up.mu.Unlock()
+	return !up.until.IsZero()
+}
+
 // extend gives the app time to answer that begins when it has the whole body.
 // It reports false when that time is over.
 func (up *upload) extend(c *upstream) bool {
@@ -201,33 +304,25 @@ func (up *upload) extend(c *upstream) bool {
 	return true
 }
 
-// uploadGrace is how long an upload may go on after the answer: as a rule it
-// is over, and its goroutine only has to say so.
-const uploadGrace = 250 * time.Millisecond
+// sentGrace is how long the last bytes of a body that has been read may take
+// to be written: as a rule they are, and the goroutine only has to say so.
+const sentGrace = 250 * time.Millisecond
 
-// finish waits for the end of the upload, or stops it if the answer was
-// complete long before it. It reports whether all of it was sent.
-func (up *upload) finish() bool {
+// sent reports whether all of the body was sent to the app. It waits for that
+// only if all of it has come.
+func (up *upload) sent() bool {
 	select {
 	case <-up.done:
 		return up.whole
 	default:
 	}
-	if flusher, ok := up.x.w.(http.Flusher); ok && up.x.status != 0 {
-		flusher.Flush() // the client has its answer meanwhile
+	if !up.read.Load() {
+		return false
 	}
-	grace := time.NewTimer(uploadGrace)
-	defer grace.Stop()
-	select {
-	case <-up.done:
-		return up.whole
-	case <-grace.C:
-	}
-	up.stop.Store(true)
-	_ = http.NewResponseController(up.x.w).SetReadDeadline(longAgo)
-	_ = up.c.SetWriteDeadline(longAgo)
+	_ = up.c.SetWriteDeadline(time.Now().Add(sentGrace))
 	<-up.done
-	return false
+	up.c.writeUntil = time.Time{}
+	return up.whole
 }
 
 func trailerAllowed(name string) bool {

@@ -32,6 +32,7 @@ type exchange struct {
 	client  netip.Addr
 	cookie  string // of stickiness
 	body    body
+	up      *upload // of a body that streams, once it has begun
 
 	entry *entry
 	pool  *pool
@@ -47,8 +48,11 @@ type exchange struct {
 	retries   int
 	upgraded  bool
 	failed    string
+	begun     bool // the client has a status: see begin
+	served    bool // all was done that could be
 	aborted   bool // the answer must not look complete
 	stalling  bool // the client has to take what is being sent
+	once      bool // the backend's connection serves this request alone
 }
 
 // statusClientGone is logged, and never sent, for a client that did not wait.
@@ -68,9 +72,17 @@ const (
 // server, and may be mounted in another.
 func (rt *Router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{rt: rt, w: w, r: r, started: time.Now()}
+	defer x.end()
 	x.now = x.started
 	x.tried = x.array[:0]
 	defer x.done()
+	x.serve()
+	x.served = true
+}
+
+// serve finds out who asks for what, and sees that there is an answer.
+func (x *exchange) serve() {
+	rt, r := x.rt, x.r
 	x.peer, _ = r.Context().Value(peerKey{}).(*peer)
 	if x.peer == nil {
 		x.peer = rt.peerOf(r.RemoteAddr)
@@ -84,13 +96,41 @@ func (rt *Router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		x.id = id
 	}
-	if f, ok := x.admit(); !ok {
+	if f, ok := x.admit(); ok {
+		x.forward()
+	} else {
 		x.page(f)
-		return
 	}
-	x.forward()
-	if x.aborted {
+}
+
+// begin sends the status and the header, which make the answer: the one place
+// from which a client gets a status. A body that is not all here by now has
+// its client write on, and perhaps for ever: its connection ends with the
+// answer.
+func (x *exchange) begin(status int) {
+	if x.r.ProtoMajor == 1 && !x.bodyRead() {
+		x.w.Header()["Connection"] = []string{"close"}
+		// Else net/http reads on before it sends the header, for as long as
+		// that takes.
+		_ = http.NewResponseController(x.w).EnableFullDuplex()
+	}
+	x.begun, x.status = true, status
+	x.w.WriteHeader(status)
+}
+
+// end leaves the client's connection as its next request may find it, or cuts
+// it: without a status of its own no request ends, since net/http would call
+// that a success.
+func (x *exchange) end() {
+	if !x.served {
+		return // a panic is on its way to net/http, which cuts the connection
+	}
+	if x.aborted || !x.begun && !x.upgraded {
+		x.stopUpload()
 		panic(http.ErrAbortHandler) // the way to have net/http cut the connection
+	}
+	if !x.upgraded {
+		x.drainBody()
 	}
 }
 
@@ -135,6 +175,10 @@ func (x *exchange) forward() {
 		}
 		x.pool = p
 		if b == nil {
+			if p.Workers() {
+				x.giveUp(noHTTP)
+				return
+			}
 			if !x.await(p, waitUntil) {
 				x.giveUp(last)
 				return
@@ -218,7 +262,7 @@ func (x *exchange) attempt(b *backend, fresh bool) (how outcome, reused bool) {
 		}
 		return notReached, false
 	}
-	reused = c.reused
+	reused = c.served > 0
 	// The client leaving ends it all.
 	stop := context.AfterFunc(x.r.Context(), func() { c.interrupt(endedByClient) })
 	keep := false
@@ -233,26 +277,41 @@ func (x *exchange) attempt(b *backend, fresh bool) (how outcome, reused bool) {
 	return how, reused
 }
 
-// connect takes a resting connection or dials. A request that may not be sent
-// twice takes none that has rested for long: the backend might just be
-// hanging up.
+// connect takes a connection that rests, or dials, and makes the request's
+// head ready on it. It looks at each last of all before the head is written:
+// what is there to read by then is no answer to this request.
 func (x *exchange) connect(b *backend, fresh bool) *upstream {
-	if !fresh {
-		var c *upstream
-		if x.body.replayable(x.r.Method) && x.upgrade == "" {
-			c = b.take(x.now, 0, false)
-		} else {
-			c = b.take(x.now, time.Second, true)
+	x.once = !b.keeps(x.now)
+	for !fresh && !x.once {
+		c := b.take(x.now, x.body.replayable(x.r.Method) && x.upgrade == "")
+		if c == nil {
+			break
 		}
-		if c != nil {
+		x.prepare(c)
+		found := c.look()
+		if found == quiet {
 			return c
 		}
+		b.reject(c, found, x.now)
+		x.once = !b.keeps(x.now)
 	}
 	c, err := b.dial(x.r.Context(), x.rt.cfg.DialTimeout)
 	switch {
 	case err == nil:
-		b.dialWorked()
-		return c
+		x.prepare(c)
+		switch c.look() {
+		case quiet:
+			b.dialWorked()
+			return c
+		case surplus:
+			c.close()
+			b.distrust(spokeFirst)
+			x.page(badResponse)
+			return nil
+		case hungUp: // nothing was sent: it is as if the dial had failed
+			c.close()
+		}
+		b.dialFailed(time.Now())
 	case x.r.Context().Err() != nil:
 	case ownShortage(err):
 		x.rt.log.Error("no connection to be had", "instance", b.InstanceID, "err", err)
@@ -263,12 +322,19 @@ func (x *exchange) connect(b *backend, fresh bool) *upstream {
 	return nil
 }
 
-// converse sends the request and brings the answer back. It reports how that
-// ended, and whether the connection may serve another request.
-func (x *exchange) converse(c *upstream) (how outcome, keep bool) {
+// spokeFirst is said in the app's own log.
+const spokeFirst = "the app sent something before it was asked: what listens on its port does not speak HTTP, or sends answers that nobody asked for"
+
+// prepare makes all ready for the request to be written.
+func (x *exchange) prepare(c *upstream) {
 	c.writeWithin(x.now, x.rt.cfg.StallTimeout)
 	c.readWithin(x.now, x.rt.cfg.ResponseTimeout)
 	c.out = x.appendHead(c.out[:0])
+}
+
+// converse sends the request and brings the answer back. It reports how that
+// ended, and whether the connection may serve another request.
+func (x *exchange) converse(c *upstream) (how outcome, keep bool) {
 	if !x.body.streamed {
 		if n := len(x.body.whole); n > 0 {
 			c.out = append(c.out, x.body.whole...)
@@ -278,29 +344,46 @@ func (x *exchange) converse(c *upstream) (how outcome, keep bool) {
 				}
 			}()
 		}
-		if _, err := c.Write(c.out); err != nil {
-			return x.lostOn(c, err), false
+		if how, ok := x.send(c); !ok {
+			return how, false
 		}
-		return x.receive(c, nil)
+		return x.receive(c)
 	}
 	if x.body.expects {
 		return x.converseExpecting(c)
 	}
-	up, err := x.startUpload(c, c.out)
-	if err != nil {
+	if how, ok := x.send(c); !ok {
+		return how, false
+	}
+	return x.converseStreaming(c)
+}
+
+// send writes what the connection's scratch holds.
+func (x *exchange) send(c *upstream) (how outcome, ok bool) {
+	began := time.Now()
+	if _, err := c.Write(c.out); err != nil {
 		return x.lostOn(c, err), false
 	}
-	how, keep = x.receive(c, up)
-	whole := up.finish()
-	return how, keep && whole
+	if c.spokeBefore(began) {
+		c.backend.distrust(sentTooMuch)
+		return lostUnanswered, false
+	}
+	return 0, true
+}
+
+// converseStreaming sends the body while the answer comes.
+func (x *exchange) converseStreaming(c *upstream) (how outcome, keep bool) {
+	x.startUpload(c)
+	how, keep = x.receive(c)
+	return how, keep && x.up.sent()
 }
 
 // lostOn says how a conversation ended that broke off before any byte of an
 // answer.
 func (x *exchange) lostOn(c *upstream, err error) outcome {
 	switch c.ended.Load() {
-	case endedByClient:
-		x.gone()
+	case endedByClient, endedByUpload:
+		x.clientFailed()
 		return gaveUp
 	case endedByDrain:
 		x.page(drainedTooSoon)
@@ -313,7 +396,29 @@ func (x *exchange) lostOn(c *upstream, err error) outcome {
 		x.page(tooSlow)
 		return gaveUp
 	}
+	if c.served > 0 {
+		c.backend.reject(c, hungUp, x.now)
+	}
 	return lostUnanswered
+}
+
+// clientFailed answers a client whose body broke off or stood still, and notes
+// that one is gone. To net/http a client that stands still has left, so the
+// upload has the word.
+func (x *exchange) clientFailed() {
+	if x.up != nil {
+		<-x.up.done
+		switch {
+		case x.up.client == nil:
+		case errors.Is(x.up.client, os.ErrDeadlineExceeded):
+			x.page(slowBody)
+			return
+		case x.r.Context().Err() == nil:
+			x.page(badBody)
+			return
+		}
+	}
+	x.gone()
 }
 
 // gone notes that the client left.
@@ -325,7 +430,7 @@ func (x *exchange) gone() {
 
 // giveUp answers with the failure, unless nobody waits for it.
 func (x *exchange) giveUp(f failure) {
-	if x.r.Context().Err() != nil {
+	if x.r.Context().Err() != nil && f != slowBody {
 		x.gone()
 		return
 	}

@@ -22,6 +22,7 @@ type machine struct {
 	serving map[routing.Backend]time.Duration // in the table, with the longest drain of its pools
 	leaving map[routing.Backend]*departure
 	tunnels map[tunnelID]routing.Backend
+	faults  map[routing.Backend]string // of what is serving or leaving
 
 	reportAt time.Time
 	stopping bool
@@ -66,6 +67,11 @@ type (
 	}
 	// tunnelClosed: it is gone.
 	tunnelClosed struct{ id tunnelID }
+	// faulted: the app at a backend does what no app should.
+	faulted struct {
+		backend routing.Backend
+		why     string
+	}
 	// woke: the time that wake named has come.
 	woke struct{}
 	// stopping: the router shuts down; every tunnel is asked to go.
@@ -77,6 +83,7 @@ func (counted) isEvent()      {}
 func (backendIdle) isEvent()  {}
 func (tunnelOpened) isEvent() {}
 func (tunnelClosed) isEvent() {}
+func (faulted) isEvent()      {}
 func (woke) isEvent()         {}
 func (stopping) isEvent()     {}
 
@@ -124,6 +131,7 @@ func newMachine(routerID string) *machine {
 		serving:  map[routing.Backend]time.Duration{},
 		leaving:  map[routing.Backend]*departure{},
 		tunnels:  map[tunnelID]routing.Backend{},
+		faults:   map[routing.Backend]string{},
 	}
 }
 
@@ -149,6 +157,12 @@ func (m *machine) handle(now time.Time, ev event) []effect {
 		}
 	case tunnelClosed:
 		delete(m.tunnels, ev.id)
+	case faulted:
+		_, serving := m.serving[ev.backend]
+		if serving || m.leaving[ev.backend] != nil {
+			m.faults[ev.backend] = ev.why
+			return []effect{count{}}
+		}
 	case woke:
 		return m.due(now)
 	case stopping:
@@ -270,6 +284,17 @@ func (m *machine) tell(now time.Time, inFlight map[routing.Backend]int) []effect
 			byInstance[b.InstanceID] += n
 		}
 	}
+	var faults map[string]string
+	for _, b := range sortedBackends(m.faults) {
+		if _, serving := m.serving[b]; !serving && m.leaving[b] == nil {
+			delete(m.faults, b)
+			continue
+		}
+		if faults == nil {
+			faults = map[string]string{}
+		}
+		faults[b.InstanceID] = m.faults[b]
+	}
 	m.reportAt = now.Add(reportQuiet)
 	if len(m.leaving) > 0 {
 		m.reportAt = now.Add(reportDraining)
@@ -278,6 +303,7 @@ func (m *machine) tell(now time.Time, inFlight map[routing.Backend]int) []effect
 		RouterID:   m.routerID,
 		Generation: m.table.Generation,
 		InFlight:   byInstance,
+		Faults:     faults,
 		At:         now,
 	}})
 }

@@ -123,9 +123,12 @@ func (x *exchange) appendHead(b []byte) []byte {
 	if hasToken(r.Header["Te"], "trailers") {
 		b = append(b, "Te: trailers\r\n"...)
 	}
-	if x.upgrade != "" {
+	switch {
+	case x.upgrade != "":
 		b = append(b, "Connection: Upgrade\r\n"...)
 		b = appendField(b, "Upgrade", x.upgrade)
+	case x.once:
+		b = append(b, "Connection: close\r\n"...)
 	}
 	switch {
 	case x.body.streamed && r.ContentLength < 0:

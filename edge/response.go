@@ -236,33 +236,35 @@ func keepAliveOf(value string) time.Duration {
 }
 
 // receive brings the answer to the client.
-func (x *exchange) receive(c *upstream, up *upload) (how outcome, keep bool) {
+func (x *exchange) receive(c *upstream) (how outcome, keep bool) {
 	h := x.w.Header()
 	for informational := 0; ; informational++ {
 		if _, err := c.br.Peek(1); err != nil {
-			if up != nil && c.ended.Load() == 0 && errors.Is(err, os.ErrDeadlineExceeded) && up.extend(c) {
+			if x.up != nil && c.ended.Load() == 0 && errors.Is(err, os.ErrDeadlineExceeded) && x.up.extend(c) {
 				continue
 			}
 			if informational > 0 { // it has begun to answer
-				return x.brokeOff(c, up, err), false
-			}
-			if up != nil && c.ended.Load() == endedByUpload {
-				x.uploadFailed(up)
-				return gaveUp, false
+				return x.brokeOff(c, err), false
 			}
 			return x.lostOn(c, err), false
 		}
+		if informational == 0 && c.served > 0 && !beginsAnswer(c.br) {
+			// What was left over from the answer before came late: there is
+			// none to this request yet.
+			c.backend.distrust(sentTooMuch)
+			return lostUnanswered, false
+		}
 		s, err := readLines(c.br)
 		if err != nil {
-			return x.brokeOff(c, up, err), false
+			return x.brokeOff(c, err), false
 		}
 		res, err := parseHead(s, x.r.Method, h)
 		switch {
 		case err != nil || informational >= maxInformational:
-			return x.brokeOff(c, up, errBadHead), false
+			return x.brokeOff(c, errBadHead), false
 		case res.status == http.StatusSwitchingProtocols:
 			if x.upgrade == "" || !strings.EqualFold(res.upgrade, x.upgrade) {
-				return x.brokeOff(c, up, errBadHead), false
+				return x.brokeOff(c, errBadHead), false
 			}
 			x.tunnel(c, res)
 			return answered, false
@@ -278,42 +280,35 @@ func (x *exchange) receive(c *upstream, up *upload) (how outcome, keep bool) {
 	}
 }
 
-// brokeOff answers for an app whose answer began and made no sense, or did
-// not come to the end of its head.
-func (x *exchange) brokeOff(c *upstream, up *upload, err error) outcome {
-	clear(x.w.Header())
-	switch ended := c.ended.Load(); {
-	case ended == endedByUpload && up != nil:
-		x.uploadFailed(up)
-	case ended != 0 || errors.Is(err, os.ErrDeadlineExceeded):
-		return x.lostOn(c, err)
-	default:
-		x.giveUp(badResponse)
-	}
-	return gaveUp
+// beginsAnswer reports whether what has come so far may be an answer's begin.
+func beginsAnswer(br *bufio.Reader) bool {
+	const begin = "HTTP/1."
+	b, _ := br.Peek(min(br.Buffered(), len(begin)))
+	return strings.HasPrefix(begin, string(b))
 }
 
-// uploadFailed answers a client whose body broke off, if it is still there.
-func (x *exchange) uploadFailed(up *upload) {
-	<-up.done
-	if errors.Is(up.client, os.ErrDeadlineExceeded) {
-		x.giveUp(slowBody)
-		return
+// brokeOff answers for an app whose answer began and made no sense, or did
+// not come to the end of its head.
+func (x *exchange) brokeOff(c *upstream, err error) outcome {
+	clear(x.w.Header())
+	if c.ended.Load() != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		return x.lostOn(c, err)
 	}
-	x.giveUp(badBody)
+	x.giveUp(badResponse)
+	return gaveUp
 }
 
 // answer sends the head and the body to the client.
 func (x *exchange) answer(c *upstream, res response) (how outcome, keep bool) {
 	h := x.w.Header()
 	x.firstByte = time.Since(x.started)
+	c.backend.answered(c, x.firstByte-x.now.Sub(x.started))
 	if h["Content-Type"] == nil {
 		h["Content-Type"] = nil // else net/http guesses one
 	}
 	h["X-Request-Id"] = []string{x.id}
 	x.stick(h, x.pool, c.backend)
-	x.status = res.status
-	x.w.WriteHeader(res.status)
+	x.begin(res.status)
 
 	if res.events {
 		c.events.Store(true)
@@ -341,7 +336,7 @@ func (x *exchange) answer(c *upstream, res response) (how outcome, keep bool) {
 	if res.keepAlive > 0 {
 		c.expires = time.Now().Add(res.keepAlive)
 	}
-	return answered, !res.closing
+	return answered, !res.closing && !x.once
 }
 
 // stalls bounds how long the client may take nothing of what is sent next. In
@@ -462,8 +457,8 @@ func (x *exchange) trailers(c *upstream, res response, flusher http.Flusher) err
 // (Continue), and the body once the app wants it, or has said nothing for a
 // second.
 func (x *exchange) converseExpecting(c *upstream) (how outcome, keep bool) {
-	if _, err := c.Write(c.out); err != nil {
-		return x.lostOn(c, err), false
+	if how, ok := x.send(c); !ok {
+		return how, false
 	}
 	c.readUntil = time.Time{}
 	_ = c.SetReadDeadline(time.Now().Add(time.Second))
@@ -479,15 +474,9 @@ func (x *exchange) converseExpecting(c *upstream) (how outcome, keep bool) {
 		// still wait for the body.
 		head, _ := c.br.Peek(min(c.br.Buffered(), 12))
 		if len(head) < 12 || !bytes.Equal(head[9:12], []byte("100")) {
-			how, _ = x.receive(c, nil)
+			how, _ = x.receive(c)
 			return how, false
 		}
 	}
-	up, err := x.startUpload(c, nil)
-	if err != nil {
-		return x.lostOn(c, err), false
-	}
-	how, keep = x.receive(c, up)
-	whole := up.finish()
-	return how, keep && whole
+	return x.converseStreaming(c)
 }

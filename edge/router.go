@@ -176,6 +176,12 @@ func (rt *Router) Run(ctx context.Context) error {
 	}
 	addr := listener.Addr()
 	rt.addr.Store(&addr)
+	release, err := keepDates()
+	if err != nil {
+		_ = listener.Close()
+		return fmt.Errorf("have the kernel date what it receives: %w", err)
+	}
+	defer release()
 	server := rt.server()
 	listener = stallListener{listener, rt.cfg.StallTimeout}
 	if rt.cfg.TLS != nil {
@@ -200,7 +206,6 @@ func (rt *Router) Run(ctx context.Context) error {
 
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	var err error
 	select {
 	case err = <-served:
 		err = fmt.Errorf("serve requests: %w", err)
@@ -259,6 +264,13 @@ func (rt *Router) post(ev event) {
 	case rt.events <- ev:
 	case <-rt.stopped:
 	}
+}
+
+// complain has it said in the app's own log what is wrong with it. It may be
+// called from the loop itself.
+func (rt *Router) complain(b routing.Backend, why string) {
+	rt.log.Info("the app at a backend misbehaves", "instance", b.InstanceID, "why", why)
+	go rt.post(faulted{b, why})
 }
 
 // take takes tables from the feed for as long as ctx lasts. A lost feed is

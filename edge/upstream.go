@@ -2,10 +2,13 @@ package edge
 
 import (
 	"bufio"
+	"encoding/binary"
 	"net"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // upstream is one connection to a backend. It belongs to one request at a
@@ -17,7 +20,12 @@ type upstream struct {
 	raw     syscall.RawConn // nil where the connection has none
 	out     []byte          // scratch for a request's head
 
-	reused     bool      // has served a request before
+	peek  func(fd uintptr)           // made once: it is called before each request
+	first [len(statusLineStart)]byte // what peek saw
+	got   int                        // how much of it
+	found condition                  // what peek found
+
+	served     int       // requests before this one
 	rested     time.Time // since when
 	expires    time.Time // when the backend said that it hangs up; zero if it did not
 	readUntil  time.Time // the deadlines set
@@ -36,9 +44,6 @@ const (
 	endedByUpload                  // the request's body broke off
 )
 
-// headTimeoutMin is enough to look at a connection that rested.
-const headTimeoutMin = time.Second
-
 // longAgo as a deadline makes every pending read and write return.
 var longAgo = time.Unix(1, 0)
 
@@ -46,6 +51,24 @@ func newUpstream(conn net.Conn, b *backend) *upstream {
 	c := &upstream{Conn: conn, backend: b, br: bufio.NewReaderSize(conn, 4<<10)}
 	if sc, ok := conn.(syscall.Conn); ok {
 		c.raw, _ = sc.SyscallConn()
+	}
+	if c.raw != nil {
+		_ = c.raw.Control(func(fd uintptr) { _ = dateReceipt(int(fd)) })
+	}
+	c.peek = func(fd uintptr) {
+		n, _, err := syscall.Recvfrom(int(fd), c.first[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		c.got = max(0, n)
+		switch {
+		case err == syscall.EAGAIN || err == syscall.EINTR:
+			c.found = quiet
+		case err != nil || n <= 0:
+			c.found = hungUp
+		default:
+			c.found = surplus
+			if idleTimeout(c.first[:n]) {
+				c.found = hungUp
+			}
+		}
 	}
 	return c
 }
@@ -55,6 +78,12 @@ func (c *upstream) close() {
 	c.backend.mu.Lock()
 	delete(c.backend.conns, c)
 	c.backend.mu.Unlock()
+	_ = c.Conn.Close()
+}
+
+// discard does the same for who holds backend.mu.
+func (c *upstream) discard() {
+	delete(c.backend.conns, c)
 	_ = c.Conn.Close()
 }
 
@@ -94,21 +123,93 @@ func (c *upstream) stayInterrupted() {
 	}
 }
 
-// quiet reports whether the backend has neither hung up nor sent what nobody
-// asked for. It asks the kernel without waiting.
-func (c *upstream) quiet() bool {
+// condition is what a look at a connection finds that has no request on it.
+type condition int
+
+const (
+	quiet   condition = iota // as it should be
+	hungUp                   // the backend has closed it, or says that it does
+	surplus                  // the backend has sent what nobody asked for
+)
+
+// look asks the kernel, without waiting, what there is to read. Only a quiet
+// connection may carry a request: what can be read before the request is
+// written is no answer to it.
+func (c *upstream) look() condition {
 	if c.br.Buffered() > 0 {
-		return false
+		return surplus
 	}
 	if c.raw == nil {
-		return true
+		return quiet
 	}
-	quiet := false
-	err := c.raw.Read(func(fd uintptr) bool {
-		var b [1]byte
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		quiet = err == syscall.EAGAIN
-		return true
-	})
-	return err == nil && quiet
+	if err := c.raw.Control(c.peek); err != nil {
+		return hungUp
+	}
+	return c.found
 }
+
+// dateReceipt has the kernel note when it receives what comes on a socket.
+func dateReceipt(fd int) error {
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
+}
+
+// keepDates has the kernel date packets from now on. It begins to do so a
+// moment after the first socket asks, and ends with the last: this one stays
+// until it is released.
+func keepDates() (release func(), err error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := dateReceipt(fd); err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	return func() { _ = unix.Close(fd) }, nil
+}
+
+// spokeBefore reports whether what can be read came before the request was
+// written, which was begun at the time given: between the last look and the
+// write is a moment, and on a busy machine a long one. As a rule nothing can be
+// read yet, and the kernel need not be asked when it came.
+func (c *upstream) spokeBefore(written time.Time) bool {
+	if c.raw == nil || c.raw.Control(c.peek) != nil || c.got == 0 {
+		return false
+	}
+	var came time.Time
+	err := c.raw.Control(func(fd uintptr) {
+		var b [1]byte
+		control := make([]byte, 256)
+		_, n, _, _, err := unix.Recvmsg(int(fd), b[:], control, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if err != nil {
+			return
+		}
+		messages, err := unix.ParseSocketControlMessage(control[:n])
+		if err != nil {
+			return
+		}
+		for _, m := range messages {
+			var at unix.Timespec
+			if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SO_TIMESTAMPNS && binary.Size(at) <= len(m.Data) {
+				if _, err := binary.Decode(m.Data, binary.NativeEndian, &at); err == nil {
+					came = time.Unix(at.Unix())
+				}
+			}
+		}
+	})
+	if err != nil || came.IsZero() || !came.Before(written) {
+		return false
+	}
+	// It is the wall clock's time: not if that was set meanwhile.
+	now := time.Now()
+	set := now.Round(0).Sub(written.Round(0)) - now.Sub(written)
+	return set.Abs() < time.Millisecond
+}
+
+// idleTimeout reports whether b begins an answer 408: some servers say so
+// before they close a connection that has rested for long.
+func idleTimeout(b []byte) bool {
+	return len(b) == len(statusLineStart) && string(b[:7]) == "HTTP/1." && string(b[8:]) == " 408"
+}
+
+const statusLineStart = "HTTP/1.1 408"

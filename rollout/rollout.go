@@ -38,7 +38,7 @@ type Input struct {
 	// Deleted: the deployment is going away.
 	Deleted bool
 	// Acknowledged: every live router has applied a table that names the
-	// target's instances. Meaningful from flipping on.
+	// target's instances, and that still does. Meaningful while it flips.
 	Acknowledged bool
 }
 
@@ -191,6 +191,22 @@ func flipping(in Input) Decision {
 	case in.Rollout.CancelledBy != "":
 		// The old version is still the active one: routes simply go back to it.
 		return Decision{Step: miosa.StepCancelled, Reason: "cancelled by " + in.Rollout.CancelledBy}
+	case !serving(in):
+		// The routes have gone back to the old version, which stays the active one
+		// unless the new instances come back in time.
+		if in.Now.Before(in.Rollout.Deadline) {
+			return Decision{
+				Step: miosa.StepFlipping, Reason: "the new instances were lost; waiting for them to be healthy again",
+				Deadline: in.Rollout.Deadline, Wake: in.Rollout.Deadline,
+			}
+		}
+		p := survey(in)
+		d := Decision{Step: miosa.StepFailed, Failed: true, Reason: p.stuck()}
+		if p.failed.ID != "" {
+			d = failed(p.failed)
+		}
+		d.Reason = "its instances were lost before it was live: " + d.Reason
+		return d
 	case in.Acknowledged:
 		return Decision{Step: miosa.StepDraining, Activate: true, Deadline: end, Reason: "every router sends requests to the new instances"}
 	case !in.Now.Before(in.Rollout.Deadline):
@@ -199,10 +215,29 @@ func flipping(in Input) Decision {
 	return Decision{Step: miosa.StepFlipping, Reason: "waiting for the routers", Deadline: in.Rollout.Deadline, Wake: in.Rollout.Deadline}
 }
 
+// serving reports whether the target can answer requests, if any go to it: a
+// version without a backend is never made live.
+func serving(in Input) bool {
+	spec, ok := in.Target.Routed()
+	if !ok || in.Target.Kind == miosa.KindStatic {
+		return true
+	}
+	return slices.ContainsFunc(in.Instances, func(i miosa.Instance) bool {
+		return i.VersionID == in.Target.ID && i.ServiceID == spec.ServiceID && i.Serving()
+	})
+}
+
+// drainEnd is when those that drain, which are of the version before, are over
+// their limits.
 func drainEnd(in Input) time.Time {
 	limit := miosa.DefaultDrain
 	for _, svc := range in.Services {
-		limit = max(limit, time.Duration(svc.DrainSeconds)*time.Second)
+		drains := slices.ContainsFunc(in.Instances, func(i miosa.Instance) bool {
+			return i.VersionID == in.Rollout.FromID && i.ServiceID == svc.ID
+		})
+		if drains {
+			limit = max(limit, time.Duration(svc.DrainSeconds)*time.Second)
+		}
 	}
 	return in.Now.Add(limit + DrainSlack)
 }

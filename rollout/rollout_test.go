@@ -3,6 +3,7 @@ package rollout_test
 import (
 	"flag"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +17,8 @@ import (
 )
 
 var update = flag.Bool("update", false, "accept the transcripts' new output")
+
+var address = netip.MustParseAddrPort("10.0.0.1:8080")
 
 var epoch = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
@@ -34,7 +37,7 @@ type stage struct{ in rollout.Input }
 //	service NAME replicas=2 [worker] [drain=60]
 //	publish [promote=no] [first]
 //	instance ID SERVICE slot=0 [version=1] STATE [failure="words"] [kind=exit] [reason="no room"] [said=line]
-//	acknowledged | cancel by=rol_2 | delete | wait 10m
+//	acknowledged [no] | cancel by=rol_2 | delete | wait 10m
 //
 // Each but the setting up decides, and goes to the decided step.
 func (s *stage) line(l transcript.Line) (string, error) {
@@ -44,7 +47,7 @@ func (s *stage) line(l transcript.Line) (string, error) {
 		s.in.Services = append(s.in.Services, svc)
 		spec := miosa.ServiceSpec{ServiceID: svc.ID, Name: svc.Name, Port: 8080}
 		if l.Has("worker") {
-			spec.Port = 0
+			spec.Port, spec.Type = 0, miosa.ServiceWorker
 		}
 		s.in.Target.ID = "ver_2"
 		s.in.Target.Services = append(s.in.Target.Services, spec)
@@ -60,7 +63,7 @@ func (s *stage) line(l transcript.Line) (string, error) {
 	case "instance":
 		s.instance(l)
 	case "acknowledged":
-		s.in.Acknowledged = true
+		s.in.Acknowledged = !l.Has("no")
 	case "cancel":
 		s.in.Rollout.CancelledBy = l.Text("by", "rol_2")
 	case "delete":
@@ -95,6 +98,7 @@ func (s *stage) instance(l transcript.Line) {
 	}
 	i.Observed.State = miosa.InstanceState(l.Word(3))
 	i.Observed.Failure = miosa.Failure{Kind: miosa.FailureKind(l.Text("kind", "")), Message: l.Text("failure", "")}
+	i.Observed.Addr = address
 	if said, ok := l.Value("said"); ok {
 		i.Observed.Failure.LastLines = []string{said}
 	}
@@ -152,8 +156,10 @@ func TestSteps(t *testing.T) {
 				t.Fatalf("made live: %+v, ready before: %t, live before: %t", d, ready, live)
 			case d.Step == miosa.StepFailed && !d.Failed, d.Failed && live:
 				t.Fatalf("%+v, live before: %t", d, live)
-			case was == miosa.StepFlipping && d.Step == miosa.StepFailed:
-				t.Fatal("failed while flipping")
+			case d.Activate && !answers(in):
+				t.Fatalf("made live without a backend: %+v", in.Instances)
+			case was == miosa.StepFlipping && d.Step == miosa.StepFailed && answers(in):
+				t.Fatal("failed while flipping, although it could answer")
 			case !in.Rollout.Promote && (d.Activate || d.Step == miosa.StepFlipping):
 				t.Fatalf("not to be promoted, and yet %+v", d)
 			case !d.Step.Terminal() && d.Step == was && d.Wake.IsZero():
@@ -176,6 +182,16 @@ func TestSteps(t *testing.T) {
 	})
 }
 
+// answers: requests to the target have a backend, or it serves no HTTP.
+func answers(in rollout.Input) bool {
+	if !slices.ContainsFunc(in.Target.Services, func(s miosa.ServiceSpec) bool { return s.Port != 0 }) {
+		return true
+	}
+	return slices.ContainsFunc(in.Instances, func(i miosa.Instance) bool {
+		return i.VersionID == "ver_2" && i.ServiceID == in.Target.RoutedServiceID && i.HostID != "" && i.Goal == miosa.GoalRun && i.Observed.State == miosa.Healthy
+	})
+}
+
 func drawInput(t *rapid.T) rollout.Input {
 	in := rollout.Input{Now: epoch, Target: miosa.Version{ID: "ver_2"}}
 	for n := range rapid.IntRange(1, 3).Draw(t, "services") {
@@ -185,16 +201,20 @@ func drawInput(t *rapid.T) rollout.Input {
 			in.Target.Services = append(in.Target.Services, miosa.ServiceSpec{ServiceID: id, Port: rapid.SampledFrom([]int{0, 80}).Draw(t, "port")})
 		}
 	}
+	in.Target.RoutedServiceID = miosa.RoutedService(in.Target.Services)
 	in.Rollout = miosa.Rollout{
 		ID: "rol_1", TargetID: "ver_2", FromID: rapid.SampledFrom([]string{"", "ver_1", "ver_2"}).Draw(t, "from"), Promote: rapid.Bool().Draw(t, "promote"),
 		Step: miosa.StepStarting, CreatedAt: epoch, Deadline: epoch.Add(rollout.StartDeadline),
 	}
 	for n := range rapid.IntRange(0, 6).Draw(t, "instances") {
-		in.Instances = append(in.Instances, miosa.Instance{
+		i := miosa.Instance{
 			ID: fmt.Sprint("ri_", n), Goal: miosa.GoalRun, VersionID: rapid.SampledFrom([]string{"ver_1", "ver_2", "ver_2"}).Draw(t, "version"),
 			ServiceID: fmt.Sprint("svc_", rapid.IntRange(0, 2).Draw(t, "service")), Slot: rapid.IntRange(0, 2).Draw(t, "slot"), HostID: "host_1",
 			CreatedAt: epoch.Add(time.Duration(rapid.IntRange(-1, 1).Draw(t, "made")) * time.Second),
-		})
+		}
+		i.Spec, _ = in.Target.Service(i.ServiceID)
+		i.Observed.Addr = address
+		in.Instances = append(in.Instances, i)
 	}
 	return in
 }

@@ -10,11 +10,20 @@ import (
 
 // Site is one environment of a deployment, as routing sees it.
 type Site struct {
-	Hosts     []string // host names: lower case, no port
-	Service   miosa.Service
-	Tenant    string
-	Versions  []string // to serve, most wanted first: the first with a serving instance is served
-	Instances []miosa.Instance
+	Hosts      []string // host names: lower case, no port
+	Tenant     string
+	Deployment string
+	Versions   []Served // most wanted first: the first that can answer is served
+	Instances  []miosa.Instance
+}
+
+// Served is one version that a site may serve, and the service of it that its
+// requests go to.
+type Served struct {
+	Version string
+	// Service is the zero one where the version serves no HTTP: then that is its
+	// answer.
+	Service miosa.Service
 }
 
 // Build makes the table of all sites. It is the only place that decides who
@@ -31,30 +40,28 @@ func Build(generation int64, sites []Site) Table {
 }
 
 func (s Site) pool() Pool {
-	drain := time.Duration(s.Service.DrainSeconds) * time.Second
-	if drain <= 0 {
-		drain = miosa.DefaultDrain
-	}
-	p := Pool{
-		TenantID: s.Tenant, DeploymentID: s.Service.DeploymentID, ServiceID: s.Service.ID,
-		Sticky: s.Service.Sticky, Drain: drain,
-	}
+	p := Pool{TenantID: s.Tenant, DeploymentID: s.Deployment, Drain: miosa.DefaultDrain}
 	for i, v := range s.Versions {
-		if i == 0 {
-			p.VersionID = v
+		b := s.backends(v)
+		answers := len(b) > 0 || v.Service.ID == ""
+		if i > 0 && !answers {
+			continue
 		}
-		if b := s.backends(v); len(b) > 0 {
-			p.VersionID, p.Backends = v, b
+		p.VersionID, p.ServiceID, p.Sticky, p.Backends = v.Version, v.Service.ID, v.Service.Sticky, b
+		if p.Drain = time.Duration(v.Service.DrainSeconds) * time.Second; p.Drain <= 0 {
+			p.Drain = miosa.DefaultDrain
+		}
+		if answers {
 			break
 		}
 	}
 	return p
 }
 
-func (s Site) backends(version string) []Backend {
+func (s Site) backends(v Served) []Backend {
 	var out []Backend
 	for _, i := range s.Instances {
-		if i.VersionID == version && i.ServiceID == s.Service.ID && i.Serving() {
+		if i.VersionID == v.Version && i.ServiceID == v.Service.ID && i.Serving() {
 			out = append(out, Backend{InstanceID: i.ID, Address: i.Observed.Addr})
 		}
 	}

@@ -28,15 +28,19 @@ func drawInstance(t *rapid.T, n int) miosa.Instance {
 }
 
 // Requests go to instances that are healthy and meant to run, of one version,
-// the most wanted one that has any; whatever the order of the records.
+// the most wanted one that has any in its own service; whatever the order of
+// the records. A version that serves no HTTP answers by saying so.
 func TestBuild(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var all []miosa.Instance
 		for n := range rapid.IntRange(0, 8).Draw(t, "instances") {
 			all = append(all, drawInstance(t, n))
 		}
-		versions := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"ver_1", "ver_2", "ver_3"}), 0, 3, rapid.ID[string]).Draw(t, "versions")
-		site := routing.Site{Hosts: []string{"a.test", "b.test"}, Service: miosa.Service{ID: "svc_web"}, Versions: versions, Instances: all}
+		var versions []routing.Served
+		for _, id := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"ver_1", "ver_2", "ver_3"}), 0, 3, rapid.ID[string]).Draw(t, "versions") {
+			versions = append(versions, routing.Served{Version: id, Service: miosa.Service{ID: rapid.SampledFrom([]string{"svc_web", "svc_web", "svc_job", ""}).Draw(t, "routed")}})
+		}
+		site := routing.Site{Hosts: []string{"a.test", "b.test"}, Tenant: "ten", Deployment: "dep", Versions: versions, Instances: all}
 		table := routing.Build(7, []routing.Site{site})
 		other := site
 		other.Instances = rapid.Permutation(all).Draw(t, "order")
@@ -50,20 +54,22 @@ func TestBuild(t *testing.T) {
 	})
 }
 
-func check(t *rapid.T, all []miosa.Instance, versions []string, pool routing.Pool) {
-	serving := map[string][]string{}
-	for _, i := range all {
-		if i.ServiceID == "svc_web" && i.HostID != "" && i.Goal == miosa.GoalRun && i.Observed.State == miosa.Healthy && i.Observed.Addr.IsValid() && i.Spec.Port != 0 {
-			serving[i.VersionID] = append(serving[i.VersionID], i.ID)
+func check(t *rapid.T, all []miosa.Instance, versions []routing.Served, pool routing.Pool) {
+	serving := func(v routing.Served) (ids []string) {
+		for _, i := range all {
+			if i.VersionID == v.Version && i.ServiceID == v.Service.ID && i.HostID != "" && i.Goal == miosa.GoalRun && i.Observed.State == miosa.Healthy && i.Observed.Addr.IsValid() && i.Spec.Port != 0 {
+				ids = append(ids, i.ID)
+			}
 		}
+		return ids
 	}
-	want, from := "", []string(nil)
+	want, from := routing.Served{}, []string(nil)
 	if len(versions) > 0 {
 		want = versions[0]
 	}
 	for _, v := range versions {
-		if len(serving[v]) > 0 {
-			want, from = v, serving[v]
+		if ids := serving(v); len(ids) > 0 || v.Service.ID == "" {
+			want, from = v, ids
 			break
 		}
 	}
@@ -71,8 +77,11 @@ func check(t *rapid.T, all []miosa.Instance, versions []string, pool routing.Poo
 	for _, b := range pool.Backends {
 		got = append(got, b.InstanceID)
 	}
-	if pool.VersionID != want || !slices.Equal(got, from) {
-		t.Fatalf("%s by %v, want %s by %v", pool.VersionID, got, want, from)
+	if pool.VersionID != want.Version || pool.ServiceID != want.Service.ID || !slices.Equal(got, from) {
+		t.Fatalf("%s %s by %v, want %s %s by %v", pool.VersionID, pool.ServiceID, got, want.Version, want.Service.ID, from)
+	}
+	if pool.TenantID != "ten" || pool.DeploymentID != "dep" {
+		t.Fatalf("of %s %s", pool.TenantID, pool.DeploymentID)
 	}
 	if pool.Drain <= 0 {
 		t.Fatal("no drain limit")
@@ -83,7 +92,7 @@ func TestSameRoutes(t *testing.T) {
 	build := func(edit func(*routing.Site)) routing.Table {
 		i := miosa.Instance{ID: "ri_1", ServiceID: "svc", VersionID: "ver_1", HostID: "host_1", Goal: miosa.GoalRun, Spec: miosa.ServiceSpec{Port: 80}}
 		i.Observed = miosa.Observation{State: miosa.Healthy, Addr: netip.MustParseAddrPort("10.0.0.1:80")}
-		s := routing.Site{Hosts: []string{"a.test"}, Service: miosa.Service{ID: "svc"}, Versions: []string{"ver_1"}, Instances: []miosa.Instance{i}}
+		s := routing.Site{Hosts: []string{"a.test"}, Versions: []routing.Served{{Version: "ver_1", Service: miosa.Service{ID: "svc"}}}, Instances: []miosa.Instance{i}}
 		if edit != nil {
 			edit(&s)
 		}
@@ -96,8 +105,8 @@ func TestSameRoutes(t *testing.T) {
 	for name, edit := range map[string]func(*routing.Site){
 		"a host name more":      func(s *routing.Site) { s.Hosts = append(s.Hosts, "b.test") },
 		"another host name":     func(s *routing.Site) { s.Hosts = []string{"b.test"} },
-		"stickiness":            func(s *routing.Site) { s.Service.Sticky.Mode = miosa.StickyCookie },
-		"the drain limit":       func(s *routing.Site) { s.Service.DrainSeconds = 5 },
+		"stickiness":            func(s *routing.Site) { s.Versions[0].Service.Sticky.Mode = miosa.StickyCookie },
+		"the drain limit":       func(s *routing.Site) { s.Versions[0].Service.DrainSeconds = 5 },
 		"an address":            func(s *routing.Site) { s.Instances[0].Observed.Addr = netip.MustParseAddrPort("10.0.0.2:80") },
 		"an instance that left": func(s *routing.Site) { s.Instances[0].Goal = miosa.GoalDrain },
 	} {

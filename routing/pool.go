@@ -13,3 +13,10 @@ func (p Pool) Equal(q Pool) bool {
 		p.Drain == q.Drain &&
 		slices.Equal(p.Backends, q.Backends)
 }
+
+// Answers reports whether requests have somebody to go to: a backend, or the
+// word that the version serves no HTTP.
+func (p Pool) Answers() bool { return len(p.Backends) > 0 || p.Workers() }
+
+// Workers reports whether the pool's version has workers only.
+func (p Pool) Workers() bool { return p.VersionID != "" && p.ServiceID == "" }

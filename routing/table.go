@@ -20,7 +20,7 @@ type Table struct {
 type Pool struct {
 	TenantID     string
 	DeploymentID string
-	ServiceID    string
+	ServiceID    string // of the version; "" when it has none that serves HTTP
 	VersionID    string // being served; "" when nothing was ever published
 	Sticky       miosa.Sticky
 	Drain        time.Duration // how long connections of a leaving backend may go on
@@ -36,7 +36,8 @@ type Backend struct {
 // Report is what a router tells control about itself.
 type Report struct {
 	RouterID   string
-	Generation int64          // applied: no new request goes to a backend that is not in it
-	InFlight   map[string]int // by instance ID: requests and upgraded connections, also of backends that have left
+	Generation int64             // applied: no new request goes to a backend that is not in it
+	InFlight   map[string]int    // by instance ID: requests and upgraded connections, also of backends that have left
+	Faults     map[string]string // by instance ID: what the router found wrong with its app, for its log; said again in each report
 	At         time.Time
 }

@@ -29,6 +29,11 @@ command -v go >/dev/null || {
 	exit 1
 }
 
+if [[ ${1-} == --tests ]]; then
+	. scripts/tools.sh
+	victoria_logs >/dev/null
+fi
+
 # The guest's kernel is downloaded with apt too, and needs to be known to it.
 lists=yes
 if command -v apt-cache >/dev/null && [[ -z $(apt-cache --no-all-versions show linux-image-cloud-amd64 2>/dev/null) ]]; then

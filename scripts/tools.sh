@@ -30,3 +30,5 @@ tool() {
 
 golangci_lint() { tool golangci-lint v2.15.0 github.com/golangci/golangci-lint/v2/cmd/golangci-lint; }
 gotestsum() { tool gotestsum v1.13.0 gotest.tools/gotestsum; }
+# What the log store's adapter is tested against.
+victoria_logs() { tool victoria-logs v1.52.1 github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs; }

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/miosa/miosa"
@@ -63,6 +64,7 @@ func (c *checker) committed(b control.Changed) {
 // published: a table names nobody who has been known to be unwell, or to be
 // leaving, for longer than the news takes.
 func (c *checker) published(t routing.Table) {
+	c.routed(t)
 	for _, name := range sortedIDs(t.Routes) {
 		for _, b := range t.Routes[name].Backends {
 			i, ok := c.instances[b.InstanceID]
@@ -71,6 +73,48 @@ func (c *checker) published(t routing.Table) {
 			}
 		}
 	}
+}
+
+// routed: each host name leads to the service that its version named for
+// requests, and to every instance of it that has been well for longer than the
+// news takes, whatever else is published, fails or was there before.
+func (c *checker) routed(t routing.Table) {
+	for _, name := range sortedIDs(t.Routes) {
+		pool := t.Routes[name]
+		v, ok := c.versions[pool.VersionID]
+		if !ok {
+			continue
+		}
+		if pool.ServiceID != routedOf(v) {
+			c.s.fail("table %d sends %s to service %q of %s, not to %q", t.Generation, name, pool.ServiceID, v.ID, routedOf(v))
+		}
+		if active := c.envs[v.EnvironmentID].ActiveVersionID; active != "" && active != v.ID && len(pool.Backends) == 0 && pool.ServiceID != "" && len(c.backends(c.versions[active], time.Second)) > 0 {
+			c.s.fail("table %d sends %s to nobody of %s, although %s is live", t.Generation, name, v.ID, active)
+		}
+		if pool.VersionID != c.envs[v.EnvironmentID].ActiveVersionID {
+			continue
+		}
+		held := map[string]bool{}
+		for _, b := range pool.Backends {
+			held[b.InstanceID] = true
+		}
+		for _, id := range c.backends(v, time.Second) {
+			if !held[id] {
+				c.s.fail("table %d does not send %s to %s of the live version, which is healthy", t.Generation, name, id)
+			}
+		}
+	}
+}
+
+// backends are the instances that requests to a version may go to, healthy for
+// at least so long.
+func (c *checker) backends(v miosa.Version, steady time.Duration) (ids []string) {
+	for _, id := range sortedIDs(c.instances) {
+		if i := c.instances[id]; i.VersionID == v.ID && i.ServiceID == routedOf(v) && i.Serving() && c.s.now.Sub(c.since[id]) >= steady {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 func (c *checker) forget(kind, id string) {
@@ -157,13 +201,16 @@ func (c *checker) flipped(env miosa.Environment) {
 	if c.unproven[env.ActiveVersionID] {
 		c.s.fail("%s was made live; it was only to be proven", env.ActiveVersionID)
 	}
+	if v := c.versions[env.ActiveVersionID]; !c.s.cfg.Faults && routedOf(v) != "" && c.services[routedOf(v)].DesiredReplicas > 0 && len(c.backends(v, 0)) == 0 && c.s.now.Sub(c.stopped[env.DeploymentID]) > time.Second {
+		c.s.fail("%s was made live without a backend", v.ID)
+	}
 	if c.s.cfg.Faults {
 		return // deadlines pass and instances die: the drain has its own checks
 	}
 	for _, r := range c.s.routers {
 		for _, name := range sortedIDs(r.table.Routes) {
 			pool := r.table.Routes[name]
-			if c.services[pool.ServiceID].EnvironmentID == env.ID && pool.VersionID != env.ActiveVersionID && c.services[pool.ServiceID].DesiredReplicas > 0 && !c.recentlyEmptied(c.services[pool.ServiceID]) {
+			if c.versions[pool.VersionID].EnvironmentID == env.ID && pool.VersionID != env.ActiveVersionID && c.services[pool.ServiceID].DesiredReplicas > 0 && !c.recentlyEmptied(c.services[pool.ServiceID]) {
 				c.s.fail("%s was made live while %s still serves %s", env.ActiveVersionID, r.id, pool.VersionID)
 			}
 		}
@@ -232,7 +279,7 @@ func (c *checker) always() error {
 func (c *checker) noBackend(hostName string, pool routing.Pool, excused bool) {
 	svc := c.services[pool.ServiceID]
 	env := c.envs[svc.EnvironmentID]
-	if env.ActiveVersionID == "" || svc.DesiredReplicas == 0 {
+	if pool.Workers() || env.ActiveVersionID == "" || svc.DesiredReplicas == 0 {
 		return // as the customer wants it
 	}
 	if c.s.cfg.Faults || excused || len(pool.Backends) == 0 && c.recentlyEmptied(svc) {
@@ -359,6 +406,23 @@ func (c *checker) settledService(a *app, env miosa.Environment, svc miosa.Servic
 }
 
 func (c *checker) settledRoutes() error {
+	for _, a := range c.s.users.apps {
+		env, name := c.envs[a.env.ID], a.dep.Slug+"--"+a.env.Name+"."+c.s.users.tenant.Slug+".sim"
+		if a.deleted || env.ActiveVersionID == "" {
+			continue
+		}
+		v := c.versions[env.ActiveVersionID]
+		for _, r := range c.s.routers {
+			pool, want := r.table.Routes[name], c.backends(v, time.Second)
+			var got []string
+			for _, b := range pool.Backends {
+				got = append(got, b.InstanceID)
+			}
+			if pool.VersionID != v.ID || pool.ServiceID != routedOf(v) || !slices.Equal(got, want) {
+				return fmt.Errorf("in the end %s sends %s to %s of %s, %v, not to %s of %s, %v", r.id, name, pool.ServiceID, pool.VersionID, got, routedOf(v), v.ID, want)
+			}
+		}
+	}
 	for _, r := range c.s.routers {
 		for _, name := range sortedIDs(r.table.Routes) {
 			for _, b := range r.table.Routes[name].Backends {

@@ -37,12 +37,14 @@ type users struct {
 	tenant miosa.Tenant
 	apps   []*app
 	number int
+	began  time.Time
 }
 
 type app struct {
 	dep     miosa.Deployment
 	env     miosa.Environment
-	svcs    []miosa.Service // web first
+	svcs    []miosa.Service // those that ever were
+	named   []miosa.Service // of the version published last, in its order
 	deleted bool
 }
 
@@ -76,6 +78,7 @@ func (u *users) setUp() error {
 
 // plan spreads the run's actions over its span.
 func (u *users) plan() {
+	u.began = u.s.now
 	for range u.s.cfg.Deployments {
 		u.s.after(u.s.between(0, u.s.cfg.Span/4), u.create)
 	}
@@ -90,44 +93,88 @@ func (u *users) create() {
 	n := len(u.apps)
 	a.dep = miosa.Deployment{ID: u.id(miosa.PrefixDeployment), TenantID: u.tenant.ID, Name: fmt.Sprint("app", n), Slug: fmt.Sprint("app", n), State: miosa.DeploymentPending, CreatedAt: u.s.clock()}
 	a.env = miosa.Environment{ID: u.id(miosa.PrefixEnvironment), TenantID: u.tenant.ID, DeploymentID: a.dep.ID, Name: miosa.Production, CreatedAt: u.s.clock()}
-	a.svcs = u.services(a)
 	u.apps = append(u.apps, a)
 	if err := u.update(func(tx *store.Tx) error {
-		err := errors.Join(store.Save(tx, store.Deployments, a.dep), store.Save(tx, store.Environments, a.env))
-		for _, svc := range a.svcs {
-			err = errors.Join(err, store.Save(tx, store.Services, svc))
-		}
-		return err
+		return errors.Join(store.Save(tx, store.Deployments, a.dep), store.Save(tx, store.Environments, a.env))
 	}); err != nil {
 		u.s.fail("create: %v", err)
 	}
+	u.choose(a)
 	u.publish(a, good, true)
 }
 
-// services are a web one, and in some apps a worker that runs on and a job
-// that comes to an end.
-func (u *users) services(a *app) []miosa.Service {
-	add := func(name string, t miosa.ServiceType, replicas int, mode miosa.RestartMode) miosa.Service {
-		return miosa.Service{
-			ID: u.id(miosa.PrefixService), TenantID: u.tenant.ID, DeploymentID: a.dep.ID, EnvironmentID: a.env.ID, Name: name,
-			Type: t, DesiredReplicas: replicas, Restart: miosa.RestartPolicy{Mode: mode}, CreatedAt: u.s.clock(),
+// serviceTypes are the names that versions choose from. Requests go to web,
+// else to front, else to api; the others get none.
+var serviceTypes = map[string]miosa.ServiceType{
+	"web": miosa.ServiceWeb, "front": miosa.ServiceWeb, "api": miosa.ServiceAPI, "queue": miosa.ServiceWorker, "job": miosa.ServiceWorker,
+}
+
+// routedOf is the service that requests to a version are to go to.
+func routedOf(v miosa.Version) string {
+	for _, name := range []string{"web", "front", "api"} {
+		for _, s := range v.Services {
+			if s.Name == name {
+				return s.ServiceID
+			}
 		}
 	}
-	svcs := []miosa.Service{add("web", miosa.ServiceWeb, 1+u.s.rng.IntN(3), miosa.RestartAlways)}
-	if u.s.chance(0.3) {
-		svcs[0].Restart.MaxAge = 15 * time.Minute
+	return ""
+}
+
+// choose names the services of the app's next versions, in any order: mostly
+// one that gets requests, now and then two or none, and in some a worker that
+// runs on or a job that comes to an end.
+func (u *users) choose(a *app) {
+	s := u.s
+	var names []string
+	routed := []string{"web", "front", "api"}
+	s.rng.Shuffle(len(routed), func(i, j int) { routed[i], routed[j] = routed[j], routed[i] })
+	switch roll := s.rng.IntN(10); {
+	case roll < 7:
+		names = append(names, routed[0])
+	case roll < 9:
+		names = append(names, routed[0], routed[1])
 	}
-	if u.s.chance(0.4) {
-		svcs = append(svcs, add("queue", miosa.ServiceWorker, 1, miosa.RestartAlways))
+	if len(names) == 0 || s.chance(0.3) {
+		names = append(names, "queue")
 	}
-	if u.s.chance(0.3) {
-		mode := miosa.RestartOnFailure
-		if u.s.chance(0.3) {
-			mode = miosa.RestartNever
+	if s.chance(0.2) {
+		names = append(names, "job")
+	}
+	s.rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	a.named = nil
+	for _, name := range names {
+		a.named = append(a.named, u.service(a, name))
+	}
+}
+
+// service is the app's of that name, made when it is first named.
+func (u *users) service(a *app, name string) miosa.Service {
+	for _, svc := range a.svcs {
+		if svc.Name == name {
+			return svc
 		}
-		svcs = append(svcs, add("job", miosa.ServiceWorker, 1, mode))
 	}
-	return svcs
+	svc := miosa.Service{
+		ID: u.id(miosa.PrefixService), TenantID: u.tenant.ID, DeploymentID: a.dep.ID, EnvironmentID: a.env.ID, Name: name,
+		Type: serviceTypes[name], DesiredReplicas: 1, Restart: miosa.RestartPolicy{Mode: miosa.RestartAlways}, CreatedAt: u.s.clock(),
+	}
+	switch {
+	case name == "job" && u.s.chance(0.3):
+		svc.Restart.Mode = miosa.RestartNever
+	case name == "job":
+		svc.Restart.Mode = miosa.RestartOnFailure
+	case svc.Type != miosa.ServiceWorker:
+		svc.DesiredReplicas = 1 + u.s.rng.IntN(3)
+		if u.s.chance(0.3) && u.s.now.Sub(u.began) < u.s.cfg.Span {
+			svc.Restart.MaxAge = 15 * time.Minute
+		}
+	}
+	if err := u.update(func(tx *store.Tx) error { return store.Save(tx, store.Services, svc) }); err != nil {
+		u.s.fail("make service %s: %v", name, err)
+	}
+	a.svcs = append(a.svcs, svc)
+	return svc
 }
 
 // calmDown ends what would go on for ever: the configured restarts.
@@ -155,11 +202,18 @@ func (u *users) act() {
 		if s.cfg.Faults {
 			kinds = append(kinds, flaky)
 		}
+		if s.chance(0.4) {
+			u.choose(a)
+		}
 		u.publish(a, kinds[s.rng.IntN(len(kinds))], s.chance(0.85))
 	case roll < 40:
 		n := s.rng.IntN(5)
 		s.trace("scale %s to %d", a.dep.Name, n)
-		u.edit(a, a.svcs[0], func(svc *miosa.Service) {
+		svc := a.named[s.rng.IntN(len(a.named))]
+		if svc.Name == "job" {
+			return // what came to its end rests
+		}
+		u.edit(a, svc, func(svc *miosa.Service) {
 			svc.DesiredReplicas = n
 			svc.Logs.LinesPerSecond = 1000 * n
 		})
@@ -277,15 +331,20 @@ func (u *users) begin(a *app, kind miosa.RolloutKind, target miosa.Version, canc
 func (u *users) publish(a *app, b behaviour, promote bool) {
 	u.number++
 	var specs []miosa.ServiceSpec
-	for n, svc := range a.svcs {
+	for n, svc := range a.named {
 		spec := miosa.ServiceSpec{
 			ServiceID: svc.ID, Name: svc.Name, Type: svc.Type, Command: string(good), Health: miosa.DefaultHealthCheck(), Resources: miosa.DefaultResources(),
 		}
+		if svc.Type != miosa.ServiceWorker {
+			spec.Port = 8080 + u.s.rng.IntN(2)
+		}
 		switch {
-		case n == 0:
-			spec.Port, spec.Command = 8080, string(b)
 		case svc.Name == "job":
 			spec.Command = string(finishes)
+		case n == 0 || a.named[0].Name == "job" && n == 1:
+			if spec.Command = string(b); spec.Port == 0 && !b.mayLive() {
+				spec.Command = string(missing) // a worker is well as soon as it runs
+			}
 		}
 		specs = append(specs, spec)
 	}
@@ -293,6 +352,9 @@ func (u *users) publish(a *app, b behaviour, promote bool) {
 		ID: u.id(miosa.PrefixVersion), TenantID: a.env.TenantID, DeploymentID: a.dep.ID, EnvironmentID: a.env.ID,
 		Number: u.number, Kind: miosa.KindRootFS, State: miosa.VersionCreated, CreatedAt: u.s.clock(),
 		Services: specs,
+	}
+	if u.s.chance(0.8) { // versions from before it was written down do without
+		v.RoutedServiceID = miosa.RoutedService(specs)
 	}
 	u.s.trace("publish %s %s of %s, to be promoted: %t", b, v.ID, a.dep.Name, promote)
 	u.begin(a, miosa.RolloutPublish, v, false, promote)

@@ -152,6 +152,9 @@ func ReleaseSHAKey(tenant, deployment, sha string) string {
 	return tenantScoped(tenant, "relsha", deployment, sha)
 }
 
+// StoredReleasesOf lists the index entries of ReleaseSHAKey of a whole tenant.
+func StoredReleasesOf(tenant string) string { return tenantScoped(tenant, "relsha", "") }
+
 // RolloutKey is where a rollout lies.
 func RolloutKey(tenant, deployment, id string) string {
 	return tenantScoped(tenant, segRollout, deployment, id)
@@ -225,6 +228,13 @@ func LogDrainsOf(tenant string) string { return of(tenant, segLogDrain, "") }
 // IdempotencyKey is where the first response to an idempotency key is kept;
 // hash is made from route and key.
 func IdempotencyKey(tenant, hash string) string { return tenantScoped(tenant, "idem", hash) }
+
+// RoomKey is the index entry of a tenant that every transaction writes which
+// adds what the plan limits: what it counted stays true until it commits.
+func RoomKey(tenant string) string { return tenantScoped(tenant, "room") }
+
+// APIKeyOfKey is the index entry of a tenant's API key that is not revoked → its hash.
+func APIKeyOfKey(tenant, id string) string { return tenantScoped(tenant, "apikey", id) }
 
 // DataKeyKey is where a tenant's wrapped data key lies.
 func DataKeyKey(tenant string) string { return tenantScoped(tenant, "datakey") }

@@ -56,54 +56,75 @@ var Plans = shape[miosa.Plan, planRecord]{
 }.kind()
 
 type planRecord struct {
-	Name           string    `json:"name,omitempty"`
-	GPU            bool      `json:"gpu,omitempty"`
-	LogDays        int       `json:"log_days,omitempty"`
-	EventDays      int       `json:"event_days,omitempty"`
-	MaxReplicas    int       `json:"max_replicas,omitempty"`
-	MaxInstances   int       `json:"max_instances,omitempty"`
-	MaxVCPUs       int       `json:"max_vcpus,omitempty"`
-	MaxMemoryMB    int       `json:"max_memory_mb,omitempty"`
-	MaxDiskMB      int       `json:"max_disk_mb,omitempty"`
-	MaxDeployments int       `json:"max_deployments,omitempty"`
-	MaxLogRate     int       `json:"max_log_rate,omitempty"`
-	CreatedAt      time.Time `json:"created_at,omitzero"`
-	UpdatedAt      time.Time `json:"updated_at,omitzero"`
+	Name            string    `json:"name,omitempty"`
+	GPU             bool      `json:"gpu,omitempty"`
+	LogDays         int       `json:"log_days,omitempty"`
+	EventDays       int       `json:"event_days,omitempty"`
+	MaxReplicas     int       `json:"max_replicas,omitempty"`
+	MaxInstances    int       `json:"max_instances,omitempty"`
+	MaxVCPUs        int       `json:"max_vcpus,omitempty"`
+	MaxMemoryMB     int       `json:"max_memory_mb,omitempty"`
+	MaxDiskMB       int       `json:"max_disk_mb,omitempty"`
+	MaxDeployments  int       `json:"max_deployments,omitempty"`
+	MaxLogRate      int       `json:"max_log_rate,omitempty"`
+	MaxEnvironments int       `json:"max_environments,omitempty"`
+	MaxServices     int       `json:"max_services,omitempty"`
+	MaxWebhooks     int       `json:"max_webhooks,omitempty"`
+	MaxLogDrains    int       `json:"max_log_drains,omitempty"`
+	MaxAPIKeys      int       `json:"max_api_keys,omitempty"`
+	MaxReleases     int       `json:"max_releases,omitempty"`
+	MaxStorageMB    int       `json:"max_storage_mb,omitempty"`
+	CreatedAt       time.Time `json:"created_at,omitzero"`
+	UpdatedAt       time.Time `json:"updated_at,omitzero"`
 }
 
 func planToRecord(v miosa.Plan) planRecord {
 	return planRecord{
-		Name:           v.Name,
-		GPU:            v.GPU,
-		LogDays:        v.LogDays,
-		EventDays:      v.EventDays,
-		MaxReplicas:    v.MaxReplicas,
-		MaxInstances:   v.MaxInstances,
-		MaxVCPUs:       v.MaxVCPUs,
-		MaxMemoryMB:    v.MaxMemoryMB,
-		MaxDiskMB:      v.MaxDiskMB,
-		MaxDeployments: v.MaxDeployments,
-		MaxLogRate:     v.MaxLogRate,
-		CreatedAt:      utc(v.CreatedAt),
-		UpdatedAt:      utc(v.UpdatedAt),
+		Name:            v.Name,
+		GPU:             v.GPU,
+		LogDays:         v.LogDays,
+		EventDays:       v.EventDays,
+		MaxReplicas:     v.MaxReplicas,
+		MaxInstances:    v.MaxInstances,
+		MaxVCPUs:        v.MaxVCPUs,
+		MaxMemoryMB:     v.MaxMemoryMB,
+		MaxDiskMB:       v.MaxDiskMB,
+		MaxDeployments:  v.MaxDeployments,
+		MaxLogRate:      v.MaxLogRate,
+		MaxEnvironments: v.MaxEnvironments,
+		MaxServices:     v.MaxServices,
+		MaxWebhooks:     v.MaxWebhooks,
+		MaxLogDrains:    v.MaxLogDrains,
+		MaxAPIKeys:      v.MaxAPIKeys,
+		MaxReleases:     v.MaxReleases,
+		MaxStorageMB:    v.MaxStorageMB,
+		CreatedAt:       utc(v.CreatedAt),
+		UpdatedAt:       utc(v.UpdatedAt),
 	}
 }
 
 func (r planRecord) noun() miosa.Plan {
 	return miosa.Plan{
-		Name:           r.Name,
-		GPU:            r.GPU,
-		LogDays:        r.LogDays,
-		EventDays:      r.EventDays,
-		MaxReplicas:    r.MaxReplicas,
-		MaxInstances:   r.MaxInstances,
-		MaxVCPUs:       r.MaxVCPUs,
-		MaxMemoryMB:    r.MaxMemoryMB,
-		MaxDiskMB:      r.MaxDiskMB,
-		MaxDeployments: r.MaxDeployments,
-		MaxLogRate:     r.MaxLogRate,
-		CreatedAt:      r.CreatedAt,
-		UpdatedAt:      r.UpdatedAt,
+		Name:            r.Name,
+		GPU:             r.GPU,
+		LogDays:         r.LogDays,
+		EventDays:       r.EventDays,
+		MaxReplicas:     r.MaxReplicas,
+		MaxInstances:    r.MaxInstances,
+		MaxVCPUs:        r.MaxVCPUs,
+		MaxMemoryMB:     r.MaxMemoryMB,
+		MaxDiskMB:       r.MaxDiskMB,
+		MaxDeployments:  r.MaxDeployments,
+		MaxLogRate:      r.MaxLogRate,
+		MaxEnvironments: r.MaxEnvironments,
+		MaxServices:     r.MaxServices,
+		MaxWebhooks:     r.MaxWebhooks,
+		MaxLogDrains:    r.MaxLogDrains,
+		MaxAPIKeys:      r.MaxAPIKeys,
+		MaxReleases:     r.MaxReleases,
+		MaxStorageMB:    r.MaxStorageMB,
+		CreatedAt:       r.CreatedAt,
+		UpdatedAt:       r.UpdatedAt,
 	}
 }
 

@@ -25,6 +25,7 @@ type versionRecord struct {
 	Kind          miosa.Kind          `json:"kind,omitempty"`
 	State         miosa.VersionState  `json:"state,omitempty"`
 	Services      []serviceSpecRecord `json:"services,omitempty"`
+	Routed        string              `json:"routed_service_id,omitempty"`
 	Vars          []varRecord         `json:"vars,omitempty"`
 	Attribution   attributionRecord   `json:"attribution,omitzero"`
 	Metadata      map[string]any      `json:"metadata,omitempty"`
@@ -47,6 +48,7 @@ func versionToRecord(v miosa.Version) versionRecord {
 		Kind:          v.Kind,
 		State:         v.State,
 		Services:      each(v.Services, serviceSpecToRecord),
+		Routed:        v.RoutedServiceID,
 		Vars:          each(v.Vars, varToRecord),
 		Attribution:   attributionToRecord(v.Attribution),
 		Metadata:      v.Metadata,
@@ -62,24 +64,25 @@ func versionToRecord(v miosa.Version) versionRecord {
 
 func (r versionRecord) noun() miosa.Version {
 	return miosa.Version{
-		ID:            r.ID,
-		TenantID:      r.TenantID,
-		DeploymentID:  r.DeploymentID,
-		EnvironmentID: r.EnvironmentID,
-		Number:        r.Number,
-		Kind:          r.Kind,
-		State:         r.State,
-		Services:      each(r.Services, serviceSpecRecord.noun),
-		Vars:          each(r.Vars, varRecord.noun),
-		Attribution:   r.Attribution.noun(),
-		Metadata:      r.Metadata,
-		CreatedBy:     r.CreatedBy,
-		ErrorMessage:  r.ErrorMessage,
-		LastLines:     r.LastLines,
-		PromotedAt:    r.PromotedAt,
-		ArchivedAt:    r.ArchivedAt,
-		CreatedAt:     r.CreatedAt,
-		UpdatedAt:     r.UpdatedAt,
+		ID:              r.ID,
+		TenantID:        r.TenantID,
+		DeploymentID:    r.DeploymentID,
+		EnvironmentID:   r.EnvironmentID,
+		Number:          r.Number,
+		Kind:            r.Kind,
+		State:           r.State,
+		Services:        each(r.Services, serviceSpecRecord.noun),
+		RoutedServiceID: r.Routed,
+		Vars:            each(r.Vars, varRecord.noun),
+		Attribution:     r.Attribution.noun(),
+		Metadata:        r.Metadata,
+		CreatedBy:       r.CreatedBy,
+		ErrorMessage:    r.ErrorMessage,
+		LastLines:       r.LastLines,
+		PromotedAt:      r.PromotedAt,
+		ArchivedAt:      r.ArchivedAt,
+		CreatedAt:       r.CreatedAt,
+		UpdatedAt:       r.UpdatedAt,
 	}
 }
 

@@ -16,22 +16,44 @@ var Webhooks = shape[miosa.Webhook, webhookRecord]{
 }.kind()
 
 type webhookRecord struct {
-	ID             string    `json:"id,omitempty"`
-	TenantID       string    `json:"tenant_id,omitempty"`
-	WorkspaceID    string    `json:"workspace_id,omitempty"`
-	URL            string    `json:"url,omitempty"`
-	Description    string    `json:"description,omitempty"`
-	DeploymentID   string    `json:"deployment_id,omitempty"`
-	Types          []string  `json:"types,omitempty"`
-	Paused         bool      `json:"paused,omitempty"`
-	ResumedAt      time.Time `json:"resumed_at,omitzero"`
-	Secret         []byte    `json:"secret,omitempty"`
-	PreviousSecret []byte    `json:"previous_secret,omitempty"`
-	PreviousUntil  time.Time `json:"previous_until,omitzero"`
-	BeginID        string    `json:"begin_id,omitempty"`
-	OwnerID        string    `json:"owner_id,omitempty"`
-	CreatedAt      time.Time `json:"created_at,omitzero"`
-	UpdatedAt      time.Time `json:"updated_at,omitzero"`
+	ID             string            `json:"id,omitempty"`
+	TenantID       string            `json:"tenant_id,omitempty"`
+	WorkspaceID    string            `json:"workspace_id,omitempty"`
+	URL            string            `json:"url,omitempty"`
+	Description    string            `json:"description,omitempty"`
+	DeploymentID   string            `json:"deployment_id,omitempty"`
+	Types          []string          `json:"types,omitempty"`
+	Paused         bool              `json:"paused,omitempty"`
+	ResumedAt      time.Time         `json:"resumed_at,omitzero"`
+	Secret         []byte            `json:"secret,omitempty"`
+	PreviousSecret []byte            `json:"previous_secret,omitempty"`
+	PreviousUntil  time.Time         `json:"previous_until,omitzero"`
+	Earlier        []oldSecretRecord `json:"earlier_secrets,omitempty"`
+	BeginID        string            `json:"begin_id,omitempty"`
+	OwnerID        string            `json:"owner_id,omitempty"`
+	CreatedAt      time.Time         `json:"created_at,omitzero"`
+	UpdatedAt      time.Time         `json:"updated_at,omitzero"`
+}
+
+type oldSecretRecord struct {
+	Sealed []byte    `json:"sealed,omitempty"`
+	Until  time.Time `json:"until,omitzero"`
+}
+
+func oldSecretRecords(all []miosa.OldSecret) []oldSecretRecord {
+	var out []oldSecretRecord
+	for _, old := range all {
+		out = append(out, oldSecretRecord{old.Sealed, utc(old.Until)})
+	}
+	return out
+}
+
+func oldSecrets(all []oldSecretRecord) []miosa.OldSecret {
+	var out []miosa.OldSecret
+	for _, old := range all {
+		out = append(out, miosa.OldSecret(old))
+	}
+	return out
 }
 
 func webhookToRecord(v miosa.Webhook) webhookRecord {
@@ -48,6 +70,7 @@ func webhookToRecord(v miosa.Webhook) webhookRecord {
 		Secret:         v.Secret,
 		PreviousSecret: v.PreviousSecret,
 		PreviousUntil:  utc(v.PreviousUntil),
+		Earlier:        oldSecretRecords(v.Earlier),
 		BeginID:        v.BeginID,
 		OwnerID:        v.OwnerID,
 		CreatedAt:      utc(v.CreatedAt),
@@ -69,6 +92,7 @@ func (r webhookRecord) noun() miosa.Webhook {
 		Secret:         r.Secret,
 		PreviousSecret: r.PreviousSecret,
 		PreviousUntil:  r.PreviousUntil,
+		Earlier:        oldSecrets(r.Earlier),
 		BeginID:        r.BeginID,
 		OwnerID:        r.OwnerID,
 		CreatedAt:      r.CreatedAt,

@@ -116,13 +116,16 @@ func (i *Instance) append(now time.Time, boot int, batch *guest.Lines) error {
 		if !stream.Valid() {
 			stream = logs.System
 		}
-		if stream != logs.System && !i.bucket.admit(now) {
-			if w.debt.none() {
-				w.debt.since = now.UnixMicro()
+		if stream != logs.System {
+			if over, ok := i.bucket.admit(now, len(l.Text)); !ok {
+				if w.debt.none() {
+					w.debt.since = now.UnixMicro()
+				}
+				w.debt.limited++
+				w.debt.over |= over
+				w.guest = at
+				continue
 			}
-			w.debt.limited++
-			w.guest = at
-			continue
 		}
 		w.pay()
 		w.line(at, now.Add(-batch.Age(l)).UnixMicro(), stream, l.Text, l.Partial)
@@ -274,7 +277,7 @@ func (w *writing) marker(micros int64, lost uint64, text string) {
 // pay writes the marker of what was dropped: one, as a torn write may keep the
 // first of two and with it the word that all is paid.
 func (w *writing) pay() {
-	d, over := w.debt, fmt.Sprintf("more than %s lines a second", grouped(uint64(max(w.i.bucket.limit.Rate, 0))))
+	d, over := w.debt, w.i.bucket.limit.words(w.debt.over)
 	switch {
 	case d.none():
 		return

@@ -17,6 +17,7 @@ type hole struct {
 	time           int64
 	from, to       spot // the guest's last line before the hole, and in it
 	unknown        bool // how many lines
+	doubtful       bool // the store may have them
 	cut            bool // the power went while it was written; perhaps that is all
 }
 
@@ -36,6 +37,8 @@ func (h *hole) record() record {
 	switch {
 	case h.cut:
 		text = "… lines may be missing here: the host went down while it kept them …"
+	case h.doubtful:
+		text = "… lines may be missing here, how many is not known: the host's log spool was damaged …"
 	case r.unknown:
 		text = "… lines were lost here, how many is not known: the host's log spool was damaged …"
 	case h.lost() == 0:
@@ -106,6 +109,15 @@ func (i *Instance) holes(found []*foundSegment, known, cut, doubtful bool) []hol
 	case torn && cut:
 		h.unknown, h.cut = true, true
 		out = append(out, h)
+	}
+	// Where the last word on how far shipping came may be gone, the store may
+	// have what is missing here: none of it is counted as lost.
+	if cut || i.pos.done == nobodyKnows {
+		for k := range out {
+			if out[k].lost() > 0 {
+				out[k].unknown, out[k].doubtful = true, true
+			}
+		}
 	}
 	return out
 }

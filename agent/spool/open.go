@@ -82,7 +82,9 @@ func (i *Instance) load(now time.Time, known, bad bool) error {
 		i.pos.done = nobodyKnows
 	}
 	holes := i.holes(found, known, cut, doubtful)
-	damaged := doubtful || slices.ContainsFunc(holes, func(h hole) bool { return !h.cut })
+	// What a torn end was numbered is not known either when the newest word on it
+	// is gone: those numbers may be the store's already.
+	damaged := doubtful || bad && len(holes) > 0 || slices.ContainsFunc(holes, func(h hole) bool { return !h.cut })
 	sound := i.resume(found)
 	if len(holes) > 0 && holes[0].whole && holes[0].number < i.pos.next.segment {
 		i.pos.next = cursor{segment: holes[0].number, offset: segmentHead}

@@ -25,6 +25,7 @@ type debt struct {
 	limited  uint64 // over the limit
 	unstored uint64 // the disk took nothing
 	since    int64  // µs
+	over     flags  // what limits limited were over; not stored
 }
 
 func (d debt) none() bool { return d.limited == 0 && d.unstored == 0 }

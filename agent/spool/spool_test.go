@@ -490,20 +490,114 @@ func TestLimit(t *testing.T) {
 		l := Limit{Rate: rapid.IntRange(1, 10_000).Draw(t, "rate"), Burst: rapid.IntRange(1, 30_000).Draw(t, "burst")}
 		start := time.Now()
 		b, now := newBucket(l, start), start
-		passed := 0
+		p := b.pools
+		var passed [overs]float64
 		for range rapid.IntRange(1, 200).Draw(t, "steps") {
 			now = now.Add(time.Duration(rapid.Int64Range(-1000, int64(time.Second)).Draw(t, "later")))
+			size := rapid.SampledFrom([]int{0, 100, 5000, logs.MaxText}).Draw(t, "size")
 			for range rapid.IntRange(1, 2000).Draw(t, "lines") {
-				if b.admit(now) {
-					passed++
+				before := b
+				if over, ok := b.admit(now, size); ok {
+					for k, n := range []int{1, size, size} {
+						passed[k] += float64(n)
+					}
+				} else if over == 0 {
+					t.Fatal("refused for nothing")
+				} else if b.pools[overLines].tokens < before.pools[overLines].tokens {
+					t.Fatal("what is dropped uses up what may pass")
 				}
 			}
-			if most := float64(l.Burst) + float64(l.Rate)*(now.Sub(start).Seconds()+1e-3) + 1; float64(passed) > most {
-				t.Fatalf("%d lines in %s", passed, now.Sub(start))
+			for k := range p {
+				if most := p[k].most + p[k].rate*(now.Sub(start).Seconds()+1e-3) + float64(logs.MaxText); passed[k] > most {
+					t.Fatalf("kind %d: %g passed in %s, at most %g may", k, passed[k], now.Sub(start), most)
+				}
 			}
 		}
-		if !b.admit(now.Add(time.Hour)) {
+		if _, ok := b.admit(now.Add(time.Hour), logs.MaxText); !ok {
 			t.Fatal("nothing passes after a silence")
+		}
+	})
+}
+
+// Through a day an app keeps no more than its day's bytes beyond those it had
+// saved up, and is never silent for long. A limit that is set anew gives none of
+// it back.
+func TestLimitOfADay(t *testing.T) {
+	now := time.Now()
+	l := Limit{}.withDefaults()
+	b := newBucket(l, now)
+	day := b.pools[overDay]
+	passed, quiet, longest := 0, time.Duration(0), time.Duration(0)
+	const step, size = time.Second, 60_000
+	for k := range 86400 {
+		now = now.Add(step)
+		quiet += step
+		for range 30 { // more than may pass in a second
+			if _, ok := b.admit(now, size); !ok {
+				break
+			}
+			passed, quiet = passed+size, 0
+		}
+		longest = max(longest, quiet)
+		if k%1000 == 0 {
+			b.set(Limit{Rate: 4_000}.withDefaults(), now)
+			b.set(l, now)
+		}
+	}
+	if bound := 2*day.most + size; float64(passed) > bound {
+		t.Errorf("%d bytes in a day, at most %g may", passed, bound)
+	}
+	if longest > time.Minute {
+		t.Errorf("nothing passed for %s", longest)
+	}
+}
+
+// An app that writes long lines as fast as it can keeps as many bytes as its
+// limit says, and is told of every line that is missing.
+func TestLongLinesAreLimited(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		store := newShelf(t.Fatalf)
+		s := newSpool(t, dir, func(_ context.Context, batches []logs.Batch) error { store.take(batches); return nil }, nil)
+		i, err := s.Instance(time.Now(), origin("ri_a"), Limit{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go s.Run(ctx)
+		text := bytes.Repeat([]byte("x"), 60_000)
+		const seconds, each = 20, 20 // 1,000 lines a second: 60 MB
+		n := 0
+		for range seconds * 1000 / each {
+			<-time.After(each * time.Millisecond)
+			b := &guest.Lines{}
+			for range each {
+				n++
+				b.Lines = append(b.Lines, guest.Line{N: uint64(n), Stream: guest.Stdout, T: time.Now().UnixNano(), Text: text})
+			}
+			if err := i.Append(time.Now(), 1, b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		i.End(time.Now())
+		<-time.After(5 * time.Second)
+		cancel()
+		synctest.Wait()
+		kept, lost, stored := 0, 0, 0
+		for _, l := range store.lines["ri_a"] {
+			if l.Stream != logs.System {
+				kept++
+				stored += len(l.Text)
+			} else if lost += int(l.Lost); !strings.Contains(string(l.Text), "more than 1,280,000 bytes a second") {
+				t.Errorf("told as %q", l.Text)
+			}
+		}
+		t.Logf("%d lines of %d written in %d s: %d bytes stored, %d lines told of as lost", n, len(text), seconds, stored, lost)
+		if most := (burstSeconds + seconds + 1) * lineBytes * DefaultRate; stored > most || kept+lost != n {
+			t.Errorf("%d bytes stored, at most %d; %d lines kept and %d lost, of %d", stored, most, kept, lost, n)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -193,6 +193,9 @@ func (u *Uploads) Received() int {
 func (u *Uploads) Receive(_ context.Context, upload artifact.Upload) (artifact.Stored, error) {
 	h := sha256.New()
 	n, err := io.Copy(h, upload.Body)
+	if _, ok := errors.AsType[*miosa.Error](err); ok {
+		return artifact.Stored{}, err
+	}
 	if err != nil {
 		return artifact.Stored{}, &miosa.Error{Code: miosa.Malformed, Message: "the upload was cut off", Err: err}
 	}

@@ -190,5 +190,5 @@ type Var struct {
 type VarsMerge struct {
 	Env         map[string]*string `json:"env" required:"true" doc:"A null value deletes the variable."`
 	Environment string             `json:"environment,omitempty" doc:"Default production."`
-	IsSecret    bool               `json:"is_secret,omitempty" doc:"Shows nothing of the values in previews."`
+	IsSecret    bool               `json:"is_secret,omitempty" doc:"Shows nothing of the values in previews. A secret stays one until it is deleted."`
 }

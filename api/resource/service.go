@@ -85,7 +85,7 @@ type RestartPatch struct {
 // LogLimit is how much each instance may log. What is over it is dropped, with
 // a line in its place that counts it; system lines are never limited.
 type LogLimit struct {
-	LinesPerSecond *int `json:"lines_per_second" doc:"For long; null: the host's default, 5000 unless the operator says otherwise."`
+	LinesPerSecond *int `json:"lines_per_second" doc:"For long; null: the host's default, 5000 unless the operator says otherwise. Bytes of text are limited with it: 256 for each of these lines a second (1280000 at least), and an hour of that a day."`
 	Burst          *int `json:"burst" doc:"At once, after a silence; null: four seconds' worth."`
 	Unlimited      bool `json:"unlimited" doc:"No limit; the plan must allow any number."`
 }

@@ -11,11 +11,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/miosa/miosa/bench/rig"
 )
@@ -463,9 +466,29 @@ func TestPlatformRestarts(t *testing.T) {
 		same(t)
 	})
 	t.Run("SIGKILL in the middle of a publish", func(t *testing.T) {
-		resp, err := j.Do(j.ctx, http.MethodPost, "/deployments/"+dep+"/publish", body(rel, "serve", nil))
-		if err != nil || resp.Status != http.StatusAccepted {
-			t.Fatalf("%d %s %v", resp.Status, resp.Body, err)
+		// Its retry finds the same publish, and waits on.
+		publish := func() (rig.Response, error) {
+			return j.Do(j.ctx, http.MethodPost, "/deployments/"+dep+"/publish?wait=true", body(rel, "serve", nil), "Idempotency-Key", "killed")
+		}
+		cut := make(chan error, 1)
+		go func() {
+			_, err := publish()
+			cut <- err
+		}()
+		var begun struct {
+			Rollout string `json:"rollout_id"`
+		}
+		j.until("the publish has begun", func() bool {
+			return j.Call(j.ctx, http.MethodGet, "/deployments/"+dep, nil, &begun) == nil && begun.Rollout != ""
+		})
+		if err := j.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-cut; err == nil {
+			t.Fatal("it was answered")
+		}
+		if err := j.Up(j.ctx); err != nil {
+			t.Fatal(err)
 		}
 		for _, wait := range []time.Duration{50 * time.Millisecond, 500 * time.Millisecond, 1500 * time.Millisecond} {
 			<-time.After(wait) // the moment is the point: anywhere in the boot
@@ -476,9 +499,18 @@ func TestPlatformRestarts(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		var p rig.Published
-		if err := resp.Data(&p); err != nil {
-			t.Fatal(err)
+		resp, err := publish()
+		var p struct {
+			rig.Published
+			Rollout struct {
+				ID string `json:"id"`
+			} `json:"rollout"`
+		}
+		if err == nil {
+			err = resp.Data(&p)
+		}
+		if err != nil || resp.Status != http.StatusOK || !p.Promoted || p.Rollout.ID != begun.Rollout {
+			t.Fatalf("the retry, with %s begun: %d %s %v", begun.Rollout, resp.Status, resp.Body, err)
 		}
 		j.until("the publish went through", func() bool {
 			var d struct {
@@ -509,6 +541,59 @@ func TestPlatformRestarts(t *testing.T) {
 }
 
 // What is injected, and that a secret is nowhere it must not be.
+// What whoever started the platform left open stays with it: no virtual machine
+// has it.
+func TestInheritedFilesReachNoVM(t *testing.T) {
+	left := filepath.Join(t.TempDir(), "left-open")
+	if err := os.WriteFile(left, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(left)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	// To be inherited, as a shell's 100<file, and above what a virtual machine is
+	// handed over.
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	j := begin(t)
+	dep, _ := j.deploy("inherit", nil)
+	j.one(dep)
+	if !slices.Contains(openFiles(t, j.PID()), left) {
+		t.Fatal("the platform did not inherit what it should for this test")
+	}
+	vms := j.VMs()
+	if len(vms) == 0 {
+		t.Fatal("no virtual machine runs")
+	}
+	for _, pid := range vms {
+		if slices.Contains(openFiles(t, pid), left) {
+			t.Errorf("virtual machine process %d has %s open", pid, left)
+		}
+	}
+}
+
+// openFiles are what a process has open.
+func openFiles(t *testing.T, pid int) []string {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []string
+	for _, e := range entries {
+		if target, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil {
+			files = append(files, target)
+		}
+	}
+	return files
+}
+
 func TestEnvironment(t *testing.T) {
 	j := begin(t, "--bind", "AUTH_URL=https://auth.example/{tenant}/{deployment}", "--bind", "MINE=operator")
 	dep, rel := j.deploy("env", nil)

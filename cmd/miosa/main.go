@@ -11,6 +11,7 @@ import (
 	"os/signal"
 
 	"github.com/miosa/miosa/cli"
+	"github.com/miosa/miosa/descriptors"
 )
 
 // version is set at link time.
@@ -19,6 +20,12 @@ var version = "dev"
 func main() { os.Exit(run()) }
 
 func run() int {
+	// Whoever started us may have left files open: our children, virtual machines
+	// among them, get none.
+	if err := descriptors.CloseOnExec(); err != nil {
+		fmt.Fprintln(os.Stderr, "miosa: "+err.Error())
+		return cli.ExitCode(err)
+	}
 	// SIGTERM is handled by `up` alone, where it means: leave the VMs running.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()

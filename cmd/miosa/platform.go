@@ -332,7 +332,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 	}
 	if p.control, err = control.New(control.Options{
 		Config: control.Config{Hosts: p.public.hosts}, PublicURL: p.public.url, Bindings: p.cfg.bindings, Observer: observer,
-		PurgeLogs: p.plane.Purge,
+		PurgeLogs: p.plane.Purge, OpenAccounts: p.ledger.Open,
 	}, p.store, p.vault, secret.SealTo, p.log); err != nil {
 		return err
 	}

@@ -61,12 +61,8 @@ func (w *Webhooks) request(ctx context.Context, hook *miosa.Webhook, e *miosa.Ev
 	if err != nil {
 		return nil, err
 	}
-	sealed := [][]byte{hook.Secret}
-	if now.Before(hook.PreviousUntil) && len(hook.PreviousSecret) > 0 {
-		sealed = append(sealed, hook.PreviousSecret)
-	}
 	var signatures []string
-	for _, s := range sealed {
+	for _, s := range hook.Secrets(now) {
 		signing, err := w.secrets.Open(ctx, hook.TenantID, miosa.WebhookAAD(hook.ID), s)
 		if err != nil {
 			return nil, fmt.Errorf("open the webhook's secret: %w", err)

@@ -341,7 +341,26 @@ func TestDeliveriesAreSignedAndInOrder(t *testing.T) {
 		g := r.wait(n + 1)[n]
 		return verify(t, g, next) && verify(t, g, signing)
 	})
-	b.change(id, func(h *miosa.Webhook) { h.PreviousUntil = time.Now().Add(-time.Second) })
+	// Replaced again: what was promised to the first holds.
+	third, err := secret.NewWebhookSecret(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := b.box.Seal(t.Context(), "ten_a", miosa.WebhookAAD(id), []byte(third))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.change(id, func(h *miosa.Webhook) {
+		h.Earlier = h.OldSecrets(time.Now())
+		h.Secret, h.PreviousSecret, h.PreviousUntil = again, h.Secret, time.Now().Add(time.Hour)
+	})
+	b.until("all three sign", func() bool {
+		n := len(r.requests())
+		b.deployed("dep_1")
+		g := r.wait(n + 1)[n]
+		return verify(t, g, third) && verify(t, g, next) && verify(t, g, signing)
+	})
+	b.change(id, func(h *miosa.Webhook) { h.Earlier[0].Until = time.Now().Add(-time.Second) })
 	b.until("the old secret signs no more", func() bool {
 		n := len(r.requests())
 		b.deployed("dep_1")

@@ -2,47 +2,141 @@ package victorialogs
 
 import (
 	"bufio"
-	"cmp"
+	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
-	"math/rand/v2"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
 
-// server is a stand-in for VictoriaLogs. It takes the requests that this
-// package makes, to the letter, and fails the test on any other; what it takes
-// it treats as VictoriaLogs does.
+// program is the environment's variable that says where VictoriaLogs is.
+const program = "MIOSA_VICTORIA_LOGS"
+
+// real is VictoriaLogs: one process, that all tests of the package share. It
+// begins when the first asks for it.
+var real process
+
+type process struct {
+	once sync.Once
+	cmd  *exec.Cmd
+	dir  string
+	base *url.URL
+	err  error
+	end  sync.WaitGroup // of who reads what it says
+	said bytes.Buffer   // to be read when end is over
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	real.stop(code != 0)
+	os.Exit(code)
+}
+
+// at is its address. A machine without it skips the test.
+func (p *process) at(t *testing.T) *url.URL {
+	t.Helper()
+	path := os.Getenv(program)
+	if path == "" {
+		t.Skip("VictoriaLogs is not here: `make test` fetches it, and says where it is in " + program)
+	}
+	p.once.Do(func() { p.err = p.start(path) })
+	if p.err != nil {
+		t.Fatalf("start VictoriaLogs: %v", p.err)
+	}
+	return p.base
+}
+
+var listens = regexp.MustCompile(`started server at (http://[0-9.:]+)/`)
+
+// start runs it and waits until it says where it listens.
+func (p *process) start(path string) (err error) {
+	if p.dir, err = os.MkdirTemp("", "victorialogs-"); err != nil {
+		return err
+	}
+	// The suite's lines are of no certain time.
+	p.cmd = exec.Command(path, "-httpListenAddr=127.0.0.1:0", "-storageDataPath="+p.dir, "-retentionPeriod=100y", "-futureRetention=100y",
+		"-memory.allowedBytes=256MiB", "-insert.maxLineSizeBytes=262144")
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := p.cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := p.cmd.Start(); err != nil {
+		return err
+	}
+	told := make(chan string, 1)
+	p.end.Go(func() {
+		defer close(told)
+		in := bufio.NewReader(out)
+		for {
+			line, err := in.ReadString('\n')
+			if !strings.Contains(line, "flushing storage") {
+				p.said.WriteString(line)
+			}
+			if m := listens.FindStringSubmatch(line); m != nil {
+				told <- m[1]
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	select {
+	case address, ok := <-told:
+		if !ok {
+			return fmt.Errorf("it ended, saying\n%s", &p.said)
+		}
+		p.base, err = url.Parse(address)
+		return err
+	case <-time.After(time.Minute):
+		return fmt.Errorf("it did not say in a minute where it listens")
+	}
+}
+
+func (p *process) stop(tell bool) {
+	if p.cmd != nil && p.cmd.Process != nil {
+		_ = p.cmd.Process.Kill() // its data goes with it
+		p.end.Wait()
+		_ = p.cmd.Wait()
+		if tell {
+			fmt.Printf("VictoriaLogs says:\n%s", &p.said)
+		}
+	}
+	if p.dir != "" {
+		_ = os.RemoveAll(p.dir)
+	}
+}
+
+// server is a VictoriaLogs of the test's own: accounts of the one that all
+// share, behind a proxy that fails the test on any request but those that this
+// package makes, to the letter, and that can be made to misbehave.
 type server struct {
 	t *testing.T
 	*httptest.Server
-	rand *rand.Rand
+	behind *url.URL
+	number uint32 // which accounts are its own
 
 	mu      sync.Mutex
-	rows    map[string][]*row // by account:project; what is found
-	behind  map[string][]*row // taken, not found yet
-	lagging bool              // what is taken is found after settle only
+	lagging bool // it is not made to find at once what it took
+	single  bool // all tenants have one account
+	used    map[[2]string]bool
 	queries []string
 	faults  []fault // one for each request to come, then none
-}
-
-// row is a line with its time.
-type row struct {
-	fields map[string]string
-	at     int64  // Unix ns
-	answer []byte // as JSON
-	order  string
-	stamp  string
 }
 
 // fault is a way to misbehave.
@@ -58,8 +152,10 @@ const (
 	stuck        // no answer until the client goes away
 )
 
+var servers atomic.Uint32
+
 func newServer(t *testing.T) *server {
-	s := &server{t: t, rand: rand.New(rand.NewPCG(1, 2)), rows: map[string][]*row{}, behind: map[string][]*row{}}
+	s := &server{t: t, behind: real.at(t), number: servers.Add(1), used: map[[2]string]bool{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /insert/jsonline", s.insert)
 	mux.HandleFunc("POST /select/logsql/query", s.query)
@@ -79,33 +175,68 @@ func (s *server) fail(faults ...fault) {
 	s.faults = append(s.faults, faults...)
 }
 
+// lag leaves it to VictoriaLogs when what it takes is found.
 func (s *server) lag(on bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lagging = on
 }
 
-// settle lets all that was taken be found.
-func (s *server) settle() {
+// share gives all tenants one account from now on.
+func (s *server) share() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for account, rows := range s.behind {
-		s.rows[account] = append(s.rows[account], rows...)
+	s.single = true
+}
+
+// settle lets all that was taken be found.
+func (s *server) settle() {
+	if _, err := s.ask("/internal/force_flush", nil, "", nil); err != nil {
+		s.t.Errorf("flush VictoriaLogs: %v", err)
 	}
-	clear(s.behind)
 }
 
 // count is how many rows it has, doubles included, and how many it was asked.
 func (s *server) count() (rows, queries int) {
+	s.settle()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, of := range s.rows {
-		rows += len(of)
-	}
-	for _, of := range s.behind {
-		rows += len(of)
+	for account := range s.used {
+		answer, err := s.ask("/select/logsql/query", map[string]string{"AccountID": account[0], "ProjectID": account[1]},
+			"application/x-www-form-urlencoded", []byte(url.Values{"query": {"* | stats count() n"}}.Encode()))
+		var line struct{ N string }
+		if err == nil {
+			err = json.Unmarshal(answer, &line)
+		}
+		n, wrong := strconv.Atoi(line.N)
+		if err != nil || wrong != nil {
+			s.t.Fatalf("count the rows: %q, %v", answer, err)
+		}
+		rows += n
 	}
 	return rows, len(s.queries)
+}
+
+// ask is a request of the test's own.
+func (s *server) ask(path string, header map[string]string, kind string, body []byte) ([]byte, error) {
+	r, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, s.behind.JoinPath(path).String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Content-Type", kind)
+	for name, value := range header {
+		r.Header.Set(name, value)
+	}
+	answer, err := s.Client().Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode/100 != 2 {
+		err = fmt.Errorf("status %d: %.500q", answer.StatusCode, text)
+	}
+	return text, err
 }
 
 func (s *server) reject(w http.ResponseWriter, format string, args ...any) {
@@ -113,20 +244,26 @@ func (s *server) reject(w http.ResponseWriter, format string, args ...any) {
 	http.Error(w, fmt.Sprintf(format, args...), http.StatusBadRequest)
 }
 
-// begin checks what all requests have; it tells the account and the fault,
-// and whether the request was answered.
-func (s *server) begin(w http.ResponseWriter, r *http.Request) (string, fault, bool) {
+// begin reads a request and checks what all have; it tells the body, the fault,
+// and whether the request was answered. The account becomes one of the test's
+// own.
+func (s *server) begin(w http.ResponseWriter, r *http.Request) (body []byte, f fault, answered bool) {
 	for _, name := range []string{"AccountID", "ProjectID"} {
 		if _, err := strconv.ParseUint(r.Header.Get(name), 10, 32); err != nil {
 			s.reject(w, "header %s is %q", name, r.Header.Get(name))
-			return "", none, true
+			return nil, none, true
 		}
 	}
 	s.mu.Lock()
-	f := none
 	if len(s.faults) > 0 {
 		f, s.faults = s.faults[0], s.faults[1:]
 	}
+	account, _ := strconv.ParseUint(r.Header.Get("AccountID"), 10, 32)
+	if s.single {
+		account = 0
+		r.Header.Set("ProjectID", "0")
+	}
+	r.Header.Set("AccountID", fmt.Sprint(uint32(account)+s.number))
 	s.mu.Unlock()
 	switch f {
 	case busy:
@@ -139,9 +276,48 @@ func (s *server) begin(w http.ResponseWriter, r *http.Request) (string, fault, b
 		_, _ = io.Copy(io.Discard, r.Body)
 		<-r.Context().Done()
 	default:
-		return r.Header.Get("AccountID") + ":" + r.Header.Get("ProjectID"), f, false
+		body, err := io.ReadAll(r.Body)
+		return body, f, err != nil
 	}
-	return "", f, true
+	return nil, f, true
+}
+
+// forward hands the request to VictoriaLogs, and its answer back.
+func (s *server) forward(w http.ResponseWriter, r *http.Request, body []byte, f fault) {
+	to := *s.behind
+	to.Path, to.RawQuery = r.URL.Path, r.URL.RawQuery
+	out, err := http.NewRequestWithContext(r.Context(), r.Method, to.String(), bytes.NewReader(body))
+	if err != nil {
+		s.reject(w, "%v", err)
+		return
+	}
+	out.Header = r.Header.Clone()
+	answer, err := s.Client().Do(out)
+	if err != nil {
+		if r.Context().Err() == nil {
+			s.t.Errorf("VictoriaLogs: %v", err)
+		}
+		panic(http.ErrAbortHandler)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode/100 != 2 {
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, 1<<10))
+		s.reject(w, "status %d: %s", answer.StatusCode, text)
+		return
+	}
+	if f == lost {
+		_, _ = io.Copy(io.Discard, answer.Body)
+		panic(http.ErrAbortHandler)
+	}
+	maps.Copy(w.Header(), answer.Header)
+	w.WriteHeader(answer.StatusCode)
+	if f == halved {
+		text, _ := io.ReadAll(answer.Body)
+		_, _ = w.Write(text[:len(text)/2])
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
+	_, _ = io.Copy(w, answer.Body)
 }
 
 var known = []string{
@@ -150,7 +326,7 @@ var known = []string{
 }
 
 func (s *server) insert(w http.ResponseWriter, r *http.Request) {
-	account, f, answered := s.begin(w, r)
+	body, f, answered := s.begin(w, r)
 	if answered {
 		return
 	}
@@ -163,297 +339,72 @@ func (s *server) insert(w http.ResponseWriter, r *http.Request) {
 		s.reject(w, "insert of type %q, encoding %q", r.Header.Get("Content-Type"), r.Header.Get("Content-Encoding"))
 		return
 	}
-	unpacked, err := gzip.NewReader(r.Body)
-	if err != nil {
+	if err := checkLines(body); err != nil {
 		s.reject(w, "insert: %v", err)
 		return
 	}
+	s.mu.Lock()
+	s.used[[2]string{r.Header.Get("AccountID"), r.Header.Get("ProjectID")}] = true
+	lagging := s.lagging
+	s.mu.Unlock()
+	if !lagging {
+		// Who gets the answer reads at once.
+		defer s.settle()
+	}
+	s.forward(w, r, body, f)
+}
+
+// checkLines looks for what VictoriaLogs would drop without a word.
+func checkLines(body []byte) error {
+	unpacked, err := gzip.NewReader(bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
 	in := bufio.NewScanner(unpacked)
 	in.Buffer(nil, 256<<10) // -insert.maxLineSizeBytes
-	var rows []*row
-	for in.Scan() {
+	n := 0
+	for ; in.Scan(); n++ {
 		var line map[string]string
 		if err := json.Unmarshal(in.Bytes(), &line); err != nil {
-			s.reject(w, "insert of %.200q: %v", in.Bytes(), err)
-			return
+			return fmt.Errorf("%.200q: %w", in.Bytes(), err)
 		}
 		for name, value := range line {
 			if !slices.Contains(known, name) || value == "" {
-				s.reject(w, "insert of a field %q = %q", name, value)
-				return
+				return fmt.Errorf("a field %q = %q", name, value)
 			}
 		}
 		for _, name := range []string{"_time", "_msg", "tenant_id", "instance_id", "stream", "epoch", "seq", "order", "stamp", "days"} {
 			if line[name] == "" {
-				s.reject(w, "insert without %s", name)
-				return
+				return fmt.Errorf("without %s", name)
 			}
 		}
-		at, err := time.Parse(timeFormat, line["_time"])
-		if err != nil {
-			s.reject(w, "insert: %v", err)
-			return
+		if _, err := time.Parse(timeFormat, line["_time"]); err != nil {
+			return err
 		}
-		line["_time"] = at.Format(time.RFC3339Nano)
-		line["_stream"] = fmt.Sprintf("{deployment_id=%q,instance_id=%q,service_id=%q}", line["deployment_id"], line["instance_id"], line["service_id"])
-		line["_stream_id"] = "0000000000000000e934a84adb05276890d7f7bfcadabe92"
-		answer, _ := json.Marshal(line)
-		rows = append(rows, &row{line, at.UnixNano(), append(answer, '\n'), line["order"], line["stamp"]})
 	}
-	if err := in.Err(); err != nil || len(rows) == 0 {
-		s.reject(w, "insert of %d lines: %v", len(rows), err)
-		return
+	if in.Err() == nil && n == 0 {
+		return fmt.Errorf("no lines")
 	}
-	s.mu.Lock()
-	to := s.rows
-	if s.lagging {
-		to = s.behind
-	}
-	to[account] = append(to[account], rows...)
-	s.mu.Unlock()
-	if f == lost {
-		panic(http.ErrAbortHandler)
-	}
+	return in.Err()
 }
 
 func (s *server) query(w http.ResponseWriter, r *http.Request) {
-	account, f, answered := s.begin(w, r)
+	body, f, answered := s.begin(w, r)
 	if answered {
 		return
 	}
-	if r.URL.RawQuery != "" || r.Header.Get("Content-Type") != "application/x-www-form-urlencoded" {
-		s.reject(w, "query with the arguments %q, type %q", r.URL.RawQuery, r.Header.Get("Content-Type"))
+	form, err := url.ParseQuery(string(body))
+	text := form.Get("query")
+	if err != nil || r.URL.RawQuery != "" || r.Header.Get("Content-Type") != "application/x-www-form-urlencoded" || len(form) != 1 || len(form["query"]) != 1 {
+		s.reject(w, "query with the arguments %q, type %q, form %v", r.URL.RawQuery, r.Header.Get("Content-Type"), form)
 		return
 	}
-	if err := r.ParseForm(); err != nil || len(r.PostForm) != 1 || len(r.PostForm["query"]) != 1 {
-		s.reject(w, "query with the form %v: %v", r.PostForm, err)
-		return
-	}
-	text := r.PostForm.Get("query")
-	p := &parser{rest: text}
-	q := p.query()
-	if p.err != nil || !q.tenant {
-		s.reject(w, "query %s: %v (by tenant: %v)", text, p.err, q.tenant)
+	if !strings.Contains(text, "tenant_id:=") || !strings.Contains(text, " | sort by (") || !strings.Contains(text, " limit ") {
+		s.reject(w, "query %s: not of one tenant, in order, up to a limit", text)
 		return
 	}
 	s.mu.Lock()
 	s.queries = append(s.queries, text)
-	var found []*row
-	for _, r := range s.rows[account] {
-		if q.match(r) {
-			found = append(found, r)
-		}
-	}
-	s.rand.Shuffle(len(found), func(i, j int) { found[i], found[j] = found[j], found[i] })
 	s.mu.Unlock()
-	slices.SortFunc(found, q.compare)
-	found = found[:min(len(found), q.limit)]
-	w.Header().Set("Content-Type", "application/stream+json")
-	for i, r := range found {
-		if f == halved && i == len(found)/2 {
-			_, _ = w.Write(r.answer[:len(r.answer)/2])
-			_ = http.NewResponseController(w).Flush()
-			panic(http.ErrAbortHandler)
-		}
-		_, _ = w.Write(r.answer)
-	}
-	if f == halved || f == lost {
-		panic(http.ErrAbortHandler)
-	}
-}
-
-// parsed is a query that was understood.
-type parsed struct {
-	filters []func(*row) bool
-	tenant  bool
-	by      []key
-	limit   int
-}
-
-type key struct {
-	field string
-	desc  bool
-}
-
-func (q *parsed) match(r *row) bool {
-	for _, f := range q.filters {
-		if !f(r) {
-			return false
-		}
-	}
-	return true
-}
-
-func (q *parsed) compare(a, b *row) int {
-	for _, k := range q.by {
-		var c int
-		switch k.field {
-		case "_time":
-			c = cmp.Compare(a.at, b.at)
-		case "order":
-			c = natural(a.order, b.order)
-		case "stamp":
-			c = natural(a.stamp, b.stamp)
-		}
-		if k.desc {
-			c = -c
-		}
-		if c != 0 {
-			return c
-		}
-	}
-	return 0
-}
-
-var digits = regexp.MustCompile(`^[0-9]+`)
-
-// natural compares as sort does: runs of digits as numbers, the rest as text.
-func natural(a, b string) int {
-	if !strings.ContainsAny(a, "0123456789") && !strings.ContainsAny(b, "0123456789") {
-		return strings.Compare(a, b) // the same, and fast
-	}
-	for a != "" && b != "" {
-		if x, y := digits.FindString(a), digits.FindString(b); x != "" && y != "" {
-			a, b = a[len(x):], b[len(y):]
-			x, y = strings.TrimLeft(x, "0"), strings.TrimLeft(y, "0")
-			if c := cmp.Or(cmp.Compare(len(x), len(y)), strings.Compare(x, y)); c != 0 {
-				return c
-			}
-			continue
-		}
-		if c := cmp.Compare(a[0], b[0]); c != 0 {
-			return c
-		}
-		a, b = a[1:], b[1:]
-	}
-	return cmp.Compare(len(a), len(b))
-}
-
-// parser reads the LogsQL that this package writes, and no other.
-type parser struct {
-	rest string
-	err  error
-}
-
-func (p *parser) fail(format string, args ...any) {
-	if p.err == nil {
-		p.err = fmt.Errorf(format+" at %.80q", append(args, p.rest)...)
-	}
-}
-
-func (p *parser) take(text string) bool {
-	rest, ok := strings.CutPrefix(p.rest, text)
-	if ok {
-		p.rest = rest
-	}
-	return ok
-}
-
-func (p *parser) need(text string) {
-	if p.err == nil && !p.take(text) {
-		p.fail("want %q", text)
-	}
-}
-
-func (p *parser) quoted() string {
-	if !strings.HasPrefix(p.rest, `"`) {
-		p.fail("a value without quotes")
-		return ""
-	}
-	q, err := strconv.QuotedPrefix(p.rest)
-	if err != nil {
-		p.fail("%v", err)
-		return ""
-	}
-	p.rest = p.rest[len(q):]
-	text, _ := strconv.Unquote(q)
-	return text
-}
-
-var sorts = map[string][]key{
-	"_time, order, stamp desc":           {{"_time", false}, {"order", false}, {"stamp", true}},
-	"_time desc, order desc, stamp desc": {{"_time", true}, {"order", true}, {"stamp", true}},
-}
-
-func (p *parser) query() parsed {
-	var q parsed
-	for p.err == nil && !p.take(" | ") {
-		if len(q.filters) > 0 {
-			p.need(" ")
-		}
-		q.tenant = q.tenant || strings.HasPrefix(p.rest, "tenant_id:=")
-		q.filters = append(q.filters, p.filter())
-	}
-	p.need("sort by (")
-	by, rest, _ := strings.Cut(p.rest, ")")
-	p.rest = rest
-	if q.by = sorts[by]; q.by == nil {
-		p.fail("sorted by %q", by)
-	}
-	p.need(" limit ")
-	limit, err := strconv.Atoi(p.rest)
-	if err != nil || limit < 1 {
-		p.fail("limit")
-	}
-	q.limit = limit
-	return q
-}
-
-var bound = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z`)
-
-func (p *parser) instant() time.Time {
-	text := bound.FindString(p.rest)
-	at, err := time.Parse(timeFormat, text)
-	if err != nil {
-		p.fail("a bound that is no instant")
-	}
-	p.rest = p.rest[len(text):]
-	return at
-}
-
-func (p *parser) filter() func(*row) bool {
-	if p.err != nil {
-		return nil
-	}
-	switch {
-	case p.take("("):
-		a := p.filter()
-		p.need(" or ")
-		b := p.filter()
-		p.need(")")
-		return func(r *row) bool { return a(r) || b(r) }
-	case p.take("_time:["):
-		from := p.instant()
-		p.need(", ")
-		to := p.instant()
-		p.need(")")
-		if !from.Before(to) {
-			p.fail("an empty range")
-		}
-		first, end := from.UnixNano(), to.UnixNano()
-		return func(r *row) bool {
-			return first <= r.at && r.at < end
-		}
-	case p.take("order:string_range("):
-		from := p.quoted()
-		p.need(", ")
-		to := p.quoted()
-		p.need(")")
-		return func(r *row) bool { return r.order >= from && r.order < to }
-	case p.take("_msg:~"):
-		expression, err := regexp.Compile(p.quoted())
-		if err != nil {
-			p.fail("%v", err)
-			return nil
-		}
-		return func(r *row) bool { return expression.MatchString(r.fields["_msg"]) }
-	}
-	for _, name := range known[2:10] {
-		if p.take(name + ":=") {
-			value := p.quoted()
-			return func(r *row) bool { return r.fields[name] == value }
-		}
-	}
-	p.fail("an unknown filter")
-	return nil
+	s.forward(w, r, body, f)
 }

@@ -24,8 +24,12 @@ import (
 //   - to host: only replies, and what Allow and Nameservers name.
 //   - forwarded from a guest: never to another instance, of whichever
 //     platform; not to internal ranges, but for Allow and Nameservers;
-//     otherwise out, up to Connections at once.
+//     otherwise out.
 //   - forwarded to a guest: only replies.
+//   - whatever a guest opens, and to whom, is counted (package's shares): a
+//     rate for names, a total for the guest, and one for all guests together.
+//     What is not let in is dropped before the connection table has it: the
+//     kernel enters a connection only once its first packet has passed.
 //   - what leaves by an uplink is masqueraded.
 //   - a link whose forwarding we switched on forwards for instances only.
 
@@ -58,11 +62,19 @@ const uplinksSet = "uplinks"
 
 // rules are the table's parts, by name; all of it belongs to one cell.
 type rules struct {
-	table       *nftables.Table
-	guests      *nftables.Set // link . MAC . address
-	limits      *nftables.Set // link → chain of its egress limit
-	uplinks     *nftables.Set // links that forward for instances' sake alone
-	connections *nftables.Set // open connections by guest address
+	table   *nftables.Table
+	guests  *nftables.Set // link . MAC . address
+	limits  *nftables.Set // link → chain of its egress limit
+	uplinks *nftables.Set // links that forward for instances' sake alone
+
+	// What is counted. The limits are part of the names: the kernel keeps a
+	// limit with each count, and what was counted by another is no use.
+	names          *nftables.Set // rate of lookups by guest address
+	each           *nftables.Set // open connections by guest address
+	eachRate       *nftables.Set // how fast it opens them
+	guaranteed     *nftables.Set // the same two, of what each is guaranteed
+	guaranteedRate *nftables.Set
+	common         *nftables.Set // open connections of all guests, by part
 }
 
 func (n *Network) rules() rules {
@@ -76,22 +88,39 @@ func (n *Network) rules() rules {
 		limits: &nftables.Set{
 			Table: t, Name: "limits", IsMap: true, KeyType: nftables.TypeIFName, DataType: nftables.TypeVerdict,
 		},
-		uplinks:     &nftables.Set{Table: t, Name: uplinksSet, KeyType: nftables.TypeIFName},
-		connections: &nftables.Set{Table: t, Name: "connections", KeyType: nftables.TypeIPAddr, Dynamic: true, Size: maxIndex},
+		uplinks:        &nftables.Set{Table: t, Name: uplinksSet, KeyType: nftables.TypeIFName},
+		names:          counts(t, fmt.Sprintf("names-%d", namesRate), nftables.TypeIPAddr, maxIndex),
+		each:           counts(t, fmt.Sprintf("each-%d", n.shares.each.open), nftables.TypeIPAddr, maxIndex),
+		eachRate:       counts(t, fmt.Sprintf("each-rate-%d", n.shares.each.rate), nftables.TypeIPAddr, maxIndex),
+		guaranteed:     counts(t, fmt.Sprintf("guaranteed-%d", n.shares.guaranteed.open), nftables.TypeIPAddr, maxIndex),
+		guaranteedRate: counts(t, fmt.Sprintf("guaranteed-rate-%d", n.shares.guaranteed.rate), nftables.TypeIPAddr, maxIndex),
+		common:         counts(t, fmt.Sprintf("common-%d-%d", n.shares.parts, n.shares.part), nftables.TypeInteger, n.shares.parts),
 	}
 }
 
-// buildRules replaces the cell's table in one transaction: there is no moment
-// without rules, and connections go on.
+func counts(t *nftables.Table, name string, key nftables.SetDatatype, size int) *nftables.Set {
+	return &nftables.Set{Table: t, Name: name, KeyType: key, Dynamic: true, Size: uint32(size)} //nolint:gosec // both are small
+}
+
+func (r rules) counted() []*nftables.Set {
+	return []*nftables.Set{r.names, r.each, r.eachRate, r.guaranteed, r.guaranteedRate, r.common}
+}
+
+// buildRules replaces what the cell's table holds in one transaction: there is
+// no moment without rules, connections go on, and those that are open stay
+// counted, or each restart would allow a guest as many again.
 func (n *Network) buildRules() error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
 	}
+	if n.shares, err = n.readShares(); err != nil {
+		return err
+	}
 	r := n.rules()
-	c.AddTable(r.table)
-	c.DelTable(r.table)
-	c.AddTable(r.table)
+	if err := clearTable(c, r); err != nil {
+		return err
+	}
 
 	// The limits of those who are here stay: nobody attaches a VM that goes on.
 	var guests, limits, uplinks []nftables.SetElement
@@ -104,14 +133,13 @@ func (n *Network) buildRules() error {
 	for _, name := range n.marked {
 		uplinks = append(uplinks, nftables.SetElement{Key: linkName(name)})
 	}
-	for _, s := range []struct {
-		set      *nftables.Set
-		elements []nftables.SetElement
-	}{{r.guests, guests}, {r.limits, limits}, {r.uplinks, uplinks}, {r.connections, nil}} {
-		if err := c.AddSet(s.set, s.elements); err != nil {
-			return fmt.Errorf("add set %s: %w", s.set.Name, err)
+	elements := map[*nftables.Set][]nftables.SetElement{r.guests: guests, r.limits: limits, r.uplinks: uplinks}
+	for _, set := range append(r.counted(), r.guests, r.limits, r.uplinks) {
+		if err := c.AddSet(set, elements[set]); err != nil {
+			return fmt.Errorf("add set %s: %w", set.Name, err)
 		}
 	}
+	c.AddObj(linger(r))
 
 	// The jumped-to chains stand first: a rule may name only what exists.
 	limited := n.chain(c, r, "limited")
@@ -120,23 +148,50 @@ func (n *Network) buildRules() error {
 	c.AddRule(rule(guard, guestLookup(r), one(&expr.Verdict{Kind: expr.VerdictGoto, Chain: "limited"})))
 	c.AddRule(rule(guard, drop()))
 
+	// What a guest opens runs through these. Each lets on within its limit and
+	// drops otherwise, so that a count that cannot be kept is no hole.
+	held := n.shares
+	shared := n.chain(c, r, "shared")
+	if g := held.guaranteed; g.open > 0 {
+		c.AddRule(rule(shared,
+			count(r.guaranteedRate, guestAddress(), pace(g)),
+			count(r.guaranteed, guestAddress(), connections(g.open)), accept()))
+	}
+	c.AddRule(rule(shared, count(r.common, somePart(held.parts), connections(held.part)), one(pace(held.common)), accept()))
+	c.AddRule(rule(shared, drop()))
+	counted := n.chain(c, r, "counted")
+	c.AddRule(rule(counted,
+		count(r.eachRate, guestAddress(), pace(held.each)), // first, as it costs next to nothing
+		count(r.each, guestAddress(), connections(held.each.open)), goTo("shared")))
+	c.AddRule(rule(counted, drop()))
+	lookup := n.chain(c, r, "lookup")
+	c.AddRule(rule(lookup, count(r.names, guestAddress(), pace(bound{rate: namesRate, burst: namesBurst})), goTo("counted")))
+	c.AddRule(rule(lookup, drop()))
+	opened := n.chain(c, r, "opened")
+	// What belongs to no connection would leave with the guest's own address.
+	c.AddRule(rule(opened, notNew(), drop()))
+	c.AddRule(rule(opened, lingers()))
+	for _, protocol := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+		c.AddRule(rule(opened, destinationPort(protocol, namesPort), goTo("lookup")))
+	}
+	c.AddRule(rule(opened, goTo("counted")))
+
 	toHost := n.chain(c, r, "to-host")
-	c.AddRule(rule(toHost, established(), accept()))
+	addReplies(c, toHost)
 	n.addAllowed(c, toHost)
 	c.AddRule(rule(toHost, drop()))
 
 	fromGuest := n.chain(c, r, "from-guest")
 	c.AddRule(rule(fromGuest, outgoing(expr.CmpOpEq, commonPrefix), drop()))
-	c.AddRule(rule(fromGuest, established(), accept()))
+	addReplies(c, fromGuest)
 	n.addAllowed(c, fromGuest)
 	for _, p := range internal {
 		c.AddRule(rule(fromGuest, destination(p), drop()))
 	}
-	c.AddRule(rule(fromGuest, tooManyConnections(r, n.config.Connections), drop()))
-	c.AddRule(rule(fromGuest, accept()))
+	c.AddRule(rule(fromGuest, goTo("opened")))
 
 	toGuest := n.chain(c, r, "to-guest")
-	c.AddRule(rule(toGuest, established(), accept()))
+	addReplies(c, toGuest)
 	c.AddRule(rule(toGuest, drop()))
 
 	ours := n.plan.prefix()
@@ -156,6 +211,44 @@ func (n *Network) buildRules() error {
 	}
 	maps.DeleteFunc(n.limited, func(index, _ int) bool { return n.byIndex[index] == "" })
 	return nil
+}
+
+// clearTable takes everything out of the table but what is counted by the
+// limits that hold now; without a table it makes one.
+func clearTable(c *nftables.Conn, r rules) error {
+	c.AddTable(r.table)
+	chains, err := c.ListChainsOfTableFamily(r.table.Family)
+	if err != nil {
+		return fmt.Errorf("list chains: %w", err)
+	}
+	chains = slices.DeleteFunc(chains, func(chain *nftables.Chain) bool { return chain.Table.Name != r.table.Name })
+	var sets []*nftables.Set
+	if len(chains) > 0 { // else there may be no table yet
+		if sets, err = c.GetSets(r.table); err != nil {
+			return fmt.Errorf("list sets: %w", err)
+		}
+	}
+	// In this order nothing is removed that something else still names.
+	for _, chain := range chains {
+		c.FlushChain(chain)
+	}
+	for _, set := range sets {
+		if !slices.ContainsFunc(r.counted(), func(kept *nftables.Set) bool { return kept.Name == set.Name }) {
+			c.DelSet(set)
+		}
+	}
+	for _, chain := range chains {
+		c.DelChain(chain)
+	}
+	return nil
+}
+
+// addReplies lets the packets of connections in that are open already, and
+// what the network has to say of them. Other "related" packets open a
+// connection, and nobody asks for that here.
+func addReplies(c *nftables.Conn, chain *nftables.Chain) {
+	c.AddRule(rule(chain, state(expr.CtStateBitESTABLISHED), accept()))
+	c.AddRule(rule(chain, state(expr.CtStateBitRELATED), protocol(unix.IPPROTO_ICMP), accept()))
 }
 
 func (n *Network) dropRules() error {
@@ -361,21 +454,22 @@ func (n *Network) guestElement(index int) nftables.SetElement {
 	return nftables.SetElement{Key: append(key, guest[:]...)}
 }
 
-// addAllowed opens the configured exceptions and the nameservers' port.
+// addAllowed opens the configured exceptions and the nameservers' port; what
+// is opened there counts like anything else.
 func (n *Network) addAllowed(c *nftables.Conn, chain *nftables.Chain) {
 	allowed := n.config.Allow
 	for _, ns := range n.config.Nameservers {
 		if ns.Is4() {
-			allowed = append(allowed[:len(allowed):len(allowed)], Allow{To: netip.PrefixFrom(ns, 32), Port: 53})
+			allowed = append(allowed[:len(allowed):len(allowed)], Allow{To: netip.PrefixFrom(ns, 32), Port: namesPort})
 		}
 	}
 	for _, a := range allowed {
 		if a.Port == 0 {
-			c.AddRule(rule(chain, destination(a.To), accept()))
+			c.AddRule(rule(chain, destination(a.To), goTo("opened")))
 			continue
 		}
 		for _, protocol := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-			c.AddRule(rule(chain, destination(a.To), destinationPort(protocol, a.Port), accept()))
+			c.AddRule(rule(chain, destination(a.To), destinationPort(protocol, a.Port), goTo("opened")))
 		}
 	}
 }
@@ -404,6 +498,10 @@ func accept() []expr.Any { return one(&expr.Verdict{Kind: expr.VerdictAccept}) }
 
 func jump(chain string) []expr.Any {
 	return one(&expr.Verdict{Kind: expr.VerdictJump, Chain: chain})
+}
+
+func goTo(chain string) []expr.Any {
+	return one(&expr.Verdict{Kind: expr.VerdictGoto, Chain: chain})
 }
 
 func drop() []expr.Any {
@@ -451,29 +549,33 @@ func address(offset uint32, p netip.Prefix) []expr.Any {
 func source(p netip.Prefix) []expr.Any      { return address(12, p) }
 func destination(p netip.Prefix) []expr.Any { return address(16, p) }
 
-func destinationPort(protocol byte, port uint16) []expr.Any {
+func protocol(p byte) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG_1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: []byte{protocol}},
-		&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: binaryutil.BigEndian.PutUint16(port)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: []byte{p}},
 	}
 }
 
+func destinationPort(p byte, port uint16) []expr.Any {
+	return append(protocol(p),
+		&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: binaryutil.BigEndian.PutUint16(port)})
+}
+
 // state matches a connection's state against a mask.
-func state(mask uint32) []expr.Any {
+func state(mask uint32) []expr.Any { return compareState(expr.CmpOpNeq, mask) }
+
+func notNew() []expr.Any { return compareState(expr.CmpOpEq, expr.CtStateBitNEW) }
+
+func compareState(op expr.CmpOp, mask uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Ct{Register: unix.NFT_REG_1, Key: expr.CtKeySTATE},
 		&expr.Bitwise{
 			SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: 4,
 			Mask: binaryutil.NativeEndian.PutUint32(mask), Xor: make([]byte, 4),
 		},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG_1, Data: make([]byte, 4)},
+		&expr.Cmp{Op: op, Register: unix.NFT_REG_1, Data: make([]byte, 4)},
 	}
-}
-
-func established() []expr.Any {
-	return state(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
 }
 
 func guestLookup(r rules) []expr.Any {
@@ -502,12 +604,54 @@ func uplinkLookup(r rules) []expr.Any {
 	}
 }
 
-func tooManyConnections(r rules, limit int) []expr.Any {
-	return append(append(ipv4(), state(expr.CtStateBitNEW)...),
-		&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
-		&expr.Dynset{
-			SrcRegKey: unix.NFT_REG_1, SetName: r.connections.Name, SetID: r.connections.ID,
-			Operation: uint32(unix.NFT_DYNSET_OP_ADD),
-			Exprs:     []expr.Any{&expr.Connlimit{Count: uint32(limit), Flags: expr.NFT_CONNLIMIT_F_INV}},
+// count keeps one limit for each key, and matches while it is kept.
+func count(set *nftables.Set, key []expr.Any, limit expr.Any) []expr.Any {
+	return append(key, &expr.Dynset{
+		SrcRegKey: unix.NFT_REG_1, SetName: set.Name, SetID: set.ID,
+		Operation: uint32(unix.NFT_DYNSET_OP_ADD), Exprs: []expr.Any{limit},
+	})
+}
+
+func connections(limit int) expr.Any {
+	return &expr.Connlimit{Count: uint32(limit)} //nolint:gosec // shares are not negative
+}
+
+func pace(b bound) expr.Any {
+	return &expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(b.rate), Unit: expr.LimitTimeSecond, Burst: uint32(b.burst)} //nolint:gosec // bounds are not negative
+}
+
+// linger is how long the table keeps a TCP connection in each of its states;
+// but for the closed ones, as long as the kernel does by itself.
+func linger(r rules) *nftables.NamedObj {
+	return &nftables.NamedObj{
+		Table: r.table, Name: lingerName, Type: nftables.ObjTypeCtTimeout,
+		Obj: &expr.CtTimeout{L3Proto: unix.AF_INET, L4Proto: unix.IPPROTO_TCP, Policy: expr.CtStatePolicyTimeout{
+			expr.CtStateTCPESTABLISHED: 5 * 24 * 3600,
+			expr.CtStateTCPTIMEWAIT:    lingerSeconds,
+			expr.CtStateTCPCLOSE:       lingerSeconds,
+		}},
+	}
+}
+
+const lingerName = "linger"
+
+// lingers has the table keep a new connection as linger says.
+func lingers() []expr.Any {
+	return append(protocol(unix.IPPROTO_TCP), &expr.Objref{Type: int(nftables.ObjTypeCtTimeout), Name: lingerName})
+}
+
+func guestAddress() []expr.Any {
+	return append(ipv4(), &expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4})
+}
+
+// somePart is a number below parts that addresses and ports pick, by a secret
+// of the kernel's: nobody can aim at a part.
+func somePart(parts int) []expr.Any {
+	return append(ipv4(),
+		&expr.Payload{DestRegister: unix.NFT_REG32_00, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 8},
+		&expr.Payload{DestRegister: unix.NFT_REG32_02, Base: expr.PayloadBaseTransportHeader, Len: 4},
+		&expr.Hash{
+			SourceRegister: unix.NFT_REG32_00, DestRegister: unix.NFT_REG_1, Length: 12,
+			Modulus: uint32(parts), Type: expr.HashTypeJenkins, //nolint:gosec // at most maxParts
 		})
 }

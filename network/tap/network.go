@@ -41,9 +41,13 @@ type Config struct {
 	// Allow opens internal destinations that instances may reach, such as a
 	// database that the operator binds them to.
 	Allow []Allow
-	// Connections bounds what one instance may have open to the world at
-	// once, so that none can fill the host's connection table. 0: 4096.
+	// Connections bounds what one instance may have open at once, whatever it
+	// talks to, so that none can fill the host's connection table; where that
+	// is small, less. 0: 4096.
 	Connections int
+	// Table is how many connections the host can keep track of; instances get
+	// half of it between them. 0: what the kernel says (nf_conntrack_max).
+	Table int
 	// LockFile is held while an address block is chosen, so that platforms
 	// starting at once do not choose the same. "": /run/miosa-network.lock.
 	LockFile string
@@ -64,6 +68,7 @@ type Network struct {
 	mu       sync.Mutex
 	ready    bool
 	plan     plan
+	shares   shares
 	byName   map[string]int // instance → index
 	byIndex  map[int]string
 	limited  map[int]int // egress limits in the rules, in 10^6 bits a second, by index
@@ -198,6 +203,9 @@ func (n *Network) detach(instance string) error {
 	delete(n.byName, instance)
 	delete(n.byIndex, index)
 	n.expel(index)
+	if err := n.forget(index); err != nil {
+		n.log.Warn("connections of a removed tap stay in the table until they time out", "tap", n.plan.link(index), "err", err)
+	}
 	return nil
 }
 

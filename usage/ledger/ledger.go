@@ -161,6 +161,46 @@ func (l *Ledger) Report(ctx context.Context, hostID string, reports []metering.R
 	return out, nil
 }
 
+// Open makes sure that what the instances of a deployment used is billed, also
+// what their hosts say of it later, or never said before: their records are
+// about to go. Nobody is waited for.
+func (l *Ledger) Open(ctx context.Context, tenantID, deploymentID string) error {
+	l.settle.Lock()
+	defer l.settle.Unlock()
+	now := metering.HourOf(l.now())
+	var change usage.Change
+	for i, err := range store.List(ctx, l.records, store.Instances, store.InstancesOf(tenantID, deploymentID), store.ScanOptions{}) {
+		if err != nil {
+			return err
+		}
+		if i.HostID == "" {
+			continue // it never ran
+		}
+		if _, err := l.kept.Account(ctx, i.ID); miosa.CodeOf(err) != miosa.NotFound {
+			if err != nil {
+				return err
+			}
+			continue // heard of before: it is billed to the end
+		}
+		a, err := l.account(ctx, i.HostID, i.ID)
+		if code := miosa.CodeOf(err); code == miosa.NotFound || code == miosa.Forbidden {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		a.Seen = now
+		change.Accounts = append(change.Accounts, a)
+	}
+	if len(change.Accounts) == 0 {
+		return nil
+	}
+	if err := l.kept.Commit(ctx, change); err != nil {
+		return fmt.Errorf("open the accounts of deployment %s: %w", deploymentID, err)
+	}
+	return nil
+}
+
 // account is an instance's, with its owner as the records have it now;
 // l.settle is held. miosa.NotFound when nobody knows the instance, nor ever
 // did; miosa.Forbidden when it is on another host.

@@ -125,6 +125,41 @@ func (b *bench) want(what, want string) {
 	}
 }
 
+// An instance whose records go before its host has said anything of it is billed
+// all the same, whenever that comes, in another process too.
+func TestWhatIsDeletedAtOnceIsBilled(t *testing.T) {
+	inBench(t, func(b *bench) {
+		b.kept.before = errors.New("the disk is full")
+		if err := b.ledger.Open(b.Context(), id("ten", "a"), id("dep", "a")); !errors.Is(err, b.kept.before) {
+			b.Errorf("%v", err) // then the records stay, and it is tried again
+		}
+		b.kept.before = nil
+		for range 2 {
+			if err := b.ledger.Open(b.Context(), id("ten", "a"), id("dep", "a")); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.save(func(tx *store.Tx) error {
+			return errors.Join(
+				store.Remove(tx, store.Instances, miosa.Instance{ID: id("ri", "a"), TenantID: id("ten", "a"), DeploymentID: id("dep", "a")}),
+				store.Remove(tx, store.Deployments, deployment("a")),
+			)
+		})
+		b.want("nothing was reported", "")
+		b.ledger = ledger.New(b.kept, b.records, slog.New(slog.DiscardHandler))
+		pass(30 * time.Hour) // a host that was away
+		if got := b.report("b", "a", 1, 7, time.Second); got.Verdict != metering.Refused {
+			b.Errorf("another host: %+v", got)
+		}
+		for range 2 {
+			if got := b.report("a", "a", 1, 1000, 2*time.Second); got.Verdict != metering.Taken {
+				b.Errorf("%+v", got)
+			}
+		}
+		b.want("rows", "30 aaa workspace a app-a 1000 2 0/0 0")
+	})
+}
+
 func TestUsageIsBilledToWhoseTheInstanceIs(t *testing.T) {
 	inBench(t, func(b *bench) {
 		pass(50 * time.Minute)

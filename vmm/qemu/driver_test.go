@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/miosa/miosa"
 
 	"github.com/miosa/miosa/network"
@@ -203,6 +205,17 @@ func TestProcessOwnsNothing(t *testing.T) {
 	}
 	h := newHost(t)
 	spec, _ := h.spec(t, "ri_a")
+	// A file that somebody left open for every child of ours.
+	passwd, err := os.Open("/etc/passwd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer passwd.Close()
+	stray, err := unix.FcntlInt(passwd.Fd(), unix.F_DUPFD, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(stray)
 	vm := start(t, h.driver(t), spec)
 	vmmtest.Open(t, vm)
 	pid := vm.Handle().PID

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/miosa/miosa/descriptors"
 	"github.com/miosa/miosa/vmm"
 )
 
@@ -42,6 +43,10 @@ func (d *Driver) launch(spec vmm.Spec, accel string, from origin, f *files, in g
 			// The tap is an open file, so QEMU needs no network at all.
 			attr.Sys.Cloneflags |= syscall.CLONE_NEWNET
 		}
+	}
+	// Our embedder may have files open that are not marked, or have inherited some.
+	if err := descriptors.CloseOnExec(); err != nil {
+		return nil, err
 	}
 	pid, err := forkIn(in, d.config.Binary, d.command(spec, accel, from), attr)
 	if err != nil {

@@ -1,0 +1,306 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/store"
+)
+
+const (
+	// keptServices is how many times a version's services an environment has
+	// names for: those of former versions keep their number of replicas.
+	keptServices = 5
+	// maxBootable bounds the versions of an environment that retention has not
+	// archived yet: each holds a copy of the variables.
+	maxBootable = 100
+	// keptVersions is how many of them retention leaves (control.KeepVersions).
+	keptVersions = 20
+)
+
+// planLimit is a limit of a plan that older records lack: 0 is the default
+// plan's, -1 any number.
+func planLimit(p miosa.Plan, of func(miosa.Plan) int) int {
+	return max(cmp.Or(of(p), of(miosa.DefaultPlan())), -1)
+}
+
+// rooms has those of a tenant add things one after the other, in this process:
+// the store would have all but one try again. (Between processes it does.)
+type rooms struct {
+	mu sync.Mutex
+	of map[string]*room // guarded by mu
+}
+
+type room struct {
+	users int
+	door  chan struct{}
+}
+
+// enter waits for the tenant's room; leave must be called if err is nil.
+func (r *rooms) enter(ctx context.Context, tenant string) (leave func(), err error) {
+	r.mu.Lock()
+	mine := r.of[tenant]
+	if mine == nil {
+		mine = &room{door: make(chan struct{}, 1)}
+		r.of[tenant] = mine
+	}
+	mine.users++
+	r.mu.Unlock()
+	gone := func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if mine.users--; mine.users == 0 {
+			delete(r.of, tenant)
+		}
+	}
+	select {
+	case mine.door <- struct{}{}:
+		return func() {
+			<-mine.door
+			gone()
+		}, nil
+	case <-ctx.Done():
+		gone()
+		return nil, ctx.Err()
+	}
+}
+
+// updateRoom is update of what adds something that the plan limits.
+func (c *call) updateRoom(fn func(tx *store.Tx) error) (int64, error) {
+	leave, err := c.s.rooms.enter(c.r.Context(), c.tenant.ID)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	return c.update(fn)
+}
+
+// txCount comes before counting a tenant's things: nobody adds any between
+// then and the commit, or the transaction runs again.
+func (c *call) txCount(tx *store.Tx, tenant string) error {
+	key := store.RoomKey(tenant)
+	seen, err := tx.Index(key)
+	if err != nil {
+		return err
+	}
+	n, _ := strconv.ParseUint(seen, 10, 64) // its number means nothing: it is another each time
+	tx.SetIndex(key, strconv.FormatUint(n+1, 10), 0)
+	return nil
+}
+
+// limited is one limit of a plan.
+type limited struct {
+	tenant miosa.Tenant
+	of     func(miosa.Plan) int
+	prefix string // one key for each, none for anything else
+	what   string // in the plural
+	remedy string // what the caller may do
+}
+
+// txFits has one more counted, whose keys lie under a prefix: the cost is that
+// of the plan's limit, whatever others have.
+func (c *call) txFits(tx *store.Tx, l limited) error {
+	plan, err := c.planOf(l.tenant)
+	if err != nil {
+		return err
+	}
+	most := planLimit(plan, l.of)
+	if most < 0 {
+		return nil
+	}
+	if err := c.txCount(tx, l.tenant.ID); err != nil {
+		return err
+	}
+	n := 0
+	for _, err := range c.s.store.Scan(c.r.Context(), l.prefix, store.ScanOptions{KeysOnly: true, Limit: max(most, 1)}) {
+		if err != nil {
+			return err
+		}
+		n++
+	}
+	if n >= most {
+		return quota(fmt.Sprintf("plan %s allows %d %s, and there are %d: %s, or ask the operator for another plan", plan.Name, most, l.what, n, l.remedy))
+	}
+	return nil
+}
+
+func (c *call) roomForDeployment(tx *store.Tx) error {
+	// A plan's 0 deployments are none, as they always were.
+	plan, err := c.plan()
+	if err == nil && plan.MaxDeployments == 0 {
+		return quota(fmt.Sprintf("plan %s allows no deployments: ask the operator for another plan", plan.Name))
+	}
+	if err != nil {
+		return err
+	}
+	return c.txFits(tx, limited{
+		c.tenant, func(p miosa.Plan) int { return p.MaxDeployments }, store.SlugKey(c.tenant.ID, ""), "deployments", "delete one",
+	})
+}
+
+func (c *call) roomForEnvironment(tx *store.Tx, dep miosa.Deployment) error {
+	return c.txFits(tx, limited{
+		c.tenant, func(p miosa.Plan) int { return p.MaxEnvironments }, store.EnvironmentNameKey(dep.TenantID, dep.ID, ""),
+		"environments a deployment", "use one of them",
+	})
+}
+
+func (c *call) roomForWebhook(tx *store.Tx) error {
+	return c.txFits(tx, limited{
+		c.tenant, func(p miosa.Plan) int { return p.MaxWebhooks }, store.WebhooksOf(c.tenant.ID), "webhooks", "delete one",
+	})
+}
+
+func (c *call) roomForKey(tx *store.Tx, t miosa.Tenant) error {
+	return c.txFits(tx, limited{t, func(p miosa.Plan) int { return p.MaxAPIKeys }, store.APIKeyOfKey(t.ID, ""), "API keys a tenant", "revoke one"})
+}
+
+func (c *call) roomForDrain(tx *store.Tx, d miosa.LogDrain) error {
+	if err := c.txCount(tx, d.TenantID); err != nil {
+		return err
+	}
+	same := 0
+	for other, err := range store.List(c.r.Context(), c.s.store, store.LogDrains, store.LogDrainsOf(c.tenant.ID), store.ScanOptions{}) {
+		if err != nil {
+			return err
+		}
+		if other.WorkspaceID == d.WorkspaceID {
+			same++
+		}
+	}
+	switch {
+	case same >= maxDrains && d.WorkspaceID != "":
+		return quota(fmt.Sprintf("a workspace may have %d log drains: delete one", maxDrains))
+	case same >= maxDrains:
+		return quota(fmt.Sprintf("there may be %d log drains without a workspace: delete one", maxDrains))
+	}
+	return c.txFits(tx, limited{
+		c.tenant, func(p miosa.Plan) int { return p.MaxLogDrains }, store.LogDrainsOf(c.tenant.ID), "log drains", "delete one",
+	})
+}
+
+// roomForService checks that an environment which knows so many services by
+// name may get another one.
+func roomForService(plan miosa.Plan, known int) error {
+	most := planLimit(plan, func(p miosa.Plan) int { return p.MaxServices })
+	if most < 0 || known < keptServices*most {
+		return nil
+	}
+	return quota(fmt.Sprintf("plan %s allows an environment %d services, those of former versions among them, and there are %d: "+
+		"give a service a name that it had, or ask the operator for another plan", plan.Name, keptServices*most, known))
+}
+
+// stored is how many bytes of releases are kept for the tenant.
+func (c *call) stored() (bytes int64, err error) {
+	for r, err := range store.List(c.r.Context(), c.s.store, store.Releases, store.ReleasesOf(c.tenant.ID, ""), store.ScanOptions{}) {
+		if err != nil {
+			return 0, err
+		}
+		if r.State == miosa.ReleaseReady {
+			bytes += r.SizeBytes
+		}
+	}
+	return bytes, nil
+}
+
+// storageLeft is how many more bytes of releases may be kept; -1: any number.
+func (c *call) storageLeft(plan miosa.Plan) (int64, error) {
+	most := int64(planLimit(plan, func(p miosa.Plan) int { return p.MaxStorageMB }))
+	if most < 0 {
+		return -1, nil
+	}
+	used, err := c.stored()
+	return max(most*1e6-used, 0), err
+}
+
+func tooMuchStored(plan miosa.Plan, left int64) error {
+	most := planLimit(plan, func(p miosa.Plan) int { return p.MaxStorageMB })
+	return quota(fmt.Sprintf("plan %s allows %d MB of releases, and %d MB are kept: the release does not fit; delete a deployment, "+
+		"wait until versions that nobody needs are archived, or ask the operator for another plan", plan.Name, most, int64(most)-left/1e6))
+}
+
+// roomForRelease checks a release that is about to be kept.
+func (c *call) roomForRelease(tx *store.Tx, size int64) error {
+	err := c.txFits(tx, limited{
+		c.tenant, func(p miosa.Plan) int { return p.MaxReleases }, store.StoredReleasesOf(c.tenant.ID), "releases",
+		"delete a deployment, or wait until versions that nobody needs are archived",
+	})
+	if err != nil {
+		return err
+	}
+	plan, err := c.plan()
+	if err != nil {
+		return err
+	}
+	left, err := c.storageLeft(plan)
+	if err != nil || left < 0 {
+		return err
+	}
+	if err := c.txCount(tx, c.tenant.ID); err != nil {
+		return err
+	}
+	if size > left {
+		return tooMuchStored(plan, left)
+	}
+	return nil
+}
+
+// room checks the plan's number of instances: what the tenant's services ask
+// for, and the environment's once more, for old and new side by side.
+func (c *call) room(tx *store.Tx, plan miosa.Plan, env miosa.Environment, changed []miosa.Service) error {
+	if err := c.txCount(tx, c.tenant.ID); err != nil {
+		return err
+	}
+	replicas := map[string]int{}
+	deps, err := c.allDeployments()
+	if err != nil {
+		return err
+	}
+	for s, err := range store.List(c.r.Context(), c.s.store, store.Services, store.ServicesOf(c.tenant.ID, ""), store.ScanOptions{}) {
+		if err != nil {
+			return err
+		}
+		if deps[s.DeploymentID] {
+			replicas[s.ID] = s.DesiredReplicas
+		}
+	}
+	double := 0
+	for _, s := range changed {
+		if s.DesiredReplicas > plan.MaxReplicas {
+			return quota(fmt.Sprintf("service %s: plan %s allows %d instances a service, not %d: ask for fewer, or the operator for another plan", s.Name, plan.Name, plan.MaxReplicas, s.DesiredReplicas))
+		}
+		replicas[s.ID] = s.DesiredReplicas
+		if env.ID != "" && s.EnvironmentID == env.ID {
+			double += s.DesiredReplicas
+		}
+	}
+	total := double
+	for _, id := range slices.Sorted(maps.Keys(replicas)) {
+		total += replicas[id]
+	}
+	if total > plan.MaxInstances {
+		return quota(fmt.Sprintf("plan %s allows %d instances in all, old and new ones of a publish together; this needs %d: scale something down, or ask the operator for another plan", plan.Name, plan.MaxInstances, total))
+	}
+	return nil
+}
+
+// allDeployments are the tenant's that are not deleted, also those that a
+// restricted key does not see: quotas are the tenant's.
+func (c *call) allDeployments() (map[string]bool, error) {
+	all := map[string]bool{}
+	for d, err := range store.List(c.r.Context(), c.s.store, store.Deployments, store.DeploymentsOf(c.tenant.ID), store.ScanOptions{}) {
+		if err != nil {
+			return nil, err
+		}
+		if d.DeletedAt.IsZero() {
+			all[d.ID] = true
+		}
+	}
+	return all, nil
+}
