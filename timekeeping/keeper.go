@@ -36,13 +36,13 @@ const (
 	hurry      = 50 * time.Millisecond  // until the next exchange, where it matters …
 	hurries    = 10                     // … so many times in a row
 	learning   = 250 * time.Millisecond // the same for the first few
-	firstFew   = 4
-	slewFor    = 4 * time.Second  // at most, by one word
-	remembered = 32 * time.Second // of the past, at least, for the rate
-	shortest   = time.Second      // that says something about the rate
-	finest     = 20_000           // ppb: less is not worth a word
-	changed    = 0.01             // the rate did, where a reading is so far off
-	tellEvery  = time.Minute      // of clocks set back
+	firstFew   = 5
+	slewFor    = 4 * time.Second        // at most, by one word
+	remembered = 32 * time.Second       // of the past, at least, for the rate
+	shortest   = 500 * time.Millisecond // that says something about the rate, if it says so twice
+	finest     = 20_000                 // ppb: less is not worth a word
+	changed    = 0.01                   // the rate did, where a reading is so far off
+	tellEvery  = time.Minute            // of clocks set back
 )
 
 // Moment is one moment by the host's clocks.
@@ -84,9 +84,12 @@ type Keeper struct {
 	best     *sample
 	tries    int
 
-	last, middle, first *sample // of the rate's memory: it began at first
-	told                time.Duration
-	ever                bool // told is set
+	// The rate's memory: it began at first, and last is the latest.
+	first, middle, last *sample
+	proven              bool // before and after middle it was the same
+
+	told time.Duration
+	ever bool // told is set
 }
 
 // sample is a reading made sense of.
@@ -161,36 +164,40 @@ func overlap(a sample, b *sample) bool {
 }
 
 // learn finds how fast the clock's source runs: what it did over what the host's
-// clock did, give or take sure (1: nothing is known).
+// clock did, give or take sure (1: nothing is known). A pause looks like a slow
+// source for as long as it lasts: only what was the same twice is believed.
 func (k *Keeper) learn(s *sample) (rate, sure float64) {
-	if last := k.last; last != nil {
-		passed, did := s.mono-last.mono, s.raw-last.raw
-		expected := float64(passed)
-		if r, e := ratio(k.first, last); e < changed {
-			expected *= r
-			e = max(e, changed)
-			if math.Abs(float64(did)-expected) > float64(s.half+last.half)+e*float64(passed) {
-				k.first, k.middle = nil, nil // paused, or it runs otherwise now
-			}
-		} else if math.Abs(float64(did)-expected) > float64(s.half+last.half)+0.15*float64(passed) {
-			k.first, k.middle = nil, nil
+	if k.proven {
+		r, e := ratio(k.first, k.last)
+		passed, did := float64(s.mono-k.last.mono), float64(s.raw-k.last.raw)
+		if math.Abs(did-r*passed) > float64(s.half+k.last.half)+max(e, changed)*passed {
+			k.first, k.proven = nil, false // paused, or it runs otherwise now
 		}
 	}
 	k.last = s
 	switch {
 	case k.first == nil:
 		k.first, k.middle = s, s
-	case s.mono-k.middle.mono >= remembered:
+	case k.proven && s.mono-k.middle.mono >= remembered:
 		k.first, k.middle = k.middle, s
+	case k.proven || s.mono-k.middle.mono < shortest:
+	case k.middle == k.first:
+		k.middle = s
+	default:
+		before, b := ratio(k.first, k.middle)
+		since, a := ratio(k.middle, s)
+		if k.proven = math.Abs(since-before) <= a+b+changed; !k.proven {
+			k.first, k.middle = k.middle, s
+		}
+	}
+	if !k.proven {
+		return 1, 1
 	}
 	return ratio(k.first, s)
 }
 
 // ratio is how much of the guest's time passed in the host's, give or take sure.
 func ratio(from, to *sample) (rate, sure float64) {
-	if from == nil || to == nil || to.mono-from.mono < shortest {
-		return 1, 1
-	}
 	passed := float64(to.mono - from.mono)
 	return float64(to.raw-from.raw) / passed, float64(from.half+to.half) / passed
 }
@@ -198,7 +205,8 @@ func ratio(from, to *sample) (rate, sure float64) {
 // decide says what the clock is to do.
 func (k *Keeper) decide(s *sample, rate, sure float64) (out Outcome) {
 	a := Adjust{Rate: s.rate}
-	if sure < 0.05 && rate > 0.5 {
+	known := sure < 0.05 && rate > 0.5 // or a guest may lie
+	if known {
 		want := int64((1/rate - 1) * 1e9)
 		want = min(max(want, -MostRate), MostRate)
 		if off := want - a.Rate; float64(max(off, -off)) > max(2*sure*1e9, finest) {
@@ -216,7 +224,10 @@ func (k *Keeper) decide(s *sample, rate, sure float64) (out Outcome) {
 			out.Event = fmt.Sprintf("the clock was %s ahead of its host's: it was set back", words(off))
 		}
 	default:
-		k.slew(&a, off, rate, sure)
+		if !known {
+			rate = 1 / (1 + float64(a.Rate)/1e9)
+		}
+		a.slew(off, rate)
 	}
 	if a != (Adjust{Rate: s.rate}) {
 		out.Adjust = &a
@@ -225,10 +236,7 @@ func (k *Keeper) decide(s *sample, rate, sure float64) (out Outcome) {
 }
 
 // slew slows a clock down that is ahead, for as long as that takes.
-func (k *Keeper) slew(a *Adjust, ahead time.Duration, rate, sure float64) {
-	if sure > 0.05 {
-		rate = 1 / (1 + float64(a.Rate)/1e9)
-	}
+func (a *Adjust) slew(ahead time.Duration, rate float64) {
 	// As slow as it gets, so much of the host's time is gained.
 	gain := 1 - rate*(1-MostRate/1e9)
 	if gain < 0.01 {

@@ -197,6 +197,25 @@ func TestTheClockIsKept(t *testing.T) {
 	})
 }
 
+// What a pause takes, or one and another soon after it, is not taken for the pace
+// of the source.
+func TestPausesAreNotLearnt(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t)
+		w.source = rapid.Float64Range(0.93, 1.07).Draw(t, "source")
+		w.next = w.host.Mono
+		w.run(12*time.Second, func() {})
+		for range rapid.IntRange(1, 2).Draw(t, "pauses") {
+			d := time.Duration(rapid.IntRange(1, 400).Draw(t, "ms")) * ms
+			w.run(timekeeping.Calm+100*ms, func() { w.pause(d) })
+			w.run(time.Duration(rapid.IntRange(500, 6000).Draw(t, "gap"))*ms, func() {})
+			if pace := w.source*(1+float64(w.rate)/1e9) - 1; pace > 0.02 || pace < -0.02 {
+				t.Fatalf("it runs %g off after a pause of %s, its source at %g", pace, d, w.source)
+			}
+		}
+	})
+}
+
 // The source may begin to run wrong, and right again.
 func TestARateThatChanges(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
