@@ -34,9 +34,9 @@ const (
 	doubtful   = 40 * time.Millisecond  // an exchange that took longer is made again …
 	attempts   = 6                      // … as often as this, all in all
 	hurry      = 50 * time.Millisecond  // until the next exchange, where it matters …
-	hurries    = 10                     // … so many times in a row
-	learning   = 250 * time.Millisecond // the same for the first few
-	firstFew   = 5
+	hurries    = 10                     // … so many times before all is well again
+	learning   = 250 * time.Millisecond // until the next one otherwise, before …
+	calmAfter  = 9                      // … so many told of a source that runs as before
 	slewFor    = 4 * time.Second        // at most, by one word
 	remembered = 32 * time.Second       // of the past, at least, for the rate
 	shortest   = 500 * time.Millisecond // that says something about the rate, if it says so twice
@@ -79,14 +79,14 @@ type Outcome struct {
 // Keeper keeps one guest's clock. The zero value knows nothing yet. What a
 // guest claims has no effect but on what that guest is told.
 type Keeper struct {
-	readings int
-	hurried  int // in a row
-	best     *sample
-	tries    int
+	hurried int // times since all was well
+	best    *sample
+	tries   int
 
 	// The rate's memory: it began at first, and last is the latest.
 	first, middle, last *sample
 	proven              bool // before and after middle it was the same
+	alike               int  // readings since it was not
 
 	told time.Duration
 	ever bool // told is set
@@ -116,13 +116,12 @@ func (k *Keeper) Read(r Reading) Outcome {
 		return Outcome{Next: k.soon()}
 	}
 	s, k.best, k.tries = *k.best, nil, 0
-	k.readings++
 	rate, sure := k.learn(&s)
 	out := k.decide(&s, rate, sure)
 	switch {
 	case out.Adjust != nil && out.Adjust.Step != 0:
 		out.Next = k.soon()
-	case k.readings < firstFew:
+	case k.alike < calmAfter: // it may stumble on
 		out.Next = learning
 	default:
 		k.hurried, out.Next = 0, Calm
@@ -130,11 +129,11 @@ func (k *Keeper) Read(r Reading) Outcome {
 	return out
 }
 
-// soon is the time until the next exchange where it matters. It does not for
-// ever: a guest may lie each time.
+// soon is the time until the next exchange where it matters. It is so soon a few
+// times only: a guest may lie each time.
 func (k *Keeper) soon() time.Duration {
 	if k.hurried++; k.hurried > hurries {
-		return Calm
+		return learning
 	}
 	return hurry
 }
@@ -171,10 +170,11 @@ func (k *Keeper) learn(s *sample) (rate, sure float64) {
 		r, e := ratio(k.first, k.last)
 		passed, did := float64(s.mono-k.last.mono), float64(s.raw-k.last.raw)
 		if math.Abs(did-r*passed) > float64(s.half+k.last.half)+max(e, changed)*passed {
-			k.first, k.proven = nil, false // paused, or it runs otherwise now
+			k.first, k.proven, k.alike = nil, false, 0 // paused, or it runs otherwise now
 		}
 	}
 	k.last = s
+	k.alike++
 	switch {
 	case k.first == nil:
 		k.first, k.middle = s, s
@@ -187,7 +187,7 @@ func (k *Keeper) learn(s *sample) (rate, sure float64) {
 		before, b := ratio(k.first, k.middle)
 		since, a := ratio(k.middle, s)
 		if k.proven = math.Abs(since-before) <= a+b+changed; !k.proven {
-			k.first, k.middle = k.middle, s
+			k.first, k.middle, k.alike = k.middle, s, 0
 		}
 	}
 	if !k.proven {

@@ -209,8 +209,29 @@ func TestPausesAreNotLearnt(t *testing.T) {
 			d := time.Duration(rapid.IntRange(1, 400).Draw(t, "ms")) * ms
 			w.run(timekeeping.Calm+100*ms, func() { w.pause(d) })
 			w.run(time.Duration(rapid.IntRange(500, 6000).Draw(t, "gap"))*ms, func() {})
-			if pace := w.source*(1+float64(w.rate)/1e9) - 1; pace > 0.02 || pace < -0.02 {
+			if pace := w.source*(1+float64(w.rate)/1e9) - 1; pace > 0.04 || pace < -0.04 {
 				t.Fatalf("it runs %g off after a pause of %s, its source at %g", pace, d, w.source)
+			}
+		}
+	})
+}
+
+// A source that loses time again and again, as one does that counts the timer
+// interrupts of a busy host's, is read often enough to be kept all the same.
+func TestASourceThatStumbles(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t)
+		w.next = w.host.Mono
+		phase := rapid.IntRange(0, 13).Draw(t, "phase")
+		loses := rapid.Float64Range(0, 0.2).Draw(t, "loses")
+		for i := range 220 {
+			w.source = 1
+			if (i+phase)/7%2 == 0 {
+				w.source -= loses
+			}
+			w.run(100*ms, func() {})
+			if off := time.Duration(w.wall); i > 20 && off.Abs() > 100*ms {
+				t.Fatalf("after %d ms: %s off", i*100, off)
 			}
 		}
 	})
