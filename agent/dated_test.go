@@ -65,7 +65,7 @@ func TestLinesOfAWrongClockAreFoundByTime(t *testing.T) {
 			if got := found(said, again); got == 0 {
 				t.Error("none of the lines that were written while no agent ran has a time of then")
 			}
-			if got := found(time.Time{}, began) + found(time.Now(), time.Time{}); got > 0 {
+			if got := found(time.Time{}, began) + found(time.Now().Add(time.Minute), time.Time{}); got > 0 {
 				t.Errorf("%d lines of before the beginning or to come", got)
 			}
 		})
@@ -77,5 +77,5 @@ func TestAClockThatIsAheadIsSetBack(t *testing.T) {
 	r := newRig(t, "sim serve skew=2m")
 	stop := r.start()
 	defer stop()
-	r.store.until(t, "the clock was 2m0s ahead of its host's: it was set back")
+	r.store.untilSome(t, "ahead of its host's: it was set back")
 }
