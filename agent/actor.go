@@ -86,6 +86,7 @@ func (x *actor) run(ctx context.Context) {
 			}
 		}
 		effects := x.machine.Handle(time.Now().UTC(), ev)
+		x.unready(was, x.machine.Observation())
 		x.figures.observed(x.machine.Observation())
 		x.a.counters.stepped(was, x.machine.Observation(), effects)
 		for _, effect := range effects {
@@ -107,6 +108,14 @@ func (x *actor) run(ctx context.Context) {
 			wait = min(wait, saveAgain)
 		}
 		timer.Reset(wait)
+	}
+}
+
+// unready tells the operator of a guest that never came to run its command,
+// which no app can do: what we could not even start has said so itself.
+func (x *actor) unready(was, is miosa.Observation) {
+	if f := is.Failure; f.Kind == miosa.FailureBoot && !f.At.Equal(was.Failure.At) {
+		x.a.log.Warn("boot failed", "instance", x.id, "boot", was.Boot, "stage", "guest", "kind", string(f.Kind), "err", f.Message)
 	}
 }
 

@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"syscall"
 	"time"
@@ -70,9 +72,7 @@ func (b *boot) run() {
 	vm, err := b.start()
 	if err != nil {
 		b.slot()
-		if b.ctx.Err() == nil {
-			b.x.post(lifecycle.NotStarted{Boot: b.number, Failure: failureOf(err)})
-		}
+		b.failed(err)
 		return
 	}
 	b.talk(vm)
@@ -105,7 +105,7 @@ func (b *boot) start() (vmm.VM, error) {
 	x, in := b.x, b.in
 	base, err := x.a.cfg.Images.Ensure(b.ctx, in.Spec.SHA256, in.Spec.Kind)
 	if err != nil {
-		return nil, imageError{err}
+		return nil, stageError{"image", err}
 	}
 	b.reached("image_ready")
 	select {
@@ -117,19 +117,19 @@ func (b *boot) start() (vmm.VM, error) {
 	b.reached("slot_free")
 	b.address, err = x.a.cfg.Network.Attach(b.ctx, x.id, in.Spec.Port, in.Spec.Resources.EgressMbps)
 	if err != nil {
-		return nil, fmt.Errorf("attach the network: %w", err)
+		return nil, stageError{"network", err}
 	}
 	x.a.meters.idle(x.id)
 	disk, template, err := x.a.disks.create(x.id, in.Spec.Resources.DiskMB)
 	if err != nil {
-		return nil, fmt.Errorf("make the ephemeral disk: %w", err)
+		return nil, stageError{"disk", err}
 	}
 	vm, err := x.a.cfg.Driver.Start(b.ctx, vmm.Spec{
 		ID: b.id(), VCPUs: in.Spec.Resources.VCPUs, MemoryMB: in.Spec.Resources.MemoryMB,
 		BaseDisk: base, DataDisk: disk, DataOrigin: template, NIC: b.address.NIC, UID: b.address.UID,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("start the virtual machine: %w", err)
+		return nil, stageError{"launch", err}
 	}
 	x.a.meters.running(x.id, b.id(), in.Spec.Resources) // known before anybody is told of the VM
 	b.meter(vm)
@@ -149,25 +149,56 @@ func (b *boot) start() (vmm.VM, error) {
 	return vm, nil
 }
 
-// imageError marks that the release itself is at fault.
-type imageError struct{ error }
+// stageError says in which part of a boot something failed.
+type stageError struct {
+	stage string // a key of stageWords
+	error
+}
 
-func (e imageError) Unwrap() error { return e.error }
+func (e stageError) Unwrap() error { return e.error }
 
-// failureOf puts a boot that did not start into a customer's words. What is
-// the host's own fault is not spelled out to them: the log has it.
+// stageWords put what failed into a customer's words.
+var stageWords = map[string]string{
+	"image":     "the host could not make the root file system of the release",
+	"network":   "the host could not connect the instance to its network",
+	"disk":      "the host could not make the instance's disk",
+	"launch":    "the host could not start the virtual machine",
+	"configure": "the host could not hand the virtual machine its configuration",
+}
+
+// failed tells the machine, and the operator, that the boot came to nothing
+// before the guest did anything. The cause is in the log alone.
+func (b *boot) failed(err error) {
+	if b.ctx.Err() != nil {
+		return // called off
+	}
+	f, stage := failureOf(err), ""
+	if at, ok := errors.AsType[stageError](err); ok {
+		stage = at.stage
+	}
+	level := slog.LevelError
+	if f.Kind == miosa.FailureImage {
+		level = slog.LevelWarn // its author's to mend
+	}
+	b.x.a.log.Log(b.ctx, level, "boot failed", "instance", b.x.id, "boot", b.number, "stage", stage, "kind", string(f.Kind), "err", err)
+	b.x.post(lifecycle.NotStarted{Boot: b.number, Failure: f})
+}
+
+// failureOf puts a boot that did not start into a customer's words. Of what is
+// the host's own fault they hear in which part of it: the log has the cause.
 func failureOf(err error) miosa.Failure {
 	f := miosa.Failure{Kind: miosa.FailureHost, At: time.Now().UTC()}
-	var img imageError
+	at, _ := errors.AsType[stageError](err)
+	said, _ := errors.AsType[*miosa.Error](err)
 	switch {
 	case errors.Is(err, syscall.ENOSPC) || miosa.CodeOf(err) == miosa.NoSpace:
 		f.Message = "the host's disk is full"
-	case errors.As(err, &img) && miosa.CodeOf(err) == miosa.Invalid:
-		f.Kind, f.Message = miosa.FailureImage, "the release cannot be made into a root file system: "+err.Error()
-	case errors.As(err, &img) && miosa.CodeOf(err) == miosa.NotFound:
+	case at.stage == "image" && miosa.CodeOf(err) == miosa.Invalid:
+		f.Kind, f.Message = miosa.FailureImage, "the release cannot be made into a root file system: "+said.Message
+	case at.stage == "image" && miosa.CodeOf(err) == miosa.NotFound:
 		f.Kind, f.Message = miosa.FailureImage, "the release's artefact is gone"
 	default:
-		f.Message = "the host could not start the virtual machine"
+		f.Message = cmp.Or(stageWords[at.stage], stageWords["launch"])
 	}
 	return f
 }

@@ -313,8 +313,7 @@ func (s *session) hello(now time.Time, h *guest.Hello) error {
 func (s *session) configure() error {
 	boot, err := s.b.bootMessage()
 	if err != nil {
-		s.b.x.a.log.Error("boot configuration", "instance", s.b.x.id, "err", err)
-		s.b.x.post(lifecycle.NotStarted{Boot: s.b.number, Failure: failureOf(err)})
+		s.b.failed(stageError{"configure", err})
 		return err
 	}
 	boot.Version = s.lines.Version()

@@ -119,6 +119,9 @@ func (c *call) explainInstance(i miosa.Instance) (resource.Explanation, error) {
 		e.Summary = fmt.Sprintf("%s failed for good after %d boots.", who, o.Boot)
 		e.NextStep = "Nothing more is tried until the next publish or restart of the service."
 	}
+	if o.Failure.Kind == miosa.FailureHost && (state == miosa.Pending || state == miosa.Starting || state == miosa.Failed) {
+		e.Reasons = append(e.Reasons, "that is the platform's fault and not the release's: its operator finds the cause in the platform's log, under "+i.ID)
+	}
 	if i.CreatedReason != "" {
 		e.Reasons = append(e.Reasons, "it was made because: "+i.CreatedReason)
 	}

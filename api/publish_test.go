@@ -285,6 +285,36 @@ func TestInstances(t *testing.T) {
 	p.want(409, "POST", "/runtime-instances/"+id+"/restart", nil)
 }
 
+// What the platform itself is to blame for is told as such.
+func TestWhyOfAFaultOfThePlatforms(t *testing.T) {
+	p := start(t, api.Config{})
+	dep := p.deploy("shop")
+	p.publish(dep, p.upload(dep, "x"), "/app/server")
+	p.settled(dep)
+	list, _ := p.want(200, "GET", "/runtime-instances", nil).at("data").([]any)
+	id := list[0].(map[string]any)["id"].(string)
+	const what, whose = "the host could not connect the instance to its network", "that is the platform's fault"
+	for _, state := range []miosa.InstanceState{miosa.Pending, miosa.Starting, miosa.Failed} {
+		p.Update(func(tx *store.Tx) error {
+			o, err := store.Load(tx, store.Observations, store.ObservationKey(p.Tenant.ID, dep, id))
+			if err != nil {
+				return err
+			}
+			o.State, o.Failure = state, miosa.Failure{Kind: miosa.FailureHost, Message: what}
+			return store.Save(tx, store.Observations, o)
+		})
+		if a := p.want(200, "GET", "/why/"+id, nil); !strings.Contains(a.Raw, what) || !strings.Contains(a.Raw, whose) {
+			t.Errorf("%s: %s", state, a.Raw)
+		}
+		if a := p.want(200, "GET", "/runtime-instances/"+id, nil); !strings.Contains(a.Raw, what) {
+			t.Errorf("%s: %s", state, a.Raw)
+		}
+		if a := p.want(200, "GET", "/why/"+dep, nil); !strings.Contains(a.Raw, what) {
+			t.Errorf("%s: %s", state, a.Raw)
+		}
+	}
+}
+
 func TestPromoteToAnotherEnvironment(t *testing.T) {
 	p := start(t, api.Config{})
 	dep := p.deploy("shop")

@@ -15,7 +15,7 @@ import (
 type Network interface {
 	// Attach makes, or finds again, the attachment of an instance: the same
 	// instance keeps its index, address, MAC and tap over restarts of the
-	// agent and of its VM.
+	// agent and of its VM. port is where its app listens; 0: nowhere.
 	Attach(ctx context.Context, instance string, port int, egressMbps int) (Attachment, error)
 	// Detach takes it back; unknown instances are no error.
 	Detach(ctx context.Context, instance string) error
@@ -37,7 +37,7 @@ type Attachment struct {
 	Index       int // unique on this host
 	UID         int // what the VM's process runs as, unique on this host; 0: the driver's default
 	NIC         vmm.NIC
-	Address     netip.AddrPort // where the host reaches the app
+	Address     netip.AddrPort // where the host reaches the app; may be none where it has no port
 	Nameservers []string       // for the guest's resolv.conf
 }
 

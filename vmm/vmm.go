@@ -71,7 +71,8 @@ type NIC struct {
 	MAC     string
 	Guest   netip.Prefix // the guest's address in its network
 	Gateway netip.Addr
-	// Forward, with user networking: this host address reaches GuestPort.
+	// Forward, with user networking: this host address reaches GuestPort. None
+	// for a guest that listens nowhere.
 	Forward   netip.AddrPort
 	GuestPort int
 }

@@ -53,7 +53,8 @@ type Network struct {
 	ports  map[string]place
 }
 
-// place is what the file keeps of an instance.
+// place is what the file keeps of an instance. One that listens nowhere, a
+// worker, has no port: 0.
 type place struct {
 	Index int `json:"index"`
 	Port  int `json:"port"`
@@ -73,7 +74,8 @@ func New(config Config, log *slog.Logger) (*Network, error) {
 }
 
 // Attach picks a free loopback port for the instance, or finds its port
-// again. An egress limit is not kept: there is nothing here to keep it with.
+// again; one with port 0 gets none, and no address. An egress limit is not
+// kept: there is nothing here to keep it with.
 func (n *Network) Attach(_ context.Context, instance string, port, _ int) (network.Attachment, error) {
 	switch {
 	case instance == "":
@@ -87,18 +89,29 @@ func (n *Network) Attach(_ context.Context, instance string, port, _ int) (netwo
 		return network.Attachment{}, err
 	}
 	at, known := n.ports[instance]
+	was := at
 	if !known {
+		at.Index = n.freeIndex()
+	}
+	if at.Port == 0 && port != 0 {
 		var err error
-		if at, err = n.free(instance); err != nil {
-			return network.Attachment{}, err
-		}
-		n.ports[instance] = at
-		if err := n.save(); err != nil {
-			delete(n.ports, instance)
+		if at.Port, err = n.freePort(instance); err != nil {
 			return network.Attachment{}, err
 		}
 	}
-	forward := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(at.Port))
+	if !known || at != was {
+		n.ports[instance] = at
+		if err := n.save(); err != nil {
+			if delete(n.ports, instance); known {
+				n.ports[instance] = was
+			}
+			return network.Attachment{}, err
+		}
+	}
+	var forward netip.AddrPort
+	if port != 0 {
+		forward = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(at.Port))
+	}
 	return network.Attachment{
 		Index: at.Index,
 		NIC: vmm.NIC{
@@ -113,32 +126,40 @@ func (n *Network) Attach(_ context.Context, instance string, port, _ int) (netwo
 	}, nil
 }
 
-// free looks for a port that nobody listens on, from a place that the
-// instance's name picks, and for the lowest free index.
-func (n *Network) free(instance string) (place, error) {
-	usedPort, usedIndex := make(map[int]bool), make(map[int]bool)
+func (n *Network) freeIndex() int {
+	used := make(map[int]bool)
 	for _, at := range n.ports {
-		usedPort[at.Port], usedIndex[at.Index] = true, true
+		used[at.Index] = true
 	}
-	at := place{}
-	for usedIndex[at.Index] {
-		at.Index++
+	index := 0
+	for used[index] {
+		index++
+	}
+	return index
+}
+
+// freePort looks for a port that nobody listens on, from a place that the
+// instance's name picks.
+func (n *Network) freePort(instance string) (int, error) {
+	used := make(map[int]bool)
+	for _, at := range n.ports {
+		used[at.Port] = true
 	}
 	hash := fnv.New32a()
 	hash.Write([]byte(instance))
 	count := n.config.LastPort - n.config.FirstPort + 1
 	for i := range count {
-		at.Port = n.config.FirstPort + (int(hash.Sum32()%uint32(count))+i)%count
-		if usedPort[at.Port] {
+		port := n.config.FirstPort + (int(hash.Sum32()%uint32(count))+i)%count
+		if used[port] {
 			continue
 		}
-		l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: at.Port})
+		l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
 		if err != nil {
 			continue
 		}
-		return at, l.Close()
+		return port, l.Close()
 	}
-	return place{}, miosa.Errorf(miosa.Unavailable, "no loopback port from %d to %d is free", n.config.FirstPort, n.config.LastPort)
+	return 0, miosa.Errorf(miosa.Unavailable, "no loopback port from %d to %d is free", n.config.FirstPort, n.config.LastPort)
 }
 
 // Detach gives the instance's port back.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/network"
+	"github.com/miosa/miosa/vmm"
 )
 
 func open(t *testing.T, config Config) *Network {
@@ -64,6 +65,34 @@ func TestPortsAreKeptOverRestarts(t *testing.T) {
 	}
 	if len(open(t, config).ports) != 0 {
 		t.Error("the detached instance is still known")
+	}
+}
+
+// What listens nowhere needs no port, and none is forwarded to it.
+func TestAWorkerHasNoPort(t *testing.T) {
+	config := Config{File: filepath.Join(t.TempDir(), "ports.json"), FirstPort: 20000, LastPort: 20000}
+	n := open(t, config)
+	first := attach(t, n, "ri_web")
+	for _, n := range []*Network{n, open(t, config)} {
+		a, err := n.Attach(t.Context(), "ri_worker", 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.NIC.Forward.IsValid() || a.Address.IsValid() || a.Index == first.Index || !a.NIC.Guest.IsValid() || len(a.Nameservers) == 0 {
+			t.Errorf("attachment is %+v", a)
+		}
+		base := vmm.Spec{ID: "ri_worker-1", VCPUs: 1, MemoryMB: 128, BaseDisk: "/base", DataDisk: "/data", NIC: a.NIC}
+		if err := base.Check(); err != nil {
+			t.Errorf("no driver could start it: %v", err)
+		}
+	}
+	if err := n.Detach(t.Context(), "ri_web"); err != nil {
+		t.Fatal(err)
+	}
+	// One that takes to listening gets a port then, and keeps its index.
+	again := attach(t, n, "ri_worker")
+	if again.Address.Port() != 20000 || again.Index == first.Index {
+		t.Errorf("attachment is %+v", again)
 	}
 }
 

@@ -606,6 +606,24 @@ func TestUserNetworking(t *testing.T) {
 	}
 }
 
+// A worker has no port to forward.
+func TestUserNetworkingOfAWorker(t *testing.T) {
+	h := newHost(t)
+	var err error
+	if h.network, err = user.New(user.Config{File: filepath.Join(h.config.DataDir, "ports")}, quiet); err != nil {
+		t.Fatal(err)
+	}
+	a, err := h.network.Attach(t.Context(), "ri_a", 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, data := h.disks(t, "ri_a")
+	vm := start(t, h.driver(t), vmm.Spec{ID: "ri_a-1", VCPUs: 1, MemoryMB: 128, BaseDisk: base, DataDisk: data, NIC: a.NIC, UID: a.UID})
+	s := vmmtest.Open(t, vm)
+	s.Boot("ri_a", a, "/app/app serve")
+	s.Phase("app_started")
+}
+
 func TestASharedRunDirectoryIsRefused(t *testing.T) {
 	h := newHost(t)
 	spec, _ := h.spec(t, "ri_a")
