@@ -50,7 +50,7 @@ func (s *Server) createTenant(c *call, in resource.TenantCreate) (resource.Tenan
 	}
 	t.CreatedAt = s.now().UTC()
 	t.UpdatedAt = t.CreatedAt
-	_, err = c.update(func(tx *store.Tx) error {
+	err = c.update(func(tx *store.Tx) error {
 		c.made.Tenant = t.ID
 		if err := txPlanExists(tx, t.Plan); err != nil {
 			return err
@@ -100,7 +100,7 @@ func (s *Server) patchTenant(c *call, in resource.TenantPatch) (resource.Tenant,
 	if err := f.err(); err != nil {
 		return resource.Tenant{}, err
 	}
-	_, err = c.update(func(tx *store.Tx) error {
+	err = c.update(func(tx *store.Tx) error {
 		t, err := store.Load(tx, store.Tenants, store.TenantKey(id))
 		if err != nil {
 			return err
@@ -210,7 +210,7 @@ func (c *call) writePlan(name string, in resource.PlanPut, exists bool) (resourc
 		}
 		return resource.Plan{}, err
 	}
-	_, err := c.update(func(tx *store.Tx) error {
+	err := c.update(func(tx *store.Tx) error {
 		c.made.Plan = name
 		p, err := store.Load(tx, store.Plans, store.PlanKey(name))
 		now := c.s.now().UTC()
@@ -291,7 +291,7 @@ func (s *Server) createAPIKey(c *call, in resource.APIKeyCreate) (resource.APIKe
 	if key.ID, err = s.newID(miosa.PrefixKey); err != nil {
 		return resource.APIKeyMinted{}, err
 	}
-	_, err = c.update(func(tx *store.Tx) error {
+	err = c.update(func(tx *store.Tx) error {
 		c.made = made{Key: key.ID, Secret: full}
 		if key.TenantID != "" {
 			tenant, err := store.Load(tx, store.Tenants, store.TenantKey(key.TenantID))
@@ -354,7 +354,7 @@ func (s *Server) revokeAPIKey(c *call, _ none) (resource.APIKey, error) {
 	if err != nil {
 		return resource.APIKey{}, err
 	}
-	_, err = c.update(func(tx *store.Tx) error {
+	err = c.update(func(tx *store.Tx) error {
 		key, err := store.Load(tx, store.APIKeys, at.Key)
 		if err != nil {
 			return err

@@ -48,7 +48,7 @@ func (s *Server) createDeployment(c *call, in resource.DeploymentCreate) (resour
 	if err != nil {
 		return resource.Deployment{}, err
 	}
-	_, err = c.updateRoom(func(tx *store.Tx) error {
+	err = c.updateRoom(func(tx *store.Tx) error {
 		c.made.Deployment = dep.ID
 		if err := c.roomForDeployment(tx); err != nil {
 			return err
@@ -198,7 +198,7 @@ func (s *Server) patchDeployment(c *call, in resource.DeploymentPatch) (resource
 	if w := in.ExternalWorkspaceID; w != nil && c.key.WorkspaceID != "" && *w != c.key.WorkspaceID {
 		return resource.Deployment{}, otherWorkspace()
 	}
-	_, err := c.update(func(tx *store.Tx) error {
+	err := c.update(func(tx *store.Tx) error {
 		dep, err := c.txDeployment(tx, c.r.PathValue("id"))
 		if err != nil {
 			return err
@@ -241,7 +241,7 @@ func (s *Server) deleteDeployment(c *call, _ none) (resource.Deleted, error) {
 	if err != nil {
 		return resource.Deleted{}, err
 	}
-	_, err = c.update(func(tx *store.Tx) error {
+	err = c.update(func(tx *store.Tx) error {
 		dep, err := c.txDeployment(tx, c.r.PathValue("id"))
 		if err != nil {
 			return err
@@ -295,7 +295,7 @@ func (c *call) purgeLeft(absent error) (string, error) {
 		return id, absent
 	}
 	marked := false
-	_, err := c.update(func(tx *store.Tx) error {
+	err := c.update(func(tx *store.Tx) error {
 		c.made.Deployment = id
 		dep, err := store.Load(tx, store.Deployments, store.DeploymentKey(c.tenant.ID, id))
 		if err != nil {

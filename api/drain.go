@@ -125,7 +125,7 @@ func (s *Server) createDrain(c *call, in resource.LogDrainCreate) (resource.LogD
 	if err := c.sealDrain(&d, secrets); err != nil {
 		return resource.LogDrain{}, err
 	}
-	_, err = c.updateRoom(func(tx *store.Tx) error {
+	err = c.updateRoom(func(tx *store.Tx) error {
 		c.made.Drain = d.ID
 		if err := c.roomForDrain(tx, d); err != nil {
 			return err
@@ -321,7 +321,7 @@ func (c *call) sealDrain(d *miosa.LogDrain, secrets drainSecrets) error {
 }
 
 func (s *Server) patchDrain(c *call, in resource.LogDrainPatch) (resource.LogDrain, error) {
-	_, err := c.update(func(tx *store.Tx) error {
+	err := c.update(func(tx *store.Tx) error {
 		d, err := c.txDrain(tx)
 		if err != nil {
 			return err
@@ -436,7 +436,7 @@ func withheld(d miosa.LogDrain, in resource.LogDrainPatch) bool {
 }
 
 func (s *Server) deleteDrain(c *call, _ none) (resource.Deleted, error) {
-	_, err := c.update(func(tx *store.Tx) error {
+	err := c.update(func(tx *store.Tx) error {
 		d, err := c.txDrain(tx)
 		if err != nil {
 			return err

@@ -29,7 +29,7 @@ func (s *Server) createEnvironment(c *call, in resource.EnvironmentCreate) (reso
 	if err := f.err(); err != nil {
 		return resource.Environment{}, err
 	}
-	_, err := c.updateRoom(func(tx *store.Tx) error {
+	err := c.updateRoom(func(tx *store.Tx) error {
 		dep, err := c.txDeployment(tx, c.r.PathValue("id"))
 		if err != nil {
 			return err
@@ -148,7 +148,7 @@ func (c *call) changeVars(environment string, values map[string]*string, secret 
 		fresh[key] = miosa.Var{Key: key, Sealed: sealed, Preview: preview(*value, secret), Secret: secret, UpdatedAt: now}
 	}
 	place := store.VarsKey(dep.TenantID, dep.ID, env.ID)
-	_, err = c.update(func(tx *store.Tx) error {
+	err = c.update(func(tx *store.Tx) error {
 		if _, err := c.txDeployment(tx, dep.ID); err != nil {
 			return err
 		}

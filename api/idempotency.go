@@ -169,12 +169,12 @@ func setAttempt(tx *store.Tx, place string, a attempt) error {
 // ETag. fn sets c.made, from which alone the handler goes on: a retry of a
 // request that was cut off after its transaction comes here too, and has
 // c.made without fn being run.
-func (c *call) update(fn func(tx *store.Tx) error) (int64, error) {
+func (c *call) update(fn func(tx *store.Tx) error) error {
 	r := c.retry
 	if r != nil && r.first.held() {
 		c.w.Header().Set("Idempotency-Replayed", "true")
 		c.etag = r.first.revision
-		return r.first.revision, c.readMade(r.first.Made)
+		return c.readMade(r.first.Made)
 	}
 	revision, err := store.Update(c.r.Context(), c.s.store, func(tx *store.Tx) error {
 		c.made = made{}
@@ -202,11 +202,11 @@ func (c *call) update(fn func(tx *store.Tx) error) (int64, error) {
 	if err == nil {
 		c.etag = revision
 	}
-	return revision, err
+	return err
 }
 
 func (c *call) writeMade() ([]byte, error) {
-	raw, err := json.Marshal(c.made)
+	raw, err := json.Marshal(c.made) //nolint:gosec // a secret among it is sealed below
 	if err == nil && c.route.SecretReply {
 		raw, err = c.seal(c.retry.key, raw)
 	}
@@ -249,7 +249,7 @@ func (c *call) settle(answer reply) (reply, error) {
 // was refused because another request with the key has done it meanwhile is
 // errTwin.
 func (c *call) refuse(refusal error) error {
-	first := attempt{}
+	var first attempt
 	var err error
 	if passes(refusal) {
 		first, err = c.attempted(c.retry.place)

@@ -58,7 +58,6 @@ func (m *mortal) Get(ctx context.Context, key string) (store.Entry, error) {
 type fallible struct {
 	platform
 	mortal *mortal
-	cfg    api.Config
 	deps   api.Deps
 }
 

@@ -120,7 +120,7 @@ func (c *call) changeInstance(event, message string, change func(i *miosa.Instan
 	if err != nil {
 		return resource.Instance{}, err
 	}
-	_, err = c.update(func(tx *store.Tx) error {
+	err = c.update(func(tx *store.Tx) error {
 		i, err := store.Load(tx, store.Instances, at.Key)
 		if err != nil {
 			return err

@@ -45,7 +45,7 @@ func (s *Server) publish(c *call, in resource.Publish) (resource.Published, erro
 	if err != nil {
 		return resource.Published{}, err
 	}
-	_, err = c.updateRoom(func(tx *store.Tx) error {
+	err = c.updateRoom(func(tx *store.Tx) error {
 		p := &publication{c: c, in: in, plan: plan}
 		if err := p.write(tx); err != nil {
 			return err

@@ -53,7 +53,7 @@ func (c *call) move(m move) (resource.Promoted, error) {
 	if err != nil {
 		return resource.Promoted{}, err
 	}
-	_, err = c.updateRoom(func(tx *store.Tx) error {
+	err = c.updateRoom(func(tx *store.Tx) error {
 		dep, err := c.txDeployment(tx, c.r.PathValue("id"))
 		if err != nil {
 			return err

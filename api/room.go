@@ -71,10 +71,10 @@ func (r *rooms) enter(ctx context.Context, tenant string) (leave func(), err err
 }
 
 // updateRoom is update of what adds something that the plan limits.
-func (c *call) updateRoom(fn func(tx *store.Tx) error) (int64, error) {
+func (c *call) updateRoom(fn func(tx *store.Tx) error) error {
 	leave, err := c.s.rooms.enter(c.r.Context(), c.tenant.ID)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer leave()
 	return c.update(fn)

@@ -261,7 +261,7 @@ func (c *call) changeService(at store.Location, change serviceChange) (resource.
 	if err != nil {
 		return resource.Service{}, err
 	}
-	_, err = c.updateRoom(func(tx *store.Tx) error {
+	err = c.updateRoom(func(tx *store.Tx) error {
 		dep, err := c.txDeployment(tx, at.DeploymentID)
 		if err != nil {
 			return err

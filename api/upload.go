@@ -223,7 +223,7 @@ func promisedDigest(h http.Header) (string, error) {
 
 // keepRelease makes the uploaded bytes a release of the deployment.
 func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifact.Stored, attribution miosa.Attribution) (resource.Release, error) {
-	_, err := c.updateRoom(func(tx *store.Tx) error {
+	err := c.updateRoom(func(tx *store.Tx) error {
 		var release miosa.Release
 		// It may have been deleted while the bytes came in.
 		if _, err := c.txDeployment(tx, dep.ID); err != nil {

@@ -133,7 +133,7 @@ func (s *Server) createWebhook(c *call, in resource.WebhookCreate) (resource.Web
 		return resource.WebhookSecret{}, err
 	}
 	hook.Secret = sealed
-	_, err = c.updateRoom(func(tx *store.Tx) error {
+	err = c.updateRoom(func(tx *store.Tx) error {
 		c.made = made{Webhook: hook.ID, Secret: signing}
 		if err := c.roomForWebhook(tx); err != nil {
 			return err
@@ -185,7 +185,7 @@ func (c *call) webhookDeployment(tx *store.Tx, ref string) (string, error) {
 }
 
 func (s *Server) patchWebhook(c *call, in resource.WebhookPatch) (resource.Webhook, error) {
-	_, err := c.update(func(tx *store.Tx) error {
+	err := c.update(func(tx *store.Tx) error {
 		hook, err := c.txWebhook(tx)
 		if err != nil {
 			return err
@@ -236,7 +236,7 @@ func (s *Server) patchWebhook(c *call, in resource.WebhookPatch) (resource.Webho
 }
 
 func (s *Server) deleteWebhook(c *call, _ none) (resource.Deleted, error) {
-	_, err := c.update(func(tx *store.Tx) error {
+	err := c.update(func(tx *store.Tx) error {
 		hook, err := c.txWebhook(tx)
 		if err != nil {
 			return err
@@ -269,7 +269,7 @@ func (s *Server) rotateWebhook(c *call, in resource.WebhookRotate) (resource.Web
 	if err != nil {
 		return resource.WebhookSecret{}, err
 	}
-	_, err = c.update(func(tx *store.Tx) error {
+	err = c.update(func(tx *store.Tx) error {
 		hook, err := c.txWebhook(tx)
 		if err != nil {
 			return err
@@ -312,7 +312,7 @@ func (s *Server) testWebhook(c *call, _ none) (resource.WebhookSent, error) {
 	if err != nil {
 		return resource.WebhookSent{}, err
 	}
-	_, err = c.update(func(tx *store.Tx) error {
+	err = c.update(func(tx *store.Tx) error {
 		c.made.Event = id
 		return c.auditWebhook(tx, hook, "tested", "a test of the webhook to "+hostOf(hook.URL), id)
 	})

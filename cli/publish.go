@@ -266,9 +266,9 @@ func find(ctx context.Context, c *client.Client, name string) (resource.Deployme
 	case 1:
 		return found[0], nil
 	}
-	message := fmt.Sprintf("%d deployments are called %q: name one by its ID", len(found), name)
+	var which strings.Builder
 	for _, d := range found {
-		message += fmt.Sprintf("\n  %s  %s  %s", d.ID, d.Slug, d.PublicURL)
+		fmt.Fprintf(&which, "\n  %s  %s  %s", d.ID, d.Slug, d.PublicURL)
 	}
-	return resource.Deployment{}, usagef("%s", message)
+	return resource.Deployment{}, usagef("%d deployments are called %q: name one by its ID%s", len(found), name, which.String())
 }

@@ -105,5 +105,6 @@ func (Purge) effect()   {}
 type router struct {
 	generation int64
 	inFlight   map[string]int
+	faults     map[string]string
 	heard      time.Time
 }

@@ -237,9 +237,15 @@ func (m *Machine) reported(now time.Time, r routing.Report, t *touched) {
 			}
 		}
 	}
+	for id, why := range r.Faults {
+		if i, ok := m.w.instances[id]; ok && known.faults[id] != why {
+			t.env(i.EnvironmentID)
+		}
+	}
 	known.heard = now
 	known.generation = max(known.generation, r.Generation)
 	known.inFlight = r.InFlight
+	known.faults = r.Faults
 }
 
 // waiting marks every environment that waits for routers.

@@ -2,6 +2,8 @@ package control
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,6 +32,23 @@ func (p *pass) words(i miosa.Instance) []miosa.Word {
 		}
 		if id := r.ID + "/" + what; text != "" && !told[id] && !p.told[i.ServiceID+"/"+i.VersionID+"/"+id] {
 			out = append(out, miosa.Word{ID: id, At: p.now, Text: text})
+		}
+	}
+	return out
+}
+
+// faults are what routers found wrong with an instance's app and its log does
+// not tell yet. Every instance speaks for itself.
+func (p *pass) faults(i miosa.Instance) []miosa.Word {
+	var out []miosa.Word
+	told := func(id string) bool {
+		is := func(w miosa.Word) bool { return w.ID == id }
+		return slices.ContainsFunc(i.Words, is) || slices.ContainsFunc(out, is)
+	}
+	for _, router := range slices.Sorted(maps.Keys(p.m.routers)) {
+		why := clipped(p.m.routers[router].faults[i.ID])
+		if id := "fault/" + why; why != "" && !told(id) {
+			out = append(out, miosa.Word{ID: id, At: p.now, Text: why})
 		}
 	}
 	return out
@@ -108,27 +127,37 @@ func (p *pass) speakers() {
 	}
 }
 
-// tell adds what is due to an instance that speaks.
+// tell adds what is due to an instance's words.
 func (p *pass) tell(i *miosa.Instance) bool {
-	group := i.ServiceID + "/" + i.VersionID
-	if i.ID == "" && i.HostID != "" && p.speaker[group] == "" {
-		p.speaker[group] = "the one that is made now"
-	} else if i.ID == "" || p.speaker[group] != i.ID {
-		return false
+	due := p.faults(*i)
+	if p.speaks(*i) {
+		for _, w := range p.words(*i) {
+			p.told[i.ServiceID+"/"+i.VersionID+"/"+w.ID] = true
+			due = append(due, w)
+		}
 	}
-	due := p.words(*i)
 	if len(due) == 0 {
 		return false
-	}
-	for _, w := range due {
-		p.told[group+"/"+w.ID] = true
 	}
 	all := append(append([]miosa.Word(nil), i.Words...), due...)
 	i.Words = all[max(0, len(all)-miosa.MaxWords):]
 	return true
 }
 
-// clipped bounds what a rollout's reason may add to a record.
+// speaks reports whether the instance is the one that speaks for its group.
+func (p *pass) speaks(i miosa.Instance) bool {
+	group := i.ServiceID + "/" + i.VersionID
+	if i.ID != "" {
+		return p.speaker[group] == i.ID
+	}
+	if i.HostID == "" || p.speaker[group] != "" {
+		return false
+	}
+	p.speaker[group] = "the one that is made now"
+	return true
+}
+
+// clipped bounds what a reason may add to a record.
 func clipped(reason string) string {
 	return strings.ToValidUTF8(reason[:min(len(reason), 2<<10)], "\uFFFD")
 }

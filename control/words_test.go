@@ -9,6 +9,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/control"
+	"github.com/miosa/miosa/routing"
 )
 
 // stage is an environment with two healthy instances of version 1, and what the
@@ -173,4 +174,28 @@ func TestALogLimitIsCarried(t *testing.T) {
 			t.Errorf("%+v", i)
 		}
 	}
+}
+
+// What a router finds wrong with an app is told in that instance's log, once,
+// however often and by how many routers it is said.
+func TestAFaultIsToldOf(t *testing.T) {
+	s := newStage(t)
+	const fault = "the app sent more than one answer"
+	report := func(router string, faults map[string]string) {
+		s.now = s.now.Add(time.Second)
+		s.carryOut(s.m.Handle(s.now, control.Reported{Report: routing.Report{RouterID: router, Generation: 1, Faults: faults, At: s.now}}))
+	}
+	report("router-1", nil)
+	s.want("ri_old1")
+	for range 2 {
+		report("router-1", map[string]string{"ri_old1": fault, "ri_of_nobody": fault})
+		report("router-2", map[string]string{"ri_old1": fault})
+	}
+	s.want("ri_old1", fault)
+	s.want("ri_old0")
+	if i := s.all["ri_old1"]; i.Generation != 2 || i.RestartNonce != 0 || i.Goal != miosa.GoalRun {
+		t.Errorf("%+v", i)
+	}
+	report("router-2", map[string]string{"ri_old1": "another"})
+	s.want("ri_old1", fault, "another")
 }

@@ -451,7 +451,7 @@ func TestNoEmptySuccess(t *testing.T) {
 			if _, err := readHead(br); err != nil {
 				return
 			}
-			_, _ = io.WriteString(c, "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno")
+			_, _ = io.WriteString(c, "HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\nno")
 			_, _ = io.Copy(io.Discard, br)
 		}
 	}

@@ -63,6 +63,8 @@ type platformConfig struct {
 	otlpTraces                                      string         // endpoint; "": none
 	victoriaLogs                                    map[int]string // by the days that each keeps lines for; empty: logs are kept here
 	allowTargets                                    []netip.Prefix // addresses that customers may name though they are not public
+	trustedProxies                                  []netip.Prefix
+	proxyProtocol                                   bool
 }
 
 // platform is every role in one process, in the order in which they start.
@@ -359,7 +361,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 	if p.access, err = openAccessLog(p.cfg.accessLog); err != nil {
 		return err
 	}
-	routerConfig := edge.Config{RouterID: "router-" + c.id, Listener: httpListener, Traffic: p.history}
+	routerConfig := edge.Config{RouterID: "router-" + c.id, Listener: httpListener, Traffic: p.history, TrustedProxies: p.cfg.trustedProxies, ProxyProtocol: p.cfg.proxyProtocol}
 	if p.access != nil {
 		p.opened(p.access)
 		routerConfig.AccessLog = p.access
