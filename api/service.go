@@ -35,21 +35,18 @@ func (c *call) serviceViews(environment string, dep miosa.Deployment, left bool)
 	}
 	out := []resource.Service{}
 	for _, env := range envs {
-		services, active, err := c.named(dep, env)
+		st, err := c.standing(env)
 		if err != nil {
 			return nil, err
 		}
-		rollout, err := c.liveRollout(env)
+		services, err := c.servicesOf(env)
 		if err != nil {
 			return nil, err
-		}
-		if left {
-			if services, err = c.servicesOf(env); err != nil {
-				return nil, err
-			}
 		}
 		for _, s := range services {
-			out = append(out, serviceView(s, active, rollout, instances))
+			if left || st.names(s.ID) {
+				out = append(out, serviceView(s, st, instances))
+			}
 		}
 	}
 	return out, nil
@@ -97,11 +94,7 @@ func (c *call) showService(at store.Location, dep miosa.Deployment) (resource.Se
 	if err != nil {
 		return resource.Service{}, err
 	}
-	active, err := c.version(dep, env.ActiveVersionID)
-	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
-		return resource.Service{}, err
-	}
-	rollout, err := c.liveRollout(env)
+	st, err := c.standing(env)
 	if err != nil {
 		return resource.Service{}, err
 	}
@@ -110,7 +103,7 @@ func (c *call) showService(at store.Location, dep miosa.Deployment) (resource.Se
 		return resource.Service{}, err
 	}
 	c.etag = service.Revision
-	return serviceView(service, active, rollout, instances), nil
+	return serviceView(service, st, instances), nil
 }
 
 // serviceChange is what one request wants of a service.
@@ -186,14 +179,15 @@ func (c *call) changeNamed(environment, name string, change serviceChange) (reso
 	if err != nil {
 		return resource.Deployment{}, err
 	}
-	services, active, err := c.named(dep, env)
+	st, err := c.standing(env)
 	if err != nil {
 		return resource.Deployment{}, err
 	}
-	if routed, ok := active.Routed(); ok && name == "" {
-		name = routed.ServiceID
+	services, err := c.servicesOf(env)
+	if err != nil {
+		return resource.Deployment{}, err
 	}
-	service, err := pick(services, name)
+	service, err := pick(services, st, name)
 	if err != nil {
 		return resource.Deployment{}, err
 	}
@@ -205,23 +199,55 @@ func (c *call) changeNamed(environment, name string, change serviceChange) (reso
 	return c.showMade()
 }
 
-// pick finds a service by name or ID; without one, the web service, or the only one.
-func pick(services []miosa.Service, name string) (miosa.Service, error) {
+// pick finds a service by name or ID, of those that are live or to be; without
+// one, that which requests go to, or the only one.
+func pick(services []miosa.Service, st standing, name string) (miosa.Service, error) {
+	services = slices.DeleteFunc(services, func(s miosa.Service) bool { return !st.names(s.ID) })
 	if len(services) == 0 {
 		return miosa.Service{}, conflict("nothing_published", "nothing was published yet, so there is no service: publish first")
 	}
+	var found []miosa.Service
 	for _, s := range services {
-		if name == "" && s.Type == miosa.ServiceWeb || name != "" && (s.Name == name || s.ID == name) {
-			return s, nil
+		if name == "" && s.ID == st.routed() || name != "" && (s.Name == name || s.ID == name) {
+			found = append(found, s)
 		}
 	}
-	if name != "" {
+	switch {
+	case len(found) > 0:
+		// What is to be may have another one of a name.
+		if n := slices.IndexFunc(found, func(s miosa.Service) bool { _, live := st.active.Service(s.ID); return live }); n > 0 {
+			return found[n], nil
+		}
+		return found[0], nil
+	case name != "":
 		return miosa.Service{}, absent("service", name)
-	}
-	if len(services) == 1 {
+	case len(services) == 1:
 		return services[0], nil
 	}
-	return miosa.Service{}, invalidField("service", "is needed: there is no web service")
+	return miosa.Service{}, invalidField("service", "is needed: requests go to none of the services")
+}
+
+// txNames holds when a service is part of what is live in its environment, or
+// is to be: one that has left is not there for who wants to change it.
+func (c *call) txNames(tx *store.Tx, dep miosa.Deployment, env miosa.Environment, service string) error {
+	live, err := c.txLive(tx, env)
+	if err != nil {
+		return err
+	}
+	ids := []string{env.ActiveVersionID}
+	if live.Live() {
+		ids = append(ids, live.TargetID)
+	}
+	for _, id := range ids {
+		v, err := c.version(dep, id) // its services never change
+		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+			return err
+		}
+		if _, ok := v.Service(service); ok {
+			return nil
+		}
+	}
+	return absent("service", service)
 }
 
 // changeService writes the change. What a version freezes makes a new version
@@ -257,10 +283,8 @@ func (c *call) changeService(at store.Location, change serviceChange) (resource.
 		if err != nil {
 			return err
 		}
-		if named, _, err := c.named(dep, env); err != nil {
+		if err := c.txNames(tx, dep, env, service.ID); err != nil {
 			return err
-		} else if !slices.ContainsFunc(named, func(s miosa.Service) bool { return s.ID == service.ID }) {
-			return absent("service", service.ID)
 		}
 		if change.unfrozen() {
 			if service, err = c.txService(tx, service, change.patch, plan); err != nil {
