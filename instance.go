@@ -148,8 +148,16 @@ type Observation struct {
 	LastProbe     string // what the last probe saw, in words
 	Failure       Failure
 	Phases        []Phase // of the present boot, in order
+	ClockSetBack  ClockSetBack
 	ReportedAt    time.Time
 	Revision      int64
+}
+
+// ClockSetBack is the last time that a guest's clock was far ahead of its
+// host's and was set back, as far as that was told.
+type ClockSetBack struct {
+	At time.Time
+	By time.Duration
 }
 
 // Phase is a named moment of a boot.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/lifecycle"
 	"github.com/miosa/miosa/timekeeping"
 	"github.com/miosa/miosa/wire/guest"
 )
@@ -18,7 +19,7 @@ import (
 func TestTheSessionKeepsTheClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &Agent{log: slog.New(slog.DiscardHandler)}
-		x := &actor{a: a, journal: a.newJournal(miosa.Instance{ID: "ri_a"})}
+		x := &actor{a: a, inbox: make(chan lifecycle.Event, 10), journal: a.newJournal(miosa.Instance{ID: "ri_a"})}
 		b := &boot{x: x, number: 1, ctx: t.Context(), slot: func() {}}
 		ours, theirs := net.Pipe()
 		vm := dead{done: make(chan struct{})} // it lives until the end of the test
@@ -67,6 +68,14 @@ func TestTheSessionKeepsTheClock(t *testing.T) {
 			if set := back.Load() > m; set != (by > timekeeping.Slewed) {
 				t.Errorf("set by %s, it was set back: %t", by, set)
 			}
+		}
+		select {
+		case ev := <-x.inbox:
+			if set, ok := ev.(lifecycle.ClockSetBack); !ok || set.Boot != 1 || (set.By-8*time.Second).Abs() > 100*time.Millisecond {
+				t.Errorf("%#v", ev)
+			}
+		default:
+			t.Error("nobody is told that it was set back")
 		}
 		close(vm.done)
 		ours.Close()

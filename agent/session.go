@@ -402,12 +402,13 @@ func (s *session) saw(at time.Time, p *guest.Ping) {
 		Asked: moment(s.asked.at), Answered: moment(at), Wall: p.Clock.Wall, Raw: p.Clock.Raw, Rate: p.Clock.Rate,
 	})
 	s.ask.Reset(out.Next)
-	if out.Event != "" {
-		s.b.x.journal.say(at.UTC(), out.Event)
-	}
 	if a := out.Adjust; a != nil {
 		s.b.x.a.log.Debug("a guest's clock is put right", "instance", s.b.x.id, "step", a.Step, "ppb", a.Rate, "slew", a.SlewFor)
 		_ = s.write(guest.Message{Adjust: &guest.Adjust{StepNS: int64(a.Step), Rate: a.Rate, Slew: a.Slew, SlewNS: int64(a.SlewFor)}})
+	}
+	if out.Event != "" {
+		s.b.x.journal.say(at.UTC(), out.Event)
+		s.b.x.post(lifecycle.ClockSetBack{Boot: s.b.number, By: out.SetBack, At: at.UTC()})
 	}
 }
 

@@ -201,6 +201,8 @@ func transition(was, is miosa.Observation) (kind, message string, ok bool) {
 		return "instance.booted", "its virtual machine runs", true
 	case is.State == miosa.Starting && len(is.Phases) > len(was.Phases) && is.Phases[len(is.Phases)-1].Name == "app_started":
 		return "instance.launched", "its run command was started", true
+	case is.ClockSetBack.At.After(was.ClockSetBack.At):
+		return "instance.clock_set_back", fmt.Sprintf("the guest's clock was %s ahead of its host's: it was set back", is.ClockSetBack.By.Round(time.Millisecond)), true
 	}
 	return "", "", false
 }

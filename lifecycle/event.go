@@ -58,6 +58,13 @@ type (
 		Boot      int
 		LastLines []string
 	}
+	// ClockSetBack: the guest's clock was By ahead of its host's, and was set
+	// back.
+	ClockSetBack struct {
+		Boot int
+		By   time.Duration
+		At   time.Time
+	}
 	// Tick: nothing but time has passed.
 	Tick struct{}
 )
@@ -73,6 +80,8 @@ func (e Probed) boot() int     { return e.Boot }
 func (e Exited) boot() int     { return e.Boot }
 func (e Vanished) boot() int   { return e.Boot }
 func (e Silent) boot() int     { return e.Boot }
+
+func (e ClockSetBack) boot() int { return e.Boot }
 
 // Effect is something the agent is to carry out, in the order given.
 type Effect interface{ effect() }

@@ -31,6 +31,9 @@ const (
 	// WorkerSettles is how long a worker's process must run to be called
 	// healthy, so that one which dies at once never is.
 	WorkerSettles = time.Second
+	// clockTold is how long nothing is reported of an instance's clock after the
+	// last time: an app may set it wrong as often as it likes.
+	clockTold = time.Hour
 	// resumeDeadline is the least that is left of BootDeadline to a boot that is
 	// taken up again.
 	resumeDeadline = 30 * time.Second
@@ -150,6 +153,10 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 		out = m.exited(now, e)
 	case Vanished:
 		out = m.vanished(now, e)
+	case ClockSetBack:
+		if e.At.Sub(m.obs.ClockSetBack.At) >= clockTold {
+			m.obs.ClockSetBack = miosa.ClockSetBack{At: e.At, By: e.By}
+		}
 	case Silent:
 		if m.vm != vmRunning || !m.worker() && m.obs.State == miosa.Healthy {
 			break // it boots, which has its own deadline; or it answers its health checks, which counts for more
@@ -175,10 +182,11 @@ type key struct {
 	vm         vmState
 	failed     time.Time
 	behind     int
+	setBack    time.Time
 }
 
 func (m *Machine) key() key {
-	return key{m.obs.State, m.obs.Boot, m.obs.VMID, m.obs.Generation, m.vm, m.obs.Failure.At, m.behind}
+	return key{m.obs.State, m.obs.Boot, m.obs.VMID, m.obs.Generation, m.vm, m.obs.Failure.At, m.behind, m.obs.ClockSetBack.At}
 }
 
 func (m *Machine) report(now time.Time) Effect {

@@ -91,6 +91,8 @@ func (s *stage) line(l transcript.Line) (string, error) {
 		s.feed(lifecycle.Vanished{Boot: boot, LastLines: lines})
 	case "vm silent":
 		s.feed(lifecycle.Silent{Boot: boot})
+	case "clock ahead":
+		s.feed(lifecycle.ClockSetBack{Boot: boot, By: l.Duration("by", 0), At: s.now})
 	case "boot fails":
 		s.feed(lifecycle.NotStarted{Boot: boot, Failure: miosa.Failure{Kind: miosa.FailureKind(l.Text("kind", "host")), Message: l.Text("why", "the host could not start it")}})
 	case "wait":
@@ -219,6 +221,9 @@ func (s *stage) words(o miosa.Observation) string {
 	}
 	if len(o.Failure.LastLines) > 0 {
 		w += fmt.Sprintf(" said %q", o.Failure.LastLines)
+	}
+	if c := o.ClockSetBack; c.At.Equal(s.now) && !c.At.IsZero() {
+		w += fmt.Sprintf(", its clock was set back by %s", c.By)
 	}
 	return w
 }

@@ -175,6 +175,7 @@ type observationRecord struct {
 	LastProbe     string              `json:"last_probe,omitempty"`
 	Failure       failureRecord       `json:"failure,omitzero"`
 	Phases        []phaseRecord       `json:"phases,omitempty"`
+	ClockSetBack  clockSetBackRecord  `json:"clock_set_back,omitzero"`
 	ReportedAt    time.Time           `json:"reported_at,omitzero"`
 }
 
@@ -200,6 +201,7 @@ func observationToRecord(v miosa.Observation) observationRecord {
 		LastProbe:     v.LastProbe,
 		Failure:       failureToRecord(v.Failure),
 		Phases:        each(v.Phases, phaseToRecord),
+		ClockSetBack:  clockSetBackToRecord(v.ClockSetBack),
 		ReportedAt:    utc(v.ReportedAt),
 	}
 }
@@ -226,8 +228,22 @@ func (r observationRecord) noun() miosa.Observation {
 		LastProbe:     r.LastProbe,
 		Failure:       r.Failure.noun(),
 		Phases:        each(r.Phases, phaseRecord.noun),
+		ClockSetBack:  r.ClockSetBack.noun(),
 		ReportedAt:    r.ReportedAt,
 	}
+}
+
+type clockSetBackRecord struct {
+	At time.Time     `json:"at,omitzero"`
+	By time.Duration `json:"by_ns,omitempty"`
+}
+
+func clockSetBackToRecord(v miosa.ClockSetBack) clockSetBackRecord {
+	return clockSetBackRecord{At: utc(v.At), By: v.By}
+}
+
+func (r clockSetBackRecord) noun() miosa.ClockSetBack {
+	return miosa.ClockSetBack{At: r.At, By: r.By}
 }
 
 type failureRecord struct {

@@ -74,6 +74,8 @@ type Outcome struct {
 	Adjust *Adjust       // nil: nothing is to be done
 	Next   time.Duration // until the next exchange should be
 	Event  string        // what the instance's log should say, ""
+	// SetBack is how far ahead the clock was, with Event; else 0.
+	SetBack time.Duration
 }
 
 // Keeper keeps one guest's clock. The zero value knows nothing yet. What a
@@ -221,7 +223,7 @@ func (k *Keeper) decide(s *sample, rate, sure float64) (out Outcome) {
 		a.Step = -off
 		if !k.ever || s.mono-k.told >= tellEvery {
 			k.told, k.ever = s.mono, true
-			out.Event = fmt.Sprintf("the clock was %s ahead of its host's: it was set back", words(off))
+			out.SetBack, out.Event = off, fmt.Sprintf("the clock was %s ahead of its host's: it was set back", words(off))
 		}
 	default:
 		if !known {
