@@ -70,7 +70,7 @@ func New(cfg Config) (*Client, error) {
 	c.key.Store(&cfg.Key)
 	if c.http == nil {
 		c.http = &http.Client{Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second, ForceAttemptHTTP2: true,
+			DialContext: dial, Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second, ForceAttemptHTTP2: true,
 			ExpectContinueTimeout: 2 * time.Second, // see Upload
 		}}
 	}

@@ -64,6 +64,17 @@ func (b *Box) Open(ctx context.Context, tenantID, aad string, sealed []byte) ([]
 	return open(key, sealed, 1, bind(tenantID, aad))
 }
 
+// Check reports why what is sealed for a tenant could not be opened, nil for a
+// tenant without a data key.
+func (b *Box) Check(ctx context.Context, tenantID string) error {
+	wrapped, revision, err := b.keys.DataKey(ctx, tenantID)
+	if err != nil || revision == 0 {
+		return err
+	}
+	_, _, err = b.unwrap(ctx, tenantID, wrapped)
+	return err
+}
+
 // Rewrap wraps a tenant's data key under the keeper's present key, if a
 // former one wrapped it; values stay as they are. It does nothing for a
 // tenant without a data key.

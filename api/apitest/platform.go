@@ -173,6 +173,7 @@ type Uploads struct {
 	mu       sync.Mutex
 	received int   // guarded by mu
 	fail     error // guarded by mu
+	refusal  error // guarded by mu
 }
 
 // Fail makes every further upload end with err; nil: no longer.
@@ -180,6 +181,14 @@ func (u *Uploads) Fail(err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.fail = err
+}
+
+// RefuseAtOnce makes every further upload end with err once its first bytes are
+// there; nil: no longer.
+func (u *Uploads) RefuseAtOnce(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.refusal = err
 }
 
 // Received is how many uploads came to their end.
@@ -191,6 +200,15 @@ func (u *Uploads) Received() int {
 
 // Receive reads the body and checks its digest.
 func (u *Uploads) Receive(_ context.Context, upload artifact.Upload) (artifact.Stored, error) {
+	u.mu.Lock()
+	refusal := u.refusal
+	u.mu.Unlock()
+	if refusal != nil {
+		if _, err := io.ReadFull(upload.Body, make([]byte, 6)); err != nil {
+			return artifact.Stored{}, err
+		}
+		return artifact.Stored{}, refusal
+	}
 	h := sha256.New()
 	n, err := io.Copy(h, upload.Body)
 	if _, ok := errors.AsType[*miosa.Error](err); ok {

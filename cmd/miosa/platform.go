@@ -40,7 +40,6 @@ import (
 	"github.com/miosa/miosa/outbound"
 	"github.com/miosa/miosa/ration"
 	"github.com/miosa/miosa/secret"
-	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/etcd"
 	"github.com/miosa/miosa/trace"
 	"github.com/miosa/miosa/usage/ledger"
@@ -317,15 +316,11 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 	if err := p.openStores(ctx); err != nil {
 		return err
 	}
-	keeper, err := secret.OpenFileKeeper(c.path("keys", "master.key"))
+	vault, hostKey, err := p.openKeys(ctx)
 	if err != nil {
 		return err
 	}
-	hostKey, err := secret.OpenHostKey(c.path("keys", "host.key"))
-	if err != nil {
-		return err
-	}
-	p.vault = secret.NewBox(keeper, store.DataKeys{Store: p.store})
+	p.vault = vault
 	targets := outbound.Guard{Allow: p.cfg.allowTargets}
 	if err := p.openSenders(targets); err != nil {
 		return err
