@@ -3,7 +3,6 @@ package sim
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/miosa/miosa"
@@ -413,20 +412,28 @@ func (c *checker) settledRoutes() error {
 		}
 		v := c.versions[env.ActiveVersionID]
 		for _, r := range c.s.routers {
-			pool, want := r.table.Routes[name], c.backends(v, time.Second)
-			var got []string
-			for _, b := range pool.Backends {
-				got = append(got, b.InstanceID)
+			pool := r.table.Routes[name]
+			if pool.VersionID != v.ID || pool.ServiceID != routedOf(v) {
+				return fmt.Errorf("in the end %s sends %s to %s of %s, not to %s of %s", r.id, name, pool.ServiceID, pool.VersionID, routedOf(v), v.ID)
 			}
-			if pool.VersionID != v.ID || pool.ServiceID != routedOf(v) || !slices.Equal(got, want) {
-				return fmt.Errorf("in the end %s sends %s to %s of %s, %v, not to %s of %s, %v", r.id, name, pool.ServiceID, pool.VersionID, got, routedOf(v), v.ID, want)
+			held := map[string]bool{}
+			for _, b := range pool.Backends {
+				held[b.InstanceID] = true
+				if i := c.instances[b.InstanceID]; i.VersionID != v.ID || i.ServiceID != routedOf(v) {
+					return fmt.Errorf("in the end %s sends %s to %s, which is of %s of %s", r.id, name, i.ID, i.ServiceID, i.VersionID)
+				}
+			}
+			for _, id := range c.backends(v, time.Second) {
+				if !held[id] {
+					return fmt.Errorf("in the end %s does not send %s to %s, which is healthy", r.id, name, id)
+				}
 			}
 		}
 	}
 	for _, r := range c.s.routers {
 		for _, name := range sortedIDs(r.table.Routes) {
 			for _, b := range r.table.Routes[name].Backends {
-				if i := c.instances[b.InstanceID]; i.State() != miosa.Healthy {
+				if i := c.instances[b.InstanceID]; i.State() != miosa.Healthy && c.s.now.Sub(c.since[i.ID]) >= time.Second {
 					return fmt.Errorf("in the end %s routes %s to %s, which is %s", r.id, name, b.InstanceID, i.State())
 				}
 			}
