@@ -17,6 +17,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/agent"
+	"github.com/miosa/miosa/agent/spool"
 	"github.com/miosa/miosa/logs"
 	"github.com/miosa/miosa/network"
 	"github.com/miosa/miosa/vmm"
@@ -243,6 +244,7 @@ type rig struct {
 	dir     string
 	control *control
 	store   *store
+	logs    spool.Shipper // store, unless it is another
 	start   func() (stop func())
 	agent   *agent.Agent // the one started last
 	driver  *sim.Driver
@@ -341,11 +343,11 @@ func newRig(t *testing.T, command string) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{dir: dir, control: c, store: s, driver: driver, network: wires{addr}}
+	r := &rig{dir: dir, control: c, store: s, logs: s, driver: driver, network: wires{addr}}
 	r.start = func() (stop func()) {
 		cfg := agent.Config{
 			Dir: filepath.Join(dir, "agent"), Host: miosa.Host{ID: "host_1"}, Driver: driver, Network: r.network, Usage: r.usage, Images: images{base},
-			Opener: open{}, Link: c, Logs: s, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+			Opener: open{}, Link: c, Logs: r.logs, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 		}
 		if r.counts {
 			cfg.Network = counted{wires{addr}}

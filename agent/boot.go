@@ -13,6 +13,7 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/lifecycle"
 	"github.com/miosa/miosa/network"
+	"github.com/miosa/miosa/timekeeping"
 	"github.com/miosa/miosa/vmm"
 )
 
@@ -37,6 +38,9 @@ type boot struct {
 	resumed bool // the VM is a copy that waits for its configuration
 	// talks: the guest may have lines to say. Its goroutine's, until that is over.
 	talks bool
+	// clock keeps the guest's, by ours since clockFrom. Its goroutine's as well.
+	clock     timekeeping.Keeper
+	clockFrom time.Time
 }
 
 func newBoot(ours context.Context, x *actor, number int) *boot {

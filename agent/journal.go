@@ -108,13 +108,12 @@ func (j *journal) resume(d tailDump) {
 	}
 }
 
-// add takes a guest's lines and reports whether they are held.
-func (j *journal) add(boot int, batch *guest.Lines) bool {
+// add takes a guest's lines, which came at now, and reports whether they are held.
+func (j *journal) add(now time.Time, boot int, batch *guest.Lines) bool {
 	j.tail.add(boot, batch)
 	if j.spool == nil {
 		return true
 	}
-	now := time.Now().UTC()
 	i, err := j.instance(now)
 	if err == nil {
 		j.settle(now, i, boot)

@@ -13,6 +13,7 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/lifecycle"
 	"github.com/miosa/miosa/network"
+	"github.com/miosa/miosa/timekeeping"
 	"github.com/miosa/miosa/vmm"
 	"github.com/miosa/miosa/wire/cell"
 	"github.com/miosa/miosa/wire/guest"
@@ -22,9 +23,11 @@ const (
 	redial        = 50 * time.Millisecond
 	redialSlowest = 5 * time.Second
 	pingEvery     = 15 * time.Second
-	silentFor     = 90 * time.Second // without any word: the guest is deaf
-	lastWords     = 2 * time.Second  // from the end of the process to the end of its stream, all of it read
-	persistLag    = time.Second      // how long the last lines wait to be written down for failure reports
+	silentFor     = 90 * time.Second       // without any word: the guest is deaf
+	firstAsk      = 250 * time.Millisecond // for the time: the app's own start comes first
+	askAgain      = 15 * time.Second       // what was not answered
+	lastWords     = 2 * time.Second        // from the end of the process to the end of its stream, all of it read
+	persistLag    = time.Second            // how long the last lines wait to be written down for failure reports
 	ackLag        = 150 * time.Millisecond
 	ackBytes      = 512 << 10        // of the guest's ring, at which it waits no longer
 	lineCost      = 64               // what a line costs in the ring beside its text
@@ -122,6 +125,13 @@ type session struct {
 	unacked int       // bytes of the guest's ring
 	tailed  time.Time // when the tail was written
 	tailN   uint64    // its last line then
+	// ask fires when the guest's clock is to be read, once it runs; nil: never.
+	ask    *time.Timer
+	asking bool
+	asked  struct { // last, and not answered: 0
+		seq uint64
+		at  time.Time
+	}
 }
 
 // converse speaks over one connection until it breaks or the VM ends.
@@ -141,6 +151,9 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session, heard *ti
 			return err
 		}
 	}
+	s.ask = time.NewTimer(0)
+	s.ask.Stop()
+	defer s.ask.Stop()
 	hello := time.NewTimer(guest.HelloTimeout)
 	ping, persist := time.NewTicker(pingEvery), time.NewTicker(b.x.journal.lag())
 	done := vm.Done()
@@ -156,13 +169,14 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session, heard *ti
 		case <-done:
 			// What it said last is still on its way through the socket.
 			done, last = nil, time.After(lastWords)
+			s.ask.Stop()
 		case <-last:
 			return nil
 		case err = <-broken:
 			s.rest(messages)
 		case m := <-messages:
 			*heard = time.Now()
-			err = s.handle(m)
+			err = s.handle(m.at, m.Message)
 		case <-hello.C:
 			if !lines.Live() {
 				b.silent(*heard)
@@ -174,6 +188,8 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session, heard *ti
 			if err = s.acknowledge(); err == nil && !s.stalled.IsZero() && time.Now().After(s.stalled) {
 				err = errStalled
 			}
+		case <-s.ask.C:
+			s.askTime()
 		case <-ping.C:
 			b.silent(*heard)
 			err = s.write(guest.Message{Ping: &guest.Ping{Seq: uint64(time.Now().UnixNano())}})
@@ -191,9 +207,15 @@ func (b *boot) silent(heard time.Time) {
 	}
 }
 
+// word is a message of the guest's.
+type word struct {
+	guest.Message
+	at time.Time // it came, before it waited for us
+}
+
 // read hands on what the guest says, until the caller closes the connection.
-func (s *session) read(ctx context.Context) (<-chan guest.Message, <-chan error) {
-	messages, broken := make(chan guest.Message, 1), make(chan error, 1)
+func (s *session) read(ctx context.Context) (<-chan word, <-chan error) {
+	messages, broken := make(chan word, 1), make(chan error, 1)
 	go func() {
 		for {
 			m, err := s.conn.ReadMessage()
@@ -205,7 +227,7 @@ func (s *session) read(ctx context.Context) (<-chan guest.Message, <-chan error)
 				return
 			}
 			select {
-			case messages <- m:
+			case messages <- word{m, time.Now()}:
 			case <-ctx.Done():
 				return
 			}
@@ -231,42 +253,45 @@ func nonce() uint64 {
 }
 
 // rest takes what the guest said before the stream ended.
-func (s *session) rest(messages <-chan guest.Message) {
+func (s *session) rest(messages <-chan word) {
 	for {
 		select {
 		case m := <-messages:
-			_ = s.handle(m) // the stream is gone: answers can't be sent, words still count
+			_ = s.handle(m.at, m.Message) // the stream is gone: answers can't be sent, words still count
 		default:
 			return
 		}
 	}
 }
 
-func (s *session) handle(m guest.Message) error {
+// handle does what a message asks for that came at that time.
+func (s *session) handle(at time.Time, m guest.Message) error {
+	now := at.UTC()
 	m, ok, err := s.lines.Receive(m)
 	if err != nil || !ok {
 		return err
 	}
 	switch {
 	case m.Hello != nil:
-		return s.hello(m.Hello)
+		return s.hello(now, m.Hello)
 	case m.Phase != nil:
-		s.phase(m.Phase)
+		s.phase(now, m.Phase)
 	case m.Lines != nil && !s.stalled.IsZero():
 		s.b.x.journal.miss(s.b.number, m.Lines, nil)
 	case m.Lines != nil:
-		return s.take(m.Lines)
+		return s.take(now, m.Lines)
 	case m.Stats != nil:
-		s.b.x.figures.said(time.Now(), *m.Stats)
+		s.b.x.figures.said(now, *m.Stats)
+	case m.Pong != nil:
+		s.saw(at, m.Pong)
 	case m.Exit != nil:
-		return s.exit(m.Exit)
+		return s.exit(now, m.Exit)
 	}
 	return nil
 }
 
-func (s *session) hello(h *guest.Hello) error {
-	now := time.Now().UTC()
-	s.pid1 = now.Add(-time.Duration(h.UptimeMS) * time.Millisecond)
+func (s *session) hello(now time.Time, h *guest.Hello) error {
+	s.pid1 = now.Add(-millis(h.UptimeMS))
 	if h.State != guest.StateWaiting {
 		if h.Boot != s.b.number {
 			return fmt.Errorf("the guest is in boot %d, not %d", h.Boot, s.b.number)
@@ -275,9 +300,10 @@ func (s *session) hello(h *guest.Hello) error {
 			return nil // it comes again as a message, behind its last lines
 		}
 		s.b.slot()
+		s.keepTime()
 		return nil
 	}
-	s.b.reachedAt("kernel_started", s.pid1.Add(-time.Duration(h.KernelMS)*time.Millisecond), "")
+	s.b.reachedAt("kernel_started", s.pid1.Add(-millis(h.KernelMS)), "")
 	s.b.reachedAt("pid1_started", s.pid1, "")
 	s.b.reachedAt("hello", now, "")
 	return s.configure()
@@ -316,25 +342,80 @@ const (
 	maxGuestSignal = 16
 )
 
-func (s *session) phase(p *guest.Phase) {
+// millis is a guest's word of how long something was, from 0 to a year.
+func millis(ms int64) time.Duration {
+	const most = 365 * 24 * time.Hour
+	return time.Duration(min(max(ms, 0), most.Milliseconds())) * time.Millisecond
+}
+
+// phase tells of a phase at the time that it had by the host's clock. The
+// machine keeps that within the boot, and in the past.
+func (s *session) phase(now time.Time, p *guest.Phase) {
 	if !guestPhases[p.Name] {
 		return
 	}
-	at := time.Now().UTC()
+	at := now
 	if !s.pid1.IsZero() {
-		at = s.pid1.Add(time.Duration(p.UptimeMS) * time.Millisecond)
+		at = s.pid1.Add(millis(p.UptimeMS))
 	}
 	if p.Name == "app_started" {
+		s.keepTime()
 		s.b.slot() // the costly part of the boot is over: the next may begin
 	}
 	s.b.reachedAt(p.Name, at, clip(p.AddrHint, maxGuestSignal))
 }
 
+// keepTime begins to read the guest's clock, over this connection.
+func (s *session) keepTime() {
+	if s.ask != nil && !s.asking {
+		s.asking = true
+		s.ask.Reset(firstAsk)
+	}
+}
+
+// askTime asks the guest what its clocks read. One that does not answer is asked
+// again now and then: it may be paused, or know no such question. One that is
+// gone may have left words to be read: failing to ask ends nothing.
+func (s *session) askTime() {
+	if s.exited {
+		return
+	}
+	s.ask.Reset(askAgain)
+	s.asked.at = time.Now()
+	s.asked.seq = uint64(s.asked.at.UnixNano()) //nolint:gosec // after 1970
+	_ = s.write(guest.Message{Ping: &guest.Ping{Seq: s.asked.seq}})
+}
+
+// saw takes what the guest's clocks read, and has them put right.
+func (s *session) saw(at time.Time, p *guest.Ping) {
+	if p.Clock == nil || p.Seq != s.asked.seq || s.asked.seq == 0 || s.ask == nil {
+		return
+	}
+	s.asked.seq = 0
+	if s.b.clockFrom.IsZero() {
+		s.b.clockFrom = s.asked.at
+	}
+	moment := func(t time.Time) timekeeping.Moment {
+		return timekeeping.Moment{Mono: t.Sub(s.b.clockFrom), Wall: time.Duration(t.UnixNano())}
+	}
+	out := s.b.clock.Read(timekeeping.Reading{
+		Asked: moment(s.asked.at), Answered: moment(at), Wall: p.Clock.Wall, Raw: p.Clock.Raw, Rate: p.Clock.Rate,
+	})
+	s.ask.Reset(out.Next)
+	if out.Event != "" {
+		s.b.x.journal.say(at.UTC(), out.Event)
+	}
+	if a := out.Adjust; a != nil {
+		s.b.x.a.log.Debug("a guest's clock is put right", "instance", s.b.x.id, "step", a.Step, "ppb", a.Rate, "slew", a.SlewFor)
+		_ = s.write(guest.Message{Adjust: &guest.Adjust{StepNS: int64(a.Step), Rate: a.Rate, Slew: a.Slew, SlewNS: int64(a.SlewFor)}})
+	}
+}
+
 var errStalled = errors.New("the guest's lines are asked for again")
 
 // take keeps the guest's lines, and frees its ring when it fills up.
-func (s *session) take(batch *guest.Lines) error {
-	if !s.b.x.journal.add(s.b.number, batch) {
+func (s *session) take(now time.Time, batch *guest.Lines) error {
+	if !s.b.x.journal.add(now, s.b.number, batch) {
 		s.stalled = time.Now().Add(spoolAgain)
 		return nil // the journal has said so; the instance goes on
 	}
@@ -376,7 +457,7 @@ func (s *session) acknowledge() error {
 }
 
 // exit takes the guest's last word; its last lines came before it.
-func (s *session) exit(e *guest.Exit) error {
+func (s *session) exit(now time.Time, e *guest.Exit) error {
 	if s.exited {
 		return nil
 	}
@@ -391,14 +472,14 @@ func (s *session) exit(e *guest.Exit) error {
 			n = s.acked
 		}
 	}
-	s.b.x.post(lifecycle.Exited{Boot: s.b.number, Stopped: e.Stopped, Failure: exitFailure(e, s.b.in.Spec.Command, j.tail.last())})
+	s.b.x.post(lifecycle.Exited{Boot: s.b.number, Stopped: e.Stopped, Failure: exitFailure(now, e, s.b.in.Spec.Command, j.tail.last())})
 	return s.write(guest.Message{Ack: &guest.Ack{N: n, Exit: true}})
 }
 
 // exitFailure puts the guest's report into a customer's words.
-func exitFailure(e *guest.Exit, command string, lines []string) miosa.Failure {
+func exitFailure(now time.Time, e *guest.Exit, command string, lines []string) miosa.Failure {
 	signal := clip(e.Signal, maxGuestSignal)
-	f := miosa.Failure{At: time.Now().UTC(), ExitCode: e.Code, Signal: signal, LastLines: lines}
+	f := miosa.Failure{At: now, ExitCode: e.Code, Signal: signal, LastLines: lines}
 	what := "the run command"
 	if command != "" {
 		what = fmt.Sprintf("the run command %q", command)

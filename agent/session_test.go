@@ -24,11 +24,11 @@ func TestAStalledSessionStillChecksNumbers(t *testing.T) {
 	x := &actor{a: a, journal: a.newJournal(miosa.Instance{ID: "ri_a"})}
 	s := &session{b: &boot{x: x, number: 1}, lines: guest.NewSession(0), stalled: time.Now()}
 	s.lines.Connect(7)
-	if err := s.handle(guest.Message{Hello: &guest.Hello{Min: 1, Max: 1, Nonce: 7, State: guest.StateRunning, Boot: 1, Exit: &guest.Exit{}}}); err != nil {
+	if err := s.handle(time.Now(), guest.Message{Hello: &guest.Hello{Min: 1, Max: 1, Nonce: 7, State: guest.StateRunning, Boot: 1, Exit: &guest.Exit{}}}); err != nil {
 		t.Fatal(err)
 	}
 	send := func(n uint64) error {
-		return s.handle(guest.Message{Lines: &guest.Lines{Lines: []guest.Line{{N: n, Stream: guest.Stdout, Text: []byte("x")}}}})
+		return s.handle(time.Now(), guest.Message{Lines: &guest.Lines{Lines: []guest.Line{{N: n, Stream: guest.Stdout, Text: []byte("x")}}}})
 	}
 	if err := send(1); err != nil || x.journal.missed.n != 1 {
 		t.Errorf("%v, missed up to %d", err, x.journal.missed.n)
@@ -57,17 +57,17 @@ func TestLinesThatCouldNotBeSyncedAtTheEndAreMissed(t *testing.T) {
 	x := &actor{a: a, inbox: make(chan lifecycle.Event, 10), journal: a.newJournal(miosa.Instance{ID: "ri_a"})}
 	s := &session{b: &boot{x: x, number: 1, in: miosa.Instance{}}, lines: guest.NewSession(0), raw: ours, conn: guest.NewConn(ours)}
 	s.lines.Connect(7)
-	if err := s.handle(guest.Message{Hello: &guest.Hello{Min: 1, Max: 1, Nonce: 7, State: guest.StateRunning, Boot: 1, Exit: &guest.Exit{}}}); err != nil {
+	if err := s.handle(time.Now(), guest.Message{Hello: &guest.Hello{Min: 1, Max: 1, Nonce: 7, State: guest.StateRunning, Boot: 1, Exit: &guest.Exit{}}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.handle(guest.Message{Lines: &guest.Lines{Lines: []guest.Line{{N: 1, Text: []byte("x")}, {N: 2, Text: []byte("y")}}}}); err != nil {
+	if err := s.handle(time.Now(), guest.Message{Lines: &guest.Lines{Lines: []guest.Line{{N: 1, Text: []byte("x")}, {N: 2, Text: []byte("y")}}}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := lines.Close(); err != nil { // it cannot be synced any more
 		t.Fatal(err)
 	}
 	s.exited = false // as Hello said it had, to begin without a virtual machine
-	if err := s.exit(&guest.Exit{}); err != nil {
+	if err := s.exit(time.Now(), &guest.Exit{}); err != nil {
 		t.Fatal(err)
 	}
 	if m := x.journal.missed; m.boot != 1 || m.n != 2 {

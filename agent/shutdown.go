@@ -63,7 +63,7 @@ func askToStop(ctx context.Context, vm vmm.VM, boot int, j *journal) error {
 			}
 			if m.Lines != nil {
 				if m, ok, err := lines.Receive(m); err == nil && ok {
-					full = full || !j.add(boot, m.Lines)
+					full = full || !j.add(time.Now().UTC(), boot, m.Lines)
 					if full { // nobody asks for them again
 						j.miss(boot, m.Lines, nil)
 					}

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/ration"
 )
 
 const (
@@ -125,6 +127,42 @@ func (p *patientReader) Read(b []byte) (int, error) {
 }
 
 func (p *patientReader) Close() error { return p.body.Close() }
+
+// What a document may become in memory, in bytes: of each of its own, of each
+// value that it lists, and of each object, which is a map for a while.
+const (
+	costByte   = 4
+	costValue  = 96
+	costObject = 400
+	// freely is how large a document is read whatever others do: small ones must
+	// never wait for those who upload.
+	freely = 32 << 10
+	// documentPatience is how long a large one waits.
+	documentPatience = 10 * time.Second
+)
+
+// decode reads a JSON object into v, a large one when there is memory for it.
+func (s *Server) decode(ctx context.Context, raw []byte, v any) error {
+	if len(raw) <= freely {
+		return decode(raw, v)
+	}
+	share, err := s.memory.Take(ctx, ration.Terms{Patience: documentPatience}, min(documentCost(raw), s.memory.Most()))
+	switch {
+	case errors.Is(err, ration.ErrBusy):
+		return &miosa.Error{Code: miosa.Limited, Public: "documents_busy", Err: err,
+			Message: "the platform reads as many large requests as it has memory for; send this one again in a moment"}
+	case err != nil:
+		return err
+	}
+	defer share.Release()
+	return decode(raw, v)
+}
+
+func documentCost(raw []byte) int64 {
+	values := bytes.Count(raw, []byte{','}) + bytes.Count(raw, []byte{'['})
+	objects := bytes.Count(raw, []byte{'{'})
+	return int64(costByte*len(raw) + costValue*(values+1) + costObject*objects)
+}
 
 // decode reads a JSON object into v. Malformed JSON is Malformed; a field of
 // a wrong type is Invalid, with every such field named. Fields that v does

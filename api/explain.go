@@ -208,6 +208,10 @@ func (c *call) explainService(dep miosa.Deployment, s resource.Service) (resourc
 	case "stopped":
 		e.Summary = fmt.Sprintf("Service %s is scaled to nothing.", s.Name)
 		e.NextStep = "Scale it up to have it serve again."
+		if s.VersionID == nil {
+			e.Summary = fmt.Sprintf("Service %s is no part of the live version.", s.Name)
+			e.NextStep = "Publish a version with it, or promote one that has it."
+		}
 	}
 	if err := c.troubles(&e, dep.ID, func(i miosa.Instance) bool { return i.ServiceID == s.ID }); err != nil {
 		return e, err
@@ -250,12 +254,15 @@ func (c *call) explainDeployment(dep miosa.Deployment) (resource.Explanation, er
 		e.NextStep = "Publish a version."
 	} else {
 		e.Summary = fmt.Sprintf("%s serves version %d in production.", dep.Name, active.Number)
+		if _, ok := active.Routed(); !ok {
+			e.Summary = fmt.Sprintf("%s runs version %d in production: workers only, which serve no HTTP.", dep.Name, active.Number)
+		}
 	}
 	if dep.State == miosa.DeploymentStopped {
 		e.Summary = fmt.Sprintf("%s is scaled to nothing.", dep.Name)
 		e.NextStep = "Scale it up to have it serve again."
 	}
-	views, err := c.serviceViews(miosa.Production, dep)
+	views, err := c.serviceViews(miosa.Production, dep, false)
 	if err != nil {
 		return e, err
 	}

@@ -172,6 +172,54 @@ func (c *call) servicesOf(env miosa.Environment) ([]miosa.Service, error) {
 	return all, err
 }
 
+// standing is what is live in an environment, and what is to be.
+type standing struct {
+	active, target miosa.Version // zero: none
+	rollout        string        // the ID of the one that goes on, or ""
+}
+
+// names reports whether a service is part of either; the others have left.
+func (st standing) names(service string) bool {
+	_, live := st.active.Service(service)
+	_, wanted := st.target.Service(service)
+	return live || wanted
+}
+
+// routed is the ID of the service that requests go to: until something is
+// live, of what is to be; "" where there are workers only.
+func (st standing) routed() string {
+	v := st.active
+	if v.ID == "" {
+		v = st.target
+	}
+	spec, _ := v.Routed()
+	return spec.ServiceID
+}
+
+func (c *call) standing(env miosa.Environment) (st standing, err error) {
+	version := func(id string) (miosa.Version, error) {
+		v, err := c.version(miosa.Deployment{TenantID: env.TenantID, ID: env.DeploymentID}, id)
+		if miosa.CodeOf(err) == miosa.NotFound {
+			err = nil
+		}
+		return v, err
+	}
+	if st.active, err = version(env.ActiveVersionID); err != nil {
+		return st, err
+	}
+	if st.rollout, err = c.liveRollout(env); err != nil || st.rollout == "" {
+		return st, err
+	}
+	r, err := store.Get(c.r.Context(), c.s.store, store.Rollouts, store.RolloutKey(env.TenantID, env.DeploymentID, st.rollout))
+	switch {
+	case miosa.CodeOf(err) == miosa.NotFound:
+		return st, nil
+	case err == nil && r.Live():
+		st.target, err = version(r.TargetID)
+	}
+	return st, err
+}
+
 // instances of a deployment (all of the tenant's with "") with what their
 // agents reported, newest first.
 func (c *call) instances(deployment string, keep func(miosa.Instance) bool) ([]miosa.Instance, error) {

@@ -186,7 +186,7 @@ func (p *publication) write(tx *store.Tx) error {
 	if err != nil {
 		return err
 	}
-	if err := p.c.room(tx, p.plan, p.env, p.all); err != nil {
+	if err := p.c.room(tx, p.plan, p.env, p.named(specs)); err != nil {
 		return err
 	}
 	var f faults
@@ -323,25 +323,56 @@ func (p *publication) spec(tx *store.Tx, a resource.PublishService) (miosa.Servi
 	return spec, fits(p.plan, a.Name, spec.Resources)
 }
 
+// named are the services that a version's specs are of, as this publish leaves
+// them.
+func (p *publication) named(specs []miosa.ServiceSpec) (out []miosa.Service) {
+	for _, s := range p.all {
+		if slices.ContainsFunc(specs, func(spec miosa.ServiceSpec) bool { return spec.ServiceID == s.ID }) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// known is the place in all of the service that a name stands for, below 0
+// where a new one is to be made. One that is live keeps its name; of those that
+// left, the last one of that type takes it again.
+func (p *publication) known(name, kind string) (int, error) {
+	found := -1
+	for n, s := range p.all {
+		if s.Name != name {
+			continue
+		}
+		_, live := p.active.Service(s.ID)
+		switch {
+		case live && string(s.Type) != kind:
+			return 0, conflict("service_type_differs", fmt.Sprintf("service %s is of type %s: one of type %s needs another name", s.Name, s.Type, kind))
+		case live:
+			return n, nil
+		case string(s.Type) == kind:
+			found = n
+		}
+	}
+	return found, nil
+}
+
 // service finds a service of the environment by name, or makes it.
 func (p *publication) service(tx *store.Tx, a resource.PublishService) (miosa.Service, error) {
 	c, now := p.c, p.c.s.now().UTC()
-	for n, s := range p.all {
-		if s.Name != a.Name {
-			continue
-		}
+	n, err := p.known(a.Name, a.Type)
+	if err != nil {
+		return miosa.Service{}, err
+	}
+	if n >= 0 {
+		s := p.all[n]
 		if a.DesiredReplicas == nil || *a.DesiredReplicas == s.DesiredReplicas {
-			return s, p.typed(s, a)
+			return s, nil
 		}
-		s, err := store.Load(tx, store.Services, store.ServiceKey(s.TenantID, s.DeploymentID, s.ID))
-		if err != nil {
+		if s, err = store.Load(tx, store.Services, store.ServiceKey(s.TenantID, s.DeploymentID, s.ID)); err != nil {
 			return miosa.Service{}, err
 		}
 		s.DesiredReplicas, s.UpdatedAt = *a.DesiredReplicas, now
 		p.all[n] = s
-		if err := p.typed(s, a); err != nil {
-			return miosa.Service{}, err
-		}
 		return s, store.Save(tx, store.Services, s)
 	}
 	if err := roomForService(p.plan, len(p.all)); err != nil {
@@ -361,14 +392,6 @@ func (p *publication) service(tx *store.Tx, a resource.PublishService) (miosa.Se
 	}
 	p.all = append(p.all, s)
 	return s, store.Save(tx, store.Services, s)
-}
-
-// typed: a service's type is part of what it is.
-func (p *publication) typed(s miosa.Service, a resource.PublishService) error {
-	if string(s.Type) != a.Type {
-		return conflict("service_type_differs", fmt.Sprintf("service %s is a %s: a %s needs another name", s.Name, s.Type, a.Type))
-	}
-	return nil
 }
 
 // published shows how far the publish has come.
@@ -392,7 +415,7 @@ func (c *call) published(begun miosa.Rollout) (resource.Published, error) {
 	if err != nil {
 		return resource.Published{}, err
 	}
-	services, err := c.serviceViews(c.made.Environment, dep)
+	services, err := c.serviceViews(c.made.Environment, dep, true)
 	if err != nil {
 		return resource.Published{}, err
 	}
@@ -469,6 +492,9 @@ func (c *call) startVersion(tx *store.Tx, dep *miosa.Deployment, env miosa.Envir
 	now := c.s.now().UTC()
 	v.TenantID, v.DeploymentID, v.EnvironmentID = dep.TenantID, dep.ID, env.ID
 	v.State, v.Vars, v.CreatedBy, v.CreatedAt, v.UpdatedAt = miosa.VersionCreated, vars.Vars, c.key.ID, now, now
+	if v.RoutedServiceID == "" {
+		v.RoutedServiceID = miosa.RoutedService(v.Services)
+	}
 	if err := store.Save(tx, store.Versions, v); err != nil {
 		return fail(err)
 	}

@@ -24,13 +24,11 @@ func metadata(m map[string]any) map[string]any {
 	return m
 }
 
-// primary is the spec that stands for a whole version: that of its web
-// service, or of its first.
+// primary is the spec that stands for a whole version: that of the service
+// that requests go to, or of its first.
 func primary(v miosa.Version) miosa.ServiceSpec {
-	for _, s := range v.Services {
-		if s.Type == miosa.ServiceWeb || s.Type == miosa.ServiceStaticWeb {
-			return s
-		}
+	if s, ok := v.Routed(); ok {
+		return s
 	}
 	if len(v.Services) > 0 {
 		return v.Services[0]
@@ -98,6 +96,9 @@ func versionResource(v miosa.Version, manifest miosa.ArtifactManifest) resource.
 		PromotedAt: at(v.PromotedAt), ArchivedAt: at(v.ArchivedAt), Attributed: attributed(v.Attribution),
 		CreatedAt: v.CreatedAt.UTC(), UpdatedAt: v.UpdatedAt.UTC(),
 	}
+	if routed, ok := v.Routed(); ok {
+		out.RoutedServiceID = str(routed.ServiceID)
+	}
 	if spec.SHA256 != "" {
 		out.ArtifactURI = new("sha256:" + spec.SHA256)
 	}
@@ -159,7 +160,8 @@ func resourcesResource(r miosa.Resources) resource.Resources {
 }
 
 // serviceView joins a service with the version it runs and its instances.
-func serviceView(s miosa.Service, active miosa.Version, rollout string, instances []miosa.Instance) resource.Service {
+func serviceView(s miosa.Service, st standing, instances []miosa.Instance) resource.Service {
+	active := st.active
 	spec, live := active.Service(s.ID)
 	if !live {
 		spec.Health, spec.Resources = miosa.DefaultHealthCheck(), miosa.DefaultResources()
@@ -178,7 +180,7 @@ func serviceView(s miosa.Service, active miosa.Version, rollout string, instance
 	}
 	out := resource.Service{
 		ID: s.ID, DeploymentID: s.DeploymentID, EnvironmentID: s.EnvironmentID, TenantID: s.TenantID, Type: string(s.Type),
-		Name: s.Name, DesiredReplicas: s.DesiredReplicas, ReadyReplicas: ready, RolloutID: str(rollout),
+		Name: s.Name, DesiredReplicas: s.DesiredReplicas, ReadyReplicas: ready, Routed: s.ID == st.routed(), RolloutID: str(st.rollout),
 		RunCommand: str(spec.Command), Port: num(spec.Port), HealthCheck: healthResource(spec.Health),
 		Resources: resourcesResource(spec.Resources), Regions: lines(s.Regions),
 		Sticky:   resource.Sticky{Mode: string(s.Sticky.Mode), Name: s.Sticky.Name},
@@ -196,10 +198,12 @@ func serviceView(s miosa.Service, active miosa.Version, rollout string, instance
 		out.Restart.Policy = string(miosa.RestartAlways)
 	}
 	switch {
-	case !live && rollout != "":
+	case !live && st.names(s.ID):
 		out.State = "starting"
-	case !live:
+	case !live && active.ID == "":
 		out.State = "pending"
+	case !live: // it has left
+		out.State = "stopped"
 	case s.DesiredReplicas == 0:
 		out.State = "stopped"
 	case ready >= s.DesiredReplicas:

@@ -129,6 +129,13 @@ func (c *call) txMove(tx *store.Tx, dep *miosa.Deployment, m move) (miosa.Rollou
 	}
 	var begun miosa.Rollout
 	if target.EnvironmentID == env.ID {
+		var plan miosa.Plan
+		if plan, err = c.plan(); err == nil {
+			err = c.roomBack(tx, plan, env, target)
+		}
+		if err != nil {
+			return miosa.Rollout{}, err
+		}
 		begun, err = c.startRollout(tx, env, target, m.kind, true)
 	} else {
 		target, begun, err = c.txCarry(tx, dep, env, target, m.kind)
@@ -264,7 +271,11 @@ func (c *call) txCarry(tx *store.Tx, dep *miosa.Deployment, env miosa.Environmen
 	if err != nil {
 		return miosa.Version{}, miosa.Rollout{}, err
 	}
-	p := publication{c: c, dep: *dep, env: env, plan: plan, all: services}
+	active, err := c.version(*dep, env.ActiveVersionID)
+	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+		return miosa.Version{}, miosa.Rollout{}, err
+	}
+	p := publication{c: c, dep: *dep, env: env, plan: plan, active: active, all: services}
 	var specs []miosa.ServiceSpec
 	for _, spec := range from.Services {
 		s, err := p.service(tx, resource.PublishService{Name: spec.Name, Type: string(spec.Type)})
@@ -274,7 +285,7 @@ func (c *call) txCarry(tx *store.Tx, dep *miosa.Deployment, env miosa.Environmen
 		spec.ServiceID = s.ID
 		specs = append(specs, spec)
 	}
-	if err := c.room(tx, plan, env, p.all); err != nil {
+	if err := c.room(tx, plan, env, p.named(specs)); err != nil {
 		return miosa.Version{}, miosa.Rollout{}, err
 	}
 	return c.startVersion(tx, dep, env, miosa.Version{

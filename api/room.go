@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -251,43 +250,124 @@ func (c *call) roomForRelease(tx *store.Tx, size int64) error {
 	return nil
 }
 
-// room checks the plan's number of instances: what the tenant's services ask
-// for, and the environment's once more, for old and new side by side.
+// room checks the plan's number of instances: what the services of live and
+// wanted versions ask for, and those that are changed once more where they are
+// a new version's in env, for old and new side by side.
 func (c *call) room(tx *store.Tx, plan miosa.Plan, env miosa.Environment, changed []miosa.Service) error {
 	if err := c.txCount(tx, c.tenant.ID); err != nil {
 		return err
 	}
-	replicas := map[string]int{}
-	deps, err := c.allDeployments()
-	if err != nil {
-		return err
-	}
-	for s, err := range store.List(c.r.Context(), c.s.store, store.Services, store.ServicesOf(c.tenant.ID, ""), store.ScanOptions{}) {
-		if err != nil {
-			return err
-		}
-		if deps[s.DeploymentID] {
-			replicas[s.ID] = s.DesiredReplicas
-		}
-	}
-	double := 0
+	beside := 0
 	for _, s := range changed {
 		if s.DesiredReplicas > plan.MaxReplicas {
 			return quota(fmt.Sprintf("service %s: plan %s allows %d instances a service, not %d: ask for fewer, or the operator for another plan", s.Name, plan.Name, plan.MaxReplicas, s.DesiredReplicas))
 		}
-		replicas[s.ID] = s.DesiredReplicas
 		if env.ID != "" && s.EnvironmentID == env.ID {
-			double += s.DesiredReplicas
+			beside += s.DesiredReplicas
 		}
 	}
-	total := double
-	for _, id := range slices.Sorted(maps.Keys(replicas)) {
-		total += replicas[id]
+	all, err := c.allServices()
+	if err != nil {
+		return err
 	}
-	if total > plan.MaxInstances {
+	for n, s := range all {
+		if i := slices.IndexFunc(changed, func(other miosa.Service) bool { return other.ID == s.ID }); i >= 0 {
+			all[n].DesiredReplicas = changed[i].DesiredReplicas
+		}
+	}
+	total := beside + instancesOf(all, nil)
+	if total <= plan.MaxInstances {
+		return nil // even if none had left
+	}
+	stand, err := c.standings(all)
+	if err != nil {
+		return err
+	}
+	if total = beside + instancesOf(all, func(s miosa.Service) bool { return stand[s.EnvironmentID].names(s.ID) }); total > plan.MaxInstances {
 		return quota(fmt.Sprintf("plan %s allows %d instances in all, old and new ones of a publish together; this needs %d: scale something down, or ask the operator for another plan", plan.Name, plan.MaxInstances, total))
 	}
 	return nil
+}
+
+// roomBack checks that the plan has room for a former version in the place of
+// the live one. One that needs no more than what is live may always come back.
+func (c *call) roomBack(tx *store.Tx, plan miosa.Plan, env miosa.Environment, target miosa.Version) error {
+	if err := c.txCount(tx, c.tenant.ID); err != nil {
+		return err
+	}
+	all, err := c.allServices()
+	if err != nil {
+		return err
+	}
+	here, err := c.standing(env)
+	if err != nil {
+		return err
+	}
+	of := func(v miosa.Version) func(miosa.Service) bool {
+		return func(s miosa.Service) bool { _, ok := v.Service(s.ID); return ok }
+	}
+	after := instancesOf(all, of(target))
+	if after <= instancesOf(all, of(here.active)) {
+		return nil
+	}
+	stand, err := c.standings(all)
+	if err != nil {
+		return err
+	}
+	total := after + instancesOf(all, func(s miosa.Service) bool { return s.EnvironmentID != env.ID && stand[s.EnvironmentID].names(s.ID) })
+	if total > plan.MaxInstances {
+		return quota(fmt.Sprintf("plan %s allows %d instances in all; with version %d there would be %d: scale something down, or ask the operator for another plan", plan.Name, plan.MaxInstances, target.Number, total))
+	}
+	return nil
+}
+
+// instancesOf is how many instances the services ask for that are to count;
+// nil: all do.
+func instancesOf(services []miosa.Service, counts func(miosa.Service) bool) (n int) {
+	for _, s := range services {
+		if counts == nil || counts(s) {
+			n += s.DesiredReplicas
+		}
+	}
+	return n
+}
+
+// allServices are the tenant's, those of deleted deployments left out.
+func (c *call) allServices() (all []miosa.Service, err error) {
+	deps, err := c.allDeployments()
+	if err != nil {
+		return nil, err
+	}
+	for s, err := range store.List(c.r.Context(), c.s.store, store.Services, store.ServicesOf(c.tenant.ID, ""), store.ScanOptions{}) {
+		if err != nil {
+			return nil, err
+		}
+		if deps[s.DeploymentID] {
+			all = append(all, s)
+		}
+	}
+	return all, nil
+}
+
+// standings are what is live and to be in the environments of services, by
+// their IDs.
+func (c *call) standings(services []miosa.Service) (map[string]standing, error) {
+	out := map[string]standing{}
+	for _, s := range services {
+		if _, ok := out[s.EnvironmentID]; ok {
+			continue
+		}
+		env, err := store.Get(c.r.Context(), c.s.store, store.Environments, store.EnvironmentKey(s.TenantID, s.DeploymentID, s.EnvironmentID))
+		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+			return nil, err
+		}
+		if err == nil {
+			if out[s.EnvironmentID], err = c.standing(env); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, nil
 }
 
 // allDeployments are the tenant's that are not deleted, also those that a

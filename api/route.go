@@ -81,7 +81,7 @@ func one[In, Out any](fn func(s *Server, c *call, in In) (Out, error)) handler {
 		run: func(s *Server, c *call, body []byte) (any, error) {
 			var v In
 			if in != reflect.TypeFor[none]() {
-				if err := decode(body, &v); err != nil {
+				if err := s.decode(c.r.Context(), body, &v); err != nil {
 					return nil, err
 				}
 			}
@@ -138,7 +138,7 @@ func manyFrom[In, Out any](fn func(s *Server, c *call, in In) (rows[Out], error)
 		in: reflect.TypeFor[In](), out: reflect.TypeFor[Out](), list: true,
 		run: func(s *Server, c *call, body []byte) (any, error) {
 			var in In
-			if err := decode(body, &in); err != nil {
+			if err := s.decode(c.r.Context(), body, &in); err != nil {
 				return nil, err
 			}
 			all, err := fn(s, c, in)

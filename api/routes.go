@@ -122,7 +122,7 @@ var instanceQuery = []param{
 func serviceRoutes() []*route {
 	return []*route{
 		{Method: get, Pattern: "/deployments/{id}/services", Access: accessTenant, Operation: "listServices", Tag: "services", Summary: "List services",
-			Query: []param{{"environment", "Only those of it."}}, Handle: many((*Server).listServices)},
+			Query: []param{{"environment", "Only those of it."}, {"all", "true: also those that no live or wanted version names."}}, Handle: many((*Server).listServices)},
 		{Method: get, Pattern: "/services/{id}", Access: accessTenant, Operation: "getService", Summary: "Get a service", Handle: one((*Server).getService)},
 		{Method: patch, Pattern: "/services/{id}", Access: accessTenant, Operation: "updateService", Summary: "Change a service",
 			Notes:  "run_command, port, health_check and resources belong to a version: changing them makes a new one of the same release and rolls it out (rollout_id).",

@@ -22,6 +22,7 @@ import (
 	"github.com/miosa/miosa/artifact"
 	"github.com/miosa/miosa/logs"
 	"github.com/miosa/miosa/outbound"
+	"github.com/miosa/miosa/ration"
 	"github.com/miosa/miosa/store"
 )
 
@@ -64,6 +65,9 @@ type Sealer interface {
 type Deps struct {
 	Store   store.Store
 	Uploads Uploads
+	// Memory is what long documents are read with, shared with whatever else
+	// reads strangers' bytes; nil: as much of its own.
+	Memory  *ration.Pool
 	Secrets Sealer
 	Logs    LogReader // nil: logs are not kept here
 	Drains  Drains    // nil: logs are not forwarded here
@@ -88,6 +92,7 @@ type Server struct {
 	store     store.Store
 	uploads   Uploads
 	receiving receiving
+	memory    *ration.Pool
 	rooms     rooms
 	secrets   Sealer
 	logs      LogReader
@@ -126,8 +131,11 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		cfg.Storage = "local"
 	}
 	s := &Server{
-		cfg: cfg, store: deps.Store, uploads: deps.Uploads, receiving: receiving{n: map[string]int{}}, rooms: rooms{of: map[string]*room{}}, secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, events: deps.Events, webhooks: deps.Webhooks, metrics: deps.Metrics, usage: deps.Usage, log: deps.Log,
+		cfg: cfg, store: deps.Store, uploads: deps.Uploads, receiving: receiving{n: map[string]int{}}, memory: deps.Memory, rooms: rooms{of: map[string]*room{}}, secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, events: deps.Events, webhooks: deps.Webhooks, metrics: deps.Metrics, usage: deps.Usage, log: deps.Log,
 		now: deps.Now, random: deps.Random, ready: deps.Ready, mux: http.NewServeMux(),
+	}
+	if s.memory == nil {
+		s.memory = artifact.NewMemory()
 	}
 	if s.now == nil {
 		s.now = time.Now

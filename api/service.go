@@ -12,8 +12,9 @@ import (
 )
 
 // serviceViews are the services of one environment of a deployment, or of
-// all with "".
-func (c *call) serviceViews(environment string, dep miosa.Deployment) ([]resource.Service, error) {
+// all with "". Without left, those that no live or wanted version names are
+// not among them.
+func (c *call) serviceViews(environment string, dep miosa.Deployment, left bool) ([]resource.Service, error) {
 	var envs []miosa.Environment
 	if environment != "" {
 		env, err := c.environment(dep, environment)
@@ -34,11 +35,7 @@ func (c *call) serviceViews(environment string, dep miosa.Deployment) ([]resourc
 	}
 	out := []resource.Service{}
 	for _, env := range envs {
-		active, err := c.version(dep, env.ActiveVersionID)
-		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
-			return nil, err
-		}
-		rollout, err := c.liveRollout(env)
+		st, err := c.standing(env)
 		if err != nil {
 			return nil, err
 		}
@@ -47,7 +44,9 @@ func (c *call) serviceViews(environment string, dep miosa.Deployment) ([]resourc
 			return nil, err
 		}
 		for _, s := range services {
-			out = append(out, serviceView(s, active, rollout, instances))
+			if left || st.names(s.ID) {
+				out = append(out, serviceView(s, st, instances))
+			}
 		}
 	}
 	return out, nil
@@ -62,7 +61,7 @@ func (s *Server) listServices(c *call) (rows[resource.Service], error) {
 	if !(filter{project: f.project, workspace: f.workspace, user: f.user, extProject: f.extProject}).passes("", dep.ProjectID, dep.Attribution) {
 		return rows[resource.Service]{}, nil
 	}
-	views, err := c.serviceViews(c.r.URL.Query().Get("environment"), dep)
+	views, err := c.serviceViews(c.r.URL.Query().Get("environment"), dep, isTrue(c.r.URL.Query().Get("all")))
 	if err != nil {
 		return rows[resource.Service]{}, err
 	}
@@ -95,11 +94,7 @@ func (c *call) showService(at store.Location, dep miosa.Deployment) (resource.Se
 	if err != nil {
 		return resource.Service{}, err
 	}
-	active, err := c.version(dep, env.ActiveVersionID)
-	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
-		return resource.Service{}, err
-	}
-	rollout, err := c.liveRollout(env)
+	st, err := c.standing(env)
 	if err != nil {
 		return resource.Service{}, err
 	}
@@ -108,7 +103,7 @@ func (c *call) showService(at store.Location, dep miosa.Deployment) (resource.Se
 		return resource.Service{}, err
 	}
 	c.etag = service.Revision
-	return serviceView(service, active, rollout, instances), nil
+	return serviceView(service, st, instances), nil
 }
 
 // serviceChange is what one request wants of a service.
@@ -184,11 +179,15 @@ func (c *call) changeNamed(environment, name string, change serviceChange) (reso
 	if err != nil {
 		return resource.Deployment{}, err
 	}
+	st, err := c.standing(env)
+	if err != nil {
+		return resource.Deployment{}, err
+	}
 	services, err := c.servicesOf(env)
 	if err != nil {
 		return resource.Deployment{}, err
 	}
-	service, err := pick(services, name)
+	service, err := pick(services, st, name)
 	if err != nil {
 		return resource.Deployment{}, err
 	}
@@ -200,23 +199,55 @@ func (c *call) changeNamed(environment, name string, change serviceChange) (reso
 	return c.showMade()
 }
 
-// pick finds a service by name or ID; without one, the web service, or the only one.
-func pick(services []miosa.Service, name string) (miosa.Service, error) {
+// pick finds a service by name or ID, of those that are live or to be; without
+// one, that which requests go to, or the only one.
+func pick(services []miosa.Service, st standing, name string) (miosa.Service, error) {
+	services = slices.DeleteFunc(services, func(s miosa.Service) bool { return !st.names(s.ID) })
 	if len(services) == 0 {
 		return miosa.Service{}, conflict("nothing_published", "nothing was published yet, so there is no service: publish first")
 	}
+	var found []miosa.Service
 	for _, s := range services {
-		if name == "" && s.Type == miosa.ServiceWeb || name != "" && (s.Name == name || s.ID == name) {
-			return s, nil
+		if name == "" && s.ID == st.routed() || name != "" && (s.Name == name || s.ID == name) {
+			found = append(found, s)
 		}
 	}
-	if name != "" {
+	switch {
+	case len(found) > 0:
+		// What is to be may have another one of a name.
+		if n := slices.IndexFunc(found, func(s miosa.Service) bool { _, live := st.active.Service(s.ID); return live }); n > 0 {
+			return found[n], nil
+		}
+		return found[0], nil
+	case name != "":
 		return miosa.Service{}, absent("service", name)
-	}
-	if len(services) == 1 {
+	case len(services) == 1:
 		return services[0], nil
 	}
-	return miosa.Service{}, invalidField("service", "is needed: there is no web service")
+	return miosa.Service{}, invalidField("service", "is needed: requests go to none of the services")
+}
+
+// txNames holds when a service is part of what is live in its environment, or
+// is to be: one that has left is not there for who wants to change it.
+func (c *call) txNames(tx *store.Tx, dep miosa.Deployment, env miosa.Environment, service string) error {
+	live, err := c.txLive(tx, env)
+	if err != nil {
+		return err
+	}
+	ids := []string{env.ActiveVersionID}
+	if live.Live() {
+		ids = append(ids, live.TargetID)
+	}
+	for _, id := range ids {
+		v, err := c.version(dep, id) // its services never change
+		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+			return err
+		}
+		if _, ok := v.Service(service); ok {
+			return nil
+		}
+	}
+	return absent("service", service)
 }
 
 // changeService writes the change. What a version freezes makes a new version
@@ -250,6 +281,9 @@ func (c *call) changeService(at store.Location, change serviceChange) (resource.
 		}
 		env, err := store.Load(tx, store.Environments, store.EnvironmentKey(dep.TenantID, dep.ID, service.EnvironmentID))
 		if err != nil {
+			return err
+		}
+		if err := c.txNames(tx, dep, env, service.ID); err != nil {
 			return err
 		}
 		if change.unfrozen() {
@@ -376,7 +410,7 @@ func (c *call) txRefreeze(tx *store.Tx, dep *miosa.Deployment, env miosa.Environ
 		return miosa.Rollout{}, err
 	}
 	_, begun, err := c.startVersion(tx, dep, env, miosa.Version{
-		Kind: active.Kind, Services: specs, Attribution: active.Attribution, Metadata: active.Metadata,
+		Kind: active.Kind, Services: specs, RoutedServiceID: active.RoutedServiceID, Attribution: active.Attribution, Metadata: active.Metadata,
 	}, miosa.RolloutRestart, true)
 	return begun, err
 }

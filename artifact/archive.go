@@ -11,6 +11,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/miosa/miosa/ration"
 )
 
 // The archive around an image holds a few files per layer, never many.
@@ -35,12 +37,15 @@ type archive struct {
 	data  io.ReaderAt // the plain tar
 	files map[string]file
 	links map[string]string // docker save ties equal layers together by links
+
+	memory *ration.Pool
+	share  *ration.Share // of it
 }
 
 // indexArchive reads an image archive once, in order, hashing every file.
 // The caller gives the archive its data afterwards.
-func indexArchive(ctx context.Context, r io.Reader, packed *counter, limits Limits) (*archive, error) {
-	a := &archive{files: map[string]file{}, links: map[string]string{}}
+func indexArchive(ctx context.Context, r io.Reader, packed *counter, limits Limits, share *ration.Share) (*archive, error) {
+	a := &archive{files: map[string]file{}, links: map[string]string{}, memory: limits.Memory, share: share}
 	in := &counter{r: r}
 	tr := tar.NewReader(in)
 	buf := make([]byte, 256<<10)
@@ -61,7 +66,7 @@ func indexArchive(ctx context.Context, r io.Reader, packed *counter, limits Limi
 		if entries >= maxArchiveEntries {
 			return nil, tooLarge(CodeArchiveTooLarge, "entry %s: an image archive of more than %d entries is not read", shownName(last), maxArchiveEntries)
 		}
-		if err := a.entry(ctx, hdr, tr, in, packed, limits, buf); err != nil {
+		if err := a.entry(ctx, hdr, tr, in, packed, limits, share, buf); err != nil {
 			return nil, archiveError(err, last)
 		}
 	}
@@ -69,7 +74,7 @@ func indexArchive(ctx context.Context, r io.Reader, packed *counter, limits Limi
 	return a, l.tail(in, last, true)
 }
 
-func (a *archive) entry(ctx context.Context, hdr *tar.Header, tr *tar.Reader, in, packed *counter, limits Limits, buf []byte) error {
+func (a *archive) entry(ctx context.Context, hdr *tar.Header, tr *tar.Reader, in, packed *counter, limits Limits, share *ration.Share, buf []byte) error {
 	switch hdr.Typeflag {
 	case tar.TypeDir, tar.TypeXGlobalHeader:
 		return nil
@@ -81,9 +86,15 @@ func (a *archive) entry(ctx context.Context, hdr *tar.Header, tr *tar.Reader, in
 	if err != nil {
 		return err
 	}
-	name := strings.Join(parts, "/")
+	name := strings.Clone(strings.Join(parts, "/")) // what it is part of may be long
 	if _, ok := a.files[name]; ok || name == "" || a.links[name] != "" {
 		return refused(hdr.Name, "appears twice in the image archive")
+	}
+	if len(hdr.Linkname) > limits.PathLength {
+		return refused(hdr.Name, "is a link with a target of %d bytes; at most %d are allowed", len(hdr.Linkname), limits.PathLength)
+	}
+	if err := share.Grow(int64(costFile + len(name) + len(hdr.Linkname))); err != nil {
+		return memoryError(err, limits.Memory)
 	}
 	if hdr.Typeflag != tar.TypeReg {
 		target := hdr.Linkname
@@ -97,7 +108,7 @@ func (a *archive) entry(ctx context.Context, hdr *tar.Header, tr *tar.Reader, in
 		} else {
 			target = strings.Join(parts, "/")
 		}
-		a.links[name] = target
+		a.links[name] = strings.Clone(target)
 		return nil
 	}
 	for key := range hdr.PAXRecords {
@@ -174,12 +185,19 @@ func (a *archive) decode(f file, into any) error {
 	if f.size > maxDocument {
 		return invalid(CodeImageInvalid, "entry %s of the image archive should be JSON and has %d bytes; at most %d are read", shownName(f.name), f.size, maxDocument)
 	}
-	text, err := io.ReadAll(a.section(f))
-	if err != nil {
+	if err := a.share.Grow(costByte * f.size); err != nil {
+		return memoryError(err, a.memory)
+	}
+	text := make([]byte, f.size)
+	if _, err := io.ReadFull(a.section(f), text); err != nil {
 		return StorageError(err)
 	}
-	if bytes.Count(text, []byte{','}) > maxValues {
+	values := bytes.Count(text, []byte{','})
+	if values > maxValues {
 		return invalid(CodeImageInvalid, "entry %s of the image archive lists more than %d values; no more are read", shownName(f.name), maxValues)
+	}
+	if err := a.share.Grow(costValue * int64(values+1)); err != nil {
+		return memoryError(err, a.memory)
 	}
 	if err := json.NewDecoder(bytes.NewReader(text)).Decode(into); err != nil {
 		e := invalid(CodeImageInvalid, "entry %s of the image archive is not the JSON it should be", shownName(f.name))

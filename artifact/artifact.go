@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/ration"
 )
 
 // Blobs is a content-addressed store of uploaded artefacts; local is its
@@ -92,6 +93,9 @@ type Limits struct {
 	Entries       int   // over all layers, directories made for missing parents included
 	PathLength    int   // bytes of one path
 	Ratio         int64 // unpacked bytes per packed byte, once past 64 MB unpacked
+	// Memory is what is read with, shared with all other readers that have the
+	// same; nil: as much of its own.
+	Memory *ration.Pool
 }
 
 // DefaultLimits: 8 GB packed, 16 GB unpacked, 500,000 entries, 4,095-byte
@@ -116,6 +120,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Ratio <= 0 {
 		l.Ratio = d.Ratio
+	}
+	if l.Memory == nil {
+		l.Memory = NewMemory()
 	}
 	return l
 }

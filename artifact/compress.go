@@ -3,17 +3,16 @@ package artifact
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"mime"
 	"strings"
-	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/ration"
 )
 
 // format is how a byte stream is packed, told by its first bytes.
@@ -80,6 +79,15 @@ func sniff(r *bufio.Reader) (format, error) {
 	return formatTar, nil
 }
 
+// sniffAs is sniff where only some formats are allowed; none means all.
+func sniffAs(r *bufio.Reader, allowed []format) (format, error) {
+	f, err := sniff(r)
+	if err == nil && len(allowed) > 0 && allowed[0] != f {
+		err = invalid(CodeMediaType, "the Content-Type says %s, the bytes say %s", allowed[0].mediaType(), f.mediaType())
+	}
+	return f, err
+}
+
 // declared maps a Content-Type to the formats it allows; nil allows all.
 func declared(mediaType string, kind miosa.Kind) ([]format, error) {
 	if mediaType == "" {
@@ -125,46 +133,8 @@ const (
 	window = 8 << 20
 )
 
-// wide is held by the uploads at once that may have windows of over window
-// bytes; an image has two decoders. Others wait, so that many of them cannot
-// take all memory. (Hosts unpack no more at once than they boot.)
-var wide = make(chan struct{}, 2)
-
-// widePatience is how long an upload waits for its turn.
-const widePatience = time.Minute
-
-// turn is one upload's use of wide.
-type turn struct {
-	ctx      context.Context // of the one call
-	patience time.Duration   // how long it waits
-	held     bool
-}
-
-func (t *turn) take() error {
-	if t == nil || t.held {
-		return nil
-	}
-	timer := time.NewTimer(t.patience)
-	defer timer.Stop()
-	select {
-	case wide <- struct{}{}:
-		t.held = true
-		return nil
-	case <-t.ctx.Done():
-		return t.ctx.Err()
-	case <-timer.C:
-		return miosa.Errorf(miosa.Limited, "too many uploads with zstd windows over %d MB are under way: try again later, or compress with a smaller window (zstd -19 or less, without --long)", window>>20)
-	}
-}
-
-func (t *turn) release() {
-	if t.held {
-		<-wide
-	}
-}
-
 // windowOf is how large windows a zstd stream may have, by its first frame.
-func windowOf(buf *bufio.Reader, t *turn) (uint64, error) {
+func windowOf(buf *bufio.Reader) uint64 {
 	head, _ := buf.Peek(zstd.HeaderMaxSize) // shorter at the stream's end
 	var h zstd.Header
 	size := uint64(0) // of one whose header is damaged: the decoder says so
@@ -177,10 +147,7 @@ func windowOf(buf *bufio.Reader, t *turn) (uint64, error) {
 	default:
 		size = h.WindowSize
 	}
-	if size <= window {
-		return window, nil
-	}
-	return maxWindow, t.take()
+	return min(max(size, window), maxWindow)
 }
 
 // counter counts the bytes read through it. It hides any Seeker, so that
@@ -226,39 +193,51 @@ type unpacked struct {
 	io.Reader
 	format format
 	packed *counter // bytes consumed of the packed stream
-	close  func()
+	share  *ration.Share
+	cost   int64 // of the decoder, in the share
+	shut   func()
+}
+
+// close gives the decoder's memory back; a second time it does nothing.
+func (u *unpacked) close() {
+	if u.shut != nil {
+		u.shut()
+	}
+	u.shut, u.Reader = nil, nil
+	u.share.Shrink(u.cost)
+	u.cost = 0
 }
 
 // decompress opens a stream of any of the formats; no allowed means all.
-func decompress(r io.Reader, allowed []format, limits Limits, t *turn) (*unpacked, error) {
+func decompress(r io.Reader, allowed []format, limits Limits, share *ration.Share) (*unpacked, error) {
 	packed := &counter{r: r}
 	buf := bufio.NewReaderSize(packed, 256<<10)
-	f, err := sniff(buf)
+	f, err := sniffAs(buf, allowed)
 	if err != nil {
 		return nil, err
 	}
-	if len(allowed) > 0 && allowed[0] != f {
-		return nil, invalid(CodeMediaType, "the Content-Type says %s, the bytes say %s", allowed[0].mediaType(), f.mediaType())
-	}
-	u := &unpacked{format: f, packed: packed, close: func() {}}
+	u := &unpacked{format: f, packed: packed, share: share}
 	switch f {
 	case formatGzip:
 		z, err := gzip.NewReader(buf)
 		if err != nil {
 			return nil, archiveError(err, "")
 		}
-		u.Reader, u.close = &meter{r: z, packed: packed, limits: limits}, func() { _ = z.Close() }
+		u.Reader, u.shut = &meter{r: z, packed: packed, limits: limits}, func() { _ = z.Close() }
 	case formatZstd:
-		size, err := windowOf(buf, t)
-		if err != nil {
-			return nil, err
+		size := windowOf(buf)
+		cost := int64(size) + costDecoder
+		if err := share.Grow(cost); err != nil {
+			return nil, memoryError(err, limits.Memory)
 		}
+		u.cost = cost
 		z, err := zstd.NewReader(buf, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxWindow(size))
 		if err != nil {
+			u.close()
 			return nil, archiveError(err, "")
 		}
-		u.Reader, u.close = &meter{r: z, packed: packed, limits: limits}, z.Close
+		u.Reader, u.shut = &meter{r: z, packed: packed, limits: limits}, z.Close
 	default:
 		u.Reader = buf
 	}

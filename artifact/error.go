@@ -25,6 +25,7 @@ const (
 	CodeImageInvalid      = "image_invalid"       // the OCI image contradicts itself
 	CodeNoPlatform        = "image_platform"      // no linux/amd64 image inside
 	CodeMediaType         = "media_type_mismatch" // Content-Type and bytes differ
+	CodeBusy              = "uploads_busy"        // others take all memory for reading
 	CodeMediaTypeRejected = "media_type_unsupported"
 )
 
@@ -79,7 +80,7 @@ func archiveError(err error, after string) error {
 	}
 	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
 		return &miosa.Error{Code: miosa.Invalid, Public: CodeNotArchive, Err: err, Message: fmt.Sprintf(
-			"the archive wants a zstd window of over %d MB, or a later frame of it one of over %d MB which its first did not: compress it in one piece, without --long",
+			"the archive wants a zstd window of over %d MB, or a later frame of it one of over %d MB and of more than its first did: compress it in one piece, without --long",
 			maxWindow>>20, window>>20)}
 	}
 	where := "at its beginning"

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/ration"
 )
 
 // maxXattrs bounds the extended attributes of one entry, names and values, in
@@ -40,8 +41,8 @@ type layers struct {
 	buf []byte
 }
 
-func newLayers(ctx context.Context, kind miosa.Kind, limits Limits, sink Sink) *layers {
-	return &layers{ctx: ctx, tree: newTree(sink, limits.Entries), limits: limits, kind: kind,
+func newLayers(ctx context.Context, kind miosa.Kind, limits Limits, sink Sink, share *ration.Share) *layers {
+	return &layers{ctx: ctx, tree: newTree(sink, limits.Entries, share), limits: limits, kind: kind,
 		stream: limits.UnpackedBytes + int64(limits.Entries)*streamPerEntry, buf: make([]byte, 256<<10)}
 }
 
@@ -116,7 +117,7 @@ func (l *layers) entry(hdr *tar.Header, r io.Reader, packed *counter, layer int)
 	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeDir, tar.TypeSymlink, tar.TypeLink:
 	case tar.TypeXGlobalHeader, 'V':
 		l.passed.Headers++
-		return l.explain(hdr.Name, l.tree.spend(1, 0))
+		return l.explain(hdr.Name, l.tree.spend(0))
 	case tar.TypeChar, tar.TypeBlock:
 		return refused(hdr.Name, "is a device node; leave device nodes out (tar --exclude='dev/*'): the platform provides /dev")
 	case tar.TypeFifo:
@@ -138,9 +139,9 @@ func (l *layers) entry(hdr *tar.Header, r io.Reader, packed *counter, layer int)
 			return refused(hdr.Name, "names the root itself, but is not a directory")
 		}
 		l.tree.Root.Meta = meta
-		return l.explain(hdr.Name, l.tree.spend(1, 0))
+		return l.explain(hdr.Name, l.tree.spend(0))
 	}
-	if err := l.tree.spend(1, metaSize(parts[len(parts)-1], hdr, meta)); err != nil {
+	if err := l.tree.spend(metaSize(parts[len(parts)-1], hdr, meta)); err != nil {
 		return l.explain(hdr.Name, err)
 	}
 	dir, depth, err := l.tree.dir(parts[:len(parts)-1], layer, l.merging())
@@ -151,11 +152,25 @@ func (l *layers) entry(hdr *tar.Header, r io.Reader, packed *counter, layer int)
 	if l.merging() && strings.HasPrefix(leaf, whiteout) {
 		return l.whiteout(hdr.Name, dir, leaf, layer)
 	}
+	if err := l.hold(hdr, leaf, meta); err != nil {
+		return l.explain(hdr.Name, err)
+	}
 	n, err := l.node(hdr, r, packed, meta, depth)
 	if err != nil {
 		return err
 	}
 	return l.explain(hdr.Name, l.tree.put(dir, leaf, n, layer, l.merging()))
+}
+
+func (l *layers) hold(hdr *tar.Header, leaf string, meta Meta) error {
+	typ, target := File, ""
+	switch hdr.Typeflag {
+	case tar.TypeDir:
+		typ = Dir
+	case tar.TypeSymlink:
+		typ, target = Symlink, hdr.Linkname
+	}
+	return l.tree.hold(typ, leaf, target, meta.Xattrs)
 }
 
 // merging says that archives are image layers: whiteouts count, entries may
@@ -196,6 +211,7 @@ func (l *layers) node(hdr *tar.Header, r io.Reader, packed *counter, meta Meta, 
 	n := &Node{Meta: meta, Type: File, Size: hdr.Size}
 	c := &content{l: l, r: r, packed: packed, left: hdr.Size}
 	if l.tree.sink == nil {
+		n.Xattrs = nil
 		return n, c.discard()
 	}
 	ref, err := l.tree.sink.File(n, c)
@@ -230,8 +246,9 @@ func (l *layers) symlink(hdr *tar.Header, meta Meta, depth int) (*Node, error) {
 		if err != nil {
 			return nil, &sinkError{err}
 		}
-		n.Ref, n.Xattrs = ref, nil
+		n.Ref = ref
 	}
+	n.Xattrs = nil
 	return n, nil
 }
 
@@ -316,6 +333,8 @@ func (l *layers) explain(entry string, err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, ration.ErrBusy), errors.Is(err, ration.ErrTooMuch):
+		return memoryError(err, l.limits.Memory)
 	case errors.Is(err, errTooManyEntries):
 		return tooLarge(CodeArchiveTooLarge, "entry %s: the archive holds more than %d entries, which is the limit", shownName(entry), l.limits.Entries)
 	case errors.Is(err, errTooMuchMeta):

@@ -1,6 +1,7 @@
 package artifact
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -9,14 +10,17 @@ import (
 	"github.com/miosa/miosa"
 )
 
-// Receive takes an upload in: the body is read once, never held in memory,
-// verified while it is written, and committed only when all of it is good.
-// Whatever goes wrong, nothing of it stays stored.
+// Receive takes an upload in: the body is written to the blob as it comes,
+// never held in memory, then read from there and verified, and committed only
+// when all of it is good. Whatever goes wrong, nothing of it stays stored.
+//
+// Reading what was sent takes memory, sending it takes as long as its sender
+// likes: so nothing is read before all of it is there, but for its first bytes.
 //
 // Errors: *miosa.Error with code Invalid (Public says which way), TooLarge,
-// Unsupported (a Content-Type that is not read) or NoSpace; ctx's own error
-// when it ends; what blobs says otherwise. After an error the rest of the body
-// is unread.
+// Unsupported (a Content-Type that is not read), Limited (no memory to read it
+// with for a minute) or NoSpace; ctx's own error when it ends; what blobs says
+// otherwise. After an error the rest of the body is unread.
 func Receive(ctx context.Context, blobs Blobs, up Upload, limits Limits) (Stored, error) {
 	limits = limits.withDefaults()
 	switch up.Kind {
@@ -40,17 +44,15 @@ func Receive(ctx context.Context, blobs Blobs, up Upload, limits Limits) (Stored
 	}
 	defer func() { _ = blob.Abort() }()
 	in := &intake{ctx: ctx, body: up.Body, blob: blob, limit: limits.Bytes}
-	u := unpacker{ctx: ctx, blobs: blobs, kind: up.Kind, limits: limits, turn: &turn{ctx: ctx, patience: widePatience}}
-	defer u.turn.release()
-	content, err := u.unpack(in, allowed, blob)
-	if err == nil {
-		_, err = io.Copy(io.Discard, in)
-	}
-	if err != nil {
-		return Stored{}, in.explain(err)
+	if err := in.all(allowed); err != nil {
+		return Stored{}, err
 	}
 	if sum := blob.SHA256(); promised != "" && sum != promised {
 		return Stored{}, invalid(CodeDigestMismatch, "the upload's bytes have the SHA-256 %s, promised was %s; send it again", sum, promised)
+	}
+	content, err := verify(ctx, blobs, up.Kind, limits, allowed, &whole{r: blob, left: in.n})
+	if err != nil {
+		return Stored{}, err
 	}
 	kept, err := blob.Commit()
 	if err != nil {
@@ -60,6 +62,57 @@ func Receive(ctx context.Context, blobs Blobs, up Upload, limits Limits) (Stored
 		Blob: kept, MediaType: content.MediaType, Manifest: content.Manifest,
 		Config: content.Config, Passed: content.Passed,
 	}, nil
+}
+
+// verify reads what was written from beginning to end.
+func verify(ctx context.Context, blobs Blobs, kind miosa.Kind, limits Limits, allowed []format, in *whole) (Unpacked, error) {
+	s, err := share(ctx, limits.Memory, false)
+	if err != nil {
+		return Unpacked{}, err
+	}
+	defer s.Release()
+	u := unpacker{ctx: ctx, blobs: blobs, kind: kind, limits: limits, share: s}
+	content, err := u.unpack(in, allowed, in.r)
+	if in.err != nil {
+		return Unpacked{}, StorageError(in.err)
+	}
+	content.Tree = nil // nobody's any more: the share ends
+	return content, err
+}
+
+// whole reads what was written in order. It remembers what really went wrong:
+// decoders word every error as their own.
+type whole struct {
+	r    io.ReaderAt
+	at   int64
+	left int64
+	err  error
+}
+
+func (w *whole) Read(p []byte) (int, error) {
+	if w.left == 0 {
+		return 0, io.EOF
+	}
+	n, err := w.r.ReadAt(p[:min(int64(len(p)), w.left)], w.at)
+	w.at, w.left = w.at+int64(n), w.left-int64(n)
+	if err == io.EOF {
+		if err = nil; n == 0 {
+			err = io.ErrUnexpectedEOF // it was written
+		}
+	}
+	w.err = err
+	return n, err
+}
+
+// all takes the whole body in, unless its first bytes tell that it is nothing
+// that is read.
+func (in *intake) all(allowed []format) error {
+	buf := bufio.NewReaderSize(in, 64<<10)
+	_, err := sniffAs(buf, allowed)
+	if err == nil {
+		_, err = io.Copy(io.Discard, buf)
+	}
+	return in.explain(err)
 }
 
 // intake reads the body and writes it to the blob on the way. It remembers

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/miosa/miosa/ration"
 )
 
 // NodeType says what a Node is. Nothing else is ever kept.
@@ -31,7 +33,7 @@ type Meta struct {
 	UID, GID  uint32
 	MTime     int64 // seconds since 1970
 	MTimeNsec uint32
-	Xattrs    []Xattr // sorted by name; empty on files once the sink has them
+	Xattrs    []Xattr // sorted by name; of a directory: else they are the sink's alone
 }
 
 // Node is one inode of a Tree. A file or symbolic link may have several names.
@@ -94,14 +96,14 @@ type Tree struct {
 	Bytes int64
 
 	sink   Sink
+	share  *ration.Share
 	budget budget
 }
 
 // budget is what may still be put into the tree.
 type budget struct {
 	entries int
-	// meta bounds names, link targets and attributes together, in bytes: they
-	// are what a hostile archive could fill the memory with.
+	// meta bounds names, link targets and attributes together, in bytes.
 	meta int
 	// followed bounds the targets of the links that paths go through, in bytes:
 	// each entry may name a long one again.
@@ -123,10 +125,10 @@ var (
 	errNotEmpty        = errors.New("directory not empty")
 )
 
-func newTree(sink Sink, maxEntries int) *Tree {
+func newTree(sink Sink, maxEntries int, share *ration.Share) *Tree {
 	return &Tree{
 		Root: newDir(Meta{Mode: 0o755}),
-		sink: sink, budget: budget{entries: maxEntries, meta: maxMeta, followed: maxFollowed},
+		sink: sink, share: share, budget: budget{entries: maxEntries, meta: maxMeta, followed: maxFollowed},
 	}
 }
 
@@ -134,14 +136,35 @@ func newDir(meta Meta) *Node {
 	return &Node{Type: Dir, Meta: meta, children: map[string]name{}}
 }
 
-func (t *Tree) spend(entries, meta int) error {
-	if t.budget.entries -= entries; t.budget.entries < 0 {
+// spend counts one entry, with its bytes of names, targets and attributes.
+func (t *Tree) spend(meta int) error {
+	if t.budget.entries--; t.budget.entries < 0 {
 		return errTooManyEntries
 	}
 	if t.budget.meta -= meta; t.budget.meta < 0 {
 		return errTooMuchMeta
 	}
 	return nil
+}
+
+// hold takes the memory of one node, before it is made.
+func (t *Tree) hold(typ NodeType, leaf, target string, xattrs []Xattr) error {
+	n := costNode + costText + len(leaf)
+	if typ == Dir {
+		n += costDir
+	}
+	if target != "" {
+		n += costText + len(target)
+	}
+	if typ == Dir || t.sink != nil {
+		for _, x := range xattrs {
+			n += costAttr + len(x.Name) + len(x.Value)
+		}
+	}
+	if t.sink != nil {
+		n += costSunk + costNamed*len(leaf)
+	}
+	return t.share.Grow(int64(n))
 }
 
 // dir finds the directory at parts, making what is missing, and says how deep
@@ -152,7 +175,10 @@ func (t *Tree) dir(parts []string, layer int, follow bool) (*Node, int, error) {
 		if len(part) > maxName {
 			return nil, errNotDirectory
 		}
-		if err := t.spend(1, len(part)); err != nil {
+		if err := t.spend(len(part)); err != nil {
+			return nil, err
+		}
+		if err := t.hold(Dir, part, "", nil); err != nil {
 			return nil, err
 		}
 		n := newDir(Meta{Mode: 0o755})

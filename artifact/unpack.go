@@ -10,6 +10,7 @@ import (
 	"io"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/ration"
 )
 
 // Unpacked is what an artefact holds.
@@ -19,22 +20,42 @@ type Unpacked struct {
 	Manifest  miosa.ArtifactManifest
 	Config    miosa.ImageConfig // of kind oci
 	Passed    Passed
+
+	share *ration.Share
+}
+
+// Close says that the tree is no longer used: its memory is others'.
+func (u Unpacked) Close() {
+	if u.share != nil {
+		u.share.Release()
+	}
 }
 
 // Unpack reads a stored artefact into a tree, its contents into sink, and
 // verifies on the way that the bytes are those of the digest. The same bytes
-// give the same calls in the same order.
+// give the same calls in the same order. It waits for memory for as long as ctx
+// lasts; the caller closes what it gets once it is done with the tree.
 //
 // Errors that are the artefact's fault are *miosa.Error with code Invalid or
 // TooLarge; those of sink come back wrapped.
-func Unpack(ctx context.Context, blobs Blobs, digest string, kind miosa.Kind, limits Limits, sink Sink) (Unpacked, error) {
+func Unpack(ctx context.Context, blobs Blobs, digest string, kind miosa.Kind, limits Limits, sink Sink) (_ Unpacked, err error) {
+	limits = limits.withDefaults()
+	s, err := share(ctx, limits.Memory, true)
+	if err != nil {
+		return Unpacked{}, err
+	}
+	defer func() {
+		if err != nil {
+			s.Release()
+		}
+	}()
 	blob, err := blobs.Open(ctx, digest)
 	if err != nil {
 		return Unpacked{}, err
 	}
 	defer func() { _ = blob.Close() }()
 	in := &hashing{r: blob, h: sha256.New()}
-	u := unpacker{ctx: ctx, blobs: blobs, kind: kind, limits: limits.withDefaults(), sink: sink, verified: true}
+	u := unpacker{ctx: ctx, blobs: blobs, kind: kind, limits: limits, sink: sink, verified: true, share: s}
 	out, err := u.unpack(in, nil, blob)
 	if in.err != nil {
 		return Unpacked{}, StorageError(in.err)
@@ -48,6 +69,7 @@ func Unpack(ctx context.Context, blobs Blobs, digest string, kind miosa.Kind, li
 	if got := hex.EncodeToString(in.h.Sum(nil)); got != digest {
 		return Unpacked{}, miosa.Errorf(miosa.Internal, "the stored artefact %s is damaged: its bytes have the digest %s", digest, got)
 	}
+	out.share = s
 	return out, nil
 }
 
@@ -76,13 +98,13 @@ type unpacker struct {
 	// verified: the bytes were received before, their digest is checked as a
 	// whole; what layers unpack to need not be hashed again.
 	verified bool
-	turn     *turn // nil: no other archive has to wait for this one
+	share    *ration.Share
 }
 
 // unpack reads an artefact in order. random reads the same bytes anywhere,
 // as far as they were read in order before.
 func (u unpacker) unpack(in io.Reader, allowed []format, random io.ReaderAt) (Unpacked, error) {
-	stream, err := decompress(in, allowed, u.limits, u.turn)
+	stream, err := decompress(in, allowed, u.limits, u.share)
 	if err != nil {
 		return Unpacked{}, err
 	}
@@ -90,7 +112,7 @@ func (u unpacker) unpack(in io.Reader, allowed []format, random io.ReaderAt) (Un
 	if u.kind == miosa.KindOCI {
 		return u.image(stream, random)
 	}
-	l := newLayers(u.ctx, u.kind, u.limits, u.sink)
+	l := newLayers(u.ctx, u.kind, u.limits, u.sink, u.share)
 	if err := l.read(stream, stream.packed, 0, true); err != nil {
 		return Unpacked{}, err
 	}
@@ -121,17 +143,18 @@ func (u unpacker) image(stream *unpacked, random io.ReaderAt) (Unpacked, error) 
 		defer func() { _ = scratch.Abort() }()
 		tee := &teeing{r: stream, w: scratch}
 		r, random = tee, scratch
-		a, err := indexArchive(u.ctx, r, stream.packed, u.limits)
+		a, err := indexArchive(u.ctx, r, stream.packed, u.limits, u.share)
 		if tee.err != nil {
 			return Unpacked{}, StorageError(tee.err)
 		}
 		if err != nil {
 			return Unpacked{}, err
 		}
+		stream.close() // its layers have decoders of their own
 		a.data = random
 		return u.merge(a)
 	}
-	a, err := indexArchive(u.ctx, r, stream.packed, u.limits)
+	a, err := indexArchive(u.ctx, r, stream.packed, u.limits, u.share)
 	if err != nil {
 		return Unpacked{}, err
 	}
@@ -145,7 +168,7 @@ func (u unpacker) merge(a *archive) (Unpacked, error) {
 	if err != nil {
 		return Unpacked{}, err
 	}
-	l := newLayers(u.ctx, u.kind, u.limits, u.sink)
+	l := newLayers(u.ctx, u.kind, u.limits, u.sink, u.share)
 	for i, f := range img.layers {
 		diff := ""
 		if len(img.diffs) > 0 && !u.verified {
@@ -167,7 +190,7 @@ func (u unpacker) layer(l *layers, a *archive, f file, number int, diff string) 
 	if f.size == 0 {
 		return truncated("")
 	}
-	stream, err := decompress(a.section(f), nil, u.limits, u.turn)
+	stream, err := decompress(a.section(f), nil, u.limits, u.share)
 	if err != nil {
 		return err
 	}

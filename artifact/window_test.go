@@ -2,7 +2,6 @@ package artifact
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/ration"
 )
 
 func zstdOf(t *testing.T, text string, window int) []byte {
@@ -29,55 +29,53 @@ func zstdOf(t *testing.T, text string, window int) []byte {
 	return out.Bytes()
 }
 
-// A few bytes make a decoder allocate a large window: not many may at once.
-func TestWideWindowsTakeTurns(t *testing.T) {
-	read := func(packed []byte, in *turn) (string, error) {
-		u, err := decompress(bytes.NewReader(packed), nil, Limits{}.withDefaults(), in)
+// A few bytes make a decoder allocate a large window: it is in the share, and
+// no longer than the decoder lives.
+func TestWindowsAreInTheShare(t *testing.T) {
+	limits := Limits{Memory: ration.New(0, 64<<20)}.withDefaults()
+	read := func(packed []byte) (string, error) {
+		s, err := limits.Memory.Take(t.Context(), ration.Terms{}, 0)
 		if err != nil {
-			return "", err
+			return "", memoryError(err, limits.Memory)
 		}
-		defer u.close()
-		b, err := io.ReadAll(u)
-		return string(b), archiveError(err, "")
+		defer s.Release()
+		text := ""
+		for range 2 { // the second has the room of the first
+			u, err := decompress(bytes.NewReader(packed), nil, limits, s)
+			if err != nil {
+				return "", err
+			}
+			defer u.close() // again
+			b, err := io.ReadAll(u)
+			if err != nil {
+				return "", archiveError(err, "")
+			}
+			u.close()
+			text = string(b)
+		}
+		return text, nil
 	}
 	narrow, broad := zstdOf(t, "narrow", window), zstdOf(t, "broad", 4*window)
-	skipped := append([]byte{0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 'x'}, broad...)
-	later := append(bytes.Clone(narrow), broad...)
-
-	var turns []*turn
-	for range cap(wide) {
-		in := &turn{ctx: t.Context(), patience: widePatience}
-		for range 2 { // an image's two decoders are one upload's
-			if text, err := read(broad, in); text != "broad" || err != nil {
-				t.Fatalf("read %q, %v", text, err)
-			}
+	for _, c := range []struct {
+		name   string
+		packed []byte
+		text   string
+		code   miosa.Code
+		held   int64 // at most, besides what is rounded up
+	}{
+		{"narrow", narrow, "narrow", "", window},
+		{"broad", broad, "broad", "", 4 * window},
+		{"broader than one may", zstdOf(t, "x", 8*window), "", miosa.TooLarge, 0},
+		{"what comes is not known", append([]byte{0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 'x'}, broad...), "", miosa.TooLarge, 0},
+		{"a later frame is broader", append(bytes.Clone(narrow), broad...), "", miosa.Invalid, window},
+	} {
+		limits.Memory = ration.New(0, 64<<20)
+		text, err := read(c.packed)
+		if text != c.text || miosa.CodeOf(err) != c.code || (err != nil && !strings.Contains(err.Error(), "window")) {
+			t.Errorf("%s: read %q, %v", c.name, text, err)
 		}
-		turns = append(turns, in)
-	}
-	for _, packed := range [][]byte{broad, skipped} {
-		if _, err := read(packed, &turn{ctx: t.Context()}); miosa.CodeOf(err) != miosa.Limited {
-			t.Errorf("one more: %v", err)
+		if now, peak := limits.Memory.Held(); now != 0 || peak < c.held || peak > c.held+2<<20 {
+			t.Errorf("%s: held %d bytes, and %d in the end", c.name, peak, now)
 		}
 	}
-	gone, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := read(broad, &turn{ctx: gone, patience: widePatience}); !errors.Is(err, context.Canceled) {
-		t.Errorf("one that gave up: %v", err)
-	}
-	if text, err := read(narrow, &turn{ctx: t.Context()}); text != "narrow" || err != nil {
-		t.Errorf("a narrow one read %q, %v", text, err)
-	}
-	if text, err := read(broad, nil); text != "broad" || err != nil {
-		t.Errorf("a host read %q, %v", text, err)
-	}
-	if _, err := read(later, &turn{ctx: t.Context()}); miosa.CodeOf(err) != miosa.Invalid || !strings.Contains(err.Error(), "window") {
-		t.Errorf("a later frame that is wider: %v", err)
-	}
-	for _, in := range turns {
-		in.release()
-	}
-	if text, err := read(broad, &turn{ctx: t.Context(), patience: widePatience}); text != "broad" || err != nil {
-		t.Errorf("then it read %q, %v", text, err)
-	}
-	<-wide
 }

@@ -198,14 +198,14 @@ func narrowDrain(ctx context.Context, c *client.Client, in *resource.LogDrainCre
 	if in.DeploymentID == "" {
 		return usagef("--service %q is a name: say with --deployment of which deployment", in.ServiceID)
 	}
-	for s, err := range c.Services(ctx, in.DeploymentID) {
-		if err != nil {
-			return err
-		}
-		if s.Name == in.ServiceID {
-			in.ServiceID = s.ID
-			return nil
-		}
+	// One that has left may have lines still to come, and be live again.
+	services, err := client.Collect(c.Services(ctx, in.DeploymentID, client.Query("all", "true")))
+	if err != nil {
+		return err
+	}
+	if s, ok := serviceNamed(services, in.ServiceID); ok {
+		in.ServiceID = s.ID
+		return nil
 	}
 	return &client.Error{Status: 404, Code: "service_not_found", Message: fmt.Sprintf("the deployment has no service %q", in.ServiceID)}
 }

@@ -125,7 +125,7 @@ func logSubject(ctx context.Context, c *client.Client, name, environment string)
 	if err != nil || environment == "" {
 		return dep.ID, nil, err
 	}
-	services, err := client.Collect(c.Services(ctx, dep.ID, client.Query("environment", environment)))
+	services, err := client.Collect(c.Services(ctx, dep.ID, client.Query("environment", environment), client.Query("all", "true")))
 	if err != nil {
 		return "", nil, err
 	}

@@ -24,7 +24,7 @@ in a day an hour of that. What a day has left comes back bit by bit, so that an
 instance that wrote too much is slowed down, not silent.`,
 		Example: "  miosa log-limit shop\n  miosa log-limit shop 20000 --burst 100000\n  miosa log-limit shop default",
 	}
-	cmd.Flags().StringVar(&service, "service", "", "service (default: the web service)")
+	cmd.Flags().StringVar(&service, "service", "", "service (default: the one that requests go to)")
 	cmd.Flags().StringVar(&environment, "environment", "production", "environment")
 	cmd.Flags().IntVar(&burst, "burst", 0, "lines at once, after a silence (default: four seconds' worth)")
 	cmd.RunE = a.run(1, 2, func(ctx context.Context, c *client.Client, args []string) error {
@@ -80,8 +80,8 @@ func limitWords(l resource.LogLimit) string {
 	return out
 }
 
-// serviceOf finds a deployment's service by name or ID; "" is the web service,
-// or the first.
+// serviceOf finds a deployment's service by name or ID; "" is the one that
+// requests go to, or the first where all are workers.
 func serviceOf(ctx context.Context, c *client.Client, dep resource.Deployment, environment, name string) (resource.Service, error) {
 	services, err := client.Collect(c.Services(ctx, dep.ID, client.Query("environment", environment)))
 	if err != nil {
@@ -90,13 +90,23 @@ func serviceOf(ctx context.Context, c *client.Client, dep resource.Deployment, e
 	if len(services) == 0 {
 		return resource.Service{}, fmt.Errorf("nothing was published to %s of %s yet", environment, dep.Slug)
 	}
-	for _, s := range services {
-		if name == "" && s.Type == "web" || name != "" && (s.Name == name || s.ID == name) {
-			return s, nil
-		}
+	if s, ok := serviceNamed(services, name); ok {
+		return s, nil
 	}
 	if name != "" {
 		return resource.Service{}, &client.Error{Status: 404, Code: "service_not_found", Message: fmt.Sprintf("%s of %s has no service %q", environment, dep.Slug, name)}
 	}
 	return services[0], nil
+}
+
+// serviceNamed finds a service by name or ID; "" is the one that requests go
+// to. Of several that have a name, the live one is meant.
+func serviceNamed(services []resource.Service, name string) (found resource.Service, ok bool) {
+	for _, s := range services {
+		is := name == "" && s.Routed || name != "" && (s.Name == name || s.ID == name)
+		if is && (!ok || found.VersionID == nil) {
+			found, ok = s, true
+		}
+	}
+	return found, ok
 }

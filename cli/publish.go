@@ -85,7 +85,7 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 	if made {
 		p.step("Deployment %s is new: %s", dep.Slug, dep.PublicURL)
 	} else if len(body.Services) > 0 && !f.worker {
-		live, err := liveServices(ctx, c, dep, f.environment)
+		live, err := liveVersion(ctx, c, dep, f.environment)
 		if err != nil {
 			return err
 		}
@@ -125,7 +125,7 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 		case out.Rollout.Step == "done" && !out.Rollout.Promote:
 			a.printf("Version %d of %s is healthy. Make it live with: miosa promote %s %d\n", out.Version.VersionNumber, dep.Slug, dep.Slug, out.Version.VersionNumber)
 		case out.Rollout.Step == "draining" || out.Rollout.Step == "done":
-			a.printf("Version %d of %s is live: %s\n", out.Version.VersionNumber, dep.Slug, a.url(ctx, c, dep, out.Rollout.EnvironmentID))
+			a.live(ctx, c, dep, out.Version)
 		}
 	}); err != nil {
 		return err
@@ -134,6 +134,15 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 		return nil
 	}
 	return a.outcome(ctx, c, out.Rollout, out.Version)
+}
+
+// live says that a version is, and where it is served.
+func (a *app) live(ctx context.Context, c *client.Client, dep resource.Deployment, v resource.Version) {
+	if v.RoutedServiceID == nil {
+		a.printf("Version %d of %s is live. It has workers only, and serves no HTTP.\n", v.VersionNumber, dep.Slug)
+		return
+	}
+	a.printf("Version %d of %s is live: %s\n", v.VersionNumber, dep.Slug, a.url(ctx, c, dep, v.EnvironmentID))
 }
 
 // url is where the environment with that ID is served.
@@ -188,25 +197,27 @@ func (f publishFlags) body(given func(string) bool) (resource.Publish, error) {
 	return out, nil
 }
 
-// liveServices are those of the version that is live in an environment.
-func liveServices(ctx context.Context, c *client.Client, dep resource.Deployment, environment string) ([]resource.VersionService, error) {
+// liveVersion is the one that is live in an environment, or the zero one.
+func liveVersion(ctx context.Context, c *client.Client, dep resource.Deployment, environment string) (resource.Version, error) {
 	for e, err := range c.Environments(ctx, dep.ID) {
 		if err != nil {
-			return nil, err
+			return resource.Version{}, err
 		}
 		if (e.Name == environment || e.ID == environment) && e.ActiveVersionID != nil {
-			v, err := c.Version(ctx, dep.ID, *e.ActiveVersionID)
-			return v.Services, err
+			return c.Version(ctx, dep.ID, *e.ActiveVersionID)
 		}
 	}
-	return nil, nil
+	return resource.Version{}, nil
 }
 
 // beside is what a publish names when flags are for one service: that of the
-// live ones that stands for the whole, and the others as they are, since what a
-// version does not name ends with it.
-func beside(live []resource.VersionService, s resource.PublishService) []resource.PublishService {
-	whole := slices.IndexFunc(live, func(v resource.VersionService) bool { return v.Type == "web" })
+// live version's that requests go to, and the others as they are, since what a
+// version does not name ends with it. Of workers alone it is the first.
+func beside(version resource.Version, s resource.PublishService) []resource.PublishService {
+	live := version.Services
+	whole := slices.IndexFunc(live, func(v resource.VersionService) bool {
+		return version.RoutedServiceID != nil && v.ServiceID == *version.RoutedServiceID
+	})
 	if whole < 0 {
 		whole = slices.IndexFunc(live, func(v resource.VersionService) bool {
 			return v.Type != "worker" || s.Port == nil && s.HealthCheckPath == ""

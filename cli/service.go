@@ -15,7 +15,7 @@ func (a *app) scaleCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "scale DEPLOYMENT N", Short: "Set how many instances there are to be", Example: "  miosa scale hello 3\n  miosa scale hello 0    # stops it",
 	}
-	cmd.Flags().StringVar(&service, "service", "", "service to scale (default: the web service)")
+	cmd.Flags().StringVar(&service, "service", "", "service to scale (default: the one that requests go to)")
 	cmd.Flags().StringVar(&environment, "environment", "production", "environment")
 	cmd.RunE = a.run(2, 2, func(ctx context.Context, c *client.Client, args []string) error {
 		n, err := strconv.Atoi(args[1])
@@ -48,7 +48,7 @@ func (a *app) restartCommand() *cobra.Command {
 		Long: `Roll out the live release once more, as a new version with the variables as they
 are now. Every new instance is healthy before an old one goes.`,
 	}
-	cmd.Flags().StringVar(&service, "service", "", "service (default: the web service)")
+	cmd.Flags().StringVar(&service, "service", "", "service (default: the one that requests go to)")
 	cmd.Flags().StringVar(&environment, "environment", "production", "environment")
 	cmd.Flags().BoolVar(&wait, "wait", true, "wait for the end")
 	cmd.RunE = a.run(1, 1, func(ctx context.Context, c *client.Client, args []string) error {
@@ -104,6 +104,6 @@ func (a *app) end(ctx context.Context, c *client.Client, dep resource.Deployment
 	if err := a.outcome(ctx, c, r, v); err != nil {
 		return err
 	}
-	a.printf("Version %d of %s is live: %s\n", v.VersionNumber, dep.Slug, a.url(ctx, c, dep, r.EnvironmentID))
+	a.live(ctx, c, dep, v)
 	return nil
 }

@@ -29,14 +29,21 @@ const wholeBody = 32 << 10
 // buffers are as large as the largest body read whole, and serve for copying.
 var buffers = sync.Pool{New: func() any { b := make([]byte, wholeBody); return &b }}
 
+// bodyStreams reports whether the request's body is not one to read whole.
+func bodyStreams(r *http.Request) bool {
+	return r.ContentLength < 0 || r.ContentLength > wholeBody || r.ContentLength > 0 && expectsContinue(r)
+}
+
+func expectsContinue(r *http.Request) bool { return hasToken(r.Header["Expect"], "100-continue") }
+
 // openBody reads a small body, and makes ready for the streaming of another.
 func (x *exchange) openBody() (failure, bool) {
 	r := x.r
 	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
 		return failure{}, true
 	}
-	x.body.expects = hasToken(r.Header["Expect"], "100-continue")
-	if r.ContentLength < 0 || r.ContentLength > wholeBody || x.body.expects {
+	if bodyStreams(r) {
+		x.body.expects = expectsContinue(r)
 		x.body.streamed = true
 		// The answer may begin, and go on, while the body still comes.
 		_ = http.NewResponseController(x.w).EnableFullDuplex()

@@ -2,25 +2,43 @@ package edge
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 
 	"github.com/miosa/miosa/routing"
 )
 
-// peer is the other end of a client's connection, read once for all its
-// requests.
+// peer is the other end of a client's connection, or the one that a PROXY
+// protocol header names in its place.
 type peer struct {
 	addr    netip.Addr
 	name    string // as in X-Forwarded-For
 	trusted bool   // a proxy of ours: what it says of its client holds
+	secure  bool   // it speaks TLS to a proxy that said so in a PROXY protocol header
 }
 
 type peerKey struct{}
 
-func (rt *Router) withPeer(ctx context.Context, remote string) context.Context {
-	return context.WithValue(ctx, peerKey{}, rt.peerOf(remote))
+// withPeer has a connection's peer be found out once for all its requests, by
+// the first: who a proxy's client is may be known late.
+func (rt *Router) withPeer(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, peerKey{}, sync.OnceValue(func() *peer {
+		p := rt.peerOf(conn.RemoteAddr().String())
+		if c, ok := conn.(*proxiedConn); ok {
+			p.secure = c.secure()
+		}
+		return p
+	}))
+}
+
+func (rt *Router) peerFor(r *http.Request) *peer {
+	if of, ok := r.Context().Value(peerKey{}).(func() *peer); ok {
+		return of()
+	}
+	return rt.peerOf(r.RemoteAddr)
 }
 
 func (rt *Router) peerOf(remote string) *peer {
@@ -75,7 +93,7 @@ func (rt *Router) clientOf(p *peer, h http.Header) netip.Addr {
 func (x *exchange) origin() origin {
 	p, r := x.peer, x.r
 	o := origin{forwardedFor: p.name, proto: "http", host: r.Host}
-	if r.TLS != nil {
+	if r.TLS != nil || p.secure {
 		o.proto = "https"
 	}
 	node := p.name
@@ -96,7 +114,7 @@ func (x *exchange) origin() origin {
 	if prior := r.Header.Values("Forwarded"); len(prior) > 0 {
 		o.forwarded = strings.Join(prior, ", ") + ", " + o.forwarded
 	}
-	if prior := r.Header.Get("X-Forwarded-Proto"); prior == "http" || prior == "https" {
+	if prior := forwardedProto(r); prior == "http" || prior == "https" {
 		o.proto = prior
 	}
 	if prior := r.Header.Get("X-Forwarded-Host"); prior != "" {
@@ -107,9 +125,16 @@ func (x *exchange) origin() origin {
 	return o
 }
 
+// forwardedProto is what the first of several proxies says that its client
+// speaks.
+func forwardedProto(r *http.Request) string {
+	first, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Proto"), ",")
+	return strings.ToLower(strings.TrimSpace(first))
+}
+
 // secure reports whether the client speaks TLS, to us or to a proxy of ours.
 func (x *exchange) secure() bool {
-	return x.r.TLS != nil || x.peer.trusted && x.r.Header.Get("X-Forwarded-Proto") == "https"
+	return x.r.TLS != nil || x.peer.secure || x.peer.trusted && forwardedProto(x.r) == "https"
 }
 
 // saneRequestID reports whether a client's own request ID may be kept: it

@@ -83,10 +83,7 @@ func (rt *Router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve finds out who asks for what, and sees that there is an answer.
 func (x *exchange) serve() {
 	rt, r := x.rt, x.r
-	x.peer, _ = r.Context().Value(peerKey{}).(*peer)
-	if x.peer == nil {
-		x.peer = rt.peerOf(r.RemoteAddr)
-	}
+	x.peer = rt.peerFor(r)
 	x.client = rt.clientOf(x.peer, r.Header)
 	x.id = r.Header.Get("X-Request-Id")
 	if !saneRequestID(x.id) {

@@ -190,6 +190,9 @@ func TestAnswersComeBackAsTheyWere(t *testing.T) {
 		"204":             {"GET", "HTTP/1.1 204 No Content\r\n\r\n", 204, "", nil},
 		"304":             {"GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 500\r\nETag: x\r\n\r\n", 304, "", map[string]string{"Etag": "x"}},
 		"te and cl":       {"GET", "HTTP/1.1 200 OK\r\nContent-Length: 500\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 200, "hello", nil},
+		"te twice":        {"GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: Chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 200, "hello", nil},
+		"te in a list":    {"GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked , chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 200, "hello", nil},
+		"another coding":  {"GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n\r\n0\r\n\r\n", 502, "", nil},
 		"hop by hop":      {"GET", "HTTP/1.1 200 OK\r\nConnection: X-Hop, keep-alive\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: x\r\nContent-Length: 0\r\n\r\n", 200, "", map[string]string{"X-Hop": "", "Keep-Alive": "", "Proxy-Authenticate": ""}},
 		"informational":   {"GET", "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", 200, "ok", map[string]string{"Link": ""}},
 		"long head":       {"GET", "HTTP/1.1 200 OK\r\nX-Long: " + strings.Repeat("x", 20_000) + "\r\nContent-Length: 2\r\n\r\nok", 200, "ok", map[string]string{"X-Long": strings.Repeat("x", 20_000)}},
@@ -586,11 +589,13 @@ func TestPages(t *testing.T) {
 	g.route(map[string]routing.Pool{
 		"empty.test":  poolOf(),
 		"new.test":    {},
+		"jobs.test":   {TenantID: "ten_1", DeploymentID: "dep_1", VersionID: "ver_1"},
 		"closed.test": poolOf(at("ri_a", closedPort(t))),
 		"slow.test":   poolOf(at("ri_b", app(t, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))),
 	})
 	g.rt.cfg.ResponseTimeout = 20 * time.Millisecond
-	for host, status := range map[string]int{"nobody.test": 404, "empty.test": 503, "new.test": 503, "closed.test": 502, "slow.test": 504} {
+	codes := map[string]string{"nobody.test": "unknown_host", "jobs.test": "no_http"}
+	for host, status := range map[string]int{"nobody.test": 404, "jobs.test": 404, "empty.test": 503, "new.test": 503, "closed.test": 502, "slow.test": 504} {
 		js := g.get("http://"+host+"/", "Accept", "application/json")
 		var body struct {
 			Error struct {
@@ -602,6 +607,9 @@ func TestPages(t *testing.T) {
 		if err := json.Unmarshal([]byte(js.body), &body); err != nil || js.StatusCode != status || body.Error.Code == "" ||
 			body.Message == "" || body.Error.RequestID == "" || body.Error.RequestID != js.Header.Get("X-Request-Id") {
 			t.Errorf("%s: %d %s, %v", host, js.StatusCode, js.body, err)
+		}
+		if want := codes[host]; want != "" && body.Error.Code != want {
+			t.Errorf("%s: %s, not %s", host, body.Error.Code, want)
 		}
 		if (js.Header.Get("Retry-After") != "") != (status == 503 || status == 502) {
 			t.Errorf("%s: Retry-After %q", host, js.Header.Get("Retry-After"))
@@ -800,6 +808,24 @@ func TestWaitsForABackend(t *testing.T) {
 		time.Sleep(time.Millisecond) //nolint:forbidigo // polls a state that has no event, with a deadline around it
 	}
 	g.route(map[string]routing.Pool{"app.test": poolOf(at("ri_a", app(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "came") })))})
+	asked.Wait()
+}
+
+// Who waits for a backend is told at once that the version which went live
+// meanwhile serves no HTTP.
+func TestWaitsForNothingOfWorkers(t *testing.T) {
+	g, _ := newRig(t, Config{BackendWait: time.Hour})
+	g.route(map[string]routing.Pool{"app.test": poolOf()})
+	var asked sync.WaitGroup
+	asked.Go(func() {
+		if got := g.get("http://app.test/"); got.StatusCode != 404 || !strings.Contains(got.body, "no_http") {
+			t.Errorf("%s %s", got.Status, got.body)
+		}
+	})
+	for g.rt.table.find("app.test").waiting.Load() == 0 {
+		time.Sleep(time.Millisecond) //nolint:forbidigo // polls a state that has no event, with a deadline around it
+	}
+	g.route(map[string]routing.Pool{"app.test": {TenantID: "ten_1", DeploymentID: "dep_1", VersionID: "ver_2"}})
 	asked.Wait()
 }
 

@@ -33,11 +33,14 @@ func targetOf(r *http.Request) (string, bool) {
 	return target, true
 }
 
-// upgradeOf is the protocol the client asks to upgrade to, "" for none.
+// upgradeOf is the protocol the client asks to upgrade to, "" for none. A body
+// may come before the other protocol if it is read whole: where it streams
+// there is no telling which of the two a byte belongs to, and the request is
+// passed on as one without an upgrade, as servers may treat it (RFC 9110, 7.8).
 // Upgrading to h2c is not passed on: what travels in it would escape all that
 // the router does to a request.
 func upgradeOf(r *http.Request) string {
-	if len(r.Header["Upgrade"]) != 1 || r.ProtoMajor != 1 || r.ProtoMinor < 1 || r.ContentLength != 0 || !hasToken(r.Header["Connection"], "upgrade") {
+	if len(r.Header["Upgrade"]) != 1 || r.ProtoMajor != 1 || r.ProtoMinor < 1 || bodyStreams(r) || !hasToken(r.Header["Connection"], "upgrade") {
 		return ""
 	}
 	protocol := r.Header["Upgrade"][0]

@@ -132,6 +132,7 @@ func parseHead(s, method string, dst http.Header) (response, error) {
 	values := make([]string, 0, strings.Count(rest, "\n"))
 	var connection []string
 	length := int64(-1)
+	codings := 0
 	for {
 		if line, rest = cutLine(rest); line == "" {
 			break
@@ -149,8 +150,13 @@ func parseHead(s, method string, dst http.Header) (response, error) {
 			length = int64(n)
 			continue
 		case "Transfer-Encoding":
-			if res.chunked || !strings.EqualFold(value, "chunked") || old {
-				return res, errBadHead
+			// Some frameworks say "chunked" once themselves and once by what
+			// they call, and mean one.
+			for coding := range strings.SplitSeq(value, ",") {
+				if !strings.EqualFold(strings.Trim(coding, " \t"), "chunked") || old {
+					return res, errBadHead
+				}
+				codings++
 			}
 			res.chunked = true
 			continue
@@ -195,6 +201,9 @@ func parseHead(s, method string, dst http.Header) (response, error) {
 				}
 			}
 		}
+	}
+	if codings > 1 {
+		res.closing = true // were it chunked twice after all, the rest is in no other answer
 	}
 	res.frame(method, length, dst)
 	return res, nil
@@ -430,6 +439,9 @@ func (x *exchange) trailers(c *upstream, res response, flusher http.Flusher) err
 	s, err := readLines(c.br)
 	if err != nil {
 		return err
+	}
+	if s != "\r\n" && !strings.HasSuffix(s, "\r\n\r\n") {
+		x.once = true // who is strict reads no end there: this was the connection's last answer
 	}
 	h := x.w.Header()
 	for first := true; ; first = false {

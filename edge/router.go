@@ -30,6 +30,7 @@ type Config struct {
 	AccessLog      io.Writer      // a JSON object a line; nil: none
 	Traffic        Traffic        // takes what is counted of services, every 15 s; nil: nobody
 	TrustedProxies []netip.Prefix // whose word about their clients is taken
+	ProxyProtocol  bool           // connections of TrustedProxies begin with a PROXY protocol header
 	StickyKey      []byte         // makes the cookies; the same on every router; nil: a random one
 
 	HeadTimeout     time.Duration // for a request's head; 10 s
@@ -80,6 +81,9 @@ func New(cfg Config, feed Feed, log *slog.Logger) (*Router, error) {
 	}
 	if feed == nil || log == nil {
 		return nil, miosa.Errorf(miosa.Invalid, "a router needs a feed and a log")
+	}
+	if cfg.ProxyProtocol && len(cfg.TrustedProxies) == 0 {
+		return nil, miosa.Errorf(miosa.Invalid, "the PROXY protocol needs trusted proxies: from anybody else it would be a way to pose as others")
 	}
 	if cfg.StickyKey == nil {
 		cfg.StickyKey = make([]byte, 32)
@@ -184,6 +188,9 @@ func (rt *Router) Run(ctx context.Context) error {
 	defer release()
 	server := rt.server()
 	listener = stallListener{listener, rt.cfg.StallTimeout}
+	if rt.cfg.ProxyProtocol {
+		listener = &proxiedListener{Listener: listener, rt: rt}
+	}
 	if rt.cfg.TLS != nil {
 		listener = tls.NewListener(listener, server.TLSConfig)
 	}
@@ -245,7 +252,7 @@ func (rt *Router) server() *http.Server {
 		Protocols:         &protocols,
 		ErrorLog:          slog.NewLogLogger(rt.log.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return rt.withPeer(ctx, c.RemoteAddr().String())
+			return rt.withPeer(ctx, c)
 		},
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" is for the app to answer
 	}

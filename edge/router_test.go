@@ -99,7 +99,8 @@ type rig struct {
 	rt   *Router
 	feed *testFeed
 	addr string
-	log  *lockedBuffer
+	log  *lockedBuffer // the access log
+	said *lockedBuffer // what the router tells its operator
 	http *http.Client
 }
 
@@ -128,7 +129,7 @@ func newRig(t testing.TB, cfg Config) (_ *rig, stop func()) {
 		t.Fatal(err)
 	}
 	cfg.RouterID, cfg.Listener = "router-1", listener
-	g := &rig{t: t, feed: newTestFeed(), addr: listener.Addr().String(), log: &lockedBuffer{}}
+	g := &rig{t: t, feed: newTestFeed(), addr: listener.Addr().String(), log: &lockedBuffer{}, said: &lockedBuffer{}}
 	if cfg.AccessLog == nil {
 		cfg.AccessLog = g.log
 	}
@@ -138,7 +139,7 @@ func newRig(t testing.TB, cfg Config) (_ *rig, stop func()) {
 	if cfg.DialTimeout == 0 {
 		cfg.DialTimeout = 30 * time.Second // a busy machine may take 2 s
 	}
-	g.rt, err = New(cfg, g.feed, slog.New(slog.DiscardHandler))
+	g.rt, err = New(cfg, g.feed, slog.New(slog.NewTextHandler(g.said, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,6 +324,7 @@ func TestNewRefuses(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"no id":      {Addr: "127.0.0.1:0"},
 		"no address": {RouterID: "r"},
+		"proxies":    {RouterID: "r", Addr: "127.0.0.1:0", ProxyProtocol: true},
 		"short key":  {RouterID: "r", Addr: "127.0.0.1:0", StickyKey: []byte("short")},
 	} {
 		if _, err := New(cfg, newTestFeed(), log); err == nil {

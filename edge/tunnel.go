@@ -120,7 +120,7 @@ func (x *exchange) tunnel(c *upstream, res response) {
 		x.failed = "drained"
 	}
 	x.bytesOut = t.toClient.count()
-	x.bytesIn.Store(t.toApp.count())
+	x.bytesIn.Add(t.toApp.count()) // behind the request's body
 }
 
 // copy moves bytes of one direction until its source ends, then lets the

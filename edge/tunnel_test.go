@@ -229,6 +229,59 @@ func TestOtherProtocolsPassAsBytes(t *testing.T) {
 	}
 }
 
+// A body may come before the other protocol: attaching to a container is asked
+// for so. Where it streams, the app may answer as if no upgrade were asked for.
+func TestUpgradeBehindABody(t *testing.T) {
+	const body = `{"Tty":true}`
+	g := one(t, Config{}, func(w http.ResponseWriter, r *http.Request) {
+		sent, _ := io.ReadAll(r.Body)
+		if r.Header.Get("Upgrade") == "" {
+			fmt.Fprintf(w, "%d bytes and no upgrade", len(sent))
+			return
+		}
+		if string(sent) != body || r.Header.Get("Upgrade") != "tcp" {
+			t.Errorf("%q, %v", sent, r.Header)
+		}
+		c, brw, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		_, _ = io.WriteString(c, "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nfirst ")
+		_, _ = io.Copy(c, brw)
+		_, _ = io.WriteString(c, " last")
+	})
+	for name, early := range map[string]string{"by itself": "", "with bytes of the other protocol": "early "} {
+		t.Run(name, func(t *testing.T) {
+			c := g.dial()
+			_, _ = fmt.Fprintf(c, "POST /exec/1/start HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: %d\r\n\r\n%s%s", len(body), body, early)
+			br := bufio.NewReader(c)
+			if head, err := readHead(br); err != nil || !strings.HasPrefix(head, "HTTP/1.1 101 ") {
+				t.Fatal(head, err)
+			}
+			_, _ = io.WriteString(c, "late")
+			if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if got, _ := io.ReadAll(br); string(got) != "first "+early+"late last" {
+				t.Errorf("%q", got)
+			}
+		})
+	}
+	for name, request := range map[string]string{
+		"chunked": "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+		"large":   fmt.Sprintf("Content-Length: %d\r\n\r\n%s", 3+wholeBody, strings.Repeat("x", 3+wholeBody)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := g.raw("POST / HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade, close\r\nUpgrade: tcp\r\n" + request)
+			if !strings.HasPrefix(got, "HTTP/1.1 200 ") || !strings.Contains(got, " bytes and no upgrade") {
+				t.Errorf("%q", got)
+			}
+		})
+	}
+}
+
 func TestUpgradeThatIsRefused(t *testing.T) {
 	g := one(t, Config{}, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusForbidden) })
 	if got := g.get("http://app.test/", "Connection", "Upgrade", "Upgrade", "websocket"); got.StatusCode != 403 || got.body != "no\n" {

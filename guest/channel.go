@@ -15,10 +15,11 @@ type channel struct {
 	out       *outbox
 	boots     chan wire.Boot // the first one only
 	stops     chan wire.Stop
+	clock     clock
 }
 
 func newChannel(t transport, out *outbox) *channel {
-	return &channel{transport: t, out: out, boots: make(chan wire.Boot, 1), stops: make(chan wire.Stop, 4)}
+	return &channel{transport: t, out: out, boots: make(chan wire.Boot, 1), stops: make(chan wire.Stop, 4), clock: clock{kernel: ownClock()}}
 }
 
 // connection is the way to one host.
@@ -120,7 +121,9 @@ func (c *channel) obey(m wire.Message) {
 	case m.Ack != nil:
 		c.out.ack(*m.Ack)
 	case m.Ping != nil:
-		c.out.send(wire.Message{Pong: m.Ping})
+		c.out.send(wire.Message{Pong: &wire.Ping{Seq: m.Ping.Seq, Clock: c.clock.read()}})
+	case m.Adjust != nil:
+		c.clock.adjust(*m.Adjust)
 	case m.Boot != nil:
 		select {
 		case c.boots <- *m.Boot:

@@ -194,11 +194,12 @@ func (o *outbox) send(m wire.Message) {
 	}
 }
 
-// line stores a copy of the line. While the ring is full it waits for the
+// line stores a copy of the line, with the time by both clocks. While the ring is full it waits for the
 // host to take some, at most patience; then the oldest lines give way, without
 // waiting again until the host has taken some.
 func (o *outbox) line(stream wire.Stream, text []byte, partial bool) {
 	l := wire.Line{Stream: stream, T: time.Now().UnixNano(), Text: append([]byte(nil), text...), Partial: partial}
+	l.Mono = int64(o.clock())
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if !o.ring.fits(text) && !o.dropping {
@@ -291,7 +292,7 @@ func (o *outbox) pick() (wire.Message, bool) {
 	}
 	if lines, gap := o.ring.from(o.lineNext, batchLines, batchBytes); len(lines) > 0 {
 		o.lineNext = lines[len(lines)-1].N + 1
-		return wire.Message{Lines: &wire.Lines{Gap: gap, Lines: lines}}, true
+		return wire.Message{Lines: &wire.Lines{Gap: gap, Lines: lines, Mono: int64(o.clock())}}, true
 	}
 	if o.exit != nil && o.exitSent.IsZero() {
 		o.exitSent = time.Now()

@@ -137,6 +137,12 @@ type vm struct {
 // boot starts a VM and makes sure that nothing of it outlives the test.
 func boot(t *testing.T) *vm {
 	t.Helper()
+	return bootWith(t, "tsc_early_khz="+strconv.Itoa(tscKHz(t)))
+}
+
+// bootWith gives the kernel some more words.
+func bootWith(t *testing.T, words string) *vm {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("boots a real VM: not in short mode")
 	}
@@ -169,7 +175,8 @@ func boot(t *testing.T) *vm {
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-chardev", "file,id=con,path="+filepath.Join(dir, "console.log"), "-serial", "chardev:con",
 		"-kernel", f.bundle.Kernel, "-initrd", f.bundle.Initrd,
-		"-append", "console=ttyS0 reboot=t panic=-1 quiet "+strings.Join(f.bundle.KernelArgs(), " ")+" tsc_early_khz="+tscKHz(t),
+		"-append", "console=ttyS0 reboot=t panic=-1 quiet "+strings.Join(f.bundle.KernelArgs(), " ")+" "+words,
+		"-qmp", "unix:"+filepath.Join(dir, "qmp.sock")+",server=on,wait=off",
 		"-device", "virtio-serial-device",
 		"-chardev", "socket,id=ctl,path="+filepath.Join(dir, "ctl.sock")+",server=on,wait=off",
 		"-device", "virtserialport,chardev=ctl,name=ctl",
@@ -197,7 +204,7 @@ func boot(t *testing.T) *vm {
 	return v
 }
 
-func tscKHz(t *testing.T) string {
+func tscKHz(t *testing.T) int {
 	t.Helper()
 	b, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
@@ -210,11 +217,11 @@ func tscKHz(t *testing.T) string {
 			if err != nil {
 				t.Fatal(err)
 			}
-			return strconv.Itoa(int(mhz * 1000))
+			return int(mhz * 1000)
 		}
 	}
 	t.Skip("the processor's frequency is not known")
-	return ""
+	return 0
 }
 
 // host is the other end of the channel, for one connection.

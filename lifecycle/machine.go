@@ -141,7 +141,7 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 		m.reached(now, e)
 	case Started:
 		m.obs.VMID, m.obs.Addr = e.VMID, e.Addr
-		m.phase("vmm_started", e.At)
+		m.phase(now, "vmm_started", e.At)
 	case NotStarted:
 		out = m.crashed(now, e.Failure)
 	case Probed:
@@ -268,7 +268,7 @@ func (m *Machine) ended(now time.Time, state miosa.InstanceState) []Effect {
 }
 
 func (m *Machine) reached(now time.Time, e Reached) {
-	m.phase(e.Name, e.At)
+	m.phase(now, e.Name, e.At)
 	switch e.Name {
 	case "app_started":
 		if m.vm != vmBooting {
@@ -288,9 +288,17 @@ func (m *Machine) reached(now time.Time, e Reached) {
 // maxPhases bounds what a lying guest can make us keep.
 const maxPhases = 32
 
-func (m *Machine) phase(name string, at time.Time) {
+// phase notes when the boot came to a phase. Some are told by the guest, whose
+// clock is its own: none was before the boot's first, and none is to come.
+func (m *Machine) phase(now time.Time, name string, at time.Time) {
 	if _, ok := PhaseAt(m.obs, name); ok || len(m.obs.Phases) >= maxPhases {
 		return
+	}
+	if at.After(now) {
+		at = now
+	}
+	if len(m.obs.Phases) > 0 && at.Before(m.obs.Phases[0].At) {
+		at = m.obs.Phases[0].At
 	}
 	// A new slice: reports already made share the old one.
 	m.obs.Phases = append(append([]miosa.Phase(nil), m.obs.Phases...), miosa.Phase{Name: name, At: at})
@@ -319,7 +327,7 @@ func (m *Machine) probed(now time.Time, r health.Result) {
 func (m *Machine) healthy(now time.Time) {
 	m.become(miosa.Healthy)
 	m.obs.HealthyAt = now
-	m.phase("healthy", now)
+	m.phase(now, "healthy", now)
 }
 
 func (m *Machine) exited(now time.Time, e Exited) []Effect {
@@ -469,7 +477,7 @@ func (m *Machine) boot(now time.Time) []Effect {
 	// The address may be another tenant's by now: none until the VMM has one.
 	m.obs.Phases, m.obs.VMID, m.obs.Addr = nil, "", netip.AddrPort{}
 	m.obs.LastProbe, m.obs.LastProbeAt = "", time.Time{}
-	m.phase("boot_decided", now)
+	m.phase(now, "boot_decided", now)
 	m.vm, m.began, m.hint, m.probing, m.stopAt = vmBooting, now, "", false, time.Time{}
 	m.running = time.Time{}
 	return []Effect{Boot{m.obs.Boot}}

@@ -25,6 +25,7 @@ type model struct {
 	jumped   time.Duration // how far the clock went back, all in all
 	saved    miosa.Observation
 	last     miosa.Observation // before the event
+	phases   []miosa.Phase     // at the last look
 }
 
 func TestMachineKeepsItsPromises(t *testing.T) {
@@ -81,9 +82,9 @@ func (w *model) step() {
 	case 2:
 		w.feed(lifecycle.Started{Boot: boot, VMID: fmt.Sprint("vm", boot), Addr: netip.MustParseAddrPort("10.0.0.2:1"), At: w.now})
 	case 3, 4:
-		w.feed(lifecycle.Reached{Boot: boot, Name: "app_started", At: w.now})
+		w.feed(lifecycle.Reached{Boot: boot, Name: "app_started", At: w.now.Add(w.claim())})
 	case 5:
-		w.feed(lifecycle.Reached{Boot: boot, Name: "listening", At: w.now, Hint: "any"})
+		w.feed(lifecycle.Reached{Boot: boot, Name: "listening", At: w.now.Add(w.claim()), Hint: "any"})
 	case 6, 7:
 		if w.probing {
 			w.feed(lifecycle.Probed{Boot: w.m.Observation().Boot, Result: health.Result{At: w.now, OK: rapid.IntRange(0, 3).Draw(w.T, "ok") > 0}})
@@ -115,6 +116,11 @@ func (w *model) step() {
 	case 13:
 		w.resume()
 	}
+}
+
+// claim is how far from the host's clock a guest says that something happened.
+func (w *model) claim() time.Duration {
+	return rapid.SampledFrom([]time.Duration{0, -time.Second, -1 << 62, time.Minute, 1 << 62}).Draw(w.T, "claim")
 }
 
 // resume is the agent's process dying and starting again; its VM may be gone.
@@ -196,6 +202,13 @@ func (w *model) look() {
 	if o.Boot < w.last.Boot || o.Boot > w.last.Boot+1 {
 		w.Fatalf("boot %d after %d", o.Boot, w.last.Boot)
 	}
+	for _, p := range o.Phases[min(len(o.Phases), len(w.phases)):] {
+		// The clock may have been set back since the first.
+		if first := o.Phases[0].At; p.At.Before(first) || p.At.After(w.now) && !p.At.Equal(first) {
+			w.Fatalf("phase %s at %s, of a boot from %s on, at %s", p.Name, p.At, first, w.now)
+		}
+	}
+	w.phases = o.Phases
 	if len(o.Failure.LastLines) > lifecycle.MaxLastLines {
 		w.Fatalf("%d log lines kept", len(o.Failure.LastLines))
 	}

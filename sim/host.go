@@ -22,6 +22,7 @@ type host struct {
 	epoch int // of the agent
 	lane  lane
 	slots map[string]*occupant
+	ended map[string]bool // as the agent remembers
 	next  int
 	full  bool // its disk: nothing boots
 }
@@ -52,7 +53,7 @@ type vm struct {
 }
 
 func newHost(s *Sim, n int) *host {
-	h := &host{s: s, id: fmt.Sprintf("host_%026d", n), n: n, slots: map[string]*occupant{}}
+	h := &host{s: s, id: fmt.Sprintf("host_%026d", n), n: n, slots: map[string]*occupant{}, ended: map[string]bool{}}
 	return h
 }
 
@@ -104,7 +105,7 @@ func sortedIDs[T any](m map[string]T) []string {
 func (h *host) assign(i miosa.Instance) {
 	o := h.slots[i.ID]
 	if o == nil {
-		if i.State().Terminal() {
+		if i.State().Terminal() || h.ended[i.ID] {
 			return
 		}
 		o = &occupant{h: h, machine: lifecycle.New(i), in: i}
@@ -159,6 +160,7 @@ func (h *host) crashAgent() {
 // back with an empty disk.
 func (h *host) loseDisk() {
 	h.s.trace("%s loses its disk", h.id)
+	clear(h.ended)
 	h.epoch++
 	for _, id := range sortedIDs(h.slots) {
 		o := h.slots[id]
@@ -247,6 +249,7 @@ func (o *occupant) carryOut(effect lifecycle.Effect) {
 		s.trace("%s %s boot %d %s", o.in.ID, e.Observation.State, e.Observation.Boot, e.Observation.Failure.Message)
 		if e.Observation.State.Terminal() {
 			delete(o.h.slots, o.in.ID)
+			o.h.ended[o.in.ID] = true
 		}
 	}
 }

@@ -327,3 +327,21 @@ func TestARecordUnderAnotherKindsKeyIsAnError(t *testing.T) {
 }
 
 func newStore() *memory.Store { return memory.New(time.Now) }
+
+// A version from before it was written down which service requests go to.
+func TestVersionsFromBeforeTheirRoute(t *testing.T) {
+	old, err := os.ReadFile("testdata/before/version.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newStore()
+	key := store.VersionKey("ten_1", "dep_1", "ver_1")
+	put(t, s, key, old)
+	v, err := store.Get(ctx(), s, store.Versions, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if spec, ok := v.Routed(); v.RoutedServiceID != "" || !ok || spec.Name != "front" || spec.Port != 3000 {
+		t.Errorf("requests go to %+v %t, as %q was written down", spec, ok, v.RoutedServiceID)
+	}
+}

@@ -18,8 +18,6 @@ import (
 const (
 	originFile   = "origin.json"
 	positionFile = "position"
-	// ahead is how much later than the host's clock a guest's may be.
-	ahead = time.Second
 	// oweFor is how long dropped lines wait for their marker when no line is
 	// let through that it could stand before.
 	oweFor = time.Second
@@ -69,7 +67,8 @@ type Recent struct {
 func (i *Instance) ID() string { return i.id }
 
 // Append takes a guest's lines, numbered as guest.Session hands them on; those
-// it holds are left out. On error none of them is held: the guest must be asked
+// it holds are left out. now is when they came: a line's time is that less its
+// age, and no earlier than the line before. On error none of them is held: the guest must be asked
 // for them again (see After), and not be told that they are.
 func (i *Instance) Append(now time.Time, boot int, batch *guest.Lines) error {
 	if len(batch.Lines) == 0 {
@@ -129,7 +128,7 @@ func (i *Instance) append(now time.Time, boot int, batch *guest.Lines) error {
 			}
 		}
 		w.pay()
-		w.line(at, l.T/1000, stream, l.Text, l.Partial)
+		w.line(at, now.Add(-batch.Age(l)).UnixMicro(), stream, l.Text, l.Partial)
 	}
 	if err := w.commit(); err != nil {
 		i.bucket = bucket
@@ -260,7 +259,7 @@ type writing struct {
 }
 
 func (w *writing) line(at spot, micros int64, stream logs.Stream, text []byte, partial bool) {
-	w.last = max(w.last, min(micros, w.now.Add(ahead).UnixMicro()))
+	w.last = max(w.last, min(micros, w.now.UnixMicro()))
 	before := w.guest
 	for len(text) > logs.MaxText {
 		w.recs = append(w.recs, record{time: w.last, stream: streamNumber(stream), partial: true, guest: before, text: text[:logs.MaxText]})

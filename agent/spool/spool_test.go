@@ -675,3 +675,69 @@ func TestTotalIsBounded(t *testing.T) {
 		t.Errorf("%d lines of the quiet one", len(store.lines["ri_b"]))
 	}
 }
+
+// A line's time is between that of the line before and when it came, whatever
+// the guest claims; of an honest guest it is when it was written.
+func TestLinesAreDatedByTheHost(t *testing.T) {
+	base := t.TempDir()
+	rapid.Check(t, func(t *rapid.T) {
+		dir, err := os.MkdirTemp(base, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		s := newSpool(t, dir, func(context.Context, []logs.Batch) error { return nil }, nil)
+		defer abandon(s)
+		now := time.Now().Truncate(time.Microsecond)
+		i, err := s.Instance(now, origin("ri_a"), Limit{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := i.System(now, "boot 1 began"); err != nil {
+			t.Fatal(err)
+		}
+		came := map[int]time.Time{0: now} // lines by number
+		wrote := map[int]time.Time{}      // of honest batches
+		n := 0
+		for range rapid.IntRange(1, 10).Draw(t, "batches") {
+			before := now
+			now = now.Add(time.Duration(rapid.IntRange(0, 1_000_000).Draw(t, "us")) * time.Microsecond)
+			honest := rapid.Bool().Draw(t, "honest")
+			b := &guest.Lines{Mono: rapid.Int64().Draw(t, "mono")}
+			at := before
+			if honest {
+				b.Mono = int64(now.Sub(before) + time.Hour)
+			}
+			for range rapid.IntRange(1, 5).Draw(t, "lines") {
+				n++
+				l := guest.Line{N: uint64(n), Stream: guest.Stdout, T: rapid.Int64().Draw(t, "wall"), Text: []byte("x")}
+				if honest {
+					at = at.Add(time.Duration(rapid.Int64Range(0, now.Sub(at).Microseconds()).Draw(t, "at")) * time.Microsecond)
+					l.Mono = int64(at.Sub(before) + time.Hour)
+					wrote[n] = at
+				} else {
+					l.Mono = rapid.Int64().Draw(t, "line")
+				}
+				came[n] = now
+				b.Lines = append(b.Lines, l)
+			}
+			if err := i.Append(now, 1, b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		load, _ := s.gather(now, "")
+		if len(load) != 1 || len(load[0].batch.Lines) != n+1 {
+			t.Fatalf("%d instances", len(load))
+		}
+		last := time.Time{}
+		for k, l := range load[0].batch.Lines {
+			if l.Time.Before(last) || l.Time.After(came[k]) {
+				t.Fatalf("line %d is dated %s, after %s, and came at %s", k, l.Time, last, came[k])
+			}
+			if at, ok := wrote[k]; ok && !l.Time.Equal(at) {
+				t.Fatalf("line %d is dated %s, and was written at %s", k, l.Time, at)
+			}
+			last = l.Time
+		}
+	})
+}

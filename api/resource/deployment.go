@@ -118,14 +118,14 @@ type Promote struct {
 // Scale sets how many instances of a service there are to be.
 type Scale struct {
 	Instances   *int   `json:"instances" required:"true" doc:"0 stops the service."`
-	Service     string `json:"service,omitempty" doc:"Name or ID; default the web service."`
+	Service     string `json:"service,omitempty" doc:"Name or ID; default the one that requests go to."`
 	Environment string `json:"environment,omitempty" doc:"Default production."`
 }
 
 // Resize gives a service's instances another size.
 type Resize struct {
 	Size        string `json:"size" required:"true" doc:"A slug of /compute/sizes."`
-	Service     string `json:"service,omitempty" doc:"Name or ID; default the web service."`
+	Service     string `json:"service,omitempty" doc:"Name or ID; default the one that requests go to."`
 	Environment string `json:"environment,omitempty" doc:"Default production."`
 }
 

@@ -12,9 +12,10 @@ type Service struct {
 	Name            string         `json:"name"`
 	DesiredReplicas int            `json:"desired_replicas"`
 	ReadyReplicas   int            `json:"ready_replicas" doc:"Healthy instances of the active version."`
-	State           string         `json:"state" enum:"pending,starting,running,degraded,stopped,failed"`
+	Routed          bool           `json:"routed" doc:"Whether it is the one that requests to its environment go to."`
+	State           string         `json:"state" enum:"pending,starting,running,degraded,stopped,failed" doc:"Of one that no live or wanted version names: stopped."`
 	RolloutID       *string        `json:"rollout_id" doc:"The rollout that goes on in its environment now, if one does; after a change, the one it began."`
-	VersionID       *string        `json:"version_id" doc:"The version it runs; null before the first."`
+	VersionID       *string        `json:"version_id" doc:"The version it runs; null where it is no part of a live one."`
 	RunCommand      *string        `json:"run_command"`
 	Port            *int           `json:"port"`
 	HealthCheck     HealthCheck    `json:"health_check"`

@@ -22,6 +22,7 @@ type Version struct {
 	RuntimePort      *int             `json:"runtime_port"`
 	HealthCheckPath  *string          `json:"health_check_path"`
 	Services         []VersionService `json:"services"`
+	RoutedServiceID  *string          `json:"routed_service_id" doc:"The one of them that requests go to while this version is live; null where all are workers."`
 	BuildLogURI      *string          `json:"build_log_uri"`
 	Metadata         map[string]any   `json:"metadata"`
 	ErrorMessage     *string          `json:"error_message" doc:"Why it failed."`

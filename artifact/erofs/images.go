@@ -246,6 +246,7 @@ func Build(ctx context.Context, blobs artifact.Blobs, digest string, kind miosa.
 	if err != nil {
 		return err
 	}
+	defer content.Close()
 	return w.Finish(content.Tree, uuid)
 }
 

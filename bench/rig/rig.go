@@ -209,18 +209,28 @@ func (r *Rig) Tail() string {
 func (r *Rig) PID() int { return r.cmd.Process.Pid }
 
 // ResidentMB is the memory that the platform's process has, in MB.
-func (r *Rig) ResidentMB() (float64, error) {
+func (r *Rig) ResidentMB() (float64, error) { return r.statusMB("VmRSS") }
+
+// PeakMB is the most memory that it had since ForgetPeak, or its start, in MB.
+func (r *Rig) PeakMB() (float64, error) { return r.statusMB("VmHWM") }
+
+// ForgetPeak begins PeakMB anew.
+func (r *Rig) ForgetPeak() error {
+	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", r.PID()), []byte("5"), 0)
+}
+
+func (r *Rig) statusMB(field string) (float64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.PID()))
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(b)) {
 		var kb float64
-		if _, err := fmt.Sscanf(line, "VmRSS: %f kB", &kb); err == nil {
+		if _, err := fmt.Sscanf(line, field+": %f kB", &kb); err == nil {
 			return kb / 1024, nil
 		}
 	}
-	return 0, fmt.Errorf("no VmRSS of process %d", r.PID())
+	return 0, fmt.Errorf("no %s of process %d", field, r.PID())
 }
 
 // Signal sends the platform a signal and waits for its end.

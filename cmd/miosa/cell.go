@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -37,7 +38,8 @@ func cellID(dir string) string {
 	return hex.EncodeToString(sum[:4])
 }
 
-// openCell makes the directory if need be and takes its lock. It fails when
+// openCell makes the directory if need be, closes it to other users and takes
+// its lock. It fails when
 // another platform runs on it.
 func openCell(dir string) (*cell, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -46,6 +48,9 @@ func openCell(dir string) (*cell, error) {
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return nil, fmt.Errorf("find the data directory: %w", err)
+	}
+	if err := closeToOthers(real); err != nil {
+		return nil, err
 	}
 	c := &cell{dir: real, id: cellID(real)}
 	c.lock, err = os.OpenFile(c.path("lock"), os.O_RDWR|os.O_CREATE, 0o600)
@@ -70,6 +75,28 @@ func openCell(dir string) (*cell, error) {
 		return nil, errors.Join(err, c.lock.Close())
 	}
 	return c, nil
+}
+
+// closeToOthers makes a data directory that was there before us 0700: in it are
+// keys, and customers' images and disks.
+func closeToOthers(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("look at the data directory: %w", err)
+	}
+	switch {
+	case !info.IsDir():
+		return miosa.Errorf(miosa.Invalid, "--data %s is not a directory: name one of miosa's own", dir)
+	case info.Mode().Perm()&0o077 == 0:
+		return nil
+	case dir == "/" || info.Mode()&fs.ModeSticky != 0:
+		// Others need it.
+		return miosa.Errorf(miosa.Invalid, "--data %s is for everybody: name a directory of miosa's own, as %s", dir, filepath.Join(dir, "miosa"))
+	}
+	if err := os.Chmod(dir, info.Mode()&(fs.ModeSetuid|fs.ModeSetgid)|0o700); err != nil {
+		return &miosa.Error{Code: miosa.Invalid, Message: fmt.Sprintf("other users can look into --data %s, and it is not ours to close: make it belong to the user that miosa runs as", dir), Err: err}
+	}
+	return nil
 }
 
 // lockHolder is the process ID written by the one that holds the lock.

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -538,6 +539,27 @@ func TestPlatformRestarts(t *testing.T) {
 			t.Errorf("%d %q %v", code, text, err)
 		}
 	})
+}
+
+// An app that sends more than its answers is told so where its author looks:
+// in its own log, by the router, through control and the host's agent.
+func TestAFaultOfTheAppIsInItsLog(t *testing.T) {
+	j := begin(t)
+	dep, _ := j.deploy("twice", nil)
+	if code, text, err := j.get("twice", "/twice"); err != nil || code != http.StatusOK || text != "a\n" {
+		t.Errorf("%d %q %v", code, text, err)
+	}
+	instance := j.one(dep)
+	j.until("it is in the log", func() bool {
+		resp, err := j.Do(j.ctx, http.MethodGet, "/runtime-instances/"+instance.ID+"/logs?q="+url.QueryEscape("more than the one answer"), nil)
+		var lines []struct{}
+		return err == nil && resp.Data(&lines) == nil && len(lines) > 0
+	})
+	for range 10 {
+		if code, text, err := j.get("twice", "/"); err != nil || code != http.StatusOK || !strings.HasPrefix(text, "serve ") {
+			t.Errorf("%d %q %v", code, text, err)
+		}
+	}
 }
 
 // What is injected, and that a secret is nowhere it must not be.

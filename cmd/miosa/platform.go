@@ -38,6 +38,7 @@ import (
 	"github.com/miosa/miosa/network/tap"
 	"github.com/miosa/miosa/network/user"
 	"github.com/miosa/miosa/outbound"
+	"github.com/miosa/miosa/ration"
 	"github.com/miosa/miosa/secret"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/etcd"
@@ -63,6 +64,8 @@ type platformConfig struct {
 	otlpTraces                                      string         // endpoint; "": none
 	victoriaLogs                                    map[int]string // by the days that each keeps lines for; empty: logs are kept here
 	allowTargets                                    []netip.Prefix // addresses that customers may name though they are not public
+	trustedProxies                                  []netip.Prefix
+	proxyProtocol                                   bool
 }
 
 // platform is every role in one process, in the order in which they start.
@@ -74,6 +77,7 @@ type platform struct {
 	vault    *secret.Box
 	blobs    *local.Blobs
 	images   *erofs.Images
+	memory   *ration.Pool // for all that is read of strangers' bytes
 	driver   vmm.Driver
 	network  network.Network
 	control  *control.Control
@@ -290,7 +294,10 @@ func (p *platform) openStores(ctx context.Context) (err error) {
 	if p.blobs, err = local.New(local.Config{Dir: c.path("blobs")}); err != nil {
 		return err
 	}
-	p.images, err = erofs.New(erofs.Config{Dir: c.path("images"), Builds: max(1, runtime.NumCPU()/2)}, p.blobs)
+	p.memory = artifact.NewMemory()
+	p.images, err = erofs.New(erofs.Config{
+		Dir: c.path("images"), Builds: max(1, runtime.NumCPU()/2), Limits: artifact.Limits{Memory: p.memory},
+	}, p.blobs)
 	return err
 }
 
@@ -372,7 +379,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 	if p.access, err = openAccessLog(p.cfg.accessLog); err != nil {
 		return err
 	}
-	routerConfig := edge.Config{RouterID: "router-" + c.id, Listener: httpListener, Traffic: p.history}
+	routerConfig := edge.Config{RouterID: "router-" + c.id, Listener: httpListener, Traffic: p.history, TrustedProxies: p.cfg.trustedProxies, ProxyProtocol: p.cfg.proxyProtocol}
 	if p.access != nil {
 		p.opened(p.access)
 		routerConfig.AccessLog = p.access
@@ -384,7 +391,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 		PublicURL: p.public.url, Version: version, MaxLogDays: p.cfg.longestDays(),
 		Regions: []miosa.Region{{ID: p.cfg.region, Name: p.cfg.region, Slug: p.cfg.region, Available: true}}, Targets: targets,
 	}, api.Deps{
-		Store: p.store, Uploads: uploads{p.blobs}, Secrets: p.vault, Log: p.log, Ready: p.answers,
+		Store: p.store, Uploads: uploads{p.blobs, p.memory}, Memory: p.memory, Secrets: p.vault, Log: p.log, Ready: p.answers,
 		Logs: p.plane, Drains: p.drains, Events: p.timeline, Webhooks: p.webhooks, Metrics: p.history, Usage: p.ledger,
 	})
 	if err != nil {
@@ -399,10 +406,13 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 }
 
 // uploads brings the API and the blob store together.
-type uploads struct{ blobs artifact.Blobs }
+type uploads struct {
+	blobs  artifact.Blobs
+	memory *ration.Pool
+}
 
 func (u uploads) Receive(ctx context.Context, up artifact.Upload) (artifact.Stored, error) {
-	return artifact.Receive(ctx, u.blobs, up, artifact.Limits{})
+	return artifact.Receive(ctx, u.blobs, up, artifact.Limits{Memory: u.memory})
 }
 
 func openAccessLog(path string) (io.WriteCloser, error) {

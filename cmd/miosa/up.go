@@ -21,7 +21,8 @@ type upFlags struct {
 	templates                                       int
 	logRate, logSpoolMB                             int
 	region, zone                                    string
-	binds, allowTargets                             []string
+	binds, allowTargets, trustedProxies             []string
+	proxyProtocol                                   bool
 	overcommit                                      float64
 	example, verbose                                bool
 	accessLog                                       string
@@ -45,6 +46,7 @@ a crash. "miosa down" stops everything.`,
 		Example: `  miosa up
   miosa up --example
   miosa up --data /srv/miosa --http 127.0.0.1:80 --managed-domain apps.example
+  miosa up --http 10.0.0.5:7080 --trusted-proxy 10.0.0.2
   miosa up --bind 'AUTH_URL=https://auth.example/{tenant}/{deployment}'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -75,6 +77,8 @@ a crash. "miosa down" stops everything.`,
 	fl.StringVar(&f.zone, "zone", "local-a", "name of this machine's zone")
 	fl.StringArrayVar(&f.binds, "bind", nil, "variable injected into every instance, KEY=TEMPLATE over {tenant} {deployment} {environment} {service}; may be repeated")
 	fl.StringArrayVar(&f.allowTargets, "allow-target", nil, "addresses, `CIDR`, that customers' log drains and webhooks may lead to though they are not public, also without TLS; may be repeated")
+	fl.StringArrayVar(&f.trustedProxies, "trusted-proxy", nil, "addresses, `CIDR`, of load balancers and other proxies in front of the router: what they say in X-Forwarded-For, -Proto and -Host is taken; may be repeated")
+	fl.BoolVar(&f.proxyProtocol, "proxy-protocol", false, "connections from a --trusted-proxy begin with a PROXY protocol header (version 1 or 2), which names the client; one without it is closed")
 	fl.Float64Var(&f.overcommit, "cpu-overcommit", 8, "how many vCPUs may be promised per core")
 	fl.BoolVar(&f.example, "example", false, "publish the example app if there is no deployment yet")
 	fl.StringVar(&f.accessLog, "access-log", "", "file for the router's access log, one JSON object a line; - for standard output")
@@ -119,17 +123,27 @@ func (f upFlags) config() (platformConfig, error) {
 		cfg.bindings = append(cfg.bindings, binding)
 	}
 	for _, v := range f.allowTargets {
-		prefix, err := parseTarget(v)
+		prefix, err := parseRange("--allow-target", v)
 		if err != nil {
 			return cfg, err
 		}
 		cfg.allowTargets = append(cfg.allowTargets, prefix)
 	}
+	for _, v := range f.trustedProxies {
+		prefix, err := parseRange("--trusted-proxy", v)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.trustedProxies = append(cfg.trustedProxies, prefix)
+	}
+	if cfg.proxyProtocol = f.proxyProtocol; cfg.proxyProtocol && len(cfg.trustedProxies) == 0 {
+		return cfg, miosa.Errorf(miosa.Invalid, "--proxy-protocol needs --trusted-proxy: from anybody else the header would be a way to pose as others")
+	}
 	return cfg, nil
 }
 
-// parseTarget reads a range of addresses, or a single one.
-func parseTarget(v string) (netip.Prefix, error) {
+// parseRange reads a flag's range of addresses, or a single one.
+func parseRange(flag, v string) (netip.Prefix, error) {
 	if a, err := netip.ParseAddr(v); err == nil && a.Zone() == "" {
 		a = a.Unmap()
 		return netip.PrefixFrom(a, a.BitLen()), nil
@@ -137,11 +151,11 @@ func parseTarget(v string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(v)
 	switch {
 	case err != nil:
-		return p, miosa.Errorf(miosa.Invalid, "--allow-target %q is no range of addresses: write 10.1.0.0/16 or fd00::/8", v)
+		return p, miosa.Errorf(miosa.Invalid, "%s %q is no range of addresses: write 10.1.0.0/16 or fd00::/8", flag, v)
 	case p.Addr().Is4In6():
-		return p, miosa.Errorf(miosa.Invalid, "--allow-target %s: write the IPv4 range itself", p)
+		return p, miosa.Errorf(miosa.Invalid, "%s %s: write the IPv4 range itself", flag, p)
 	case p != p.Masked():
-		return p, miosa.Errorf(miosa.Invalid, "--allow-target %s has bits behind its length: did you mean %s?", p, p.Masked())
+		return p, miosa.Errorf(miosa.Invalid, "%s %s has bits behind its length: did you mean %s?", flag, p, p.Masked())
 	}
 	return p, nil
 }

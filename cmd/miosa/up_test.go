@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/miosa/miosa"
@@ -11,15 +12,15 @@ func TestAllowTarget(t *testing.T) {
 		"10.0.0.0/8": "10.0.0.0/8", "127.0.0.1": "127.0.0.1/32", "::1": "::1/128", "fd00::/8": "fd00::/8", "::ffff:10.0.0.1": "10.0.0.1/32", "0.0.0.0/0": "0.0.0.0/0",
 		"10.0.0.1/8": "", "::ffff:10.0.0.0/104": "", "localhost": "", "": "", "10.0.0.0/33": "", "fe80::1%eth0": "",
 	} {
-		got, err := parseTarget(v)
+		got, err := parseRange("--allow-target", v)
 		if want == "" {
 			if miosa.CodeOf(err) != miosa.Invalid {
-				t.Errorf("parseTarget(%q) = %s, %v", v, got, err)
+				t.Errorf("parseRange(%q) = %s, %v", v, got, err)
 			}
 			continue
 		}
 		if err != nil || got.String() != want {
-			t.Errorf("parseTarget(%q) = %s, %v, want %s", v, got, err, want)
+			t.Errorf("parseRange(%q) = %s, %v, want %s", v, got, err, want)
 		}
 	}
 }
@@ -30,6 +31,26 @@ func TestLogSpoolIsNoDebt(t *testing.T) {
 		f := upFlags{driver: "sim", domain: "localhost", overcommit: 1, logSpoolMB: mb}
 		if _, err := f.config(); miosa.CodeOf(err) != want {
 			t.Errorf("%d MB: %v", mb, err)
+		}
+	}
+}
+
+// Proxies are named as ranges, and nobody is taken at their word by oversight.
+func TestTrustedProxies(t *testing.T) {
+	base := upFlags{driver: "sim", domain: "localhost", overcommit: 1}
+	f := base
+	f.trustedProxies, f.proxyProtocol = []string{"10.0.0.2", "fd00::/8"}, true
+	if cfg, err := f.config(); err != nil || len(cfg.trustedProxies) != 2 || cfg.trustedProxies[0].String() != "10.0.0.2/32" || !cfg.proxyProtocol {
+		t.Errorf("%+v, %v", cfg.trustedProxies, err)
+	}
+	for name, f := range map[string]upFlags{
+		"the protocol from nobody": {proxyProtocol: true},
+		"a name":                   {trustedProxies: []string{"balancer"}},
+		"bits behind the length":   {trustedProxies: []string{"10.0.0.1/8"}},
+	} {
+		f.driver, f.domain, f.overcommit = base.driver, base.domain, base.overcommit
+		if _, err := f.config(); miosa.CodeOf(err) != miosa.Invalid || !strings.Contains(err.Error(), "--trusted-proxy") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

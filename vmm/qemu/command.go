@@ -2,9 +2,12 @@ package qemu
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -124,14 +127,21 @@ func templateArguments(spec vmm.Spec, from origin) []string {
 }
 
 // kernelArguments: without the host's TSC frequency most boots under TCG hang
-// in its calibration.
+// in its calibration. A guest's TSC is the host's there. Where that is steady the
+// guest's kernel is told so: it would otherwise compare it with its timer
+// interrupts, which come late on a busy host, take the TSC for the one that is
+// wrong, and go by the interrupts from then on; in a template, for all copies.
 func (d *Driver) kernelArguments(accel string, from origin) string {
 	words := append([]string{"console=ttyS0", "reboot=t", "panic=-1", "quiet"}, d.config.KernelArgs...)
 	if accel != "kvm" {
-		// The others become PID 1's environment, and nobody else's: preemption
-		// by signals and work for a second processor are code to translate, and
-		// PID 1 never computes for long.
-		words = append(words, "tsc_early_khz="+strconv.Itoa(d.tscKHz), "GODEBUG=asyncpreemptoff=1", "GOMAXPROCS=1")
+		words = append(words, "tsc_early_khz="+strconv.Itoa(d.tsc.kHz))
+		if d.tsc.steady {
+			words = append(words, "tsc=reliable")
+		}
+		// These become PID 1's environment, and nobody else's: preemption by
+		// signals and work for a second processor are code to translate, and PID 1
+		// never computes for long.
+		words = append(words, "GODEBUG=asyncpreemptoff=1", "GOMAXPROCS=1")
 	}
 	if from.makes != nil {
 		kind := guest.TemplateBare
@@ -163,22 +173,45 @@ func (d *Driver) idIn(argv []string) string {
 	return ""
 }
 
-// hostTSC is the host's time stamp counter in kHz, as the kernel tells the
-// processor's clock.
-func hostTSC() (int, error) {
+// timeStamp is the host's time stamp counter.
+type timeStamp struct {
+	kHz    int
+	steady bool // it always runs alike, in every state of the processor
+}
+
+// hostTSC is the host's time stamp counter, as the kernel tells the processor's
+// clock and what it can do.
+func hostTSC() (t timeStamp, err error) {
 	f, err := os.Open("/proc/cpuinfo")
 	if err != nil {
-		return 0, fmt.Errorf("find the processor's clock: %w", err)
+		return t, fmt.Errorf("find the processor's clock: %w", err)
 	}
 	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if key, value, ok := strings.Cut(lines.Text(), ":"); ok && strings.TrimSpace(key) == "cpu MHz" {
+	return readTSC(f)
+}
+
+// readTSC reads /proc/cpuinfo's first processor.
+func readTSC(cpuinfo io.Reader) (t timeStamp, err error) {
+	for lines := bufio.NewScanner(cpuinfo); lines.Scan(); {
+		key, value, _ := strings.Cut(lines.Text(), ":")
+		switch strings.TrimSpace(key) {
+		case "cpu MHz":
 			mhz, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
 			if err != nil {
-				return 0, fmt.Errorf("find the processor's clock: %w", err)
+				return t, fmt.Errorf("find the processor's clock: %w", err)
 			}
-			return int(mhz * 1000), nil
+			t.kHz = int(mhz * 1000)
+		case "flags":
+			flags := strings.Fields(value)
+			t.steady = slices.Contains(flags, "constant_tsc") && slices.Contains(flags, "nonstop_tsc")
+		case "":
+			if t.kHz > 0 {
+				return t, nil // the others are like it
+			}
 		}
 	}
-	return 0, fmt.Errorf("find the processor's clock: /proc/cpuinfo has no \"cpu MHz\"")
+	if t.kHz == 0 {
+		return t, errors.New("find the processor's clock: /proc/cpuinfo has no \"cpu MHz\"")
+	}
+	return t, nil
 }

@@ -13,7 +13,7 @@ import (
 )
 
 func TestCommand(t *testing.T) {
-	d := &Driver{config: Config{DataDir: "/var/lib/miosa", Binary: "/usr/bin/qemu", TranslationMB: 32}, tscKHz: 2600000}
+	d := &Driver{config: Config{DataDir: "/var/lib/miosa", Binary: "/usr/bin/qemu", TranslationMB: 32}, tsc: timeStamp{kHz: 2600000, steady: true}}
 	spec := vmm.Spec{
 		ID: "ri_a-1", VCPUs: 1, MemoryMB: 512, BaseDisk: "/base", DataDisk: "/data",
 		NIC: vmm.NIC{Tap: "mi0badcafe-0", MAC: "02:00:00:00:00:01"},
@@ -24,7 +24,7 @@ func TestCommand(t *testing.T) {
 		-chardev stdio,id=con,signal=off -serial chardev:con
 		-device virtio-serial-device -chardev socket,id=ctl,fd=8,server=on,wait=off -device virtserialport,chardev=ctl,name=ctl
 		-kernel /proc/self/fd/3 -initrd /proc/self/fd/4
-		-append console=ttyS0 reboot=t panic=-1 quiet tsc_early_khz=2600000 GODEBUG=asyncpreemptoff=1 GOMAXPROCS=1
+		-append console=ttyS0 reboot=t panic=-1 quiet tsc_early_khz=2600000 tsc=reliable GODEBUG=asyncpreemptoff=1 GOMAXPROCS=1
 		-accel tcg,thread=single,tb-size=32 -cpu max
 		-add-fd fd=5,set=1 -drive file=/dev/fdset/1,if=none,id=base,format=raw,readonly=on,file.locking=off -device virtio-blk-device,drive=base
 		-add-fd fd=6,set=2 -add-fd fd=7,set=2
@@ -42,18 +42,41 @@ func TestCommand(t *testing.T) {
 			t.Errorf("command has no %q:\n%s", part, got)
 		}
 	}
-	if strings.Contains(got, "tsc_early_khz") {
-		t.Error("KVM needs no told TSC frequency")
+	if strings.Contains(got, "tsc") {
+		t.Error("KVM needs no word about the TSC")
+	}
+	d.tsc.steady = false
+	if got := strings.Join(d.command(spec, "tcg", origin{}), " "); strings.Contains(got, "tsc=reliable") {
+		t.Error("a TSC is trusted that is not steady")
 	}
 	if got := strings.Join(d.command(spec, "tcg", origin{}), " "); !strings.Contains(got, "thread=multi") {
 		t.Errorf("two processors share one thread:\n%s", got)
 	}
 }
 
+func TestReadTSC(t *testing.T) {
+	const head = "processor\t: 0\nmodel name\t: Some CPU\ncpu MHz\t\t: 2445.404\n"
+	for flags, steady := range map[string]bool{
+		"fpu tsc constant_tsc nonstop_tsc": true, "fpu tsc constant_tsc": false, "fpu tsc nonstop_tsc": false, "fpu tsc": false,
+	} {
+		for _, rest := range []string{"", "\n", "\nprocessor\t: 1\ncpu MHz\t\t: 800.000\nflags\t\t: fpu\n"} {
+			got, err := readTSC(strings.NewReader(head + "flags\t\t: " + flags + "\n" + rest))
+			if want := (timeStamp{kHz: 2445404, steady: steady}); err != nil || got != want {
+				t.Errorf("%s: %+v, %v", flags, got, err)
+			}
+		}
+	}
+	for _, text := range []string{"", "flags\t: fpu\n", "cpu MHz\t: fast\n"} {
+		if got, err := readTSC(strings.NewReader(text)); err == nil {
+			t.Errorf("%q: %+v", text, got)
+		}
+	}
+}
+
 // A template and its copies are the same machine to QEMU, or the one's state
 // does not fit the other.
 func TestTemplateAndCopyAreAlike(t *testing.T) {
-	d := &Driver{config: Config{DataDir: "/d", Binary: "/usr/bin/qemu", TranslationMB: 32}, tscKHz: 2600000}
+	d := &Driver{config: Config{DataDir: "/d", Binary: "/usr/bin/qemu", TranslationMB: 32}, tsc: timeStamp{kHz: 2600000, steady: true}}
 	nic := vmm.NIC{Tap: "mt0badcafe", MAC: "02:00:00:00:00:01"}
 	made := d.command(vmm.Spec{ID: "template-1", VCPUs: 2, MemoryMB: 256, NIC: nic}, "tcg", origin{makes: &template{}, memory: os.Stdin})
 	withDisk := d.command(vmm.Spec{ID: "template-1", VCPUs: 2, MemoryMB: 256, DataDisk: "/data", NIC: nic}, "tcg", origin{makes: &template{disk: os.Stdin}, memory: os.Stdin})

@@ -85,9 +85,9 @@ const defaultTranslationMB = 32
 type Driver struct {
 	config  Config
 	log     *slog.Logger
-	root    bool   // we may change uids, make cgroups and namespaces
-	tscKHz  int    // host's time stamp counter
-	cgroups groups // how cgroups are made here; nil: not at all
+	root    bool      // we may change uids, make cgroups and namespaces
+	tsc     timeStamp // the host's
+	cgroups groups    // how cgroups are made here; nil: not at all
 
 	// placesMu keeps the cell's run directory and cgroup from being removed as
 	// empty while a VM's are made in them.
@@ -162,7 +162,7 @@ func New(config Config, log *slog.Logger) (*Driver, error) {
 	c.TranslationMB = cmp.Or(c.TranslationMB, defaultTranslationMB)
 	c.UID = cmp.Or(c.UID, 199999)
 	c.CgroupRoot = cmp.Or(c.CgroupRoot, "/sys/fs/cgroup")
-	if d.tscKHz, err = hostTSC(); err != nil {
+	if d.tsc, err = hostTSC(); err != nil {
 		return nil, err
 	}
 	if d.root {

@@ -30,7 +30,7 @@ func (m *machine) run(boot guest.Boot) {
 	}
 	a := &app{m: m, b: b, boot: boot, stopped: make(chan time.Duration, 1)}
 	m.mu.Lock()
-	m.stop = a.stop
+	m.stop, m.skew = a.stop, b.skew
 	m.mu.Unlock()
 	m.phase("start_command", "")
 	if b.verb == "missing" {

@@ -20,6 +20,7 @@ type behaviour struct {
 	body   string
 	lines  int           // written at the start
 	every  time.Duration // a line each
+	skew   time.Duration // of the guest's wall clock, ahead of the host's
 	deaf   bool          // to SIGTERM
 }
 
@@ -44,6 +45,7 @@ type behaviour struct {
 //	body=text    body of the answers
 //	log=100      lines written at the start
 //	every=1s     and one line each
+//	skew=-2m     the guest's wall clock is so far ahead of the host's
 //	deaf         does not hear SIGTERM: stopping takes the whole deadline
 //
 // Every other command, a real app's, serves.
@@ -101,6 +103,8 @@ func (b *behaviour) option(key, value string) (err error) {
 		b.delay, err = duration(value)
 	case "every":
 		b.every, err = duration(value)
+	case "skew":
+		b.skew, err = time.ParseDuration(value)
 	case "status":
 		b.status, err = status(value)
 	case "body":

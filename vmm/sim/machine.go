@@ -35,9 +35,11 @@ type machine struct {
 	state   string
 	boot    guest.Boot
 	phases  []guest.Phase
-	lines   []guest.Line // unacknowledged
-	last    uint64       // number of the last line
-	drops   bool         // lines was full for longer than patience, and none was acknowledged since
+	lines   []guest.Line  // unacknowledged
+	last    uint64        // number of the last line
+	skew    time.Duration // of the wall clock, from the host's
+	rate    int64         // that its clock was told to run at: it does not
+	drops   bool          // lines was full for longer than patience, and none was acknowledged since
 	report  *guest.Exit
 	stop    func(time.Duration) // tells the app; nil before it runs
 	console []byte
@@ -76,6 +78,9 @@ func (m *machine) notify() {
 	m.changed = make(chan struct{})
 }
 
+// mono is the guest's monotonic clock, which began some time before the machine.
+func (m *machine) mono(now time.Time) int64 { return int64(now.Sub(m.began) + time.Second) }
+
 func (m *machine) uptime() int64 { return time.Since(m.began).Milliseconds() }
 
 func (m *machine) phase(name, hint string) {
@@ -107,7 +112,8 @@ func (m *machine) line(stream guest.Stream, text string) {
 		}
 	}
 	m.last++
-	m.lines = append(m.lines, guest.Line{N: m.last, Stream: stream, T: time.Now().UnixNano(), Text: []byte(text)})
+	now := time.Now()
+	m.lines = append(m.lines, guest.Line{N: m.last, Stream: stream, T: now.Add(m.skew).UnixNano(), Mono: m.mono(now), Text: []byte(text)})
 	if over := len(m.lines) - ringLines; over > 0 {
 		m.lines = append(m.lines[:0], m.lines[over:]...)
 	}
@@ -275,7 +281,11 @@ func (m *machine) obey(msg guest.Message, epoch int) {
 			go m.end(vmm.Exit{})
 		}
 	case msg.Ping != nil:
-		m.small = append(m.small, guest.Message{Pong: msg.Ping})
+		now := time.Now()
+		m.small = append(m.small, guest.Message{Pong: &guest.Ping{Seq: msg.Ping.Seq, Clock: &guest.Clock{Wall: now.Add(m.skew).UnixNano(), Raw: m.mono(now), Rate: m.rate}}})
+	case msg.Adjust != nil: // what takes time in a real guest is done at once
+		m.rate = msg.Adjust.Rate
+		m.skew += time.Duration(msg.Adjust.StepNS) - time.Duration(float64(msg.Adjust.SlewNS)*float64(msg.Adjust.Slew)/1e9)
 	case msg.Boot != nil && m.state == guest.StateWaiting:
 		m.state, m.boot, m.live = guest.StateRunning, *msg.Boot, true
 		go m.run(*msg.Boot)
@@ -349,7 +359,7 @@ func (m *machine) next(epoch int) (msg guest.Message, wait <-chan struct{}, ok b
 func (m *machine) unsent() *guest.Lines {
 	first := m.lines[0].N
 	from := max(m.sent+1, first)
-	l := &guest.Lines{Gap: from - m.sent - 1}
+	l := &guest.Lines{Gap: from - m.sent - 1, Mono: m.mono(time.Now())}
 	rest := m.lines[from-first:]
 	l.Lines = append(l.Lines, rest[:min(batch, len(rest))]...)
 	return l

@@ -162,6 +162,25 @@ func (s *Session) Exit() guest.Exit {
 	return exit
 }
 
+// Clock asks what the guest's clocks read: sometime between asked and answered.
+func (s *Session) Clock() (c guest.Clock, asked, answered time.Time) {
+	s.t.Helper()
+	seq := rand.Uint64() | 1
+	asked = time.Now()
+	s.send(guest.Message{Ping: &guest.Ping{Seq: seq}})
+	pong := s.until("pong", func(m guest.Message) bool { return m.Pong != nil && m.Pong.Seq == seq }).Pong
+	if pong.Clock == nil {
+		s.t.Fatal("the guest does not tell its clocks")
+	}
+	return *pong.Clock, asked, time.Now()
+}
+
+// Adjust tells the guest what its clocks are to do.
+func (s *Session) Adjust(a guest.Adjust) {
+	s.t.Helper()
+	s.send(guest.Message{Adjust: &a})
+}
+
 // Stop asks the guest to stop.
 func (s *Session) Stop(deadline time.Duration) {
 	s.t.Helper()

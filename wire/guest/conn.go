@@ -122,7 +122,7 @@ func (c *Conn) ReadMessage() (Message, error) {
 // and 64 in memory. Commas bound the lines, whatever they look like; what else
 // a frame may hold (Boot's variables) has as many as it likes.
 func tooManyLines(body []byte) bool {
-	const commas = 16 // of a line: it has five fields, and may get more
+	const commas = 16 // of a line: it has six fields, and may get more
 	if bytes.Count(body, []byte{','}) <= commas*MaxLines {
 		return false
 	}
@@ -237,7 +237,7 @@ func (m *Message) check() error {
 	set := 0
 	for _, present := range [...]bool{
 		m.Hello != nil, m.Phase != nil, m.Lines != nil, m.Stats != nil, m.Exit != nil, m.Pong != nil,
-		m.Boot != nil, m.Attach != nil, m.Ack != nil, m.Ping != nil, m.Stop != nil,
+		m.Boot != nil, m.Attach != nil, m.Ack != nil, m.Ping != nil, m.Stop != nil, m.Adjust != nil,
 	} {
 		if present {
 			set++

@@ -72,6 +72,7 @@ type Message struct {
 	Ack    *Ack    `json:"ack,omitempty"`
 	Ping   *Ping   `json:"ping,omitempty"`
 	Stop   *Stop   `json:"stop,omitempty"`
+	Adjust *Adjust `json:"adjust,omitempty"`
 }
 
 // The states in Hello.
@@ -148,7 +149,8 @@ const (
 type Line struct {
 	N       uint64 `json:"n"` // counts from 1 per boot, over all streams
 	Stream  Stream `json:"s"`
-	T       int64  `json:"t"`           // guest's clock, Unix nanoseconds
+	T       int64  `json:"t"`           // guest's wall clock, Unix nanoseconds: for hosts that know no Mono, believed by none that do
+	Mono    int64  `json:"m,omitempty"` // guest's monotonic clock when the line was written, ns; 0: not told
 	Text    []byte `json:"b"`           // raw bytes (base64 in JSON): may be any binary
 	Partial bool   `json:"p,omitempty"` // a piece of a line longer than MaxLine, not its last
 }
@@ -157,6 +159,21 @@ type Line struct {
 type Lines struct {
 	Gap   uint64 `json:"gap,omitempty"` // lines lost just before the first one
 	Lines []Line `json:"lines"`
+	Mono  int64  `json:"m,omitempty"` // guest's monotonic clock when the batch was sent, ns; 0: not told
+}
+
+// maxAge is the most that a line can be old when it comes. A guest keeps lines
+// for as long as no host is there to take them.
+const maxAge = 7 * 24 * time.Hour
+
+// Age is how long before the batch was sent its line was written, by the
+// guest's monotonic clock: from 0 to 7 days, whatever the guest claims; 0 for a
+// guest that does not tell.
+func (b *Lines) Age(l Line) time.Duration {
+	if l.Mono <= 0 || l.Mono >= b.Mono {
+		return 0
+	}
+	return min(time.Duration(b.Mono-l.Mono), maxAge)
 }
 
 // Ack frees the guest's ring up to and including line N: the host holds them
@@ -216,7 +233,30 @@ type Exit struct {
 
 // Ping asks for a Pong with the same Seq.
 type Ping struct {
-	Seq uint64 `json:"seq"`
+	Seq   uint64 `json:"seq"`
+	Clock *Clock `json:"clock,omitempty"` // in a Pong; nil from guests that know none
+}
+
+// Clock is what a guest's clocks read at one moment.
+type Clock struct {
+	Wall int64 `json:"wall"` // Unix nanoseconds
+	Raw  int64 `json:"raw"`  // ns of the monotonic clock as its source runs, whatever Adjust made of it
+	Rate int64 `json:"rate"` // of the last Adjust; 0 before
+}
+
+// MostRate bounds, in both directions, how much faster or slower than its
+// source a guest's clock is made to run: a tenth, in parts per billion.
+const MostRate = 100_000_000
+
+// Adjust is what the guest's clocks are to do from now on; it replaces the
+// Adjust before. The monotonic clock runs at the same rate, and never jumps.
+type Adjust struct {
+	StepNS int64 `json:"step_ns,omitempty"` // is added to the wall clock at once
+	Rate   int64 `json:"rate"`              // ppb that the clocks run faster than their source
+	// For so long, by the guest's monotonic clock, they run Slew ppb slower
+	// than that.
+	Slew   int64 `json:"slew,omitempty"`
+	SlewNS int64 `json:"slew_ns,omitempty"`
 }
 
 // Stop asks for SIGTERM to the command's group, SIGKILL after the deadline,

@@ -63,7 +63,7 @@ func (s *Session) Version() int { return s.version }
 // one may go on.
 func (s *Session) Receive(m Message) (_ Message, ok bool, err error) {
 	switch {
-	case m.Boot != nil || m.Attach != nil || m.Ack != nil || m.Ping != nil || m.Stop != nil:
+	case m.Boot != nil || m.Attach != nil || m.Ack != nil || m.Ping != nil || m.Stop != nil || m.Adjust != nil:
 		return Message{}, false, &InvalidMessageError{Reason: "the guest sent a message that only hosts send"}
 	case m.Hello != nil:
 		if m.Hello.Nonce != s.nonce || s.live {
@@ -106,5 +106,5 @@ func (s *Session) lines(batch Lines) (Message, bool, error) {
 		return Message{}, false, &OutOfStepError{Want: s.after + 1 + batch.Gap, Got: lines[0].N}
 	}
 	s.after = lines[len(lines)-1].N
-	return Message{Lines: &Lines{Gap: gap, Lines: lines}}, true, nil
+	return Message{Lines: &Lines{Gap: gap, Lines: lines, Mono: batch.Mono}}, true, nil
 }

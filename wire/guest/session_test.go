@@ -3,6 +3,7 @@ package guest
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -116,4 +117,25 @@ func TestSessionCountsEveryNumberOnce(t *testing.T) {
 			last = m.Lines.Lines[len(m.Lines.Lines)-1].N
 		}
 	})
+}
+
+// A line's age is what the guest's monotonic clock says it is, as long as that
+// can be; whatever a guest claims, it is none that has no end.
+func TestAge(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		b := Lines{Mono: rapid.Int64().Draw(t, "batch")}
+		l := Line{Mono: rapid.Int64().Draw(t, "line"), T: rapid.Int64().Draw(t, "wall")}
+		age := b.Age(l)
+		if age < 0 || age > 7*24*time.Hour {
+			t.Fatalf("age %s", age)
+		}
+		sent := rapid.Int64Range(1, 1<<60).Draw(t, "sent")
+		old := rapid.Int64Range(0, int64(7*24*time.Hour)).Draw(t, "old")
+		if l.Mono = sent - old; l.Mono > 0 && (&Lines{Mono: sent}).Age(l) != time.Duration(old) {
+			t.Fatalf("written %d before it was sent: age %s", old, (&Lines{Mono: sent}).Age(l))
+		}
+	})
+	if age := (&Lines{}).Age(Line{T: 1, Mono: 5}); age != 0 {
+		t.Errorf("of a guest that does not tell: %s", age)
+	}
 }

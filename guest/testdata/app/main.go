@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -30,6 +31,23 @@ func main() {
 			fmt.Printf("line %d\n", i)
 			time.Sleep(time.Millisecond)
 		}
+	case "wrong":
+		// Its machine's clock, to be so far ahead, for two lines. The machine is
+		// one of these tests', or it is left alone.
+		if b, _ := os.ReadFile("/proc/cmdline"); !strings.Contains(string(b), "tsc_early_khz=") {
+			os.Exit(1)
+		}
+		off, _ := time.ParseDuration(os.Args[2])
+		set := func(off time.Duration) {
+			tv := syscall.NsecToTimeval(time.Now().Add(off).UnixNano())
+			if err := syscall.Settimeofday(&tv); err != nil {
+				fmt.Println(err)
+			}
+		}
+		set(off)
+		fmt.Println("wrong")
+		fmt.Println("still wrong")
+		time.Sleep(time.Hour)
 	case "exit":
 		code, _ := strconv.Atoi(os.Args[2])
 		fmt.Fprintln(os.Stderr, "going")

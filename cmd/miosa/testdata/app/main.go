@@ -71,6 +71,16 @@ func main() {
 	mux.HandleFunc("/env", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, os.Getenv(r.URL.Query().Get("key")))
 	})
+	mux.HandleFunc("/twice", func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		const answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+		_, _ = io.WriteString(conn, answer+"a\n"+answer+"b\n")
+		time.Sleep(time.Second)
+	})
 	mux.HandleFunc("POST /sick", func(_ http.ResponseWriter, r *http.Request) { sick.Store(r.URL.Query().Get("on") != "false") })
 	mux.HandleFunc("POST /die", func(_ http.ResponseWriter, _ *http.Request) { os.Exit(7) })
 	mux.HandleFunc("POST /kill", func(_ http.ResponseWriter, _ *http.Request) { _ = syscall.Kill(os.Getpid(), syscall.SIGKILL) })

@@ -7,6 +7,7 @@
 //	crash             take the kernel down
 //	keep TEXT         say what /kept/text holds, keep TEXT and a hundred files there, end
 //	fill N            write to N MB of memory, then "filled", and wait
+//	clocksource       write what the kernel tells the time by, and wait
 //	random            write random numbers, from Go's and the kernel's sources
 package main
 
@@ -63,6 +64,13 @@ func main() {
 		fmt.Println("filled")
 		wait()
 		runtime.KeepAlive(memory)
+	case "clocksource":
+		b, err := os.ReadFile("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+		if err != nil {
+			fmt.Println(err)
+		}
+		fmt.Print(string(b))
+		wait()
 	case "random":
 		id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 		fmt.Printf("text %s\nboot %s", rand.Text(), id)

@@ -1,0 +1,70 @@
+package miosa_test
+
+import (
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/miosa/miosa"
+)
+
+// Requests go to the service named web, else to the first of type web, else to
+// the first other one with a port; never to a worker.
+func TestRoutedService(t *testing.T) {
+	spec := func(name string, of miosa.ServiceType, port int) miosa.ServiceSpec {
+		return miosa.ServiceSpec{ServiceID: "svc_" + name, Name: name, Type: of, Port: port}
+	}
+	worker, api := spec("jobs", miosa.ServiceWorker, 0), spec("api", miosa.ServiceAPI, 4000)
+	front, web := spec("front", miosa.ServiceWeb, 3000), spec("web", miosa.ServiceWeb, 8080)
+	site := spec("site", miosa.ServiceStaticWeb, 0)
+	site.Kind = miosa.KindStatic
+	for _, c := range []struct {
+		services []miosa.ServiceSpec
+		want     string
+	}{
+		{nil, ""},
+		{[]miosa.ServiceSpec{worker}, ""},
+		{[]miosa.ServiceSpec{spec("web", miosa.ServiceWorker, 0)}, ""}, // whatever its name
+		{[]miosa.ServiceSpec{spec("web", miosa.ServiceWeb, 0)}, ""},    // nothing to ask
+		{[]miosa.ServiceSpec{worker, api}, "svc_api"},
+		{[]miosa.ServiceSpec{api, front}, "svc_front"},
+		{[]miosa.ServiceSpec{front, spec("other", miosa.ServiceWeb, 80)}, "svc_front"},
+		{[]miosa.ServiceSpec{front, web}, "svc_web"},
+		{[]miosa.ServiceSpec{front, spec("web", miosa.ServiceAPI, 80)}, "svc_web"},
+		{[]miosa.ServiceSpec{api, site}, "svc_site"},
+	} {
+		if got := miosa.RoutedService(c.services); got != c.want {
+			t.Errorf("%v: %q, not %q", c.services, got, c.want)
+		}
+		// A version from before the choice was written down has the same one; a
+		// later one keeps what was chosen, whatever would be chosen today.
+		got, ok := miosa.Version{Services: c.services}.Routed()
+		if got.ServiceID != c.want || ok != (c.want != "") {
+			t.Errorf("of an old version: %q %t, not %q", got.ServiceID, ok, c.want)
+		}
+		for _, s := range c.services {
+			if got, ok := (miosa.Version{Services: c.services, RoutedServiceID: s.ServiceID}).Routed(); !ok || got.ServiceID != s.ServiceID {
+				t.Errorf("%s was chosen, and requests go to %q", s.ServiceID, got.ServiceID)
+			}
+		}
+	}
+}
+
+// What requests go to has a port and is no worker, and is there whenever one is.
+func TestRoutedServiceIsOneThatServes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var services []miosa.ServiceSpec
+		for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"web", "front", "api", "jobs"}), 0, 4, rapid.ID).Draw(t, "names") {
+			services = append(services, miosa.ServiceSpec{
+				ServiceID: "svc_" + name, Name: name, Port: rapid.SampledFrom([]int{0, 80, 65535}).Draw(t, "port"),
+				Type: rapid.SampledFrom([]miosa.ServiceType{miosa.ServiceWeb, miosa.ServiceAPI, miosa.ServiceWorker}).Draw(t, "type"),
+			})
+		}
+		serves := func(s miosa.ServiceSpec) bool { return s.Type != miosa.ServiceWorker && s.Port != 0 }
+		got, ok := miosa.Version{Services: services}.Routed()
+		if ok != slices.ContainsFunc(services, serves) || ok && !serves(got) {
+			t.Fatalf("%v: %v %t", services, got, ok)
+		}
+	})
+}
