@@ -1,6 +1,9 @@
 package miosa
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Liveness is control's judgement of a host.
 type Liveness string
@@ -21,7 +24,8 @@ type Host struct {
 	Driver      string // the vmm driver's name
 	PublicKey   []byte // X25519: boot specs are sealed to it
 	Capacity    Resources
-	Overcommit  float64 // how far vCPUs may be promised beyond the cores; 0: 1
+	Addresses   []netip.Addr // its own, the loopback's aside: no customer's wish leads there
+	Overcommit  float64      // how far vCPUs may be promised beyond the cores; 0: 1
 	Schedulable bool
 	Liveness    Liveness
 	Version     string

@@ -12,6 +12,7 @@ import (
 	"iter"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
@@ -42,8 +43,10 @@ type Opener interface {
 
 // Config says what this host is.
 type Config struct {
-	Dir         string // state of the instances; absolute
-	Host        miosa.Host
+	Dir  string // state of the instances; absolute
+	Host miosa.Host
+	// Addresses are this host's, asked for at each registration; nil: not told.
+	Addresses   func() ([]netip.Addr, error)
 	BootsAtOnce int // VMs between their start and their app's start; 0: 2
 	Driver      vmm.Driver
 	Network     network.Network
@@ -151,9 +154,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		a.wg.Go(func() { _ = a.spool.Run(ctx) }) // which ends with ctx alone
 	}
 	for ctx.Err() == nil {
-		if err := a.cfg.Link.Register(ctx, a.cfg.Host); err != nil {
+		if err := a.register(ctx); err != nil {
 			if ctx.Err() == nil {
-				a.log.Warn("control does not take our registration", "err", err)
+				a.log.Warn("register with control", "err", err)
 				pause(ctx, retryLink)
 			}
 			continue
@@ -161,6 +164,17 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		a.follow(ctx)
 	}
 	return nil
+}
+
+func (a *Agent) register(ctx context.Context) error {
+	host := a.cfg.Host
+	if a.cfg.Addresses != nil {
+		var err error
+		if host.Addresses, err = a.cfg.Addresses(); err != nil {
+			return err
+		}
+	}
+	return a.cfg.Link.Register(ctx, host)
 }
 
 // follow obeys control for as long as its stream lasts.

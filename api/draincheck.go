@@ -32,6 +32,19 @@ var ourHeaders = []string{
 	"Idempotency-Key", "User-Agent", "Expect",
 }
 
+const noPort = "has a port that is none: 1–65535"
+
+// badPort reports whether a URL names a port that nothing can listen on, or
+// has a colon and none behind it. Without a port it is its scheme's.
+func badPort(u *url.URL) bool {
+	port := u.Port()
+	if port == "" {
+		return strings.HasSuffix(u.Host, ":")
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err != nil || n == 0
+}
+
 // target checks a receiver's URL, and returns it whole and as it may be shown.
 // kind "" is settled by the URL.
 func (f *faults) target(field, raw string, kind miosa.DrainType, guard outbound.Guard) (k miosa.DrainType, whole, shown string) {
@@ -56,10 +69,8 @@ func (f *faults) target(field, raw string, kind miosa.DrainType, guard outbound.
 	case u.Fragment != "" || strings.Contains(raw, "#"):
 		return wrong("may hold no #")
 	}
-	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
-		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
-			return wrong("has a port that is none: 1–65535")
-		}
+	if badPort(u) {
+		return wrong(noPort)
 	}
 	switch u.Scheme {
 	case "syslog+tls":

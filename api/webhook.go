@@ -416,6 +416,8 @@ func (s *Server) badTarget(target string) string {
 		return fmt.Sprintf("may have at most %d bytes", maxWebhookURL)
 	case err != nil, u.Host == "", u.Hostname() == "", u.Opaque != "", strings.ContainsFunc(target, func(r rune) bool { return r <= ' ' || r == 0x7f }):
 		return "must be an address like https://example.com/events"
+	case badPort(u):
+		return noPort
 	case u.User != nil:
 		return "may hold no user and password: deliveries are signed instead"
 	case u.Fragment != "":

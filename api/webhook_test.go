@@ -74,6 +74,8 @@ func TestWebhooksAreChecked(t *testing.T) {
 	p := start(t, api.Config{Targets: outbound.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}})
 	for _, bad := range []map[string]any{
 		{}, {"url": ""}, {"url": "example.com"}, {"url": "/path"}, {"url": "http://example.com"}, {"url": "ftp://example.com"}, {"url": "https://"},
+		{"url": "https://example.com:0/"}, {"url": "https://example.com:99999/"}, {"url": "https://example.com:65536"}, {"url": "https://example.com:"},
+		{"url": "https://[2001:db8::1]:0/"}, {"url": "http://10.1.2.3:0/in"}, {"url": "https://example.com:99999999999999999999/"},
 		{"url": "https://:443/"}, {"url": "https://user:pw@example.com"}, {"url": "https://example.com/#x"}, {"url": "https://example.com/a b"},
 		{"url": "http://10.2.0.1/"}, {"url": "http://127.0.0.1/"}, {"url": "https://example.com\n"}, {"url": "https://example.com/" + strings.Repeat("x", 2000)},
 		{"url": "https://example.com", "types": []string{"Rollout"}}, {"url": "https://example.com", "types": []string{""}},
@@ -91,6 +93,10 @@ func TestWebhooksAreChecked(t *testing.T) {
 		t.Errorf("%s", made.Raw)
 	}
 	p.want(422, "PATCH", "/webhooks/"+id, map[string]any{"url": "http://example.com"})
+	if a := p.want(422, "PATCH", "/webhooks/"+id, map[string]any{"url": "https://example.com:99999/"}); !strings.Contains(a.Raw, "1–65535") {
+		t.Errorf("a port that is none: %s", a.Raw)
+	}
+	p.want(200, "PATCH", "/webhooks/"+id, map[string]any{"url": "https://example.com:65535/"})
 	if a := p.want(200, "PATCH", "/webhooks/"+id, map[string]any{"deployment_id": nil, "types": []string{"instance.crashed"}}); a.at("data.deployment_id") != nil {
 		t.Errorf("%s", a.Raw)
 	}

@@ -4,6 +4,7 @@
 package outbound
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -48,9 +49,14 @@ type Guard struct {
 	// Only what Allow holds, and no public address: for what is spoken without
 	// TLS.
 	Only bool
+	// Cell are the addresses of the cell's machines, asked for at each dial: none
+	// of them is called, nor any of this machine's, unless Allow holds it by
+	// itself (or, of the loopback, at all). nil: this machine's alone.
+	Cell func(context.Context) ([]netip.Addr, error)
 }
 
-// Permits reports whether an address may be connected to.
+// Permits reports whether an address may be connected to, as far as its number
+// tells: what is our own is found out at the dial.
 func (g Guard) Permits(a netip.Addr) bool {
 	a = a.Unmap().WithZone("")
 	for _, p := range g.Allow {
@@ -69,18 +75,23 @@ func (g Guard) Permits(a netip.Addr) bool {
 	return true
 }
 
-// Dialer connects to permitted addresses only. It asks once the name has been
-// resolved, for each address that is tried, so that no answer of a name server
-// can change in between. The error is a *miosa.Error Forbidden that does not say
-// which address it was: it may be shown to whoever gave the name.
+// Dialer connects to permitted addresses only, and never to our own. It asks
+// once the name has been resolved, for each address that is tried, so that no
+// answer of a name server can change in between. The error is a *miosa.Error
+// Forbidden that does not say which address it was, or why: Why has the words
+// for whoever gave the name.
 func (g Guard) Dialer() *net.Dialer {
-	return &net.Dialer{Timeout: dialTimeout, Control: func(_, address string, _ syscall.RawConn) error {
+	return &net.Dialer{Timeout: dialTimeout, ControlContext: func(ctx context.Context, _, address string, _ syscall.RawConn) error {
 		a, err := netip.ParseAddrPort(address)
 		if err != nil {
 			return fmt.Errorf("address %q: %w", address, err)
 		}
-		if !g.Permits(a.Addr()) {
-			return miosa.Errorf(miosa.Forbidden, "the name does not lead to a public address: the operator may allow others with --allow-target")
+		ours, err := g.own(ctx, a.Addr())
+		switch {
+		case err != nil:
+			return miosa.Wrap(err, miosa.Forbidden, unreached) // for all we know it is our own
+		case !g.Permits(a.Addr()), ours && !g.named(a.Addr()):
+			return miosa.Errorf(miosa.Forbidden, unreached)
 		}
 		return nil
 	}}

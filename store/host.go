@@ -1,6 +1,7 @@
 package store
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/miosa/miosa"
@@ -23,6 +24,7 @@ type hostRecord struct {
 	Driver      string          `json:"driver,omitempty"`
 	PublicKey   []byte          `json:"public_key,omitempty"`
 	Capacity    resourcesRecord `json:"capacity,omitzero"`
+	Addresses   []netip.Addr    `json:"addresses,omitempty"`
 	Overcommit  float64         `json:"overcommit,omitempty"`
 	Schedulable bool            `json:"schedulable,omitempty"`
 	Liveness    miosa.Liveness  `json:"liveness,omitempty"`
@@ -40,6 +42,7 @@ func hostToRecord(v miosa.Host) hostRecord {
 		Driver:      v.Driver,
 		PublicKey:   v.PublicKey,
 		Capacity:    resourcesToRecord(v.Capacity),
+		Addresses:   v.Addresses,
 		Overcommit:  v.Overcommit,
 		Schedulable: v.Schedulable,
 		Liveness:    v.Liveness,
@@ -58,6 +61,7 @@ func (r hostRecord) noun() miosa.Host {
 		Driver:      r.Driver,
 		PublicKey:   r.PublicKey,
 		Capacity:    r.Capacity.noun(),
+		Addresses:   r.Addresses,
 		Overcommit:  r.Overcommit,
 		Schedulable: r.Schedulable,
 		Liveness:    r.Liveness,

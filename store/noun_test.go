@@ -57,6 +57,9 @@ func fill(t *rapid.T, v reflect.Value, name string) {
 	case reflect.TypeFor[netip.AddrPort]():
 		v.Set(reflect.ValueOf(drawAddr.Draw(t, name)))
 		return
+	case reflect.TypeFor[netip.Addr]():
+		v.Set(reflect.ValueOf(drawAddr.Filter(netip.AddrPort.IsValid).Draw(t, name).Addr()))
+		return
 	}
 	switch v.Kind() {
 	case reflect.String:

@@ -216,6 +216,9 @@ func full[T any](t *testing.T) T {
 		case reflect.TypeFor[netip.AddrPort]():
 			v.Set(reflect.ValueOf(netip.MustParseAddrPort("10.80.0.2:8080")))
 			return
+		case reflect.TypeFor[netip.Addr]():
+			v.Set(reflect.ValueOf(netip.MustParseAddr("203.0.113.7")))
+			return
 		}
 		switch v.Kind() {
 		case reflect.String:

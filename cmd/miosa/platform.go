@@ -40,6 +40,7 @@ import (
 	"github.com/miosa/miosa/outbound"
 	"github.com/miosa/miosa/ration"
 	"github.com/miosa/miosa/secret"
+	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/etcd"
 	"github.com/miosa/miosa/trace"
 	"github.com/miosa/miosa/usage/ledger"
@@ -310,6 +311,19 @@ func (p *platform) openSenders(targets outbound.Guard) (err error) {
 	return err
 }
 
+// cellAddresses are what the cell's hosts said of themselves: where customers'
+// receivers are not. Routers run on hosts.
+func (p *platform) cellAddresses(ctx context.Context) ([]netip.Addr, error) {
+	var out []netip.Addr
+	for h, err := range store.List(ctx, p.store, store.Hosts, store.HostsPrefix(), store.ScanOptions{}) {
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, h.Addresses...)
+	}
+	return out, nil
+}
+
 // assemble makes every part; nothing runs yet.
 func (p *platform) assemble(ctx context.Context, httpListener net.Listener) error {
 	c := p.cell
@@ -321,7 +335,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 		return err
 	}
 	p.vault = vault
-	targets := outbound.Guard{Allow: p.cfg.allowTargets}
+	targets := outbound.Guard{Allow: p.cfg.allowTargets, Cell: p.cellAddresses}
 	if err := p.openSenders(targets); err != nil {
 		return err
 	}
@@ -350,7 +364,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 		Dir: c.path("agent"), BootsAtOnce: runtime.NumCPU(), Driver: p.driver, Network: p.network, Images: p.images,
 		Opener: hostKey, Link: p.control.Link(), Log: p.log,
 		Logs: p.ledger.Shipper(p.plane), LogSpool: spool.Config{InstanceBytes: int64(p.cfg.logSpoolMB) << 20}, LogLimit: spool.Limit{Rate: p.cfg.logRate},
-		Figures: p.history, Usage: p.ledger,
+		Figures: p.history, Usage: p.ledger, Addresses: outbound.Addresses,
 		Host: miosa.Host{
 			ID: c.hostID, Name: name, Region: p.cfg.region, Zone: p.cfg.zone, Driver: p.driver.Name(),
 			PublicKey: hostKey.Public(), Capacity: resources, Overcommit: p.cfg.overcommit, Version: version,

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -388,15 +386,5 @@ func TestForgottenAlone(t *testing.T) {
 		if s, err := p.load(id); err != nil || s.Cursor != want {
 			t.Errorf("%s stands at %d, %v, want %d", id, s.Cursor, err, want)
 		}
-	}
-}
-
-// The words for a name that cannot be resolved tell nobody where it was asked for.
-func TestReasonsTellNoAddress(t *testing.T) {
-	err := &url.Error{Op: "Post", URL: "https://receiver/?token=hidden", Err: &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{
-		Err: "read udp 10.1.2.3:5353->10.0.0.53:53: i/o timeout", Name: "receiver", Server: "10.0.0.53:53", IsTimeout: true,
-	}}}
-	if got, want := reasonOf(err), "the name cannot be resolved: the name servers do not answer in time"; got != want {
-		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -10,9 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -28,7 +26,6 @@ const (
 	// maxAnswer is how much of an answer is read, so that its connection can
 	// be used again.
 	maxAnswer = 64 << 10
-	maxError  = 300
 )
 
 // signature is the value of webhook-signature for one secret:
@@ -118,27 +115,9 @@ func (w *Webhooks) send(ctx context.Context, hook *miosa.Webhook, e *miosa.Event
 	case errors.Is(err, context.DeadlineExceeded):
 		out.Error = fmt.Sprintf("no answer within %s", attemptTime)
 	default:
-		out.Error = reasonOf(err)
+		out.Error = outbound.Why(err)
 	}
 	return out
-}
-
-// reasonOf is why there is no answer, without the URL, which may hold a token,
-// and without addresses, which customers would learn of the operator's network.
-func reasonOf(err error) string {
-	if known, ok := errors.AsType[*miosa.Error](err); ok {
-		return known.Message
-	}
-	if dns, ok := errors.AsType[*net.DNSError](err); ok {
-		return "the name cannot be resolved: " + outbound.Unresolved(dns)
-	}
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		err = fmt.Errorf("%s: %w", op.Op, op.Err) // without the address
-	} else if u, ok := errors.AsType[*url.Error](err); ok {
-		err = u.Err
-	}
-	text := strings.ToValidUTF8(err.Error(), "\ufffd")
-	return text[:min(len(text), maxError)]
 }
 
 // retryAfter reads seconds or a date; 0 for anything else.

@@ -628,7 +628,7 @@ func TestInsideAddressesAreRefused(t *testing.T) {
 	b.deployed("dep_1")
 	b.until("refused", func() bool {
 		all := b.hooks.Status(id).Recent
-		return len(all) == 1 && strings.Contains(all[0].Error, "not lead to a public address") && !strings.Contains(all[0].Error, "hidden")
+		return len(all) == 1 && strings.Contains(all[0].Error, "only public addresses may") && !strings.Contains(all[0].Error, "hidden")
 	})
 	if n := len(r.requests()); n != 0 {
 		t.Errorf("%d requests came", n)

@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
-	"unicode"
 )
 
 // verdict is what a receiver's answer means for the lines that it was sent.
@@ -24,7 +22,7 @@ const (
 type answer struct {
 	verdict  verdict
 	status   int    // of HTTP; 0: none
-	words    string // what the receiver or the network said
+	words    string // what came of it, for the drain's owner
 	after    time.Duration
 	rejected uint64 // of those taken
 }
@@ -84,27 +82,12 @@ func backoff(failures int, chance float64) time.Duration {
 	return time.Duration((0.75 + chance/2) * float64(d))
 }
 
-// said is what a receiver wrote, as one short line that is safe to show.
-func said(status int, body []byte) string {
+// said puts a receiver's status into words. What it wrote besides is not
+// repeated: whoever named the address would read there what answers at it.
+func said(status int) string {
 	words := fmt.Sprintf("the receiver answers %d", status)
 	if name := http.StatusText(status); name != "" {
 		words += " " + name
 	}
-	if more := short(string(body)); more != "" {
-		words += ": " + more
-	}
 	return words
-}
-
-// maxWords bounds what is shown of a receiver's words, in characters.
-const maxWords = 200
-
-func short(v string) string {
-	v = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(v, ""), func(r rune) bool {
-		return unicode.IsSpace(r) || unicode.IsControl(r) || !unicode.IsPrint(r)
-	}), " ")
-	if runes := []rune(v); len(runes) > maxWords {
-		return string(runes[:maxWords]) + "…"
-	}
-	return v
 }

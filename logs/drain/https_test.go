@@ -500,7 +500,7 @@ func TestWhatSomebodyHasToMend(t *testing.T) {
 	w.awaitStatus(d, "the system's authorities do not know it either", failed("certificate is not trusted"))
 	d.CA = s.ca.pem
 	d = w.saveDrain(d)
-	w.awaitStatus(d, "the token is found fault with", failed("403 Forbidden: who are you?"))
+	w.awaitStatus(d, "the token is found fault with", failed("403 Forbidden"))
 	if s.asked() == 0 {
 		t.Fatal("nobody asked")
 	}
@@ -542,7 +542,8 @@ func TestWhereADrainMayNotLead(t *testing.T) {
 		d := w.addDrain(tenant, x.kind, x.url, s.ca.pem, nil)
 		w.start()
 		w.write(a, "line")
-		st := w.awaitStatus(d, x.name, func(st miosa.DrainStatus) bool { return st.State == miosa.DrainFailed })
+		// As for a closed port: it may open.
+		st := w.awaitStatus(d, x.name, func(st miosa.DrainStatus) bool { return st.State == miosa.DrainRetrying })
 		if !strings.Contains(st.Error, "--allow-target") || strings.Contains(st.Error, "127.0.0.1") {
 			t.Errorf("%s: %q", x.name, st.Error)
 		}
@@ -552,7 +553,8 @@ func TestWhereADrainMayNotLead(t *testing.T) {
 	}
 }
 
-// TestATestLine: what the receiver says is what the caller hears.
+// TestATestLine: the caller hears how the receiver answers, and nothing of what
+// it wrote.
 func TestATestLine(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -570,7 +572,7 @@ func TestATestLine(t *testing.T) {
 	s.behaves(func(_ int, rw http.ResponseWriter, _ *http.Request) {
 		http.Error(rw, "index 'logs' is full", http.StatusInsufficientStorage)
 	})
-	if answer, err = w.f.Test(t.Context(), d); err != nil || answer.Delivered || answer.Status != 507 || !strings.Contains(answer.Message, "index 'logs' is full") {
+	if answer, err = w.f.Test(t.Context(), d); err != nil || answer.Delivered || answer.Status != 507 || answer.Message != "the receiver answers 507 Insufficient Storage" {
 		t.Errorf("%+v, %v", answer, err)
 	}
 	hangs := make(chan struct{})
@@ -592,7 +594,7 @@ func TestATestLine(t *testing.T) {
 	if a := <-done; a.Delivered {
 		t.Errorf("%+v", a)
 	}
-	if answer, err = w.f.Test(t.Context(), d); err != nil || answer.Delivered || answer.Status != 0 || !strings.Contains(answer.Message, "connection refused") {
+	if answer, err = w.f.Test(t.Context(), d); err != nil || answer.Delivered || answer.Status != 0 || !strings.Contains(answer.Message, "nothing answers at the receiver's address") {
 		t.Errorf("%+v, %v", answer, err)
 	}
 	if n := w.f.Status(d).Delivered; n != 0 {
@@ -640,7 +642,7 @@ func TestOTLPOverHTTP(t *testing.T) {
 	w.awaitBegun(d)
 	w.write(a, numbered("line", 0, 10)...)
 	st := w.awaitStatus(d, "all lines are settled", func(st miosa.DrainStatus) bool { return st.Delivered+st.Dropped == 10 })
-	if st.Dropped != 1 || !strings.Contains(st.Error, "line 3 is ugly") || st.State != miosa.DrainDelivering {
+	if st.Dropped != 1 || st.Error != "the receiver rejected 1 lines" || st.State != miosa.DrainDelivering {
 		t.Errorf("status %+v", st)
 	}
 	mu.Lock()

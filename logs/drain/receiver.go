@@ -105,7 +105,7 @@ func (r *httpReceiver) send(ctx context.Context, lines []Line) answer {
 	defer cancel()
 	req, err := r.request(ctx, lines)
 	if err != nil {
-		return answer{verdict: again, words: "the lines could not be written: " + short(err.Error())}
+		return answer{verdict: again, words: "the lines could not be written"}
 	}
 	resp, err := r.client.Do(req)
 	if err != nil {
@@ -116,12 +116,12 @@ func (r *httpReceiver) send(ctx context.Context, lines []Line) answer {
 	a := answer{verdict: judgeStatus(resp.StatusCode), status: resp.StatusCode, after: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
 	if a.verdict == taken && r.drain.Type == miosa.DrainOTLP && err == nil && len(body) > 0 {
 		// A receiver that took the lines and answers something else took them.
-		if rejected, words, err := partial(body); err == nil && rejected > 0 {
-			a.rejected, a.words = rejected, fmt.Sprintf("the receiver rejected %d lines: %s", rejected, short(words))
+		if rejected, err := partial(body); err == nil && rejected > 0 {
+			a.rejected, a.words = rejected, fmt.Sprintf("the receiver rejected %d lines", rejected)
 		}
 		return a
 	}
-	a.words = said(resp.StatusCode, body)
+	a.words = said(resp.StatusCode)
 	if to := resp.Header.Get("Location"); resp.StatusCode/100 == 3 && to != "" {
 		a.words = fmt.Sprintf("the receiver redirects to another place (%d); redirects are not followed: set the URL to where it leads", resp.StatusCode)
 	}
@@ -172,35 +172,13 @@ func (r *httpReceiver) request(ctx context.Context, lines []Line) (*http.Request
 	return req, nil
 }
 
-// failed is the answer when there was none: words without any address that
-// was not in the drain's own URL.
+// failed is the answer when there was none.
 func failed(ctx context.Context, err error) answer {
-	a := answer{verdict: again}
-	var (
-		dns  *net.DNSError
-		cert *tls.CertificateVerificationError
-		op   *net.OpError
-	)
-	switch {
-	case miosa.CodeOf(err) == miosa.Forbidden:
+	a := answer{verdict: again, words: outbound.Why(err)}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		a.verdict = mend
-		a.words = "the receiver's address may not be called: one that is not public, or without TLS, only if the operator allows it with --allow-target"
-	case errors.As(err, &cert):
-		a.verdict = mend
-		a.words = "the receiver's certificate is not trusted: " + short(cert.Err.Error())
-	case errors.As(err, &dns):
-		a.words = "the receiver's name cannot be resolved: " + outbound.Unresolved(dns)
-	case ctx.Err() != nil, isTimeout(err):
-		a.words = "the receiver does not answer in time"
-	case errors.As(err, &op):
-		a.words = fmt.Sprintf("the connection to the receiver fails (%s): %s", op.Op, short(op.Err.Error()))
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		a.words = "the receiver cut the connection"
-	default:
-		if u, ok := errors.AsType[*url.Error](err); ok {
-			err = u.Err // without the URL
-		}
-		a.words = "the receiver cannot be reached: " + short(err.Error())
+	} else if _, ok := errors.AsType[*net.DNSError](err); !ok && ctx.Err() != nil {
+		a.words = outbound.Why(ctx.Err())
 	}
 	return a
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +27,8 @@ import (
 //     platform; not to internal ranges, but for Allow and Nameservers;
 //     otherwise out.
 //   - forwarded to a guest: only replies.
+//   - from this host to a guest: only replies, and what our own user's processes
+//     open: the router's requests and the agent's probes.
 //   - whatever a guest opens, and to whom, is counted (package's shares): a
 //     rate for names, a total for the guest, and one for all guests together.
 //     What is not let in is dropped before the connection table has it: the
@@ -194,11 +197,18 @@ func (n *Network) buildRules() error {
 	addReplies(c, toGuest)
 	c.AddRule(rule(toGuest, drop()))
 
+	fromHost := n.chain(c, r, "from-host")
+	addReplies(c, fromHost)
+	c.AddRule(rule(fromHost, openedBy(os.Geteuid()), accept()))
+	c.AddRule(rule(fromHost, drop()))
+
 	ours := n.plan.prefix()
 	pre := n.hook(c, r, "prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
 	c.AddRule(rule(pre, incoming(ours), jump("guard")))
 	input := n.hook(c, r, "input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
 	c.AddRule(rule(input, incoming(ours), jump("to-host")))
+	output := n.hook(c, r, "output", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter)
+	c.AddRule(rule(output, outgoing(expr.CmpOpEq, ours), jump("from-host")))
 	forward := n.hook(c, r, "forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
 	c.AddRule(rule(forward, incoming(ours), jump("from-guest")))
 	c.AddRule(rule(forward, outgoing(expr.CmpOpEq, ours), jump("to-guest")))
@@ -553,6 +563,14 @@ func protocol(p byte) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG_1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: []byte{p}},
+	}
+}
+
+// openedBy matches what leaves by a socket of a user's.
+func openedBy(uid int) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeySKUID, Register: unix.NFT_REG_1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: binaryutil.NativeEndian.PutUint32(uint32(uid))}, //nolint:gosec // no uid is negative
 	}
 }
 

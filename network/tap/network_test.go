@@ -20,6 +20,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/miosa/miosa/network"
 )
@@ -145,6 +146,37 @@ func TestHostReachesGuestAndNothingElseDoes(t *testing.T) {
 	ga.wantBlocked(a.NIC.Gateway.String()+":9000", nil) // the host
 	host.wantReach(a.Address.String())                  // still
 	host.wantReach(a.NIC.Gateway.String() + ":9000")    // the listener was there
+}
+
+// as runs f with sockets that belong to another user of the host.
+func (ns *namespace) as(uid int, f func()) {
+	ns.t.Helper()
+	ns.must(func() error { return unix.Setfsuid(uid) })
+	defer ns.must(func() error { return unix.Setfsuid(0) })
+	f()
+}
+
+// A guest's port is for the router and the agent: not for whoever has an
+// account on the host, nor for one that lies beside a guest. What the host
+// answers a guest goes out all the same, whoever answers.
+func TestOtherUsersOfTheHostReachNoGuest(t *testing.T) {
+	host := newNamespace(t)
+	n := open(t, Config{Allow: []Allow{{To: netip.MustParsePrefix("10.5.5.5/32"), Port: 9000}}})
+	host.must(func() error { return addAddress("lo", "10.5.5.5/32") })
+	a := host.attach(n, "ri_a", 8080, 0)
+	ga := host.guest(a)
+	ga.listen(":8080")
+	host.wantReach(a.Address.String())
+	host.as(4321, func() {
+		host.wantBlocked(a.Address.String(), nil)
+		host.listen("10.5.5.5:9000")
+	})
+	ga.wantReach("10.5.5.5:9000")
+	host.wantReach(a.Address.String())
+	// Rules that are made anew say the same.
+	host.must(func() error { return n.buildRules() })
+	host.as(4321, func() { host.wantBlocked(a.Address.String(), nil) })
+	host.wantReach(a.Address.String())
 }
 
 func TestSpoofedSourcesAreDropped(t *testing.T) {
