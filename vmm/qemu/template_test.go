@@ -58,6 +58,12 @@ func TestCopiesOfATemplate(t *testing.T) {
 		if _, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
 			t.Error("a template can be mapped for writing")
 		}
+		if again, err := os.OpenFile(pathOf(f), os.O_RDWR, 0); err == nil {
+			if _, err := again.WriteAt([]byte{1}, 0); err == nil {
+				t.Error("a template can be opened again and written to")
+			}
+			again.Close()
+		}
 	}
 }
 
