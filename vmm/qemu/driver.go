@@ -329,6 +329,9 @@ func (d *Driver) launchFrom(spec vmm.Spec, accel string, from origin) (_ *Machin
 			control.close()
 		}
 	}()
+	if group != nil && spec.DataDisk != "" && from.makes == nil { // a template's disk lies in memory
+		d.boundDisk(group, spec.DataDisk)
+	}
 	console, err := newConsole(filepath.Join(dir, consoleFile))
 	if err != nil {
 		return nil, nil, err
@@ -361,14 +364,17 @@ func (d *Driver) makePlaces(spec vmm.Spec, accel string) (group, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make cgroup: %w", err), os.RemoveAll(d.runDir(spec.ID)))
 	}
-	if spec.DataDisk != "" {
-		if err := g.boundDisk(diskLimits{wholeDisk(spec.DataDisk), d.config.DiskBytes, d.config.DiskOps}); err != nil {
-			d.told.disk.Do(func() {
-				d.log.Warn("what vms read from and write to disks is not bounded", "err", err)
-			})
-		}
-	}
 	return g, nil
+}
+
+// boundDisk bounds what a VM reads from and writes to the disk that its own lies
+// on. Where that can't be it is said once, and the VM runs all the same.
+func (d *Driver) boundDisk(g group, disk string) {
+	if err := g.boundDisk(diskLimits{wholeDisk(disk), d.config.DiskBytes, d.config.DiskOps}); err != nil {
+		d.told.disk.Do(func() {
+			d.log.Warn("what vms read from and write to disks is not bounded", "err", err)
+		})
+	}
 }
 
 // makeRunDir makes the VM's directory. What a dead VM of the same ID left is
@@ -589,7 +595,7 @@ func (d *Driver) openFiles(spec vmm.Spec, from origin) (_ *files, control *monit
 		}
 		if *o.into, err = unix.Open(o.path, o.mode|unix.O_CLOEXEC, 0); err != nil {
 			*o.into = -1
-			return nil, nil, &miosa.Error{Code: miosa.Invalid, Message: "open " + o.what + " " + o.path, Err: err}
+			return nil, nil, &miosa.Error{Code: miosa.Invalid, Message: "the " + o.what + " cannot be opened", Err: &fs.PathError{Op: "open", Path: o.path, Err: err}}
 		}
 	}
 	if spec.NIC.Tap != "" {

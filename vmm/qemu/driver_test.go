@@ -539,6 +539,9 @@ func TestStartFailuresLeaveNothing(t *testing.T) {
 			_ = vm.Kill(context.Background())
 			t.Errorf("%s: started", name)
 		}
+		if e, ok := errors.AsType[*miosa.Error](err); ok && strings.Contains(e.Message, "/nonexistent") {
+			t.Errorf("%s: the message names a path: %s", name, e.Message)
+		}
 		if ids := d.leftovers(); len(ids) > 0 {
 			t.Errorf("%s: left %v", name, ids)
 		}
