@@ -63,6 +63,9 @@ func (d *Driver) boots(ctx context.Context, accel string, within time.Duration) 
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	spec := vmm.Spec{ID: "probe-" + strconv.Itoa(os.Getpid()), VCPUs: 1, MemoryMB: 128, NIC: vmm.NIC{MAC: "02:00:00:00:00:01"}}
+	if err := d.prepareJail(accel); err != nil {
+		return err
+	}
 	m, err := d.start(spec, accel)
 	if err != nil {
 		return err

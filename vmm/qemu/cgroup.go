@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +24,16 @@ type limits struct {
 	cpuShares   int64 // cgroup v1's measure: 1024 is one ordinary process
 	cpuQuota    time.Duration
 	pids        int
+}
+
+// diskLimits bound what a VM reads, and as much again what it writes. Of what
+// lies in the host's page cache nothing is counted. Under cgroup v1 the kernel
+// does not know any more whose a page was that it writes back later: only
+// direct and synchronous writes are bounded there. v2 bounds all.
+type diskLimits struct {
+	device string // "MAJOR:MINOR" of a whole disk; "": there is nothing to bound
+	bytes  int64  // a second; at most 0: any number
+	ops    int64  // a second; at most 0: any number
 }
 
 // cpuPeriod is what a quota is counted in.
@@ -62,15 +71,30 @@ type groups interface {
 
 // group is one VM's.
 type group interface {
-	// enter arranges that the next process this goroutine starts is in the
-	// group; the returned function undoes it.
+	// enter arranges that the next process this thread starts is in the group;
+	// the thread serves for nothing else (aside). The returned function undoes
+	// it, from any other thread.
 	enter(*syscall.SysProcAttr) (func(), error)
+	// boundDisk sets what it reads and writes; an error where that can't be.
+	boundDisk(diskLimits) error
 	oomKilled() bool
 	remove() error
 }
 
+var (
+	errNoDiskController = errors.New("this host has no cgroup controller for disks (v1: blkio, v2: io) that is ours to use")
+	errNoDisk           = errors.New("the disks of VMs do not lie on one block device")
+)
+
 // controllers are those a VM is bound by.
 var controllers = []string{"memory", "cpu", "pids"}
+
+// Where there is one for disks too, VMs are bound by it; it has a name in each
+// version.
+const (
+	diskControllerV1 = "blkio"
+	diskControllerV2 = "io"
+)
 
 // findGroups tells v1 from v2 by what is mounted; nil when neither can be
 // used.
@@ -82,7 +106,7 @@ func findGroups(root string) (groups, error) {
 				return nil, nil
 			}
 		}
-		return groupsV2{root}, nil
+		return groupsV2{root, slices.Contains(has, diskControllerV2)}, nil
 	}
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
@@ -107,6 +131,12 @@ func findGroups(root string) (groups, error) {
 		}
 	}
 	v1.memory, v1.cpu, v1.pids = mounts["memory"], mounts["cpu"], mounts["pids"]
+	if dir := mounts[diskControllerV1]; dir != "" && unix.Access(dir, unix.W_OK) == nil {
+		v1.disk = dir
+		if !slices.Contains(v1.dirs(), dir) {
+			v1.mounts = append(v1.mounts, mount{dir, diskControllerV1})
+		}
+	}
 	return v1, nil
 }
 
@@ -125,6 +155,23 @@ func v1Mount(line string) (dir string, controllers []string, ok bool) {
 type groupsV1 struct {
 	mounts            []mount // each directory once
 	memory, cpu, pids string
+	disk              string // "": there is none
+}
+
+// diskFiles are what bounds a disk in a group's directory.
+func diskFiles(l diskLimits) (files [][2]string) {
+	for _, of := range []struct {
+		name  string
+		value int64
+	}{{"bps", l.bytes}, {"iops", l.ops}} {
+		if of.value <= 0 {
+			continue
+		}
+		for _, way := range []string{"read", "write"} {
+			files = append(files, [2]string{"blkio.throttle." + way + "_" + of.name + "_device", l.device + " " + strconv.FormatInt(of.value, 10)})
+		}
+	}
+	return files
 }
 
 type mount struct{ dir, controller string }
@@ -190,23 +237,15 @@ type groupV1 struct {
 // forks begins there. Moving the process after its start would leave its
 // first pages counted with us.
 func (g groupV1) enter(*syscall.SysProcAttr) (func(), error) {
-	runtime.LockOSThread()
 	former, err := os.ReadFile("/proc/thread-self/cgroup")
 	if err != nil {
-		runtime.UnlockOSThread()
 		return nil, fmt.Errorf("find our cgroup: %w", err)
 	}
 	tid := strconv.Itoa(unix.Gettid())
 	leave := func() {
-		back := true
 		for _, m := range g.mounts {
-			path := pathIn(string(former), m.controller)
-			back = writeFile(filepath.Join(m.dir, path, "tasks"), tid) == nil && back
-		}
-		// A thread that stays in the group must not serve anybody else: still
-		// locked, it ends with its goroutine.
-		if back {
-			runtime.UnlockOSThread()
+			// In vain when it has no way back: it ends soon.
+			_ = writeFile(filepath.Join(m.dir, pathIn(string(former), m.controller), "tasks"), tid)
 		}
 	}
 	for _, dir := range g.dirs() {
@@ -229,6 +268,24 @@ func pathIn(text, controller string) string {
 	return "/"
 }
 
+func (g groupV1) boundDisk(l diskLimits) error {
+	files := diskFiles(l)
+	switch {
+	case len(files) == 0:
+		return nil
+	case g.disk == "":
+		return errNoDiskController
+	case l.device == "":
+		return errNoDisk
+	}
+	for _, f := range files {
+		if err := writeFile(filepath.Join(g.disk, g.path, f[0]), f[1]); err != nil {
+			return fmt.Errorf("bound disk %s: %w", l.device, err)
+		}
+	}
+	return nil
+}
+
 func (g groupV1) oomKilled() bool {
 	return counter(filepath.Join(g.memory, g.path, "memory.oom_control"), "oom_kill") > 0
 }
@@ -242,16 +299,19 @@ func (g groupV1) remove() error {
 }
 
 // groupsV2: the one unified hierarchy.
-type groupsV2 struct{ root string }
+type groupsV2 struct {
+	root string
+	disk bool // disks can be bounded
+}
 
-func (g groupsV2) find(path string) group    { return groupV2{filepath.Join(g.root, path)} }
+func (g groupsV2) find(path string) group    { return groupV2{filepath.Join(g.root, path), g.disk} }
 func (g groupsV2) list(path string) []string { return subdirs(filepath.Join(g.root, path)) }
 
 func (g groupsV2) make(path string, l limits) (group, error) {
 	// A controller must be handed down level by level.
 	dir := g.root
 	for part := range strings.SplitSeq(filepath.Dir(path), "/") {
-		if err := handDown(dir); err != nil {
+		if err := g.handDown(dir); err != nil {
 			return nil, err
 		}
 		dir = filepath.Join(dir, part)
@@ -259,10 +319,10 @@ func (g groupsV2) make(path string, l limits) (group, error) {
 			return nil, err
 		}
 	}
-	if err := handDown(dir); err != nil {
+	if err := g.handDown(dir); err != nil {
 		return nil, err
 	}
-	in := groupV2{filepath.Join(g.root, path)}
+	in := groupV2{filepath.Join(g.root, path), g.disk}
 	write := func() error {
 		if err := os.MkdirAll(in.dir, 0o755); err != nil {
 			return err
@@ -289,15 +349,37 @@ func (g groupsV2) make(path string, l limits) (group, error) {
 	return in, nil
 }
 
-func handDown(dir string) error {
-	return writeFile(filepath.Join(dir, "cgroup.subtree_control"), "+memory +cpu +pids")
+func (g groupsV2) handDown(dir string) error {
+	file, hand := filepath.Join(dir, "cgroup.subtree_control"), "+memory +cpu +pids"
+	if g.disk && writeFile(file, hand+" +"+diskControllerV2) == nil {
+		return nil
+	}
+	return writeFile(file, hand)
+}
+
+// ioMax is the line of io.max; "" where nothing is to be bounded.
+func ioMax(l diskLimits) string {
+	var line string
+	if l.bytes > 0 {
+		line += fmt.Sprintf(" rbps=%d wbps=%[1]d", l.bytes)
+	}
+	if l.ops > 0 {
+		line += fmt.Sprintf(" riops=%d wiops=%[1]d", l.ops)
+	}
+	if line == "" {
+		return ""
+	}
+	return l.device + line
 }
 
 // weight turns v1's shares (2 to 262144, 1024 is ordinary) into v2's weight
 // (1 to 10000, 100 is ordinary).
 func weight(shares int64) int64 { return min(max(shares*100/1024, 1), 10000) }
 
-type groupV2 struct{ dir string }
+type groupV2 struct {
+	dir  string
+	disk bool
+}
 
 // enter has the kernel start the process inside the group.
 func (g groupV2) enter(attr *syscall.SysProcAttr) (func(), error) {
@@ -307,6 +389,22 @@ func (g groupV2) enter(attr *syscall.SysProcAttr) (func(), error) {
 	}
 	attr.UseCgroupFD, attr.CgroupFD = true, fd
 	return func() { unix.Close(fd) }, nil
+}
+
+func (g groupV2) boundDisk(l diskLimits) error {
+	line := ioMax(l)
+	switch {
+	case line == "":
+		return nil
+	case !g.disk:
+		return errNoDiskController
+	case l.device == "":
+		return errNoDisk
+	}
+	if err := writeFile(filepath.Join(g.dir, "io.max"), line); err != nil {
+		return fmt.Errorf("bound disk %s: %w", l.device, err)
+	}
+	return nil
 }
 
 func (g groupV2) oomKilled() bool {
@@ -370,3 +468,26 @@ func writeFile(path, value string) error {
 }
 
 func micros(d time.Duration) string { return strconv.FormatInt(d.Microseconds(), 10) }
+
+// wholeDisk is the device that a file's file system lies on, the whole of it
+// where that is a partition: only such a one can be bounded. "" for what lies in
+// memory, on a network or on a file system over several devices.
+func wholeDisk(path string) string {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil || unix.Major(st.Dev) == 0 {
+		return ""
+	}
+	device := fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
+	dir, err := filepath.EvalSymlinks(filepath.Join("/sys/dev/block", device))
+	if err != nil {
+		return ""
+	}
+	if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
+		b, err := os.ReadFile(filepath.Join(filepath.Dir(dir), "dev"))
+		if err != nil {
+			return ""
+		}
+		return strings.TrimSpace(string(b))
+	}
+	return device
+}

@@ -54,11 +54,11 @@ func (d *Driver) command(spec vmm.Spec, accel string, from origin) []string {
 	}
 	if from.copies == nil {
 		argv = append(argv,
-			"-kernel", "/proc/self/fd/"+strconv.Itoa(fdKernel),
-			"-initrd", "/proc/self/fd/"+strconv.Itoa(fdInitrd),
+			"-kernel", d.pathFor(jailKernel, fdKernel),
+			"-initrd", d.pathFor(jailInitrd, fdInitrd),
 			"-append", d.kernelArguments(accel, from))
 	}
-	argv = append(argv, templateArguments(spec, from)...)
+	argv = append(argv, d.templateArguments(spec, from)...)
 	if accel == "kvm" {
 		argv = append(argv, "-accel", "kvm", "-cpu", "host")
 	} else {
@@ -110,14 +110,23 @@ func placeholder(name, options string) []string {
 	}
 }
 
+// pathFor is where QEMU finds a file that it takes by a path only: in a file
+// system of its own, or among its open files.
+func (d *Driver) pathFor(inJail string, fd int) string {
+	if d.jailed() {
+		return inJail
+	}
+	return "/proc/self/fd/" + strconv.Itoa(fd)
+}
+
 // templateArguments are what a template or a copy has beyond a machine that
 // boots by itself.
-func templateArguments(spec vmm.Spec, from origin) []string {
+func (d *Driver) templateArguments(spec vmm.Spec, from origin) []string {
 	if from.memory == nil {
 		return nil
 	}
 	argv := []string{
-		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=/proc/self/fd/%d,share=on", spec.MemoryMB, fdMemory),
+		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=%s,share=on", spec.MemoryMB, d.pathFor(jailMemory+"/"+memoryName, fdMemory)),
 		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", fdMonitor), "-mon", "chardev=monitor,mode=control",
 	}
 	if from.copies != nil {

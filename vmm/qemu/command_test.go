@@ -78,10 +78,10 @@ func TestReadTSC(t *testing.T) {
 func TestTemplateAndCopyAreAlike(t *testing.T) {
 	d := &Driver{config: Config{DataDir: "/d", Binary: "/usr/bin/qemu", TranslationMB: 32}, tsc: timeStamp{kHz: 2600000, steady: true}}
 	nic := vmm.NIC{Tap: "mt0badcafe", MAC: "02:00:00:00:00:01"}
-	made := d.command(vmm.Spec{ID: "template-1", VCPUs: 2, MemoryMB: 256, NIC: nic}, "tcg", origin{makes: &template{}, memory: os.Stdin})
-	withDisk := d.command(vmm.Spec{ID: "template-1", VCPUs: 2, MemoryMB: 256, DataDisk: "/data", NIC: nic}, "tcg", origin{makes: &template{disk: os.Stdin}, memory: os.Stdin})
+	made := d.command(vmm.Spec{ID: "template-1", VCPUs: 2, MemoryMB: 256, NIC: nic}, "tcg", origin{makes: &template{}, memory: &guestMemory{}})
+	withDisk := d.command(vmm.Spec{ID: "template-1", VCPUs: 2, MemoryMB: 256, DataDisk: "/data", NIC: nic}, "tcg", origin{makes: &template{disk: os.Stdin}, memory: &guestMemory{}})
 	nic.Tap = "mi0badcafe-7"
-	copied := d.command(vmm.Spec{ID: "ri_a-1", VCPUs: 2, MemoryMB: 256, BaseDisk: "/base", DataDisk: "/data", NIC: nic}, "tcg", origin{copies: &template{}, memory: os.Stdin})
+	copied := d.command(vmm.Spec{ID: "ri_a-1", VCPUs: 2, MemoryMB: 256, BaseDisk: "/base", DataDisk: "/data", NIC: nic}, "tcg", origin{copies: &template{}, memory: &guestMemory{}})
 	devices := func(argv []string) (out []string) {
 		for i, word := range argv[:len(argv)-1] {
 			switch word {

@@ -2,11 +2,15 @@
 // own kernel really boots there, under software emulation (TCG) elsewhere.
 //
 // Every VM is one QEMU process that outlives us. It is given everything it
-// needs as open files (kernel, initrd, disks, tap, the listening control
-// socket, the console's pipe) and so runs with a uid of its own that owns
-// nothing, in network and IPC namespaces of its own (with a tap), in full
-// QEMU sandbox, in a cgroup outside of ours. There is no monitor: the guest
-// is talked to over its control channel, the process by signals.
+// needs as open files (disks, tap, the listening control socket, the console's
+// pipe) or as mounts, and so runs, as root, with a uid of its own that owns
+// nothing, in a file system of its own without anything of the host's (jail.go)
+// and mount, process, user, IPC, UTS and (with a tap) network namespaces of its
+// own, without capabilities, in full QEMU sandbox, in a cgroup outside of ours.
+// There is no monitor: the guest is talked to over its control channel, the
+// process by signals. Without root it is in process, user, IPC and UTS
+// namespaces of its own where the kernel lets anybody make them, and in the
+// sandbox.
 //
 // The serial console goes to a pipe that the VM itself keeps open at both
 // ends. We drain it into a small ring in memory; while we are away it holds
@@ -72,6 +76,11 @@ type Config struct {
 	TranslationMB int
 	// UID is what a VM runs as whose spec names none; 0: 199999. Only as root.
 	UID int
+	// DiskBytes and DiskOps are how many bytes and operations a second one VM may
+	// read of the disk that its own lies on, and how many it may write; 0: 256 MB
+	// and 5000, negative: any number. Only as root, with cgroups that bound disks
+	// (v1 blkio, v2 io), and of a disk that is one block device.
+	DiskBytes, DiskOps int64
 	// CgroupRoot is where cgroups are mounted; "": /sys/fs/cgroup.
 	CgroupRoot string
 }
@@ -80,6 +89,13 @@ type Config struct {
 // and 216 MB with 32; less makes a booting guest translate the same code over
 // and over.
 const defaultTranslationMB = 32
+
+// What one VM may read and write a second: a good part of what a SATA disk does,
+// far more than a web app needs.
+const (
+	defaultDiskBytes = 256 << 20
+	defaultDiskOps   = 5000
+)
 
 // Driver starts and adopts QEMU processes. Make it with New.
 type Driver struct {
@@ -94,6 +110,8 @@ type Driver struct {
 	placesMu sync.Mutex
 
 	shelf shelf
+	jail  jail
+	told  struct{ users, disk sync.Once } // what is said once
 
 	// accelMu guards the decision between KVM and TCG, taken once.
 	accelMu sync.Mutex
@@ -144,6 +162,13 @@ func New(config Config, log *slog.Logger) (*Driver, error) {
 	if c.Binary, err = exec.LookPath(cmp.Or(c.Binary, "qemu-system-x86_64")); err != nil {
 		return nil, fmt.Errorf("find QEMU (Debian: qemu-system-x86): %w", err)
 	}
+	// Where it really is, there its modules and firmware are looked for.
+	if c.Binary, err = filepath.EvalSymlinks(c.Binary); err == nil {
+		c.Binary, err = filepath.Abs(c.Binary)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find QEMU: %w", err)
+	}
 	switch c.Accel = cmp.Or(c.Accel, "auto"); c.Accel {
 	case "auto":
 	case "kvm", "tcg":
@@ -161,6 +186,7 @@ func New(config Config, log *slog.Logger) (*Driver, error) {
 	d.shelf = shelf{most: c.Templates, slots: map[shape]*slot{}, one: make(chan struct{}, 1)}
 	c.TranslationMB = cmp.Or(c.TranslationMB, defaultTranslationMB)
 	c.UID = cmp.Or(c.UID, 199999)
+	c.DiskBytes, c.DiskOps = cmp.Or(c.DiskBytes, defaultDiskBytes), cmp.Or(c.DiskOps, defaultDiskOps)
 	c.CgroupRoot = cmp.Or(c.CgroupRoot, "/sys/fs/cgroup")
 	if d.tsc, err = hostTSC(); err != nil {
 		return nil, err
@@ -169,6 +195,8 @@ func New(config Config, log *slog.Logger) (*Driver, error) {
 		if d.cgroups, err = findGroups(c.CgroupRoot); err != nil {
 			return nil, err
 		}
+	} else {
+		log.Warn("not root: a VM's process runs as this user, sees this user's files and this host's network, and is bound by its system call filter and namespaces of its own for users, processes and IPC only")
 	}
 	if d.cgroups == nil {
 		log.Warn("no cgroups: a VM's memory and processor time are bounded by its own size only")
@@ -191,6 +219,9 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.VM, error) {
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
+	}
+	if err := d.prepareJail(accel); err != nil {
+		return nil, fmt.Errorf("start vm %s: %w", spec.ID, err)
 	}
 	m, err := d.copyTemplate(ctx, spec, accel)
 	if m == nil && err == nil {
@@ -222,11 +253,11 @@ func (d *Driver) copyTemplate(ctx context.Context, spec vmm.Spec, accel string) 
 	if err := t.restoreDisk(spec.DataDisk); err != nil {
 		return nil, fmt.Errorf("make the ephemeral disk the template's: %w", err)
 	}
-	memory, err := memoryFile("miosa-memory", int64(spec.MemoryMB)<<20)
+	memory, err := d.newMemory(spec)
 	if err != nil {
 		return nil, err
 	}
-	defer memory.Close()
+	defer memory.close()
 	m, monitor, err := d.launchFrom(spec, accel, origin{copies: t, memory: memory})
 	if err != nil {
 		return nil, err
@@ -242,7 +273,7 @@ func (d *Driver) copyTemplate(ctx context.Context, spec vmm.Spec, accel string) 
 		filling sync.WaitGroup
 		unfit   error
 	)
-	filling.Go(func() { unfit = sparse.Fill(memory, t.memory) })
+	filling.Go(func() { unfit = sparse.Fill(memory.file, t.memory) })
 	limited, cancel := context.WithTimeout(ctx, resumeTime)
 	defer cancel()
 	defer monitor.within(limited)()
@@ -268,7 +299,7 @@ func (d *Driver) copyTemplate(ctx context.Context, spec vmm.Spec, accel string) 
 // of one.
 type origin struct {
 	makes, copies *template
-	memory        *os.File // the machine's own; nil when it boots by itself
+	memory        *guestMemory // the machine's own; nil when it boots by itself
 }
 
 // launchFrom makes the run directory and the cgroup, and launches QEMU in
@@ -298,6 +329,9 @@ func (d *Driver) launchFrom(spec vmm.Spec, accel string, from origin) (_ *Machin
 			control.close()
 		}
 	}()
+	if group != nil && spec.DataDisk != "" && from.makes == nil { // a template's disk lies in memory
+		d.boundDisk(group, spec.DataDisk)
+	}
 	console, err := newConsole(filepath.Join(dir, consoleFile))
 	if err != nil {
 		return nil, nil, err
@@ -331,6 +365,16 @@ func (d *Driver) makePlaces(spec vmm.Spec, accel string) (group, error) {
 		return nil, errors.Join(fmt.Errorf("make cgroup: %w", err), os.RemoveAll(d.runDir(spec.ID)))
 	}
 	return g, nil
+}
+
+// boundDisk bounds what a VM reads from and writes to the disk that its own lies
+// on. Where that can't be it is said once, and the VM runs all the same.
+func (d *Driver) boundDisk(g group, disk string) {
+	if err := g.boundDisk(diskLimits{wholeDisk(disk), d.config.DiskBytes, d.config.DiskOps}); err != nil {
+		d.told.disk.Do(func() {
+			d.log.Warn("what vms read from and write to disks is not bounded", "err", err)
+		})
+	}
 }
 
 // makeRunDir makes the VM's directory. What a dead VM of the same ID left is
@@ -499,6 +543,15 @@ func (d *Driver) groupPath(id string) string { return filepath.Join("miosa", d.c
 type files struct {
 	kernel, initrd, base, data, dataRead, control, tap int
 	memory, monitor                                    int
+
+	mounts []jailMount // as root: what has a path in its file system instead
+}
+
+// jailMount is a mount that has no place yet.
+type jailMount struct {
+	fd       int
+	at       string
+	readOnly bool
 }
 
 // all are in the order of their numbers in QEMU.
@@ -509,15 +562,19 @@ func (f *files) all() []int {
 // openFiles opens everything that QEMU is to have; the monitor, which comes
 // with a template only, is our end of one of them.
 func (d *Driver) openFiles(spec vmm.Spec, from origin) (_ *files, control *monitor, err error) {
-	f := &files{-1, -1, -1, -1, -1, -1, -1, -1, -1}
+	f := &files{-1, -1, -1, -1, -1, -1, -1, -1, -1, nil}
 	defer func() {
 		if err != nil {
 			f.close()
 		}
 	}()
 	if from.memory != nil {
-		if f.memory, err = unix.FcntlInt(from.memory.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
-			f.memory = -1
+		if err := f.addMemory(from.memory); err != nil {
+			return nil, nil, err
+		}
+	}
+	if d.jailed() && from.copies == nil {
+		if err := f.addBundle(d.config); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -533,12 +590,12 @@ func (d *Driver) openFiles(spec vmm.Spec, from origin) (_ *files, control *monit
 		{&f.data, spec.DataDisk, unix.O_RDWR, "data disk"},
 		{&f.dataRead, spec.DataDisk, unix.O_RDONLY, "data disk"},
 	} {
-		if o.path == "" || from.copies != nil && (o.into == &f.kernel || o.into == &f.initrd) {
+		if o.path == "" || (d.jailed() || from.copies != nil) && (o.into == &f.kernel || o.into == &f.initrd) {
 			continue
 		}
 		if *o.into, err = unix.Open(o.path, o.mode|unix.O_CLOEXEC, 0); err != nil {
 			*o.into = -1
-			return nil, nil, &miosa.Error{Code: miosa.Invalid, Message: "open " + o.what + " " + o.path, Err: err}
+			return nil, nil, &miosa.Error{Code: miosa.Invalid, Message: "the " + o.what + " cannot be opened", Err: &fs.PathError{Op: "open", Path: o.path, Err: err}}
 		}
 	}
 	if spec.NIC.Tap != "" {
@@ -558,11 +615,46 @@ func (d *Driver) openFiles(spec vmm.Spec, from origin) (_ *files, control *monit
 	return f, control, err
 }
 
+// addBundle hands over what a machine boots from by itself.
+func (f *files) addBundle(c Config) error {
+	for at, path := range map[string]string{jailKernel: c.Kernel, jailInitrd: c.Initrd} {
+		fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			return fmt.Errorf("open the guest bundle: %w", &fs.PathError{Op: "open_tree", Path: path, Err: err})
+		}
+		f.mounts = append(f.mounts, jailMount{fd, at, true})
+	}
+	return nil
+}
+
+// addMemory hands over a guest's memory, the way that it has.
+func (f *files) addMemory(m *guestMemory) (err error) {
+	if m.mount < 0 {
+		if f.memory, err = unix.FcntlInt(m.file.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+			f.memory = -1
+		}
+		return err
+	}
+	fd, err := unix.FcntlInt(uintptr(m.mount), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	f.mounts = append(f.mounts, jailMount{fd, jailMemory, false})
+	return nil
+}
+
 func (f *files) close() {
 	for _, fd := range f.all() {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
+	}
+	f.closeMounts()
+}
+
+func (f *files) closeMounts() {
+	for _, m := range f.mounts {
+		unix.Close(m.fd)
 	}
 }
 

@@ -1,18 +1,20 @@
 package qemu
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -225,12 +227,15 @@ func TestProcessOwnsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	uid := fmt.Sprintf("%d\t%[1]d\t%[1]d\t%[1]d", spec.UID)
-	for _, want := range []string{"\nUid:\t" + uid, "\nGid:\t" + uid, "\nCapEff:\t0000000000000000", "\nSeccomp:\t2", "\nGroups:\t \n"} {
+	for _, want := range []string{
+		"\nUid:\t" + uid, "\nGid:\t" + uid, "\nGroups:\t \n", "\nNoNewPrivs:\t1", "\nSeccomp:\t2", fmt.Sprintf("\nNSpid:\t%d\t1\n", pid), // alone in its own
+		"\nCapInh:\t0000000000000000", "\nCapPrm:\t0000000000000000", "\nCapEff:\t0000000000000000", "\nCapAmb:\t0000000000000000",
+	} {
 		if !strings.Contains(string(status), want) {
-			t.Errorf("status has no %q", want)
+			t.Errorf("status has no %q:\n%s", want, status)
 		}
 	}
-	for _, ns := range []string{"net", "ipc", "uts"} {
+	for _, ns := range []string{"net", "ipc", "uts", "mnt", "pid", "user"} {
 		theirs, err := os.Readlink(procFile(pid, "ns/"+ns))
 		if err != nil {
 			t.Fatal(err)
@@ -239,9 +244,24 @@ func TestProcessOwnsNothing(t *testing.T) {
 			t.Errorf("it shares our %s namespace", ns)
 		}
 	}
+	for _, file := range []string{"uid_map", "gid_map"} {
+		b, err := os.ReadFile(procFile(pid, file))
+		if want := fmt.Sprint(spec.UID, spec.UID, 1); err != nil || strings.Join(strings.Fields(string(b)), " ") != want {
+			t.Errorf("%s is %q, %v; want %s", file, b, err, want)
+		}
+	}
 	limits, err := os.ReadFile(procFile(pid, "limits"))
-	if err != nil || !regexp.MustCompile(`Max core file size +1 +1 `).Match(limits) {
-		t.Errorf("limits %v:\n%s", err, limits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk, err := os.Stat(spec.DataDisk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`Max core file size +1 +1 `, `Max open files +1024 +1024 `, fmt.Sprintf(`Max file size +%[1]d +%[1]d `, disk.Size())} {
+		if !regexp.MustCompile(want).Match(limits) {
+			t.Errorf("limits are not %q:\n%s", want, limits)
+		}
 	}
 	// Its arguments hold the data directory and no other path of ours.
 	argv, err := os.ReadFile(procFile(pid, "cmdline"))
@@ -252,18 +272,159 @@ func TestProcessOwnsNothing(t *testing.T) {
 		t.Errorf("the data directory is named %d times in %q", n, argv)
 	}
 	fds, err := os.ReadDir(procFile(pid, "fd"))
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || len(fds) == 0 {
+		t.Fatal("it has nothing open", err)
 	}
 	for _, fd := range fds {
 		target, err := os.Readlink(procFile(pid, "fd/"+fd.Name()))
 		if err == nil && strings.HasPrefix(target, "/") && !slices.Contains([]string{
-			"/dev/null", "/dev/net/tun", "/memfd:miosa-memory (deleted)", h.config.Kernel, h.config.Initrd, spec.BaseDisk, spec.DataDisk,
+			"/dev/null", "/dev/urandom", "/dev/net/tun", jailMemory + "/" + memoryName, spec.BaseDisk, spec.DataDisk,
 			filepath.Join(vm.Handle().RunDir, consoleFile),
 		}, target) {
 			t.Errorf("it has %s open", target)
 		}
 	}
+}
+
+// All that a VMM can name is what QEMU itself is made of: nothing of the host's
+// root, nothing of another's, and nothing to write to.
+func TestNothingOfTheHostIsInSight(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("file systems of their own need root")
+	}
+	h := newHost(t)
+	before, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The platform's keys and another instance's disk, both as careless as can be.
+	key := filepath.Join(h.config.DataDir, "keys", "secret.key")
+	if err := os.Mkdir(filepath.Dir(key), 0o755); err != nil { //nolint:gosec // see above
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(key, []byte("key"), 0o644); err != nil { //nolint:gosec // see above
+		t.Fatal(err)
+	}
+	other, _ := h.spec(t, "ri_b")
+	if err := os.Chmod(other.DataDisk, 0o666); err != nil { //nolint:gosec // see above
+		t.Fatal(err)
+	}
+	neighbour := start(t, h.driver(t), other).Handle()
+	if err := unix.Kill(neighbour.PID, unix.SIGSTOP); err != nil { // it need not boot
+		t.Fatal(err)
+	}
+	for name, templates := range map[string]int{"it boots by itself": 0, "it is a copy": 2} {
+		h.config.Templates = templates
+		d := h.driver(t)
+		spec, _ := h.spec(t, "ri_a")
+		vm := start(t, d, spec)
+		vmmtest.Open(t, vm)
+		pid := vm.Handle().PID
+		root := procFile(pid, "root")
+		for _, path := range []string{"/etc", "/proc", "/sys", "/root", "/home", "/tmp", "/run", "/var", "/sbin", "/dev/vda", "/dev/kvm", h.config.DataDir, h.config.RunDir, spec.BaseDisk, spec.DataDisk, key, other.DataDisk, neighbour.RunDir} {
+			if _, err := os.Lstat(filepath.Join(root, path)); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: %s is in sight: %v", name, path, err)
+			}
+		}
+		allowed := map[string]bool{jailKernel: true, jailInitrd: true, jailMemory + "/" + memoryName: true}
+		for _, f := range d.jail.files {
+			allowed[f.path] = true
+		}
+		seen := 0
+		if err := filepath.WalkDir(root+"/", func(path string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return err
+			}
+			seen++
+			if inside := strings.TrimPrefix(path, root); !allowed[inside] {
+				t.Errorf("%s: %s is in sight", name, inside)
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+		if seen < 5 {
+			t.Errorf("%s: only %d files are in its file system: this test looks at the wrong place", name, seen)
+		}
+		mounts, err := os.ReadFile(procFile(pid, "mountinfo"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(mounts)) {
+			fields := strings.Fields(line)
+			at, options := fields[4], strings.Split(fields[5], ",")
+			if at != "/" && at != jailMemory && !allowed[at] {
+				t.Errorf("%s: mounted: %s", name, line)
+			}
+			if device := strings.HasPrefix(at, "/dev/"); !device && at != jailMemory && !slices.Contains(options, "ro") {
+				t.Errorf("%s: can be written to: %s", name, line)
+			}
+			if !slices.Contains(options, "nosuid") || slices.ContainsFunc(fields[6:], func(f string) bool { return strings.HasPrefix(f, "shared:") || strings.HasPrefix(f, "master:") }) {
+				t.Errorf("%s: not apart: %s", name, line)
+			}
+		}
+		// Of processes it has itself in sight, as number 1.
+		if alone := in(t, "pid", pid); len(alone) != 1 {
+			t.Errorf("%s: processes %v are in its process namespace", name, alone)
+		}
+		for _, ns := range []string{"mnt", "pid", "user", "ipc", "net"} {
+			if shared := in(t, ns, pid); slices.Contains(shared, neighbour.PID) {
+				t.Errorf("%s: its %s namespace is another VM's too", name, ns)
+			}
+		}
+		if err := vm.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if now, err := os.ReadFile("/proc/self/mountinfo"); err != nil || string(now) != string(before) {
+			t.Errorf("%s: our own mounts were\n%s\nand are, %v,\n%s", name, before, err, now)
+		}
+	}
+	// No thread that prepared one serves us on.
+	ours, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tasks, err := filepath.Glob("/proc/self/task/*/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		if ns, err := os.Readlink(task); err == nil && ns != ours {
+			// It may be about to end.
+			for range 1000 {
+				if _, err = os.Readlink(task); err != nil {
+					break
+				}
+				time.Sleep(time.Millisecond) //nolint:forbidigo // a thread's end is no event
+			}
+			if err == nil {
+				t.Errorf("%s is %s, ours is %s", task, ns, ours)
+			}
+		}
+	}
+}
+
+// in are the processes that are in a process's namespace.
+func in(t *testing.T, namespace string, pid int) (pids []int) {
+	t.Helper()
+	of, err := os.Readlink(procFile(pid, "ns/"+namespace))
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		other, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if ns, err := os.Readlink(procFile(other, "ns/"+namespace)); err == nil && ns == of {
+			pids = append(pids, other)
+		}
+	}
+	return pids
 }
 
 func TestCgroupBindsTheProcess(t *testing.T) {
@@ -315,6 +476,20 @@ func TestCgroupBindsTheProcess(t *testing.T) {
 			t.Errorf("%s is %q, %v; want %s", file, b, err, want)
 		}
 	}
+	if v1.disk == "" {
+		t.Log("no controller for disks here")
+	} else if device := wholeDisk(spec.DataDisk); device == "" {
+		t.Log("the disk lies on no block device")
+	} else {
+		for file, want := range map[string]int64{
+			"read_bps": defaultDiskBytes, "write_bps": defaultDiskBytes, "read_iops": defaultDiskOps, "write_iops": defaultDiskOps,
+		} {
+			b, err := os.ReadFile(filepath.Join(v1.disk, path, "blkio.throttle."+file+"_device"))
+			if want := fmt.Sprintf("%s %d", device, want); err != nil || strings.TrimSpace(string(b)) != want {
+				t.Errorf("%s is %q, %v; want %q", file, b, err, want)
+			}
+		}
+	}
 	if b, err := os.ReadFile(filepath.Join(v1.cpu, path, "cpu.cfs_quota_us")); err == nil && strings.TrimSpace(string(b)) != "150000" {
 		t.Errorf("quota is %q", b)
 	}
@@ -364,6 +539,9 @@ func TestStartFailuresLeaveNothing(t *testing.T) {
 			_ = vm.Kill(context.Background())
 			t.Errorf("%s: started", name)
 		}
+		if e, ok := errors.AsType[*miosa.Error](err); ok && strings.Contains(e.Message, "/nonexistent") {
+			t.Errorf("%s: the message names a path: %s", name, e.Message)
+		}
 		if ids := d.leftovers(); len(ids) > 0 {
 			t.Errorf("%s: left %v", name, ids)
 		}
@@ -382,47 +560,59 @@ func TestStartFailuresLeaveNothing(t *testing.T) {
 
 const starterArgument = "start-and-be-killed"
 
-// starter is another process of the platform: it starts a VM as its standard
-// input says, prints the handle, and waits to be killed.
+// starterRequest is what a starter reads.
+type starterRequest struct {
+	Config Config
+	Specs  []vmm.Spec
+	Deny   []string // what its "container" does not let it do: deny_test.go
+}
+
+// starter is another process of the platform: it starts VMs as its standard
+// input says, prints their handles, logs to its standard error, and waits to be
+// killed.
 func starter() int {
-	var request struct {
-		Config Config
-		Spec   vmm.Spec
+	fail := func(err error) int {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
+	var request starterRequest
 	if err := json.NewDecoder(os.Stdin).Decode(&request); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return fail(err)
 	}
-	d, err := New(request.Config, quiet)
+	if err := deny(request.Deny); err != nil {
+		return fail(err)
+	}
+	d, err := New(request.Config, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return fail(err)
 	}
-	vm, err := d.Start(context.Background(), request.Spec)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	if err := json.NewEncoder(os.Stdout).Encode(vm.Handle()); err != nil {
-		return 1
+	for _, spec := range request.Specs {
+		vm, err := d.Start(context.Background(), spec)
+		if err != nil {
+			return fail(err)
+		}
+		if err := json.NewEncoder(os.Stdout).Encode(vm.Handle()); err != nil {
+			return 1
+		}
 	}
 	select {} // nobody gets past this: SIGKILL comes
 }
 
-// A SIGKILL of ours leaves the VM alone, and the next of us finds it.
-func TestOutlivesItsStarter(t *testing.T) {
-	h := newHost(t)
-	spec, a := h.spec(t, "ri_a")
+// startAndBeKilled has a starter start VMs, ends it with SIGKILL, and returns
+// the VMs' handles and what it logged.
+func startAndBeKilled(t *testing.T, request starterRequest) (handles []vmm.Handle, log string) {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	request, err := json.Marshal(map[string]any{"Config": h.config, "Spec": spec})
+	text, err := json.Marshal(request)
 	if err != nil {
 		t.Fatal(err)
 	}
+	var errOut bytes.Buffer
 	cmd := exec.Command(self, starterArgument)
-	cmd.Stdin, cmd.Stderr = strings.NewReader(string(request)), os.Stderr
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(text), &errOut
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -430,16 +620,28 @@ func TestOutlivesItsStarter(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	line, err := bufio.NewReader(out).ReadBytes('\n')
+	lines := json.NewDecoder(out)
+	for range request.Specs {
+		var h vmm.Handle
+		if err = lines.Decode(&h); err != nil {
+			break
+		}
+		handles = append(handles, h)
+	}
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	if err != nil {
-		t.Fatalf("the starter said %q, %v", line, err)
+		t.Fatalf("after %d handles: %v; the starter said:\n%s", len(handles), err, &errOut)
 	}
-	var handle vmm.Handle
-	if err := json.Unmarshal(line, &handle); err != nil {
-		t.Fatal(err)
-	}
+	return handles, errOut.String()
+}
+
+// A SIGKILL of ours leaves the VM alone, and the next of us finds it.
+func TestOutlivesItsStarter(t *testing.T) {
+	h := newHost(t)
+	spec, a := h.spec(t, "ri_a")
+	handles, _ := startAndBeKilled(t, starterRequest{Config: h.config, Specs: []vmm.Spec{spec}})
+	handle := handles[0]
 
 	vm, err := h.driver(t).Adopt(t.Context(), handle)
 	if err != nil {

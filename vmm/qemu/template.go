@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/miosa/miosa/sparse"
 	"github.com/miosa/miosa/vmm"
 	"github.com/miosa/miosa/wire/guest"
@@ -56,13 +54,6 @@ type template struct {
 	disk          *os.File // nil: the template had none
 }
 
-func (t *template) files() []*os.File {
-	if t.disk == nil {
-		return []*os.File{t.memory, t.state}
-	}
-	return []*os.File{t.memory, t.state, t.disk}
-}
-
 // pin holds the files of one template open for a VM that starts from it.
 func (t *template) pin() (_ *template, err error) {
 	p := &template{}
@@ -88,7 +79,7 @@ func reopen(f *os.File) (*os.File, error) {
 func pathOf(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }
 
 func (t *template) close() {
-	for _, f := range t.files() {
+	for _, f := range []*os.File{t.memory, t.state, t.disk} {
 		if f != nil {
 			f.Close()
 		}
@@ -261,13 +252,15 @@ func (d *Driver) bootTemplate(ctx context.Context, like vmm.Spec, data *os.File)
 			t.close()
 		}
 	}()
-	if t.memory, err = memoryFile("miosa-memory", int64(like.MemoryMB)<<20); err != nil {
+	spec := vmm.Spec{ID: "template-" + strconv.Itoa(os.Getpid()), VCPUs: like.VCPUs, MemoryMB: like.MemoryMB, NIC: vmm.NIC{MAC: like.NIC.MAC}}
+	memory, err := d.newMemory(spec)
+	if err != nil {
 		return nil, err
 	}
+	defer memory.close()
 	if t.state, err = memoryFile("miosa-state", 0); err != nil {
 		return nil, err
 	}
-	spec := vmm.Spec{ID: "template-" + strconv.Itoa(os.Getpid()), VCPUs: like.VCPUs, MemoryMB: like.MemoryMB, NIC: vmm.NIC{MAC: like.NIC.MAC}}
 	if data != nil {
 		if t.disk, err = memoryFile("miosa-disk", 0); err != nil {
 			return nil, err
@@ -282,7 +275,7 @@ func (d *Driver) bootTemplate(ctx context.Context, like vmm.Spec, data *os.File)
 		// features are what the guest's driver settles for.
 		spec.NIC.Tap = "mt" + d.config.CellID
 	}
-	m, monitor, err := d.launchFrom(spec, "tcg", origin{makes: t, memory: t.memory})
+	m, monitor, err := d.launchFrom(spec, "tcg", origin{makes: t, memory: memory})
 	if err != nil {
 		return nil, err
 	}
@@ -303,9 +296,15 @@ func (d *Driver) bootTemplate(ctx context.Context, like vmm.Spec, data *os.File)
 	if err := m.Kill(ctx); err != nil {
 		return nil, err
 	}
-	for _, f := range t.files() {
-		// From here on nobody can change it, whatever becomes of a VM's process.
-		if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE); err != nil {
+	// From here on nobody can change it, whatever becomes of a VM's process.
+	if t.memory, err = memory.seal(); err != nil {
+		return nil, err
+	}
+	for _, f := range []*os.File{t.state, t.disk} {
+		if f == nil {
+			continue
+		}
+		if err := sealFile(f); err != nil {
 			return nil, fmt.Errorf("seal a template: %w", err)
 		}
 	}
@@ -330,20 +329,6 @@ func (t *template) restoreDisk(path string) error {
 		return err
 	}
 	return errors.Join(sparse.Copy(dst, t.disk), dst.Close())
-}
-
-// memoryFile makes a file that lies in memory and has no name.
-func memoryFile(name string, size int64) (*os.File, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return nil, os.NewSyscallError("memfd_create", err)
-	}
-	f := os.NewFile(uintptr(fd), name)
-	if err := f.Truncate(size); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
 }
 
 // await waits until words have come over the console.

@@ -1,10 +1,13 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -57,6 +60,12 @@ func TestCopiesOfATemplate(t *testing.T) {
 		}
 		if _, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
 			t.Error("a template can be mapped for writing")
+		}
+		if again, err := os.OpenFile(pathOf(f), os.O_RDWR, 0); err == nil {
+			if _, err := again.WriteAt([]byte{1}, 0); err == nil {
+				t.Error("a template can be opened again and written to")
+			}
+			again.Close()
 		}
 	}
 }
@@ -211,6 +220,8 @@ func TestNobodyWaitsForATemplate(t *testing.T) {
 func TestCopiesOfATemplateWithItsDisk(t *testing.T) {
 	h := newHost(t)
 	d := h.driver(t)
+	var log bytes.Buffer
+	d.log = slog.New(slog.NewTextHandler(&log, nil))
 	if accel, err := d.Accel(t.Context()); err != nil || accel != "tcg" {
 		t.Skipf("templates are for emulation, this host has %s (%v)", accel, err)
 	}
@@ -236,6 +247,11 @@ func TestCopiesOfATemplateWithItsDisk(t *testing.T) {
 		if out, err := exec.Command("debugfs", "-R", "cat /upper/kept/text", spec.DataDisk).Output(); string(out) != id {
 			t.Errorf("%s keeps %q, %v", id, out, err)
 		}
+	}
+	// A template's own disk lies in memory: that is nothing to warn of.
+	_, data := h.disks(t, "ri_a")
+	if v1, ok := d.cgroups.(groupsV1); ok && v1.disk != "" && wholeDisk(data) != "" && strings.Contains(log.String(), "not bounded") {
+		t.Errorf("disks are said to be not bounded:\n%s", &log)
 	}
 	d.shelf.mu.Lock()
 	defer d.shelf.mu.Unlock()
