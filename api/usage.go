@@ -33,7 +33,7 @@ const usageNotes = "Without a period: the present month so far. Periods are whol
 
 var usageQuery = []param{
 	{"month", "That month of UTC, like 2026-11, instead of since and until."},
-	{"since", "From then on: a time (RFC 3339), or how long ago: 90s, 15m, 2h, 7d."}, {"until", "Before then: in the same forms."},
+	{"since", "From then on: " + resource.MomentForms + "."}, {"until", "Before then: in the same forms."},
 	{"deployment_id", "Only of this deployment, also one that is deleted."}, {"service_id", "Only of this service."},
 	{"external_workspace_id", "Only what has it."}, {"external_user_id", "Only what has it."}, {"external_project_id", "Only what has it."},
 }
