@@ -103,7 +103,12 @@ func (i *Instance) append(now time.Time, boot int, batch *guest.Lines) error {
 		}
 		w.pay()
 		w.guest = spot{first.boot, first.n - 1}
-		if gap > 0 {
+		switch {
+		case gap > 0 && i.pos.done == nobodyKnows:
+			// Where it is not known what the store has, that may be those.
+			r := (&hole{doubtful: true, unknown: true, from: w.guest, time: w.last}).record()
+			w.recs = append(w.recs, r)
+		case gap > 0:
 			w.marker(w.last, gap, "… "+lines(gap)+" lost here: the instance's log buffer was full …")
 		}
 	}
@@ -414,6 +419,19 @@ func (i *Instance) seal() error {
 	return err
 }
 
+// extent is what is on the disk for sure.
+func (i *Instance) extent() extent {
+	n := len(i.segments)
+	if n == 0 {
+		return i.pos.safe
+	}
+	last := i.segments[n-1]
+	if i.active == nil {
+		return extent{last.number, last.size}
+	}
+	return extent{last.number, i.safe}
+}
+
 // flush brings the active segment to the disk. Where that fails, nothing written
 // since the last time is believed: a second try would succeed without it.
 func (i *Instance) flush() error {
@@ -476,7 +494,7 @@ func (i *Instance) sync() error {
 		i.safe = i.segments[len(i.segments)-1].size
 	}
 	p := i.pos
-	p.guest, p.owed = i.guest, i.debt
+	p.guest, p.owed, p.safe = i.guest, i.debt, i.extent()
 	if !i.gone {
 		// What is dropped stands nowhere else; the rest tells a later opening how
 		// much there was.
