@@ -62,12 +62,16 @@ func (a *archive) told(safe, written int) (unknown bool) {
 	at, lost := 0, 0
 	vague, epoch, seen := false, 0, map[string]int{} // the epoch that each marker came in first
 	present := map[int]bool{}
-	missing := func(count int) {
-		for n := at + 1; n <= at+count; n++ {
-			if present[n] {
-				a.fail("line %d is present, and told of as lost", n)
+	// missing is how many of the lines behind at, up to n, are nowhere. One that
+	// an earlier epoch brought, and that was damaged before the next one could
+	// bring it again, is not missing.
+	missing := func(n int) (count int) {
+		for ; n > at; n-- {
+			if !present[n] {
+				count++
 			}
 		}
+		return count
 	}
 	for k, l := range a.lines {
 		if a.began[k] {
@@ -91,18 +95,12 @@ func (a *archive) told(safe, written int) (unknown bool) {
 		if string(l.Text) != text(n) || n > written {
 			a.fail("nobody wrote %.60q", l.Text)
 		}
-		if gap := n - at - 1; gap != lost && !vague {
-			a.fail("line %d after %d, and %d are told of as lost", n, at, lost)
-		}
-		if !vague {
-			missing(lost)
+		if gap := missing(n - 1); gap != lost && !vague {
+			a.fail("line %d after %d, %d between are nowhere, and %d are told of as lost", n, at, gap, lost)
 		}
 		at, lost, vague, present[n] = n, 0, false, true
 	}
-	if !vague {
-		missing(lost)
-	}
-	if !vague && (at+lost < safe || at+lost > written) {
+	if !vague && (lost < missing(safe) || lost > missing(written)) {
 		a.fail("%d lines present, %d told of as lost; %d of %d were safe", at, lost, safe, written)
 	}
 	return unknown
