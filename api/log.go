@@ -32,6 +32,8 @@ type LogReader interface {
 	Follow(ctx context.Context, after logs.Mark, scope logs.Scope) iter.Seq2[logs.Arrival, error]
 	// Last is the mark of the newest arrival.
 	Last(ctx context.Context) (logs.Mark, error)
+	// Usage is what a tenant logged within [since, until), by whole hours.
+	Usage(ctx context.Context, tenantID string, since, until time.Time) (logs.Usage, error)
 	// Purge drops every line of a deployment whose record is gone.
 	Purge(ctx context.Context, tenantID, deploymentID string) error
 }

@@ -82,6 +82,13 @@ func (a *app) usage(sum resource.UsageSummary, groups []resource.UsageGroup, by,
 	}
 	rows = append(rows, append([]string{"total"}, usageCells(sum.UsageAmount)...))
 	a.table([]string{heading, "VCPU-HOURS", "MEMORY GB-HOURS", "SENT", "RECEIVED", "LOGS", "STORAGE GB-HOURS"}, rows)
+	switch kept := sum.LogsKept; {
+	case kept == nil:
+	case kept.MaxBytes == nil:
+		a.printf("Logs kept: %s\n", decimalSize(kept.Bytes))
+	default:
+		a.printf("Logs kept: %s of the plan's %s\n", decimalSize(kept.Bytes), decimalSize(*kept.MaxBytes))
+	}
 }
 
 // usageGroup is a group's name.

@@ -44,6 +44,7 @@ type Instance struct {
 	guest    spot // the guest's last line held, also when only in debt
 	debt     debt
 	bucket   bucket
+	planMB   int   // of stored lines, when there was too much last
 	bytes    int64 // of all segments
 	recent   []Recent
 	buf      []byte
@@ -88,6 +89,7 @@ func (i *Instance) Append(now time.Time, boot int, batch *guest.Lines) error {
 func (i *Instance) append(now time.Time, boot int, batch *guest.Lines) error {
 	w := writing{i: i, now: now, began: i.guest, guest: i.guest, debt: i.debt, last: i.pos.last}
 	bucket := i.bucket
+	full := i.full()
 	first := spot{uint32(boot), batch.Lines[0].N}
 	if between := first.n - 1; i.guest.less(first) {
 		if i.guest.boot == first.boot {
@@ -122,7 +124,11 @@ func (i *Instance) append(now time.Time, boot int, batch *guest.Lines) error {
 			stream = logs.System
 		}
 		if stream != logs.System {
-			if over, ok := i.bucket.admit(now, len(l.Text)); !ok {
+			over, ok := flags(1<<overPlan), false
+			if !full {
+				over, ok = i.bucket.admit(now, len(l.Text))
+			}
+			if !ok {
 				if w.debt.none() {
 					w.debt.since = now.UnixMicro()
 				}
@@ -140,6 +146,18 @@ func (i *Instance) append(now time.Time, boot int, batch *guest.Lines) error {
 		return err
 	}
 	return nil
+}
+
+// full reports whether nothing more of the app is to be stored; i.mu is held.
+func (i *Instance) full() bool {
+	if i.s.cfg.Full == nil {
+		return false
+	}
+	most, full := i.s.cfg.Full(i.origin.TenantID)
+	if full {
+		i.planMB = most
+	}
+	return full
 }
 
 // Limit changes how much the app may log, from now on. What was dropped so far
@@ -282,7 +300,7 @@ func (w *writing) marker(micros int64, lost uint64, text string) {
 // pay writes the marker of what was dropped: one, as a torn write may keep the
 // first of two and with it the word that all is paid.
 func (w *writing) pay() {
-	d, over := w.debt, w.i.bucket.limit.words(w.debt.over)
+	d, over := w.debt, w.i.bucket.limit.words(w.debt.over, w.i.planMB)
 	switch {
 	case d.none():
 		return
