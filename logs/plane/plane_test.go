@@ -347,14 +347,14 @@ func TestWhatATenantStoresIsLimited(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		go b.plane.Run(ctx)
 		plan(-1)
-		time.Sleep(time.Minute + time.Second)
+		<-time.After(time.Minute + time.Second)
 		want(b.plane, "ten_a", -1, false)
 		plan(1)
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		want(b.plane, "ten_a", 1, true)
-		time.Sleep(3 * 24 * time.Hour) // the plan's log_days
+		<-time.After(3 * 24 * time.Hour) // the plan's log_days
 		want(b.plane, "ten_a", 1, true)
-		time.Sleep(time.Hour) // counted by whole hours
+		<-time.After(time.Hour) // counted by whole hours
 		want(b.plane, "ten_a", 1, false)
 		cancel()
 		synctest.Wait()
