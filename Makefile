@@ -54,7 +54,7 @@ build: ## bin/miosa, bin/miosa-init, the guest bundle, packed examples
 	done
 	VERSION=2 OUT=bin/examples/hello-2.tar.zst examples/hello/pack
 
-examples: ## pack all six examples (fetches Debian's Python and Node.js)
+examples: ## pack all seven examples (fetches Debian's Python and Node.js)
 	@for script in examples/*/pack; do
 		[[ -f $$script ]] || continue # examples/pack/ is the packer
 		name=$$(basename "$$(dirname "$$script")")

@@ -334,6 +334,16 @@ func TestHelloCrashesOnDemand(t *testing.T) {
 	}
 }
 
+// It is started where it can harm nobody only: the platform's own test of it
+// does (TestAHostileGuest in cmd/miosa).
+func TestHostileRunsInAnInstanceAlone(t *testing.T) {
+	chrootOrSkip(t)
+	a := start(t, unpack(t, "hostile", "1"), []string{"/app/server"})
+	if code := a.ended().ExitCode(); code != 2 || !strings.Contains(a.output(), "runs nowhere else") {
+		t.Errorf("exit code %d, saying %q", code, a.output())
+	}
+}
+
 func TestCrasher(t *testing.T) {
 	chrootOrSkip(t)
 	a := start(t, unpack(t, "crasher", "1"), []string{"/app/server"})
