@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	"github.com/miosa/miosa/events"
@@ -87,3 +88,6 @@ func EventMark(v string) string { return eventMark(v) }
 
 // MakeCursor is makeCursor.
 func MakeCursor(key string) string { return makeCursor(key) }
+
+// InOrder is inOrder.
+func InOrder[V any](m map[string]V) iter.Seq2[string, V] { return inOrder(m) }

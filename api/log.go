@@ -32,6 +32,8 @@ type LogReader interface {
 	Follow(ctx context.Context, after logs.Mark, scope logs.Scope) iter.Seq2[logs.Arrival, error]
 	// Last is the mark of the newest arrival.
 	Last(ctx context.Context) (logs.Mark, error)
+	// Usage is what a tenant logged within [since, until), by whole hours.
+	Usage(ctx context.Context, tenantID string, since, until time.Time) (logs.Usage, error)
 	// Purge drops every line of a deployment whose record is gone.
 	Purge(ctx context.Context, tenantID, deploymentID string) error
 }
@@ -56,7 +58,7 @@ const logNotes = "The newest lines, and pages back in time; each page in time or
 	"with nothing found, 422 search_too_long. What holds no word with three letters in a row (504, an ID of digits) is looked for in every line of the period: give since. Lines stay readable after their instance is gone, for the days of the plan."
 
 var logQuery = []param{
-	{"since", "From then on: a time (RFC 3339), or how long ago: 90s, 15m, 2h, 7d."}, {"until", "Before then: in the same forms."},
+	{"since", "From then on: " + resource.MomentForms + "."}, {"until", "Before then: in the same forms."},
 	{"limit", "At most 1000; default 100."}, {"lines", "Another name for limit."}, {"cursor", "next_cursor of the answer before."},
 	{"direction", "backward (default) or forward."}, {"stream", "stdout, stderr or system: only that."},
 	{"q", "Only lines that hold all of it: words, \"quoted phrases\", -not, key:value (of JSON and logfmt lines; level:error knows the usual spellings). Upper and lower case are the same."},
@@ -255,43 +257,16 @@ func (f *faults) lines(q url.Values) (n int, given bool) {
 	return min(n, maxLines), true
 }
 
-// moment reads a time, or how long ago it was.
+// moment reads a time, or how long ago it was; zero: nothing is said.
 func (f *faults) moment(name, v string, now time.Time) time.Time {
 	if v == "" {
 		return time.Time{}
 	}
-	// A + that was not escaped arrives as a space.
-	if t, err := time.Parse(time.RFC3339Nano, strings.ReplaceAll(v, " ", "+")); err == nil {
-		return t.UTC()
-	}
-	ago, ok := duration(v)
+	t, ok := resource.ParseMoment(v, now)
 	if !ok {
-		f.add(name, "must be a time like 2026-03-01T12:30:00Z, or how long ago, like 90s, 15m, 2h or 7d")
-		return time.Time{}
+		f.add(name, "must be %s", resource.MomentForms)
 	}
-	return now.Add(-ago).UTC()
-}
-
-// duration reads 90s, 15m, 2h, 7d, 2w and sums of them, up to ten years.
-func duration(v string) (time.Duration, bool) {
-	units := map[byte]time.Duration{'s': time.Second, 'm': time.Minute, 'h': time.Hour, 'd': 24 * time.Hour, 'w': 7 * 24 * time.Hour}
-	const longest = 3650 * 24 * time.Hour
-	sum := time.Duration(0)
-	for v != "" {
-		digits := 0
-		for digits < len(v) && v[digits] >= '0' && v[digits] <= '9' {
-			digits++
-		}
-		n, err := strconv.ParseInt(v[:digits], 10, 64)
-		if err != nil || digits == len(v) || units[v[digits]] == 0 || n > int64(longest/units[v[digits]]) {
-			return 0, false
-		}
-		if sum += time.Duration(n) * units[v[digits]]; sum > longest {
-			return 0, false
-		}
-		v = v[digits+1:]
-	}
-	return sum, true
+	return t
 }
 
 // readLogs reads up to limit lines and maxLogText bytes; more says that there

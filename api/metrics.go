@@ -33,7 +33,7 @@ const metricNotes = "Sampled every 15 s and kept for 24 h. Processor, memory, di
 	"Several instances together: sums, but for probe (the average) and the latencies (the worst). A deployment's are those of all its environments."
 
 var metricQuery = []param{
-	{"since", "From then on: a time (RFC 3339), or how long ago: 15m, 2h; default 1h, at most 24h."}, {"until", "Before then: in the same forms; default now."},
+	{"since", "From then on: " + resource.MomentForms + "; default 1h, at most 24h."}, {"until", "Before then: in the same forms; default now."},
 	{"step", "How wide a point is: a multiple of 15s. Default: the least with which there are at most 300 points; at most 1500 can be asked for."},
 	{"series", "Only these, by commas: cpu,memory. Default all."},
 }
@@ -141,7 +141,7 @@ func (c *call) metricWant(scope metrics.Scope) (want metrics.Want, until time.Ti
 	}
 	step := metrics.Step(until.Sub(since), metricPoints)
 	if v := q.Get("step"); v != "" {
-		asked, ok := duration(v)
+		asked, ok := resource.ParseDuration(v)
 		switch {
 		case !ok || asked < metrics.Interval || asked%metrics.Interval != 0 || asked > metrics.Kept:
 			f.add("step", "must be a multiple of 15s, like 15s, 1m or 5m")

@@ -328,7 +328,8 @@ func planResource(p miosa.Plan) resource.Plan {
 		MaxVCPUs: p.MaxVCPUs, MaxMemoryMB: p.MaxMemoryMB, MaxDiskMB: p.MaxDiskMB, MaxDeployments: p.MaxDeployments,
 		MaxLogRate:      logRate(p),
 		MaxEnvironments: planLimit(p, func(p miosa.Plan) int { return p.MaxEnvironments }), MaxServices: planLimit(p, func(p miosa.Plan) int { return p.MaxServices }), MaxWebhooks: planLimit(p, func(p miosa.Plan) int { return p.MaxWebhooks }), MaxLogDrains: planLimit(p, func(p miosa.Plan) int { return p.MaxLogDrains }), MaxAPIKeys: planLimit(p, func(p miosa.Plan) int { return p.MaxAPIKeys }), MaxReleases: planLimit(p, func(p miosa.Plan) int { return p.MaxReleases }), MaxStorageMB: planLimit(p, func(p miosa.Plan) int { return p.MaxStorageMB }),
-		CreatedAt: p.CreatedAt.UTC(), UpdatedAt: p.UpdatedAt.UTC(),
+		MaxLogStorageMB: planLimit(p, func(p miosa.Plan) int { return p.MaxLogStorageMB }),
+		CreatedAt:       p.CreatedAt.UTC(), UpdatedAt: p.UpdatedAt.UTC(),
 	}
 }
 

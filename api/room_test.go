@@ -167,7 +167,8 @@ func TestAnOlderPlanHasTheDefaultLimits(t *testing.T) {
 		return store.Save(tx, store.Plans, miosa.Plan{Name: "older", MaxDeployments: 3, MaxInstances: 3, MaxReplicas: 3})
 	})
 	a := p.want(200, "GET", "/admin/plans/older", nil, p.bearer(p.Admin))
-	if a.at("data.max_environments") != float64(miosa.DefaultPlan().MaxEnvironments) || a.at("data.max_storage_mb") != float64(miosa.DefaultPlan().MaxStorageMB) {
+	if a.at("data.max_environments") != float64(miosa.DefaultPlan().MaxEnvironments) || a.at("data.max_storage_mb") != float64(miosa.DefaultPlan().MaxStorageMB) ||
+		a.at("data.max_log_storage_mb") != float64(miosa.DefaultPlan().MaxLogStorageMB) {
 		t.Errorf("%s", a.Raw)
 	}
 	p.want(200, "PATCH", "/admin/plans/older", map[string]any{"max_environments": -1}, p.bearer(p.Admin))

@@ -33,7 +33,7 @@ const usageNotes = "Without a period: the present month so far. Periods are whol
 
 var usageQuery = []param{
 	{"month", "That month of UTC, like 2026-11, instead of since and until."},
-	{"since", "From then on: a time (RFC 3339), or how long ago: 90s, 15m, 2h, 7d."}, {"until", "Before then: in the same forms."},
+	{"since", "From then on: " + resource.MomentForms + "."}, {"until", "Before then: in the same forms."},
 	{"deployment_id", "Only of this deployment, also one that is deleted."}, {"service_id", "Only of this service."},
 	{"external_workspace_id", "Only what has it."}, {"external_user_id", "Only what has it."}, {"external_project_id", "Only what has it."},
 }
@@ -296,8 +296,33 @@ func (s *Server) usageSummary(c *call) (out resource.UsageSummaryAnswer, err err
 	}
 	out.PeriodStart, out.PeriodEnd, out.UsageAmount = r.start, r.end, usageAmount(sum)
 	out.StorageGB = rounded(float64(cmp.Or(held[latest], held[latest-1])) / 1e9)
+	if out.LogsKept, err = c.logsKept(); err != nil {
+		return out, err
+	}
 	out.Data = out.UsageSummary
 	return out, nil
+}
+
+// logsKept is how much is stored of the tenant's logs, as the log plane counts
+// it; nil where that is not to be known.
+func (c *call) logsKept() (*resource.LogsKept, error) {
+	if c.s.logs == nil || c.key.WorkspaceID != "" {
+		return nil, nil
+	}
+	plan, err := c.plan()
+	if err != nil {
+		return nil, err
+	}
+	now := c.s.now()
+	used, err := c.s.logs.Usage(c.r.Context(), c.tenant.ID, now.AddDate(0, 0, -cmp.Or(plan.LogDays, miosa.DefaultPlan().LogDays)).Truncate(time.Hour), now.Add(time.Hour))
+	if err != nil {
+		return nil, fmt.Errorf("what is stored of tenant %s: %w", c.tenant.ID, err)
+	}
+	kept := &resource.LogsKept{Bytes: int64(min(used.Bytes, math.MaxInt64))}
+	if most := int64(planLimit(plan, func(p miosa.Plan) int { return p.MaxLogStorageMB })); most >= 0 {
+		kept.MaxBytes = new(most * 1e6)
+	}
+	return kept, nil
 }
 
 func usageAmount(a metering.Amount) resource.UsageAmount {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -52,23 +51,23 @@ func newShell(t *testing.T) *shell {
 }
 
 func (s *shell) run(ctx context.Context, out io.Writer, args ...string) int {
+	return s.runTo(ctx, out, out, args...)
+}
+
+func (s *shell) runTo(ctx context.Context, out, errs io.Writer, args ...string) int {
 	var stdin io.Reader = strings.NewReader(s.stdin)
 	if s.typing != nil {
 		stdin = s.typing
 	}
 	root := cli.New(cli.Config{
-		Stdin: stdin, Stdout: out, Stderr: out, Version: "test",
+		Stdin: stdin, Stdout: out, Stderr: errs, Version: "test",
 		Getenv: func(name string) string { return map[string]string{"MIOSA_CONTEXT": s.context}[name] },
 		// Every age is 0s, and every event at the same minute.
 		Now:      func() time.Time { return time.Time{} },
 		Terminal: func(io.Writer) bool { return s.terminal },
 	})
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
-	if err != nil && err.Error() != "" && !errors.Is(err, context.Canceled) {
-		fmt.Fprintln(out, "miosa: "+err.Error())
-	}
-	return cli.ExitCode(err)
+	return cli.Run(ctx, root)
 }
 
 // TestTranscripts runs the sessions in testdata: lines that begin with "$ "

@@ -85,6 +85,9 @@ func (a *app) followEvents(ctx context.Context, c *client.Client, subject string
 		}
 		if !a.json {
 			a.event(e)
+			if err := a.written(); err != nil {
+				return err
+			}
 			continue
 		}
 		if err := out.Encode(e); err != nil {

@@ -4,15 +4,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"hash/fnv"
-	"io"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"unicode"
 
 	"github.com/spf13/cobra"
@@ -49,11 +46,11 @@ word of three letters in a row (504, say) every line is read: give --since.`,
   miosa logs hello --since 15m --grep 'timeout -healthz'
   miosa logs hello --environment staging --grep level:error
   miosa logs ri_01m84z7zsvd0053bpgqh026v41 -n 1000 --stream stderr
-  miosa logs hello --since 2026-03-01T12:00:00Z --until 2026-03-01T13:00:00Z --json | jq -r .line`,
+  miosa logs hello --since 2026-03-01T12:00 --until 2026-03-01T13:00 --json | jq -r .line`,
 	}
 	flags := cmd.Flags()
 	flags.BoolVarP(&f.follow, "follow", "f", false, "go on with each line as it comes")
-	flags.StringVar(&f.since, "since", "", "from then on: `TIME` (2026-03-01T12:30:00Z), or how long ago (90s, 15m, 2h, 7d)")
+	flags.StringVar(&f.since, "since", "", "from `TIME` on: "+resource.MomentForms)
 	flags.StringVar(&f.until, "until", "", "before that `TIME`, in the same forms")
 	flags.IntVarP(&f.n, "lines", "n", 100, "how many of the last lines")
 	flags.StringVar(&f.grep, "grep", "", "only lines that hold the `TEXT`")
@@ -76,6 +73,9 @@ func (a *app) logs(ctx context.Context, c *client.Client, name string, f logFlag
 	case f.stream != "" && f.stream != "stdout" && f.stream != "stderr" && f.stream != "system":
 		return usagef("--stream must be stdout, stderr or system, not %q", f.stream)
 	}
+	if err := a.moments(f.since, f.until); err != nil {
+		return err
+	}
 	subject, only, err := logSubject(ctx, c, name, f.environment)
 	if err != nil {
 		return err
@@ -97,14 +97,20 @@ func (a *app) logs(ctx context.Context, c *client.Client, name string, f logFlag
 		}
 		return out.end()
 	}()
-	// Who reads has enough: head, or a pager that was left.
-	if errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrClosedPipe) {
-		return nil
-	}
 	if err == nil {
 		err = ctx.Err()
 	}
 	return err
+}
+
+// moments refuses bounds that the platform would not read.
+func (a *app) moments(since, until string) error {
+	for _, bound := range [][2]string{{"--since", since}, {"--until", until}} {
+		if _, ok := resource.ParseMoment(bound[1], a.cfg.Now()); bound[1] != "" && !ok {
+			return usagef("%s %q is not %s", bound[0], bound[1], resource.MomentForms)
+		}
+	}
+	return nil
 }
 
 // logSubject is what a name stands for. only are the services that are meant

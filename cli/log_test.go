@@ -69,6 +69,14 @@ func TestLogs(t *testing.T) {
 	if got := s.prints("logs", "hello", "--since", "2026-03-01T00:00:00Z", "--stream", "stdout"); strings.Count(got, "\n") != 2501 || !strings.HasPrefix(got, "1\n2\n") {
 		t.Errorf("since: %d lines", strings.Count(got, "\n"))
 	}
+	for _, from := range []string{"2026-03-01T12:59", "2026-03-01 12:59:00", "2026-03-01T13:59:00+01:00", "1772369940", "1772369940000"} {
+		if got := s.prints("logs", "hello", "--since", from); got != text+"\nin two parts\nexited\n" {
+			t.Errorf("since %s: %q", from, got)
+		}
+	}
+	if got := s.prints("logs", "hello", "--until", "2026-03-01"); got != "" {
+		t.Errorf("until that day: %q", got)
+	}
 	if got := s.prints("logs", "hello", "-n", "2200", "--until", "2026-03-01T12:59:00Z"); strings.Count(got, "\n") != 2200 || !strings.HasPrefix(got, "301\n302\n") {
 		t.Errorf("-n: %d lines", strings.Count(got, "\n"))
 	}
@@ -153,9 +161,11 @@ func TestLogsWrongly(t *testing.T) {
 	}
 	var out strings.Builder
 	s.run(t.Context(), &out, "publish", s.file("a.tar"), "--name", "hello", "--run", "/app/server")
-	for words, args := range map[string][]string{"since must be a time": {"--since", "yesterday"}, "q has a quote": {"--grep", `"open`, "-f"}} {
+	for words, args := range map[string][]string{
+		`--since "yesterday" is not a time`: {"--since", "yesterday"}, `--until "5" is not a time`: {"--until", "5"}, "q has a quote": {"--grep", `"open`, "-f"},
+	} {
 		out.Reset()
-		if code := s.run(t.Context(), &out, append([]string{"logs", "hello"}, args...)...); code != 1 || !strings.Contains(out.String(), words) {
+		if code := s.run(t.Context(), &out, append([]string{"logs", "hello"}, args...)...); code != 2 || !strings.Contains(out.String(), words) {
 			t.Errorf("%v: exit %d: %s", args, code, out.String())
 		}
 	}

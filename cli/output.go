@@ -2,12 +2,81 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"os"
 	"strings"
+	"sync"
+	"syscall"
 	"text/tabwriter"
 	"time"
 	"unicode"
 )
+
+// output is standard output. It remembers the first error, so that no command
+// whose words nobody could read ends as if all were well.
+type output struct {
+	to  io.Writer
+	mu  sync.Mutex
+	err *outputError // guarded by mu
+}
+
+// outputError is output that could not be written.
+type outputError struct{ err error }
+
+func (e *outputError) Error() string {
+	return fmt.Sprintf("the output could not be written: %v", e.err)
+}
+
+func (e *outputError) Unwrap() error { return e.err }
+
+// left: who reads has enough, head or a pager that was left. No failure.
+func (e *outputError) left() bool {
+	return errors.Is(e.err, syscall.EPIPE) || errors.Is(e.err, io.ErrClosedPipe)
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.to.Write(b)
+	if err == nil {
+		return n, nil
+	}
+	failed := &outputError{err}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil {
+		o.err = failed
+	}
+	return n, failed
+}
+
+func (o *output) failed() *outputError {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
+}
+
+// written is the error of what was printed so far. What goes on for long asks.
+func (a *app) written() error {
+	if err := a.out.failed(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// file is the one that is written to, if it is one.
+func file(w io.Writer) (*os.File, bool) {
+	for {
+		switch to := w.(type) {
+		case *output:
+			w = to.to
+		case *os.File:
+			return to, true
+		default:
+			return nil, false
+		}
+	}
+}
 
 // show prints v as JSON if that was asked for, else calls text.
 func (a *app) show(v any, text func()) error {
@@ -36,7 +105,7 @@ func (a *app) table(heading []string, rows [][]string) {
 		}
 		fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}
-	// The writer below decides whether there is an error, and has no use for it.
+	// Standard output remembers its error.
 	_ = w.Flush()
 }
 

@@ -65,16 +65,16 @@ ends with exit code 4.`,
 }
 
 func (a *app) publish(ctx context.Context, c *client.Client, path string, f publishFlags, given func(string) bool) error {
+	body, err := f.body(given)
+	if err != nil {
+		return err
+	}
 	artifact, err := client.FileArtifact(path)
 	if err != nil {
 		return err
 	}
 	if f.kind != "" {
 		artifact.Kind = f.kind
-	}
-	body, err := f.body(given)
-	if err != nil {
-		return err
 	}
 	p := a.progress()
 	defer p.end()

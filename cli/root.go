@@ -47,8 +47,8 @@ last one that this user started, or the one named by --context or MIOSA_CONTEXT.
 
 Exit codes:
   0    done
-  1    failed; the message says why
-  2    the command line is wrong
+  1    failed, or its output could not be written; the message says why
+  2    the command line is wrong, or a value in it
   3    there is no such thing
   4    the publish, promote, rollback or restart did not go live; what was
        live before goes on serving
@@ -60,10 +60,10 @@ type app struct {
 	cfg     Config
 	context string // --context
 	json    bool   // --json
+	out     *output
 }
 
-// New makes the root command; the caller adds its own and executes it. It
-// prints no errors: see ExitCode.
+// New makes the root command; the caller adds its own and has Run execute it.
 func New(cfg Config) *cobra.Command {
 	if cfg.Getenv == nil {
 		cfg.Getenv = os.Getenv
@@ -74,7 +74,9 @@ func New(cfg Config) *cobra.Command {
 	if cfg.Terminal == nil {
 		cfg.Terminal = isTerminal
 	}
-	a := &app{cfg: cfg}
+	out := &output{to: cfg.Stdout}
+	cfg.Stdout = out
+	a := &app{cfg: cfg, out: out}
 	root := &cobra.Command{
 		Use: "miosa", Short: "Publish packaged apps into microVMs and run them", Long: long, Version: cfg.Version,
 		SilenceErrors: true, SilenceUsage: true,
@@ -114,8 +116,60 @@ type platformError struct{ message string }
 
 func (e *platformError) Error() string { return e.message }
 
+// Run executes the command line, says on standard error what went wrong, and
+// returns the code to exit with. root is New's, with the caller's commands.
+func Run(ctx context.Context, root *cobra.Command) int {
+	strict(root)
+	err := root.ExecuteContext(ctx)
+	if out, ok := root.OutOrStdout().(*output); ok {
+		_, unwritten := errors.AsType[*outputError](err)
+		switch failed := out.failed(); {
+		case failed == nil, err != nil && !unwritten: // it has a reason of its own
+		case failed.left():
+			err = nil
+		default:
+			err = failed
+		}
+	}
+	if err != nil && err.Error() != "" && !errors.Is(err, context.Canceled) {
+		fmt.Fprintln(root.ErrOrStderr(), "miosa: "+err.Error())
+	}
+	return ExitCode(err)
+}
+
+// strict has every command refuse what it does not know: cobra shows its help
+// instead, and calls that a success.
+func strict(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	var walk func(cmd *cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+			switch {
+			case cmd == root && sub.Name() == "help":
+				sub.Run, sub.RunE = nil, help
+			case !sub.Runnable():
+				sub.Args, sub.RunE = noSuchCommand, func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+			}
+		}
+	}
+	walk(root)
+}
+
+// help shows that of the command which is named.
+func help(cmd *cobra.Command, args []string) error {
+	found, rest, err := cmd.Root().Find(args)
+	if err != nil || len(rest) > 0 {
+		return usagef("unknown command %q\nSee: %s --help", strings.Join(args, " "), cmd.Root().CommandPath())
+	}
+	found.InitDefaultHelpFlag()
+	found.InitDefaultVersionFlag()
+	return found.Help()
+}
+
 // ExitCode is the code with which the process should end for an error that a
-// command returned, 0 for nil. An error with an empty text needs no printing.
+// command returned, 0 for nil.
 func ExitCode(err error) int {
 	var (
 		usage    *usageError
@@ -125,7 +179,7 @@ func ExitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.As(err, &usage), miosa.CodeOf(err) == miosa.Invalid, strings.HasPrefix(err.Error(), "unknown command "):
+	case errors.As(err, &usage), miosa.CodeOf(err) == miosa.Invalid, client.Code(err) == "validation_failed", strings.HasPrefix(err.Error(), "unknown command "):
 		return exitUsage
 	case errors.As(err, &outcome), strings.HasPrefix(client.Code(err), "rollout_") && client.Code(err) != "rollout_in_progress":
 		return exitNotLive
@@ -166,7 +220,8 @@ func (a *app) run(low, high int, fn func(ctx context.Context, c *client.Client, 
 		}
 		c, err := a.client()
 		if err != nil {
-			return err
+			// What is wrong with the command line comes first, as if there were one.
+			c = client.Broken(err)
 		}
 		return a.words(fn(cmd.Context(), c, args))
 	}
@@ -279,7 +334,7 @@ func (a *app) steers(w io.Writer) bool { return a.cfg.Terminal(w) && a.cfg.Geten
 
 // isTerminal asks the system.
 func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+	f, ok := file(w)
 	if !ok {
 		return false
 	}

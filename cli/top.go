@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -126,6 +125,9 @@ func (a *app) followTop(ctx context.Context, c *client.Client, subject, name str
 		}
 		// Line by line, so that nothing flickers.
 		a.printf("\x1b[H%s\x1b[J", strings.ReplaceAll(text, "\n", "\x1b[K\r\n"))
+		if err := a.written(); err != nil {
+			return err
+		}
 		select {
 		case <-ctx.Done():
 			return nil // who looks has seen enough
@@ -150,7 +152,7 @@ func (a *app) followTop(ctx context.Context, c *client.Client, subject, name str
 
 // screen is the terminal's size; 0, 0 if it is not known.
 func (a *app) screen() (wide, high int) {
-	f, ok := a.cfg.Stdout.(*os.File)
+	f, ok := file(a.cfg.Stdout)
 	if !ok {
 		return 0, 0
 	}

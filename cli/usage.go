@@ -34,8 +34,8 @@ is given.`,
 		Example: "  miosa usage\n  miosa usage --month 2026-11 --by workspace\n  miosa usage --month 2026-11 --csv > november.csv\n  miosa usage --since 24h --by hour",
 	}
 	cmd.Flags().StringVar(&month, "month", "", "that `MONTH`, like 2026-11")
-	cmd.Flags().StringVar(&since, "since", "", "from then on: a time, or how long ago (90m, 24h, 7d)")
-	cmd.Flags().StringVar(&until, "until", "", "before then")
+	cmd.Flags().StringVar(&since, "since", "", "from `TIME` on: "+resource.MomentForms)
+	cmd.Flags().StringVar(&until, "until", "", "before that `TIME`, in the same forms")
 	cmd.Flags().StringVar(&by, "by", by, strings.Join(names, ", "))
 	cmd.Flags().BoolVar(&table, "csv", false, "print CSV")
 	cmd.RunE = a.run(0, 0, func(ctx context.Context, c *client.Client, _ []string) error {
@@ -45,6 +45,9 @@ is given.`,
 		}
 		if table && a.json {
 			return usagef("--csv and --json do not go together")
+		}
+		if err := a.moments(since, until); err != nil {
+			return err
 		}
 		period := []client.Option{client.Query("month", month), client.Query("since", since), client.Query("until", until)}
 		if table {
@@ -79,6 +82,13 @@ func (a *app) usage(sum resource.UsageSummary, groups []resource.UsageGroup, by,
 	}
 	rows = append(rows, append([]string{"total"}, usageCells(sum.UsageAmount)...))
 	a.table([]string{heading, "VCPU-HOURS", "MEMORY GB-HOURS", "SENT", "RECEIVED", "LOGS", "STORAGE GB-HOURS"}, rows)
+	switch kept := sum.LogsKept; {
+	case kept == nil:
+	case kept.MaxBytes == nil:
+		a.printf("Logs kept: %s\n", decimalSize(kept.Bytes))
+	default:
+		a.printf("Logs kept: %s of the plan's %s\n", decimalSize(kept.Bytes), decimalSize(*kept.MaxBytes))
+	}
 }
 
 // usageGroup is a group's name.

@@ -31,15 +31,18 @@ func TestUsage(t *testing.T) {
 DEPLOYMENT  ` + head + `blog        2.00        0.2500           12.35 GB  999 B     1.50 kB  <0.0001
 shop        1.00        0.2500           12.35 GB  999 B     1.50 kB  <0.0001
 total       3.00        0.5000           24.69 GB  2.00 kB   3.00 kB  <0.0001
+Logs kept: 0 B of the plan's 50.00 GB
 `,
 		"--month 2026-03 --by day": `2026-03-01 00:00 to 2026-04-01 00:00 UTC
 DAY         ` + head + `2026-03-01  1.00        0.2500           12.35 GB  999 B     1.50 kB  <0.0001
 2026-03-02  2.00        0.2500           12.35 GB  999 B     1.50 kB  <0.0001
 total       3.00        0.5000           24.69 GB  2.00 kB   3.00 kB  <0.0001
+Logs kept: 0 B of the plan's 50.00 GB
 `,
 		"--since 2026-03-02T07:00:00Z --until 2026-03-02T08:00:00Z --by workspace": `2026-03-02 07:00 to 2026-03-02 08:00 UTC
 WORKSPACE     ` + head + `=space` + "\ufffd" + ` blog  2.00        0.2500           12.35 GB  999 B     1.50 kB  <0.0001
 total         2.00        0.2500           12.35 GB  999 B     1.50 kB  <0.0001
+Logs kept: 0 B of the plan's 50.00 GB
 `,
 	} {
 		if got := s.prints(append([]string{"usage"}, strings.Fields(args)...)...); got != want {

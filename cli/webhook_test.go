@@ -28,7 +28,7 @@ func TestWebhooks(t *testing.T) {
 		t.Errorf("%s", out)
 	}
 	s.says(2, "webhooks", "add")
-	if out := s.says(1, "webhooks", "add", "http://example.com"); !strings.Contains(out, "https://") {
+	if out := s.says(2, "webhooks", "add", "http://example.com"); !strings.Contains(out, "https://") {
 		t.Errorf("%s", out)
 	}
 	s.says(3, "webhooks", "add", "https://example.com", "--deployment", "nowhere")

@@ -52,6 +52,7 @@ type Client struct {
 	agent    string
 	attempts int
 	silence  time.Duration
+	broken   error // of every call
 }
 
 // New checks the configuration; it connects to nothing.
@@ -85,6 +86,10 @@ func New(cfg Config) (*Client, error) {
 	}
 	return c, nil
 }
+
+// Broken is a client all of whose calls return err: for one that could not be
+// made, where that is to be said no sooner than it is needed.
+func Broken(err error) *Client { return &Client{broken: err} }
 
 // Error is an answer of the API that is not a success.
 type Error struct {
@@ -159,6 +164,9 @@ func Query(name, value string) Option {
 }
 
 func (c *Client) request(method, path string, body any, options []Option) (*request, error) {
+	if c.broken != nil {
+		return nil, c.broken
+	}
 	r := &request{method: method, path: path, query: url.Values{}, header: http.Header{}}
 	if body != nil {
 		if err := onlyText(body); err != nil {
@@ -262,6 +270,9 @@ func (c *Client) renewed(refused string) bool {
 // was open may find its key refused for a moment: until a platform that was
 // started again has said which one is next.
 func (c *Client) resumes(err error, wasOpen bool) bool {
+	if c.broken != nil {
+		return false
+	}
 	if NotAPI(err) {
 		return wasOpen // something may stand in its place while it starts again
 	}

@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"net"
@@ -164,25 +163,8 @@ func TestProxyProtocolThatIsLate(t *testing.T) {
 
 // An end of one direction passes through it, as anywhere else.
 func TestProxyProtocolBeforeATunnel(t *testing.T) {
-	g, _ := newRig(t, Config{ProxyProtocol: true, TrustedProxies: loopback})
-	g.route(map[string]routing.Pool{"app.test": poolOf(at("ri_a", rawApp(t, func(c net.Conn, br *bufio.Reader) {
-		if _, err := readHead(br); err != nil {
-			return
-		}
-		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: odd/1\r\n\r\nfirst ")
-		_, _ = io.Copy(c, br)
-		_, _ = io.WriteString(c, " last")
-	})))})
-	c := g.dial()
-	_, _ = io.WriteString(c, "PROXY UNKNOWN\r\nGET / HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: odd/1\r\n\r\nearly")
-	br := bufio.NewReader(c)
-	if _, err := readHead(br); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	if got, _ := io.ReadAll(br); string(got) != "first early last" {
+	g := oneRaw(t, Config{ProxyProtocol: true, TrustedProxies: loopback}, oddApp)
+	if got := g.tunnelled("PROXY UNKNOWN\r\n" + oddRequest + "early"); got != "first early last" {
 		t.Errorf("%q", got)
 	}
 }

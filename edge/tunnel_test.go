@@ -206,25 +206,38 @@ func TestAppThatVanishesIsARestart(t *testing.T) {
 	}
 }
 
-func TestOtherProtocolsPassAsBytes(t *testing.T) {
-	g := oneRaw(t, Config{}, func(c net.Conn, br *bufio.Reader) {
-		if _, err := readHead(br); err != nil {
-			return
-		}
-		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: odd/1\r\n\r\nfirst ")
-		_, _ = io.Copy(c, br)
-		_, _ = io.WriteString(c, " last")
-	})
+// oddApp upgrades to a protocol of its own: an echo between two words.
+func oddApp(c net.Conn, br *bufio.Reader) {
+	if _, err := readHead(br); err != nil {
+		return
+	}
+	_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: odd/1\r\n\r\nfirst ")
+	_, _ = io.Copy(c, br)
+	_, _ = io.WriteString(c, " last")
+}
+
+const oddRequest = "GET / HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: odd/1\r\n\r\n"
+
+// tunnelled sends all, ends its direction and returns what comes behind the
+// answer's head.
+func (g *rig) tunnelled(all string) string {
+	g.t.Helper()
 	c := g.dial()
-	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: odd/1\r\n\r\nearly \xff\x88\x01")
+	_, _ = io.WriteString(c, all)
 	br := bufio.NewReader(c)
 	if _, err := readHead(br); err != nil {
-		t.Fatal(err)
+		g.t.Fatal(err)
 	}
 	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
-		t.Fatal(err)
+		g.t.Fatal(err)
 	}
-	if got, _ := io.ReadAll(br); string(got) != "first early \xff\x88\x01 last" {
+	got, _ := io.ReadAll(br)
+	return string(got)
+}
+
+func TestOtherProtocolsPassAsBytes(t *testing.T) {
+	g := oneRaw(t, Config{}, oddApp)
+	if got := g.tunnelled(oddRequest + "early \xff\x88\x01"); got != "first early \xff\x88\x01 last" {
 		t.Errorf("%q", got)
 	}
 }

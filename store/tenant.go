@@ -74,6 +74,7 @@ type planRecord struct {
 	MaxAPIKeys      int       `json:"max_api_keys,omitempty"`
 	MaxReleases     int       `json:"max_releases,omitempty"`
 	MaxStorageMB    int       `json:"max_storage_mb,omitempty"`
+	MaxLogStorageMB int       `json:"max_log_storage_mb,omitempty"`
 	CreatedAt       time.Time `json:"created_at,omitzero"`
 	UpdatedAt       time.Time `json:"updated_at,omitzero"`
 }
@@ -98,6 +99,7 @@ func planToRecord(v miosa.Plan) planRecord {
 		MaxAPIKeys:      v.MaxAPIKeys,
 		MaxReleases:     v.MaxReleases,
 		MaxStorageMB:    v.MaxStorageMB,
+		MaxLogStorageMB: v.MaxLogStorageMB,
 		CreatedAt:       utc(v.CreatedAt),
 		UpdatedAt:       utc(v.UpdatedAt),
 	}
@@ -123,6 +125,7 @@ func (r planRecord) noun() miosa.Plan {
 		MaxAPIKeys:      r.MaxAPIKeys,
 		MaxReleases:     r.MaxReleases,
 		MaxStorageMB:    r.MaxStorageMB,
+		MaxLogStorageMB: r.MaxLogStorageMB,
 		CreatedAt:       r.CreatedAt,
 		UpdatedAt:       r.UpdatedAt,
 	}

@@ -44,6 +44,7 @@ type Instance struct {
 	guest    spot // the guest's last line held, also when only in debt
 	debt     debt
 	bucket   bucket
+	planMB   int   // of stored lines, when there was too much last
 	bytes    int64 // of all segments
 	recent   []Recent
 	buf      []byte
@@ -88,6 +89,7 @@ func (i *Instance) Append(now time.Time, boot int, batch *guest.Lines) error {
 func (i *Instance) append(now time.Time, boot int, batch *guest.Lines) error {
 	w := writing{i: i, now: now, began: i.guest, guest: i.guest, debt: i.debt, last: i.pos.last}
 	bucket := i.bucket
+	full := i.full()
 	first := spot{uint32(boot), batch.Lines[0].N}
 	if between := first.n - 1; i.guest.less(first) {
 		if i.guest.boot == first.boot {
@@ -103,7 +105,12 @@ func (i *Instance) append(now time.Time, boot int, batch *guest.Lines) error {
 		}
 		w.pay()
 		w.guest = spot{first.boot, first.n - 1}
-		if gap > 0 {
+		switch {
+		case gap > 0 && i.pos.done == nobodyKnows:
+			// Where it is not known what the store has, that may be those.
+			r := (&hole{doubtful: true, unknown: true, from: w.guest, time: w.last}).record()
+			w.recs = append(w.recs, r)
+		case gap > 0:
 			w.marker(w.last, gap, "… "+lines(gap)+" lost here: the instance's log buffer was full …")
 		}
 	}
@@ -117,7 +124,11 @@ func (i *Instance) append(now time.Time, boot int, batch *guest.Lines) error {
 			stream = logs.System
 		}
 		if stream != logs.System {
-			if over, ok := i.bucket.admit(now, len(l.Text)); !ok {
+			over, ok := flags(1<<overPlan), false
+			if !full {
+				over, ok = i.bucket.admit(now, len(l.Text))
+			}
+			if !ok {
 				if w.debt.none() {
 					w.debt.since = now.UnixMicro()
 				}
@@ -135,6 +146,18 @@ func (i *Instance) append(now time.Time, boot int, batch *guest.Lines) error {
 		return err
 	}
 	return nil
+}
+
+// full reports whether nothing more of the app is to be stored; i.mu is held.
+func (i *Instance) full() bool {
+	if i.s.cfg.Full == nil {
+		return false
+	}
+	most, full := i.s.cfg.Full(i.origin.TenantID)
+	if full {
+		i.planMB = most
+	}
+	return full
 }
 
 // Limit changes how much the app may log, from now on. What was dropped so far
@@ -277,7 +300,7 @@ func (w *writing) marker(micros int64, lost uint64, text string) {
 // pay writes the marker of what was dropped: one, as a torn write may keep the
 // first of two and with it the word that all is paid.
 func (w *writing) pay() {
-	d, over := w.debt, w.i.bucket.limit.words(w.debt.over)
+	d, over := w.debt, w.i.bucket.limit.words(w.debt.over, w.i.planMB)
 	switch {
 	case d.none():
 		return
@@ -414,6 +437,19 @@ func (i *Instance) seal() error {
 	return err
 }
 
+// extent is what is on the disk for sure.
+func (i *Instance) extent() extent {
+	n := len(i.segments)
+	if n == 0 {
+		return i.pos.safe
+	}
+	last := i.segments[n-1]
+	if i.active == nil {
+		return extent{last.number, last.size}
+	}
+	return extent{last.number, i.safe}
+}
+
 // flush brings the active segment to the disk. Where that fails, nothing written
 // since the last time is believed: a second try would succeed without it.
 func (i *Instance) flush() error {
@@ -476,7 +512,7 @@ func (i *Instance) sync() error {
 		i.safe = i.segments[len(i.segments)-1].size
 	}
 	p := i.pos
-	p.guest, p.owed = i.guest, i.debt
+	p.guest, p.owed, p.safe = i.guest, i.debt, i.extent()
 	if !i.gone {
 		// What is dropped stands nowhere else; the rest tells a later opening how
 		// much there was.

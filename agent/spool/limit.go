@@ -62,6 +62,7 @@ const (
 	overBytes // in a second
 	overDay   // bytes in a day
 	overs
+	overPlan = overs // bytes that are stored of the tenant: no pool
 )
 
 // bucket holds what may pass. Once a pool of it is dry, nothing passes until a
@@ -132,8 +133,9 @@ func (b *bucket) admit(now time.Time, bytes int) (over flags, ok bool) {
 // flags are the limits that lines were over, a bit each.
 type flags uint8
 
-// words say what a limit is that was exceeded.
-func (l Limit) words(over flags) string {
+// words say what a limit is that was exceeded; planMB is what the tenant's plan
+// allows.
+func (l Limit) words(over flags, planMB int) string {
 	p := l.pools()
 	var second []string
 	if over&(1<<overLines) != 0 {
@@ -148,6 +150,9 @@ func (l Limit) words(over flags) string {
 	}
 	if over&(1<<overDay) != 0 {
 		all = append(all, grouped(uint64(p[overDay].most)/1e6)+" MB a day")
+	}
+	if over&(1<<overPlan) != 0 {
+		all = append(all, "the "+grouped(uint64(max(planMB, 0)))+" MB of logs that the plan keeps")
 	}
 	if len(all) == 0 {
 		return "more than may be logged" // said by an earlier process of ours

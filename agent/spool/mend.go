@@ -87,7 +87,7 @@ func (i *Instance) holes(found []*foundSegment, known, cut, doubtful bool) []hol
 			h.number, h.whole = f.number, true
 			h.covers = min(next, f.number)
 		}
-		broken = broken || f.torn && (k < len(found)-1 || shipped && f.count < i.pos.next.index)
+		broken = broken || f.torn && (k < len(found)-1 || shipped && f.count < i.pos.next.index || f.short(i.pos.safe) || cut && f.changed)
 		if next = f.number + 1; !h.whole {
 			h.covers = next
 		}
@@ -105,6 +105,7 @@ func (i *Instance) holes(found []*foundSegment, known, cut, doubtful bool) []hol
 		h.unknown = true
 		out = append(out, h)
 	case broken:
+		h.unknown = true // it may have held the word of lines that were lost before
 		out = append(out, h)
 	case torn && cut:
 		h.unknown, h.cut = true, true
@@ -120,6 +121,11 @@ func (i *Instance) holes(found []*foundSegment, known, cut, doubtful bool) []hol
 		}
 	}
 	return out
+}
+
+// short: less of it can be read than was on the disk for sure.
+func (f *foundSegment) short(safe extent) bool {
+	return f.number < safe.segment || f.number == safe.segment && f.size < safe.size
 }
 
 // jump reports whether lines are missing between what is before and the

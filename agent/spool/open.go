@@ -82,9 +82,9 @@ func (i *Instance) load(now time.Time, known, bad bool) error {
 		i.pos.done = nobodyKnows
 	}
 	holes := i.holes(found, known, cut, doubtful)
-	// What a torn end was numbered is not known either when the newest word on it
-	// is gone: those numbers may be the store's already.
-	damaged := doubtful || bad && len(holes) > 0 || slices.ContainsFunc(holes, func(h hole) bool { return !h.cut })
+	// What was numbered last is not known either when the newest word on it is
+	// gone: those numbers may be the store's already.
+	damaged := doubtful || bad || slices.ContainsFunc(holes, func(h hole) bool { return !h.cut })
 	sound := i.resume(found)
 	if len(holes) > 0 && holes[0].whole && holes[0].number < i.pos.next.segment {
 		i.pos.next = cursor{segment: holes[0].number, offset: segmentHead}
@@ -120,7 +120,7 @@ func (i *Instance) load(now time.Time, known, bad bool) error {
 			}
 		}
 	}
-	i.pos.guest, i.pos.owed, i.synced = i.guest, i.debt, true
+	i.pos.guest, i.pos.owed, i.pos.safe, i.synced = i.guest, i.debt, i.extent(), true
 	return errors.Join(i.pos.write(i.place, true), syncDir(i.dir))
 }
 
@@ -137,8 +137,9 @@ func (i *Instance) nextEpoch(now time.Time) uint64 {
 // foundSegment is a segment as it was read.
 type foundSegment struct {
 	segment
-	torn   bool
-	offset int64 // behind what is shipped of it
+	torn    bool
+	changed bool  // torn, and not only cut short
+	offset  int64 // behind what is shipped of it
 }
 
 // found reads the segments. Those that are shipped, and those that others stand
@@ -170,6 +171,11 @@ func (i *Instance) found(known bool) ([]*foundSegment, error) {
 			return nil, err
 		}
 		f.torn = err != nil
+		if f.torn {
+			if f.changed, err = changed(i.dir, number, f.size); err != nil {
+				return nil, err
+			}
+		}
 		for n := len(found); n > 0 && found[n-1].number >= f.covers; n-- {
 			// It stands for those, too; a crash left them.
 			if err := i.unlink(found[n-1].number); err != nil {

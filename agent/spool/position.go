@@ -44,6 +44,16 @@ type position struct {
 	owed   debt   // at guest
 	done   spot   // the guest's last line up to seq
 	uptime uint64 // of which running of the machine this is
+	// safe: so much was on the disk, of that segment and of all before it. What
+	// cannot be read of it is damaged, and not cut short by our end. Zero: an
+	// older version of ours wrote it.
+	safe extent
+}
+
+// extent is the first bytes of a segment.
+type extent struct {
+	segment uint64
+	size    int64
 }
 
 // nobodyKnows is a position's done when an older one is all there is.
@@ -52,6 +62,7 @@ var nobodyKnows = spot{boot: math.MaxUint32}
 const (
 	slotSize  = 512
 	slotBody  = 124
+	slotMore  = slotBody + 4 + 16 // with what came later, which has a checksum of its own
 	slotMagic = 0x4d53504f53303031
 )
 
@@ -65,6 +76,9 @@ func (p *position) encode() []byte {
 	}
 	b = binary.LittleEndian.AppendUint32(b, p.guest.boot)
 	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	b = binary.LittleEndian.AppendUint64(b, p.safe.segment)
+	b = binary.LittleEndian.AppendUint64(b, uint64(p.safe.size))
+	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 	return b[:slotSize]
 }
 
@@ -72,12 +86,19 @@ func decodePosition(b []byte) (p position, ok bool) {
 	if len(b) < slotBody+4 || crc32.Checksum(b[:slotBody], castagnoli) != binary.LittleEndian.Uint32(b[slotBody:]) {
 		return p, false
 	}
+	var safe extent
+	if len(b) >= slotMore+4 && !blank(b[slotBody+4:slotMore+4]) {
+		if crc32.Checksum(b[:slotMore], castagnoli) != binary.LittleEndian.Uint32(b[slotMore:]) {
+			return p, false
+		}
+		safe = extent{binary.LittleEndian.Uint64(b[slotBody+4:]), int64(binary.LittleEndian.Uint64(b[slotBody+12:]))}
+	}
 	v := func(i int) uint64 { return binary.LittleEndian.Uint64(b[8*i:]) }
 	return position{
 		turn: v(1), epoch: v(2), seq: v(3), next: cursor{segment: v(4), index: int(v(5))}, sent: v(6), last: int64(v(7)),
 		guest:  spot{binary.LittleEndian.Uint32(b[slotBody-4:]), v(8)},
 		owed:   debt{limited: v(9), unstored: v(10), since: int64(v(11))},
-		uptime: v(12), done: spot{uint32(v(13)), v(14)},
+		uptime: v(12), done: spot{uint32(v(13)), v(14)}, safe: safe,
 	}, v(0) == slotMagic
 }
 

@@ -2,6 +2,7 @@ package spool
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -211,6 +212,35 @@ func scan(dir string, number uint64, each func(r *record, end int64)) (segment, 
 		err = errTorn
 	}
 	return s, err
+}
+
+// changed reports whether what a torn segment holds behind its first size bytes
+// was changed after it was written: a sound record stands behind what cannot be
+// read, or the head has all its bytes. A power cut leaves nothing, zeros or
+// anything else there, but no record behind: they are written in their order.
+func changed(dir string, number uint64, size int64) (bool, error) {
+	f, err := os.Open(filepath.Join(dir, segmentName(number)))
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.NewSectionReader(f, size, 2*maxSegment))
+	if errors.Is(err, unix.EIO) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if b = bytes.TrimRight(b, "\x00"); size == 0 {
+		return len(b) >= segmentHead, nil
+	}
+	for at := 1; at < len(b); at++ {
+		var r record
+		if r.parse(b[at:]) == nil {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func (s *segment) scan(in *bufio.Reader, each func(r *record, end int64)) error {

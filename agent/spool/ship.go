@@ -40,6 +40,7 @@ type shipment struct {
 	batch logs.Batch
 	end   cursor
 	guest spot // the guest's last line in it
+	app   bool // it has a line of the app
 }
 
 // Run ships until ctx ends.
@@ -183,7 +184,7 @@ func (i *Instance) take(count, bytes int) (shipment, int, error) {
 			sh.batch.Lines = append(sh.batch.Lines, r.line())
 			used += cost
 			sh.end.index++
-			sh.guest = r.guest
+			sh.guest, sh.app = r.guest, sh.app || r.stream != 0
 			sh.end.offset += r.size()
 			return true
 		})
@@ -333,7 +334,9 @@ func (i *Instance) shipped(sh shipment) {
 		return
 	}
 	i.pos.seq += uint64(len(sh.batch.Lines))
-	i.pos.next, i.pos.done = sh.end, sh.guest
+	if i.pos.next = sh.end; sh.app || i.pos.done != nobodyKnows {
+		i.pos.done = sh.guest
+	}
 	if n := len(i.segments); i.active != nil && i.segments[n-1].number == sh.end.segment && sh.end.index == i.segments[n-1].count &&
 		i.segments[n-1].size >= i.s.segmentBytes/deleteBehind && i.synced {
 		if err := i.seal(); err != nil {

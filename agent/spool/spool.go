@@ -50,7 +50,12 @@ type Config struct {
 	// FreeBytes is what other users of the disk are left, 0: 512 MB, negative:
 	// nothing. Beneath it the spool makes do with a 64th of TotalBytes.
 	FreeBytes int64
-	Log       *slog.Logger
+	// Full is whether a tenant has as many bytes of lines stored as its plan
+	// allows, and how many MB that is: its apps' lines are dropped meanwhile. It
+	// is asked once for each batch of lines, and must not wait for anything. nil:
+	// never.
+	Full func(tenantID string) (mostMB int, full bool)
+	Log  *slog.Logger
 }
 
 const (

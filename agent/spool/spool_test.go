@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -739,5 +740,57 @@ func TestLinesAreDatedByTheHost(t *testing.T) {
 			}
 			last = l.Time
 		}
+	})
+}
+
+// Once a tenant has stored what its plan allows, its apps' lines are dropped and
+// counted, the platform's own are not; when there is room again, lines go on.
+func TestWhatThePlanDoesNotKeepIsDropped(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		store := newShelf(t.Fatalf)
+		full := map[string]bool{}
+		ship := func(_ context.Context, batches []logs.Batch) error { store.take(batches); return nil }
+		s := newSpool(t, dir, ship, func(c *Config) {
+			c.Full = func(tenant string) (int, bool) { return 50_000, full[tenant] }
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		go s.Run(ctx)
+		i, err := s.Instance(time.Now(), origin("ri_a"), Limit{Rate: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		write := func(from, to int) {
+			if err := i.Append(time.Now(), 1, numbered(from, to, time.Now())); err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(2 * time.Second)
+		}
+		full["another"] = true
+		write(1, 100)
+		full[origin("ri_a").TenantID] = true
+		write(101, 1_334)
+		if err := i.System(time.Now(), "the platform's word"); err != nil {
+			t.Fatal(err)
+		}
+		write(1_335, 1_340)
+		clear(full)
+		write(1_341, 1_400)
+		store.whole("ri_a", 1_400)
+		var said []string
+		for _, l := range store.lines["ri_a"] {
+			if l.Stream == logs.System {
+				said = append(said, string(l.Text))
+			}
+		}
+		want := []string{
+			"… 1,234 lines were dropped here: more than the 50,000 MB of logs that the plan keeps …", "the platform's word",
+			"… 6 lines were dropped here: more than the 50,000 MB of logs that the plan keeps …",
+		}
+		if !slices.Equal(said, want) {
+			t.Errorf("%q", said)
+		}
+		cancel()
+		synctest.Wait()
 	})
 }

@@ -67,6 +67,18 @@ func (l *Logs) Purge(ctx context.Context, tenantID, deploymentID string) error {
 	return ctx.Err()
 }
 
+// Usage is what a tenant logged.
+func (l *Logs) Usage(ctx context.Context, tenantID string, since, until time.Time) (u logs.Usage, err error) {
+	for _, a := range l.since(0) {
+		for _, line := range a.Batch.Lines {
+			if hour := line.Time.Truncate(time.Hour); a.Batch.Origin.TenantID == tenantID && !hour.Before(since.Truncate(time.Hour)) && hour.Before(until) {
+				u.Lines, u.Bytes = u.Lines+1, u.Bytes+uint64(len(line.Text))
+			}
+		}
+	}
+	return u, ctx.Err()
+}
+
 func (l *Logs) since(after logs.Mark) []logs.Arrival {
 	l.mu.Lock()
 	defer l.mu.Unlock()

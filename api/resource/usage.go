@@ -23,7 +23,14 @@ type UsageSummary struct {
 	PeriodStart time.Time `json:"period_start"`
 	PeriodEnd   time.Time `json:"period_end"`
 	StorageGB   float64   `json:"storage_gb" doc:"Of releases held at the period's end."`
+	LogsKept    *LogsKept `json:"logs_kept" doc:"Whatever the period. null: logs are not kept here, or the key sees one workspace only."`
 	UsageAmount
+}
+
+// LogsKept is how much of its plan's max_log_storage_mb a tenant uses.
+type LogsKept struct {
+	Bytes    int64  `json:"bytes" doc:"Of the text of the lines of the last log_days, by whole hours, before compression; purged ones too, and the platform's own."`
+	MaxBytes *int64 `json:"max_bytes" doc:"What is over it is dropped. null: any number."`
 }
 
 // UsageSummaryAnswer shows the summary twice: some clients read it at the top.

@@ -541,6 +541,23 @@ func TestPlatformRestarts(t *testing.T) {
 	})
 }
 
+// An app that is deleted the moment it is live is on the bill: its host may
+// report after its records are gone.
+func TestDeletedAtOnceIsBilled(t *testing.T) {
+	j := begin(t)
+	dep, _ := j.deploy("brief", nil)
+	if err := j.Call(j.ctx, http.MethodDelete, "/deployments/"+dep, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	j.until("it is on the bill", func() bool {
+		resp, err := j.Do(j.ctx, http.MethodGet, "/usage?deployment_id="+dep, nil)
+		var rows []struct {
+			Hours float64 `json:"compute_hours"`
+		}
+		return err == nil && resp.Data(&rows) == nil && len(rows) == 1 && rows[0].Hours > 0
+	})
+}
+
 // An app that sends more than its answers is told so where its author looks:
 // in its own log, by the router, through control and the host's agent.
 func TestAFaultOfTheAppIsInItsLog(t *testing.T) {

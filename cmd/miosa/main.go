@@ -5,10 +5,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
+
+	"github.com/spf13/cobra"
 
 	"github.com/miosa/miosa/cli"
 	"github.com/miosa/miosa/descriptors"
@@ -29,11 +30,12 @@ func run() int {
 	// SIGTERM is handled by `up` alone, where it means: leave the VMs running.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	root := cli.New(cli.Config{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Version: version})
+	return cli.Run(ctx, rootCommand(cli.Config{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Version: version}))
+}
+
+// rootCommand is the whole command line.
+func rootCommand(cfg cli.Config) *cobra.Command {
+	root := cli.New(cfg)
 	root.AddCommand(upCommand(), downCommand(), bundleCommand())
-	err := root.ExecuteContext(ctx)
-	if err != nil && err.Error() != "" && !errors.Is(err, context.Canceled) {
-		fmt.Fprintln(os.Stderr, "miosa: "+err.Error())
-	}
-	return cli.ExitCode(err)
+	return root
 }

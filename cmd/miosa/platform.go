@@ -367,7 +367,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 	if p.agent, err = agent.New(agent.Config{
 		Dir: c.path("agent"), BootsAtOnce: runtime.NumCPU(), Driver: p.driver, Network: p.network, Images: p.images,
 		Opener: hostKey, Link: p.control.Link(), Log: p.log,
-		Logs: p.ledger.Shipper(p.plane), LogSpool: spool.Config{InstanceBytes: int64(p.cfg.logSpoolMB) << 20}, LogLimit: spool.Limit{Rate: p.cfg.logRate},
+		Logs: p.ledger.Shipper(p.plane), LogSpool: spool.Config{InstanceBytes: int64(p.cfg.logSpoolMB) << 20, Full: p.plane.Full}, LogLimit: spool.Limit{Rate: p.cfg.logRate},
 		Figures: p.history, Usage: p.ledger, Addresses: outbound.Addresses,
 		Host: miosa.Host{
 			ID: c.hostID, Name: name, Region: p.cfg.region, Zone: p.cfg.zone, Driver: p.driver.Name(),

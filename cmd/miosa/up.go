@@ -103,6 +103,9 @@ func (f upFlags) config() (platformConfig, error) {
 	default:
 		return cfg, miosa.Errorf(miosa.Invalid, "--driver %q is none of auto, qemu, sim", f.driver)
 	}
+	if f.accel != "auto" && f.accel != "kvm" && f.accel != "tcg" {
+		return cfg, miosa.Errorf(miosa.Invalid, "--accel %q is none of auto, kvm, tcg", f.accel)
+	}
 	if cfg.domain == "" {
 		return cfg, miosa.Errorf(miosa.Invalid, "--managed-domain must name a domain, e.g. apps.example")
 	}

@@ -28,7 +28,7 @@ func TestAllowTarget(t *testing.T) {
 // A negative size would leave no room for a single line.
 func TestLogSpoolIsNoDebt(t *testing.T) {
 	for mb, want := range map[int]miosa.Code{-1: miosa.Invalid, 0: "", 1: ""} {
-		f := upFlags{driver: "sim", domain: "localhost", overcommit: 1, logSpoolMB: mb}
+		f := upFlags{driver: "sim", accel: "auto", domain: "localhost", overcommit: 1, logSpoolMB: mb}
 		if _, err := f.config(); miosa.CodeOf(err) != want {
 			t.Errorf("%d MB: %v", mb, err)
 		}
@@ -37,7 +37,7 @@ func TestLogSpoolIsNoDebt(t *testing.T) {
 
 // Proxies are named as ranges, and nobody is taken at their word by oversight.
 func TestTrustedProxies(t *testing.T) {
-	base := upFlags{driver: "sim", domain: "localhost", overcommit: 1}
+	base := upFlags{driver: "sim", accel: "auto", domain: "localhost", overcommit: 1}
 	f := base
 	f.trustedProxies, f.proxyProtocol = []string{"10.0.0.2", "fd00::/8"}, true
 	if cfg, err := f.config(); err != nil || len(cfg.trustedProxies) != 2 || cfg.trustedProxies[0].String() != "10.0.0.2/32" || !cfg.proxyProtocol {
@@ -48,7 +48,7 @@ func TestTrustedProxies(t *testing.T) {
 		"a name":                   {trustedProxies: []string{"balancer"}},
 		"bits behind the length":   {trustedProxies: []string{"10.0.0.1/8"}},
 	} {
-		f.driver, f.domain, f.overcommit = base.driver, base.domain, base.overcommit
+		f.driver, f.accel, f.domain, f.overcommit = base.driver, base.accel, base.domain, base.overcommit
 		if _, err := f.config(); miosa.CodeOf(err) != miosa.Invalid || !strings.Contains(err.Error(), "--trusted-proxy") {
 			t.Errorf("%s: %v", name, err)
 		}

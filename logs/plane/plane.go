@@ -46,7 +46,8 @@ type Plane struct {
 
 	mu        sync.Mutex // guards all below
 	instances map[string]owner
-	arrived   chan struct{} // closed and replaced with every arrival
+	rooms     map[string]room // by tenant
+	arrived   chan struct{}   // closed and replaced with every arrival
 
 	counters *counters
 }
@@ -58,9 +59,16 @@ type owner struct {
 	until  time.Time
 }
 
+// room is how much of what its plan allows a tenant has stored.
+type room struct {
+	mostMB int // negative: any number
+	bytes  uint64
+	until  time.Time // looked at anew from then on
+}
+
 // New starts nothing.
 func New(kept logs.Store, records store.Store, log *slog.Logger) *Plane {
-	return &Plane{logs: kept, records: records, log: log, now: time.Now, instances: map[string]owner{}, arrived: make(chan struct{}), counters: newCounters()}
+	return &Plane{logs: kept, records: records, log: log, now: time.Now, instances: map[string]owner{}, rooms: map[string]room{}, arrived: make(chan struct{}), counters: newCounters()}
 }
 
 // Run enforces retention until ctx ends.
@@ -72,6 +80,7 @@ func (p *Plane) Run(ctx context.Context) error {
 		if err := p.logs.Expire(ctx, clock.By(p.now(), p.log).UTC()); err != nil && ctx.Err() == nil {
 			p.log.Error("expire logs", "err", err)
 		}
+		p.lookAround(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -93,6 +102,7 @@ func (p *Plane) Ship(ctx context.Context, hostID string, batches []logs.Batch) e
 	if len(arrivals) > 0 {
 		p.mu.Lock()
 		defer p.mu.Unlock()
+		p.fill(arrivals)
 		close(p.arrived)
 		p.arrived = make(chan struct{})
 	}
@@ -177,25 +187,104 @@ func (p *Plane) lookUp(ctx context.Context, claimed logs.Origin) (o owner, err e
 		TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, InstanceID: i.ID,
 		VersionID: i.VersionID, HostID: i.HostID, WorkspaceID: dep.WorkspaceID,
 	}
-	o.days, err = p.days(ctx, i.TenantID)
+	plan, err := p.plan(ctx, i.TenantID)
+	if err != nil {
+		return o, err
+	}
+	o.days = days(plan)
+	p.mu.Lock()
+	known := p.now().Before(p.rooms[i.TenantID].until)
+	p.mu.Unlock()
+	if !known {
+		err = p.measure(ctx, i.TenantID, plan)
+	}
 	return o, err
 }
 
-// days is how long a tenant's lines are kept. A plan that is gone keeps them
-// as the default one does.
-func (p *Plane) days(ctx context.Context, tenantID string) (int, error) {
+// days is how long lines are kept.
+func days(plan miosa.Plan) int { return cmp.Or(plan.LogDays, miosa.DefaultPlan().LogDays) }
+
+// plan is a tenant's. One that is gone keeps lines as the default one does.
+func (p *Plane) plan(ctx context.Context, tenantID string) (miosa.Plan, error) {
 	t, err := store.Get(ctx, p.records, store.Tenants, store.TenantKey(tenantID))
 	if err != nil {
-		return 0, fmt.Errorf("tenant %s: %w", tenantID, err)
+		return miosa.Plan{}, fmt.Errorf("tenant %s: %w", tenantID, err)
 	}
 	plan, err := store.Get(ctx, p.records, store.Plans, store.PlanKey(t.Plan))
 	if miosa.CodeOf(err) == miosa.NotFound {
 		plan, err = miosa.DefaultPlan(), nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("plan %s: %w", t.Plan, err)
+		return miosa.Plan{}, fmt.Errorf("plan %s: %w", t.Plan, err)
 	}
-	return cmp.Or(plan.LogDays, miosa.DefaultPlan().LogDays), nil
+	return plan, nil
+}
+
+// measure looks how much of a tenant's is stored: the lines of as many days as
+// its plan has, by whole hours, also those that were purged since.
+func (p *Plane) measure(ctx context.Context, tenantID string, plan miosa.Plan) error {
+	now := p.now()
+	used, err := p.logs.Usage(ctx, tenantID, now.AddDate(0, 0, -days(plan)).Truncate(time.Hour), now.Add(time.Hour))
+	if err != nil {
+		return fmt.Errorf("what tenant %s has stored: %w", tenantID, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.rooms) >= maxKnown {
+		clear(p.rooms)
+	}
+	p.rooms[tenantID] = room{mostMB: cmp.Or(plan.MaxLogStorageMB, miosa.DefaultPlan().MaxLogStorageMB), bytes: used.Bytes, until: now.Add(known)}
+	return nil
+}
+
+// lookAround measures again what is known of tenants: lines expire, and plans
+// change, while nothing is shipped.
+func (p *Plane) lookAround(ctx context.Context) {
+	p.mu.Lock()
+	var tenants []string
+	for id := range p.rooms {
+		tenants = append(tenants, id)
+	}
+	p.mu.Unlock()
+	for _, id := range tenants {
+		plan, err := p.plan(ctx, id)
+		if err == nil {
+			err = p.measure(ctx, id, plan)
+		}
+		switch {
+		case miosa.CodeOf(err) == miosa.NotFound:
+			p.mu.Lock()
+			delete(p.rooms, id)
+			p.mu.Unlock()
+		case err != nil && ctx.Err() == nil:
+			p.log.Error("measure what is stored of a tenant's logs", "tenant", id, "err", err)
+		}
+	}
+}
+
+// fill adds what arrived since a tenant was measured; p.mu is held.
+func (p *Plane) fill(arrivals []logs.Arrival) {
+	for _, a := range arrivals {
+		r, ok := p.rooms[a.Batch.Origin.TenantID]
+		if !ok {
+			continue
+		}
+		for n := range a.Batch.Lines {
+			r.bytes += uint64(len(a.Batch.Lines[n].Text))
+		}
+		p.rooms[a.Batch.Origin.TenantID] = r
+	}
+}
+
+// Full reports whether a tenant has as many bytes of lines stored as its plan
+// allows, and how many MB that is. Hosts drop its apps' lines then. It asks
+// nobody: a change of the plan, and room that comes back, reach it within a
+// minute.
+func (p *Plane) Full(tenantID string) (mostMB int, full bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r, ok := p.rooms[tenantID]
+	return r.mostMB, ok && r.mostMB >= 0 && r.bytes >= uint64(r.mostMB)*1e6
 }
 
 // Read yields what the query names: see logs.Store.

@@ -294,3 +294,69 @@ func TestPurgedStaysPurged(t *testing.T) {
 		t.Errorf("another tenant's: %q", got)
 	}
 }
+
+// What a tenant has stored fills its plan's room, whoever of its instances wrote
+// it, until it expires or the plan has more; a plane that starts anew knows it.
+func TestWhatATenantStoresIsLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		plan := func(mostMB int) {
+			b.save(func(tx *store.Tx) error {
+				p, err := store.Load(tx, store.Plans, store.PlanKey("plan_a"))
+				if err != nil {
+					return err
+				}
+				p.MaxLogStorageMB = mostMB
+				return store.Save(tx, store.Plans, p)
+			})
+		}
+		plan(1)
+		first := uint64(1)
+		ship := func(to *plane.Plane, x string) {
+			t.Helper()
+			lines := batch(x, first, 10)
+			first += 10
+			for n := range lines.Lines {
+				lines.Lines[n].Time, lines.Lines[n].Text = time.Now().UTC(), make([]byte, 50_000)
+			}
+			if err := to.Ship(t.Context(), "host_"+x, []logs.Batch{lines}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := func(p *plane.Plane, tenant string, mostMB int, full bool) {
+			t.Helper()
+			if most, is := p.Full(tenant); most != mostMB || is != full {
+				t.Errorf("%s: %v of %d MB, not %v of %d", tenant, is, most, full, mostMB)
+			}
+		}
+		want(b.plane, "ten_a", 0, false)
+		ship(b.plane, "a")
+		want(b.plane, "ten_a", 1, false)
+		ship(b.plane, "a")
+		want(b.plane, "ten_a", 1, true)
+		// A plan of before has the default's.
+		ship(b.plane, "b")
+		want(b.plane, "ten_b", miosa.DefaultPlan().MaxLogStorageMB, false)
+		want(b.plane, "ten_c", 0, false)
+
+		again := plane.New(b.kept, b.records, slog.New(slog.DiscardHandler))
+		want(again, "ten_a", 0, false)
+		ship(again, "a")
+		want(again, "ten_a", 1, true)
+
+		ctx, cancel := context.WithCancel(t.Context())
+		go b.plane.Run(ctx)
+		plan(-1)
+		<-time.After(time.Minute + time.Second)
+		want(b.plane, "ten_a", -1, false)
+		plan(1)
+		<-time.After(time.Minute)
+		want(b.plane, "ten_a", 1, true)
+		<-time.After(3 * 24 * time.Hour) // the plan's log_days
+		want(b.plane, "ten_a", 1, true)
+		<-time.After(time.Hour) // counted by whole hours
+		want(b.plane, "ten_a", 1, false)
+		cancel()
+		synctest.Wait()
+	})
+}

@@ -428,19 +428,26 @@ func counter(file, name string) int {
 	return 0
 }
 
-// removeGroup: a group stays busy for a moment after its last process ended.
+// emptied bounds how long a group may stay busy after its last process was
+// ended: a process that ends is of its group until its memory is given back,
+// which on a busy host takes a while, and is seen in no list by then.
+const emptied = 30 * time.Second
+
 func removeGroup(dir string) error {
-	var err error
-	for wait := time.Millisecond; wait < 2*time.Second; wait *= 2 {
-		if err = unix.Rmdir(dir); !errors.Is(err, unix.EBUSY) {
-			break
+	until := time.Now().Add(emptied)
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		err := unix.Rmdir(dir)
+		switch {
+		case err == nil, errors.Is(err, fs.ErrNotExist):
+			return nil
+		case !errors.Is(err, unix.EBUSY):
+			return fmt.Errorf("remove cgroup %s: %w", dir, err)
+		case time.Now().After(until):
+			pids, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+			return fmt.Errorf("remove cgroup %s: %w (processes %q)", dir, err, strings.Fields(string(pids)))
 		}
 		time.Sleep(wait) //nolint:forbidigo // the kernel has no event for it
 	}
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return fmt.Errorf("remove cgroup %s: %w", dir, err)
 }
 
 func subdirs(dir string) []string {
