@@ -96,9 +96,43 @@ type wrongApp struct {
 	early atomic.Int64 // surpluses that could be read a while before another request was there
 	close atomic.Int64 // those where the router may have begun to write it: see certain
 	late  atomic.Int64 // the others
-	// The requests that came behind an early surplus, by ID.
-	behind sync.Map
-	after  atomic.Int64
+	after atomic.Int64 // requests that came behind an early surplus
+
+	// A client may have its answer before the app has counted what it sent or
+	// has read the request: busy is held while a surplus is not yet counted,
+	// and seen has each request that was read, by ID, and whether each time it
+	// came it was behind an early surplus.
+	busy sync.WaitGroup
+	mu   sync.Mutex
+	seen map[string]bool
+}
+
+func (a *wrongApp) saw(who string, behind bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before, again := a.seen[who]
+	a.seen[who] = behind && (before || !again)
+	if behind {
+		a.after.Add(1)
+	}
+}
+
+// wasBehind says whether a request came behind an early surplus and never
+// otherwise. It waits until the app has read it.
+func (a *wrongApp) wasBehind(t *testing.T, who string) bool {
+	for until := time.Now().Add(30 * time.Second); ; {
+		a.mu.Lock()
+		behind, seen := a.seen[who]
+		a.mu.Unlock()
+		if seen {
+			return behind
+		}
+		if time.Now().After(until) {
+			t.Errorf("%s got another's answer, and the app never saw its request", who)
+			return false
+		}
+		runtime.Gosched()
+	}
 }
 
 // certain is how long after a surplus no request has come, if the router had
@@ -118,10 +152,7 @@ func (a *wrongApp) serve(c net.Conn, br *bufio.Reader) {
 			return
 		}
 		_, _ = io.Copy(io.Discard, req.Body)
-		if spoilt {
-			a.after.Add(1)
-			a.behind.Store(req.Header.Get("X-Id"), true)
-		}
+		a.saw(req.Header.Get("X-Id"), spoilt)
 		if a.delay < 0 && n == 2 {
 			a.late.Add(1)
 			_, _ = io.WriteString(c, a.surplus)
@@ -136,43 +167,54 @@ func (a *wrongApp) serve(c net.Conn, br *bufio.Reader) {
 			}
 			continue
 		}
-		if !a.apart {
-			answer += a.surplus
-		}
-		if _, err := io.WriteString(c, answer); err != nil {
+		var ok bool
+		if spoilt, ok = a.spoil(c, br, raw, answer); !ok {
 			return
 		}
-		if a.apart {
-			if a.delay > 0 {
-				time.Sleep(a.delay) //nolint:forbidigo // the class of delay itself
-			}
-			if _, err := io.WriteString(c, a.surplus); err != nil {
-				return
-			}
-		}
-		// Over loopback what was written can be read by now. If no request is
-		// there yet, the surplus was there before the next is written.
-		waiting := func() (is bool) {
-			is = br.Buffered() > 0
-			_ = raw.Control(func(fd uintptr) {
-				var b [1]byte
-				n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-				is = is || err == nil && n > 0
-			})
-			return is
-		}
-		if waiting() {
-			a.late.Add(1)
-			continue
-		}
-		time.Sleep(certain) //nolint:forbidigo // a fact about the router's write, not a wait for it
-		if waiting() {
-			a.close.Add(1)
-			continue
-		}
-		a.early.Add(1)
-		spoilt = true
 	}
+}
+
+// spoil sends an answer and its surplus, and counts it: early says that it
+// could be read a while before another request was there, ok that it was sent.
+func (a *wrongApp) spoil(c net.Conn, br *bufio.Reader, raw syscall.RawConn, answer string) (early, ok bool) {
+	a.busy.Add(1)
+	defer a.busy.Done()
+	if !a.apart {
+		answer += a.surplus
+	}
+	if _, err := io.WriteString(c, answer); err != nil {
+		return false, false
+	}
+	if a.apart {
+		if a.delay > 0 {
+			time.Sleep(a.delay) //nolint:forbidigo // the class of delay itself
+		}
+		if _, err := io.WriteString(c, a.surplus); err != nil {
+			return false, false
+		}
+	}
+	// Over loopback what was written can be read by now. If no request is
+	// there yet, the surplus was there before the next is written.
+	waiting := func() (is bool) {
+		is = br.Buffered() > 0
+		_ = raw.Control(func(fd uintptr) {
+			var b [1]byte
+			n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+			is = is || err == nil && n > 0
+		})
+		return is
+	}
+	if waiting() {
+		a.late.Add(1)
+		return false, true
+	}
+	time.Sleep(certain) //nolint:forbidigo // a fact about the router's write, not a wait for it
+	if waiting() {
+		a.close.Add(1)
+		return false, true
+	}
+	a.early.Add(1)
+	return true, true
 }
 
 // TestWrongAnswers has apps send what nobody asked for, in many ways and after
@@ -200,10 +242,11 @@ func TestWrongAnswers(t *testing.T) {
 		var total sum
 		for kind, wrong := range wrongAnswers {
 			for _, service := range []time.Duration{0, 2 * time.Millisecond} {
-				a := &wrongApp{wrongAnswer: wrong, delay: class.delay, apart: class.apart, service: service}
+				a := &wrongApp{wrongAnswer: wrong, delay: class.delay, apart: class.apart, service: service, seen: map[string]bool{}}
 				id := fmt.Sprintf("ri_%d_%d_%d", number, kind, service)
 				g.route(map[string]routing.Pool{"app.test": poolOf(at(id, rawApp(t, a.serve))), "innocent.test": poolOf(innocent)})
 				mine, others := g.check(t, a, per, id)
+				a.busy.Wait()
 				all += int64(per) * 2
 				total.requests += int64(per)
 				total.early += a.early.Load()
@@ -214,7 +257,7 @@ func TestWrongAnswers(t *testing.T) {
 				total.after += a.after.Load()
 				where := fmt.Sprintf("%s, %s, the app takes %v", wrong.name, class.name, service)
 				for _, who := range mine.foreign {
-					if _, behind := a.behind.Load(who); behind {
+					if a.wasBehind(t, who) {
 						total.wrong++
 						t.Errorf("%s: %s got what could be read before its request was written", where, who)
 					}
