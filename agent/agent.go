@@ -101,7 +101,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Log.With("host", cfg.Host.ID), disks: disks{dir: cfg.Dir},
-		boots: make(chan struct{}, cfg.BootsAtOnce), probes: probeClient(),
+		boots: make(chan struct{}, cfg.BootsAtOnce), probes: probeClient(network.Dialer(cfg.Network)),
 		actors: map[string]*actor{}, ended: map[string]miosa.Observation{}, ready: make(chan struct{}), counters: newCounters(),
 	}
 	a.meter, _ = cfg.Network.(network.Meter)

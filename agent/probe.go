@@ -18,12 +18,13 @@ import (
 // probeBody bounds how much of an answer is read.
 const probeBody = 64 << 10
 
-// probeClient makes one connection a probe, follows nothing and asks no proxy.
-func probeClient() *http.Client {
+// probeClient makes one connection a probe, with dial, follows nothing and asks
+// no proxy.
+func probeClient(dial func(ctx context.Context, proto, addr string) (net.Conn, error)) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
 			DisableKeepAlives: true, DisableCompression: true,
-			DialContext:            (&net.Dialer{}).DialContext,
+			DialContext:            dial,
 			MaxResponseHeaderBytes: 64 << 10,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

@@ -523,6 +523,7 @@ func (b *boot) bootMessage() (*guest.Boot, error) {
 		if at, err = b.x.a.cfg.Network.Attach(b.ctx, b.x.id, b.in.Spec.Port, b.in.Spec.Resources.EgressMbps); err != nil {
 			return nil, fmt.Errorf("attach the network: %w", err)
 		}
+		b.address = at
 	}
 	entropy := make([]byte, 32)
 	if _, err := rand.Read(entropy); err != nil {
@@ -538,6 +539,7 @@ func (b *boot) bootMessage() (*guest.Boot, error) {
 		UnixNano: time.Now().UnixNano(), Port: b.in.Spec.Port, Entropy: entropy,
 		DiskBytes: int64(b.in.Spec.Resources.DiskMB) << 20,
 		Network:   &guest.Network{MAC: at.NIC.MAC, Address: at.NIC.Guest.String()},
+		Gate:      at.Gate,
 	}
 	if at.NIC.Gateway.IsValid() {
 		boot.Network.Gateway = at.NIC.Gateway.String()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -26,7 +27,8 @@ type backend struct {
 	failures atomic.Int32 // failed dials in a row
 	sideline atomic.Int64 // Unix nanoseconds: not picked before, if there is another
 
-	complain func(routing.Backend, string) // says in the app's log what is wrong with it; may be nil
+	complain func(routing.Backend, string)                         // says in the app's log what is wrong with it; may be nil
+	greet    func(context.Context, net.Conn, netip.AddrPort) error // Config.Greet
 
 	mu      sync.Mutex             // guards what follows
 	reuse   reuse                  // decides about what rests
@@ -255,7 +257,7 @@ func (b *backend) cut(why int32, eventsOnly bool) {
 	}
 }
 
-// dial opens a connection.
+// dial opens a connection, and has it let in.
 func (b *backend) dial(ctx context.Context, timeout time.Duration) (*upstream, error) {
 	d := net.Dialer{
 		Timeout: timeout,
@@ -266,6 +268,14 @@ func (b *backend) dial(ctx context.Context, timeout time.Duration) (*upstream, e
 	conn, err := d.DialContext(ctx, "tcp", b.Address.String())
 	if err != nil {
 		return nil, err
+	}
+	if b.greet != nil {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		err := b.greet(ctx, conn, b.Address)
+		if cancel(); err != nil {
+			conn.Close()
+			return nil, err
+		}
 	}
 	c := newUpstream(conn, b)
 	b.mu.Lock()

@@ -129,7 +129,7 @@ func (l *loop) backend(id routing.Backend) *backend {
 	b := l.backends[id]
 	if b == nil {
 		b = newBackend(id, cookieToken(l.rt.cfg.StickyKey, id.InstanceID), l.rt.idle)
-		b.complain = l.rt.complain
+		b.complain, b.greet = l.rt.complain, l.rt.cfg.Greet
 		l.mu.Lock()
 		l.backends[id] = b
 		l.mu.Unlock()

@@ -31,7 +31,10 @@ type Config struct {
 	Traffic        Traffic        // takes what is counted of services, every 15 s; nil: nobody
 	TrustedProxies []netip.Prefix // whose word about their clients is taken
 	ProxyProtocol  bool           // connections of TrustedProxies begin with a PROXY protocol header
-	StickyKey      []byte         // makes the cookies; the same on every router; nil: a random one
+	// Greet begins a connection to a backend, before its first byte; nil: nothing
+	// has to.
+	Greet     func(ctx context.Context, conn net.Conn, to netip.AddrPort) error
+	StickyKey []byte // makes the cookies; the same on every router; nil: a random one
 
 	HeadTimeout     time.Duration // for a request's head; 10 s
 	KeepAlive       time.Duration // a client's connection between requests; 75 s

@@ -37,6 +37,7 @@ type app struct {
 	t    *testing.T
 	cmd  *exec.Cmd
 	url  string
+	http *http.Client
 	done chan struct{} // closed once the process was reaped
 
 	mu    sync.Mutex // guards lines
@@ -49,7 +50,7 @@ var listening = regexp.MustCompile(`listening on port (\d+)$`)
 // ends. With a root directory it runs inside of it, as in a VM.
 func start(t *testing.T, root string, argv []string, env ...string) *app {
 	t.Helper()
-	a := &app{t: t, done: make(chan struct{})}
+	a := &app{t: t, http: http.DefaultClient, done: make(chan struct{})}
 	a.cmd = exec.Command(argv[0], argv[1:]...)
 	a.cmd.Env = append([]string{"PORT=0", "PATH=" + os.Getenv("PATH")}, env...)
 	a.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -115,7 +116,7 @@ func (a *app) request(method, path, body string) (int, http.Header, string) {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	answer, err := http.DefaultClient.Do(r)
+	answer, err := a.http.Do(r)
 	if err != nil {
 		a.t.Fatalf("%s %s: %v", method, path, err)
 	}
@@ -162,7 +163,7 @@ func (a *app) dial() *websocket.Conn {
 	a.t.Helper()
 	ctx, cancel := context.WithTimeout(a.t.Context(), patience)
 	defer cancel()
-	conn, answer, err := websocket.Dial(ctx, a.url+"/ws", nil)
+	conn, answer, err := websocket.Dial(ctx, a.url+"/ws", &websocket.DialOptions{HTTPClient: a.http})
 	if err != nil {
 		a.t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -125,7 +126,10 @@ func (m *machine) boot(t *testing.T, name, command string, memoryMB int) (*app, 
 	})
 	s := vmmtest.Open(t, vm)
 	s.Boot(name, at, command)
-	return &app{t: t, url: "http://" + at.Address.String()}, s, vm
+	return &app{
+		t: t, url: "http://" + at.Address.String(),
+		http: &http.Client{Transport: &http.Transport{DialContext: network.Dialer(m.network)}},
+	}, s, vm
 }
 
 func text(lines []guest.Line) string {

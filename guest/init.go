@@ -36,6 +36,7 @@ type Init struct {
 	channel *channel
 	modules *moduleLoader
 	links   *network
+	gate    *gate // nil: none
 	boot    wire.Boot
 	data    *os.File // the ephemeral disk's directory
 	command command
@@ -301,7 +302,11 @@ func (i *Init) network(context.Context) (err error) {
 			return err
 		}
 	}
-	return i.links.configure(i.boot.Network)
+	if err := i.links.configure(i.boot.Network); err != nil || i.boot.Gate == nil {
+		return err
+	}
+	i.gate, err = openGate(i.boot)
+	return err
 }
 
 // root joins the disks at newRoot, with the platform's own files in place.
@@ -360,6 +365,9 @@ func (i *Init) started() {
 	i.out.speak()
 	i.answer()
 	i.links.close()
+	if i.gate != nil {
+		go i.gate.run()
+	}
 	if i.random >= 0 {
 		_ = unix.Close(i.random)
 	}

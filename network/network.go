@@ -5,9 +5,11 @@ package network
 
 import (
 	"context"
+	"net"
 	"net/netip"
 
 	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/wire/guest"
 )
 
 // Network makes attachments. Its methods may be called from several
@@ -15,7 +17,8 @@ import (
 type Network interface {
 	// Attach makes, or finds again, the attachment of an instance: the same
 	// instance keeps its index, address, MAC and tap over restarts of the
-	// agent and of its VM. port is where its app listens; 0: nowhere.
+	// agent and of its VM. port is where its app listens; 0: nowhere. It is
+	// called at each boot, before the guest is configured.
 	Attach(ctx context.Context, instance string, port int, egressMbps int) (Attachment, error)
 	// Detach takes it back; unknown instances are no error.
 	Detach(ctx context.Context, instance string) error
@@ -39,6 +42,41 @@ type Attachment struct {
 	NIC         vmm.NIC
 	Address     netip.AddrPort // where the host reaches the app; may be none where it has no port
 	Nameservers []string       // for the guest's resolv.conf
+	Gate        *guest.Gate    // of the boot that begins now, for the guest; nil: none
+}
+
+// Greeter is a Network whose addresses others than the platform can connect to,
+// too: a gate in the guest lets in who greets it.
+type Greeter interface {
+	// Greet begins a connection to an attachment's address, before its first
+	// byte. An error (with ctx's deadline, too) leaves it of no use, and the
+	// caller to close it.
+	Greet(ctx context.Context, conn net.Conn, to netip.AddrPort) error
+}
+
+// Dialer connects to the addresses of attachments, and greets where that has to
+// be done.
+func Dialer(n Network) func(ctx context.Context, proto, addr string) (net.Conn, error) {
+	plain := (&net.Dialer{}).DialContext
+	greeter, ok := n.(Greeter)
+	if !ok {
+		return plain
+	}
+	return func(ctx context.Context, proto, addr string) (net.Conn, error) {
+		to, err := netip.ParseAddrPort(addr)
+		if err != nil {
+			return nil, err
+		}
+		conn, err := plain(ctx, proto, addr)
+		if err != nil {
+			return nil, err
+		}
+		if err := greeter.Greet(ctx, conn, to); err != nil {
+			conn.Close()
+			return nil, err
+		}
+		return conn, nil
+	}
 }
 
 // Meter is a Network that counts. Not every one can.

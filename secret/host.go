@@ -2,7 +2,9 @@ package secret
 
 import (
 	"crypto/ecdh"
+	"crypto/hkdf"
 	"crypto/hpke"
+	"crypto/sha256"
 	"fmt"
 )
 
@@ -78,6 +80,12 @@ func (k HostKey) Open(sealed, aad []byte) ([]byte, error) {
 		return nil, ErrOpen
 	}
 	return plaintext, nil
+}
+
+// Derive makes 32 bytes of the key for a purpose: always the same ones, that
+// say nothing of the key nor of those of another purpose.
+func (k HostKey) Derive(purpose string) ([]byte, error) {
+	return hkdf.Key(sha256.New, k.key().Bytes(), nil, "miosa host key v1: "+purpose, 32)
 }
 
 // Format shows the public key only, whatever the verb.

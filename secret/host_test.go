@@ -86,3 +86,25 @@ func TestSealingToANonsensicalKey(t *testing.T) {
 		}
 	}
 }
+
+// What is derived is of the key and the purpose, and always the same.
+func TestDerive(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "host.key")
+	seen := map[string]string{}
+	for _, c := range []struct{ name, path, purpose string }{
+		{"one", path, "gates"}, {"again", path, "gates"}, {"another purpose", path, "doors"}, {"another key", path + ".2", "gates"},
+	} {
+		key, err := secret.OpenHostKey(c.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := key.Derive(c.purpose)
+		if err != nil || len(got) != 32 {
+			t.Fatalf("%s: %d bytes, %v", c.name, len(got), err)
+		}
+		if was, ok := seen[string(got)]; ok != (c.name == "again") {
+			t.Errorf("%s: as %q", c.name, was)
+		}
+		seen[string(got)] = c.name
+	}
+}

@@ -72,7 +72,7 @@ type NIC struct {
 	Guest   netip.Prefix // the guest's address in its network
 	Gateway netip.Addr
 	// Forward, with user networking: this host address reaches GuestPort. None
-	// for a guest that listens nowhere.
+	// for a guest that listens nowhere. There is a gate, or the app itself.
 	Forward   netip.AddrPort
 	GuestPort int
 }

@@ -115,7 +115,7 @@ func stopLeftovers(ctx context.Context, dir string, out, errOut io.Writer) (err 
 		return err
 	}
 	defer func() { err = errors.Join(err, p.cell.close()) }()
-	if err := p.chooseDriver(); err != nil {
+	if err := p.chooseDriver(nil); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "No miosa runs on %s; stopping the instances that were left running …\n", dir)

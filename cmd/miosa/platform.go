@@ -339,7 +339,11 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 	if err := p.openSenders(targets); err != nil {
 		return err
 	}
-	if err := p.chooseDriver(); err != nil {
+	gates, err := hostKey.Derive("gates of user networking")
+	if err != nil {
+		return err
+	}
+	if err := p.chooseDriver(gates); err != nil {
 		return err
 	}
 	observer, err := p.trace(ctx)
@@ -376,6 +380,9 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 		return err
 	}
 	routerConfig := edge.Config{RouterID: "router-" + c.id, Listener: httpListener, Traffic: p.history, TrustedProxies: p.cfg.trustedProxies, ProxyProtocol: p.cfg.proxyProtocol}
+	if g, ok := p.network.(network.Greeter); ok {
+		routerConfig.Greet = g.Greet
+	}
 	if p.access != nil {
 		p.opened(p.access)
 		routerConfig.AccessLog = p.access
@@ -431,14 +438,14 @@ func (nopCloser) Close() error { return nil }
 
 // chooseDriver finds what boots instances here, and the network that goes
 // with it: taps as root, loopback ports otherwise.
-func (p *platform) chooseDriver() error {
+func (p *platform) chooseDriver(gates []byte) error {
 	if p.cfg.driver == "sim" {
 		d, err := vmsim.New(vmsim.Config{}, p.log)
 		if err != nil {
 			return err
 		}
 		p.driver = d
-		return p.userNetwork()
+		return p.userNetwork(gates)
 	}
 	b, err := bundle.Find("")
 	if err != nil {
@@ -457,7 +464,7 @@ func (p *platform) chooseDriver() error {
 	}
 	p.driver = d
 	if os.Geteuid() != 0 {
-		return p.userNetwork()
+		return p.userNetwork(gates)
 	}
 	n, err := tap.New(tap.Config{CellID: p.cell.id}, p.log)
 	if err != nil {
@@ -467,8 +474,10 @@ func (p *platform) chooseDriver() error {
 	return nil
 }
 
-func (p *platform) userNetwork() error {
-	n, err := user.New(user.Config{File: p.cell.path("ports.json")}, p.log)
+// userNetwork is for where there are no taps. key is what its gates' passwords
+// are made from; nil: nobody passes them.
+func (p *platform) userNetwork(key []byte) error {
+	n, err := user.New(user.Config{File: p.cell.path("ports.json"), Key: key}, p.log)
 	if err != nil {
 		return err
 	}

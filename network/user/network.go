@@ -1,14 +1,17 @@
 // Package user is the network adapter for hosts where we are not root: QEMU
 // itself plays the guest's network, and a port of the loopback leads to the
 // app. It has half the throughput of package tap and no isolation: a guest
-// reaches whatever this user's processes reach, the host's loopback included,
-// and everybody on this host reaches the guest's port. The sim driver uses it
-// too.
+// reaches whatever this user's processes reach, the host's loopback included.
+// Everybody on this host can connect to such a port, so that it leads to a gate
+// in the guest and not to the app: see Greet. The sim driver uses it too.
 package user
 
 import (
 	"cmp"
 	"context"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,19 +23,24 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/network"
 	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/wire/guest"
 )
 
 // What QEMU's user networking shows every guest.
 var (
 	guestAddress = netip.MustParsePrefix("10.0.2.15/24")
 	gateway      = netip.MustParseAddr("10.0.2.2")
+	loopback     = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 )
 
 const nameserver = "10.0.2.3"
+
+const keyBytes = 32
 
 // Config says which ports are given out.
 type Config struct {
@@ -41,6 +49,9 @@ type Config struct {
 	// FirstPort and LastPort bound what is given out; 0: 20000 and 29999,
 	// which the kernel gives to nobody else by itself.
 	FirstPort, LastPort int
+	// Key is what the gates' passwords are made from, 32 bytes: with the same
+	// key, guests that go on are reached after a restart of ours. Nil: a new one.
+	Key []byte
 }
 
 // Network is the adapter. Make it with New.
@@ -58,7 +69,14 @@ type Network struct {
 type place struct {
 	Index int `json:"index"`
 	Port  int `json:"port"`
+	// Boots counts what was attached, each with passwords of its own. 0: by a
+	// platform that had no gates; the port leads to the app.
+	Boots int `json:"boots,omitempty"`
 }
+
+// gatePort is where gates listen, none of which an app's own ports is: it is
+// not among those that the kernel gives out by itself.
+const gatePort = 61009
 
 // New checks the configuration; nothing is touched before the first call.
 func New(config Config, log *slog.Logger) (*Network, error) {
@@ -68,6 +86,16 @@ func New(config Config, log *slog.Logger) (*Network, error) {
 	config.FirstPort, config.LastPort = cmp.Or(config.FirstPort, 20000), cmp.Or(config.LastPort, 29999)
 	if config.FirstPort < 1 || config.LastPort > 65535 || config.FirstPort > config.LastPort {
 		return nil, fmt.Errorf("ports %d to %d are no range", config.FirstPort, config.LastPort)
+	}
+	switch len(config.Key) {
+	case 0:
+		config.Key = make([]byte, keyBytes)
+		if _, err := rand.Read(config.Key); err != nil {
+			return nil, fmt.Errorf("make a key for the gates: %w", err)
+		}
+	case keyBytes:
+	default:
+		return nil, fmt.Errorf("a key of %d bytes, not %d", len(config.Key), keyBytes)
 	}
 	log.Warn("user networking: instances are not isolated from this host's network")
 	return &Network{config: config}, nil
@@ -99,6 +127,9 @@ func (n *Network) Attach(_ context.Context, instance string, port, _ int) (netwo
 			return network.Attachment{}, err
 		}
 	}
+	if port != 0 {
+		at.Boots++
+	}
 	if !known || at != was {
 		n.ports[instance] = at
 		if err := n.save(); err != nil {
@@ -109,8 +140,17 @@ func (n *Network) Attach(_ context.Context, instance string, port, _ int) (netwo
 		}
 	}
 	var forward netip.AddrPort
+	var gate *guest.Gate
+	to := 0
 	if port != 0 {
-		forward = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(at.Port))
+		forward = netip.AddrPortFrom(loopback, uint16(at.Port))
+		if to = gatePort; port == to {
+			to++
+		}
+		var err error
+		if gate, err = n.gate(instance, at, to); err != nil {
+			return network.Attachment{}, err
+		}
 	}
 	return network.Attachment{
 		Index: at.Index,
@@ -119,11 +159,65 @@ func (n *Network) Attach(_ context.Context, instance string, port, _ int) (netwo
 			Guest:     guestAddress,
 			Gateway:   gateway,
 			Forward:   forward,
-			GuestPort: port,
+			GuestPort: to,
 		},
 		Address:     forward,
+		Gate:        gate,
 		Nameservers: []string{nameserver},
 	}, nil
+}
+
+// gate makes the passwords of an instance's present boot. They are kept nowhere.
+func (n *Network) gate(instance string, at place, port int) (*guest.Gate, error) {
+	both, err := hkdf.Expand(sha256.New, n.config.Key, fmt.Sprintf("gate %s %d", instance, at.Boots), 2*guest.PasswordBytes)
+	if err != nil {
+		return nil, fmt.Errorf("make the gate's passwords: %w", err)
+	}
+	return &guest.Gate{Port: port, Knock: both[:guest.PasswordBytes], Answer: both[guest.PasswordBytes:]}, nil
+}
+
+// Greet has the gate behind a port let a connection in: it says that we are the
+// platform, and makes sure that who listens there is the instance. An address
+// that no instance has is an error.
+func (n *Network) Greet(ctx context.Context, conn net.Conn, to netip.AddrPort) error {
+	gate, err := n.gateAt(to)
+	if err != nil || gate == nil {
+		return err
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return err
+		}
+	}
+	called := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	err = gate.Enter(conn)
+	if !called() || ctx.Err() != nil {
+		return cmp.Or(ctx.Err(), err)
+	}
+	if err != nil {
+		return fmt.Errorf("greet the gate of %s: %w", to, err)
+	}
+	return conn.SetDeadline(time.Time{})
+}
+
+func (n *Network) gateAt(to netip.AddrPort) (*guest.Gate, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.load(); err != nil {
+		return nil, err
+	}
+	if to.Addr() == loopback && to.Port() != 0 {
+		for instance, at := range n.ports {
+			if at.Port != int(to.Port()) {
+				continue
+			}
+			if at.Boots == 0 {
+				return nil, nil
+			}
+			return n.gate(instance, at, 0)
+		}
+	}
+	return nil, miosa.Errorf(miosa.NotFound, "no instance is reached at %s", to)
 }
 
 func (n *Network) freeIndex() int {

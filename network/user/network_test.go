@@ -1,17 +1,25 @@
 package user
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/network"
 	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/wire/guest"
 )
 
 func open(t *testing.T, config Config) *Network {
@@ -39,7 +47,7 @@ func TestPortsAreKeptOverRestarts(t *testing.T) {
 	if a.Address == b.Address || a.Index == b.Index {
 		t.Errorf("two instances share %v and %v", a, b)
 	}
-	if !a.Address.Addr().IsLoopback() || a.NIC.Forward != a.Address || a.NIC.GuestPort != 8080 || a.NIC.Tap != "" {
+	if !a.Address.Addr().IsLoopback() || a.NIC.Forward != a.Address || a.NIC.GuestPort != a.Gate.Port || a.Gate.Port == 8080 || a.NIC.Tap != "" {
 		t.Errorf("attachment is %+v", a)
 	}
 
@@ -154,5 +162,156 @@ func TestBadRequests(t *testing.T) {
 	}
 	if _, err := n.Attach(t.Context(), "ri", 70000, 0); miosa.CodeOf(err) != miosa.Invalid {
 		t.Errorf("port 70000: %v", err)
+	}
+}
+
+func TestAGateLeavesTheAppItsPort(t *testing.T) {
+	n := open(t, Config{File: filepath.Join(t.TempDir(), "ports.json")})
+	a, err := n.Attach(t.Context(), "ri_a", gatePort, 0)
+	if err != nil || a.NIC.GuestPort == gatePort || a.Gate.Port != a.NIC.GuestPort {
+		t.Errorf("attachment is %+v, %v", a, err)
+	}
+}
+
+// guarded listens where an attachment leads to, as the guest of gate does, and
+// echoes what comes.
+func guarded(t *testing.T, at network.Attachment, gate guest.Gate) {
+	t.Helper()
+	l, err := net.Listen("tcp4", at.Address.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() {
+				defer conn.Close()
+				if gate.Admit(conn) == nil && gate.Welcome(conn) == nil {
+					_, _ = io.Copy(conn, conn)
+				}
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		serving.Wait()
+	})
+}
+
+// echoes reports whether a network's own way leads to the guest.
+func echoes(t *testing.T, n *Network, at network.Attachment) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	conn, err := network.Dialer(n)(ctx, "tcp", at.Address.String())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("hello")); err != nil {
+		return err
+	}
+	got := make([]byte, 5)
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != "hello" {
+		return fmt.Errorf("read %q, %w", got, err)
+	}
+	return nil
+}
+
+func TestOnlyTheSameKeyPassesAGate(t *testing.T) {
+	config := Config{File: filepath.Join(t.TempDir(), "ports.json"), Key: make([]byte, keyBytes)}
+	n := open(t, config)
+	a := attach(t, n, "ri_a")
+	guarded(t, a, *a.Gate)
+	// Us, and us after a restart.
+	for _, n := range []*Network{n, open(t, config)} {
+		if err := echoes(t, n, a); err != nil {
+			t.Error(err)
+		}
+	}
+	other := config
+	other.Key = bytes.Repeat([]byte{1}, keyBytes)
+	if err := echoes(t, open(t, other), a); err == nil {
+		t.Error("another key passed")
+	}
+	kept, err := os.ReadFile(config.File)
+	if err != nil || bytes.Contains(kept, a.Gate.Knock) || strings.Contains(string(kept), base64.StdEncoding.EncodeToString(a.Gate.Knock)) {
+		t.Errorf("the file holds %s, %v", kept, err)
+	}
+}
+
+// The passwords are a boot's own, and nobody else's.
+func TestPasswordsAreOfOneBoot(t *testing.T) {
+	n := open(t, Config{File: filepath.Join(t.TempDir(), "ports.json")})
+	seen := map[string]bool{}
+	var last network.Attachment
+	for _, instance := range []string{"ri_a", "ri_a", "ri_b", "ri_b"} {
+		last = attach(t, n, instance)
+		seen[string(last.Gate.Knock)], seen[string(last.Gate.Answer)] = true, true
+	}
+	if len(seen) != 8 {
+		t.Errorf("%d passwords of 4 boots", len(seen))
+	}
+	// Who listened there in an earlier boot's place is found out.
+	guarded(t, last, *last.Gate)
+	attach(t, n, "ri_b")
+	if err := echoes(t, n, last); err == nil {
+		t.Error("the gate of an earlier boot was passed")
+	}
+	if err := n.Detach(t.Context(), "ri_b"); err != nil {
+		t.Fatal(err)
+	}
+	if err := echoes(t, n, last); miosa.CodeOf(err) != miosa.NotFound {
+		t.Errorf("no instance is there: %v", err)
+	}
+}
+
+// A guest that an earlier platform attached has no gate, and is served on.
+func TestAGuestFromBeforeThereWereGates(t *testing.T) {
+	config := Config{File: filepath.Join(t.TempDir(), "ports.json")}
+	a := attach(t, open(t, config), "ri_a")
+	if err := os.WriteFile(config.File, fmt.Appendf(nil, `{"ri_a":{"index":0,"port":%d}}`, a.Address.Port()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp4", a.Address.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		if conn, err := l.Accept(); err == nil {
+			_, _ = io.Copy(conn, conn)
+			conn.Close()
+		}
+	}()
+	if err := echoes(t, open(t, config), a); err != nil {
+		t.Error(err)
+	}
+}
+
+// Who asks does not wait for longer than he wants to.
+func TestGreetingIsCalledOff(t *testing.T) {
+	n := open(t, Config{File: filepath.Join(t.TempDir(), "ports.json")})
+	a := attach(t, n, "ri_a")
+	here, there := net.Pipe()
+	defer here.Close()
+	defer there.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		_, _ = io.ReadFull(there, make([]byte, guest.PasswordBytes))
+		cancel()
+	}()
+	if err := n.Greet(ctx, here, a.Address); !errors.Is(err, context.Canceled) {
+		t.Errorf("greeted: %v", err)
+	}
+}
+
+func TestAKeyOfTheWrongLength(t *testing.T) {
+	if _, err := New(Config{File: "/ports", Key: make([]byte, 16)}, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("a key of 16 bytes was taken")
 	}
 }

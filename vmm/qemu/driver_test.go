@@ -3,11 +3,13 @@ package qemu
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -145,6 +147,7 @@ func TestConformance(t *testing.T) {
 		return vmmtest.Fixture{
 			Driver:   func(t *testing.T) vmm.Driver { return ours.driver(t) },
 			Stranger: func(t *testing.T) vmm.Driver { return other.driver(t) },
+			Dial:     network.Dialer(ours.network),
 			Attach:   func(t *testing.T, instance string) network.Attachment { return ours.attach(t, instance) },
 			Disks:    func(t *testing.T, instance string) (string, string) { return ours.disks(t, instance) },
 			Program:  "/app/app",
@@ -785,7 +788,8 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// Where there is no tap QEMU itself forwards a loopback port.
+// Where there is no tap QEMU itself forwards a loopback port, to which everybody
+// on the host can connect: nobody but the platform is let in.
 func TestUserNetworking(t *testing.T) {
 	h := newHost(t)
 	var err error
@@ -797,14 +801,35 @@ func TestUserNetworking(t *testing.T) {
 	s := vmmtest.Open(t, vm)
 	s.Boot("ri_a", a, "/app/app serve")
 	s.Phase("listening")
-	client := http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
-	r, err := client.Get("http://" + a.Address.String())
-	if err != nil {
-		t.Fatal(err)
+	ask := func(dial func(ctx context.Context, proto, addr string) (net.Conn, error)) (int, error) {
+		client := http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
+		r, err := client.Get("http://" + a.Address.String())
+		if err != nil {
+			return 0, err
+		}
+		return r.StatusCode, r.Body.Close()
 	}
-	r.Body.Close()
-	if r.StatusCode != http.StatusOK {
-		t.Errorf("the app answered %d", r.StatusCode)
+	for range 2 {
+		if code, err := ask((&net.Dialer{}).DialContext); err == nil {
+			t.Errorf("a stranger was answered %d", code)
+		}
+		if code, err := ask(network.Dialer(h.network)); err != nil || code != http.StatusOK {
+			t.Errorf("the app answered %d, %v", code, err)
+		}
+	}
+	// Neither password is where other users of this host could read it.
+	for _, file := range []string{fmt.Sprintf("/proc/%d/cmdline", vm.Handle().PID), filepath.Join(h.config.DataDir, "ports")} {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, password := range [][]byte{a.Gate.Knock, a.Gate.Answer} {
+			for _, form := range []string{string(password), fmt.Sprintf("%x", password), base64.StdEncoding.EncodeToString(password)} {
+				if strings.Contains(string(content)+string(vm.Console()), form) {
+					t.Errorf("a password of the gate is in %s, or in the console", file)
+				}
+			}
+		}
 	}
 }
 

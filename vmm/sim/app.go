@@ -158,6 +158,9 @@ func (a *app) listen() error {
 	}
 	a.server = &http.Server{Handler: http.HandlerFunc(a.answer), ReadHeaderTimeout: time.Minute}
 	server := a.server
+	if a.boot.Gate != nil {
+		l = &gate{Listener: l, Gate: *a.boot.Gate}
+	}
 	go func() { _ = server.Serve(l) }()
 	a.m.phase("listening", "any")
 	return nil

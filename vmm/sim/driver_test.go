@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"path/filepath"
 	"testing"
@@ -59,6 +60,7 @@ func TestConformance(t *testing.T) {
 		return vmmtest.Fixture{
 			Driver:   func(t *testing.T) vmm.Driver { return driver(t, ours) },
 			Stranger: func(t *testing.T) vmm.Driver { return driver(t, other) },
+			Dial:     network.Dialer(n),
 			Attach:   func(t *testing.T, instance string) network.Attachment { return attach(t, n, instance) },
 			Disks:    func(*testing.T, string) (string, string) { return "/base", "/data" },
 			Program:  "sim",
@@ -74,10 +76,17 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+// place is an attachment, and the way to it.
+type place struct {
+	network.Attachment
+	dial func(ctx context.Context, proto, addr string) (net.Conn, error)
+}
+
 // boot starts a VM with a command.
-func boot(t *testing.T, command string) (vmm.VM, *vmmtest.Session, network.Attachment) {
+func boot(t *testing.T, command string) (vmm.VM, *vmmtest.Session, place) {
 	t.Helper()
-	a := attach(t, newNetwork(t), "ri_a")
+	n := newNetwork(t)
+	a := attach(t, n, "ri_a")
 	vm, err := driver(t, nil).Start(t.Context(), vmm.Spec{
 		ID: "ri_a-1", VCPUs: 1, MemoryMB: 128, BaseDisk: "/base", DataDisk: "/data", NIC: a.NIC,
 	})
@@ -87,7 +96,7 @@ func boot(t *testing.T, command string) (vmm.VM, *vmmtest.Session, network.Attac
 	t.Cleanup(func() { _ = vm.Kill(context.Background()) })
 	s := vmmtest.Open(t, vm)
 	s.Boot("ri_a", a, command)
-	return vm, s, a
+	return vm, s, place{a, network.Dialer(n)}
 }
 
 func TestEnds(t *testing.T) {
@@ -132,7 +141,7 @@ func TestAnswers(t *testing.T) {
 		s.Phase("listening")
 		client := http.Client{
 			Timeout:       time.Minute,
-			Transport:     &http.Transport{DisableKeepAlives: true},
+			Transport:     &http.Transport{DisableKeepAlives: true, DialContext: a.dial},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
 		r, err := client.Get("http://" + a.Address.String())
@@ -142,6 +151,19 @@ func TestAnswers(t *testing.T) {
 		r.Body.Close()
 		if r.StatusCode != want {
 			t.Errorf("%s answered %d, want %d", command, r.StatusCode, want)
+		}
+	}
+}
+
+// As in a real guest, a gate is before the app.
+func TestNobodyElseIsAnswered(t *testing.T) {
+	_, s, a := boot(t, "sim serve")
+	s.Phase("listening")
+	for range 2 {
+		client := http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
+		if r, err := client.Get("http://" + a.Address.String()); err == nil {
+			r.Body.Close()
+			t.Errorf("a stranger was answered %d", r.StatusCode)
 		}
 	}
 }

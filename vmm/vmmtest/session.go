@@ -59,14 +59,19 @@ func (s *Session) Resume(vm vmm.VM) {
 // Close drops the connection, as an agent does that dies.
 func (s *Session) Close() { s.conn.Close() }
 
-// Boot sends the boot configuration.
+// Boot sends the boot configuration of an app that listens on port 8080, if the
+// attachment has an address.
 func (s *Session) Boot(id string, a network.Attachment, command string) {
 	s.t.Helper()
+	port := 0
+	if a.Address.IsValid() {
+		port = 8080
+	}
 	b := &guest.Boot{
 		Version: guest.MaxVersion, InstanceID: id, Boot: 1, Command: command,
-		Env:      []string{"PORT=" + strconv.Itoa(a.NIC.GuestPort)},
+		Env:      []string{"PORT=" + strconv.Itoa(port)},
 		Hostname: "suite", Nameservers: a.Nameservers,
-		UnixNano: time.Now().UnixNano(), Port: a.NIC.GuestPort, Entropy: make([]byte, 32),
+		UnixNano: time.Now().UnixNano(), Port: port, Gate: a.Gate, Entropy: make([]byte, 32),
 		Network: &guest.Network{MAC: a.NIC.MAC, Address: a.NIC.Guest.String()},
 	}
 	if a.NIC.Gateway.IsValid() {

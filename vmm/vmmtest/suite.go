@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"testing"
@@ -28,6 +29,8 @@ type Fixture struct {
 	// Attach gives an instance its place in the network, port 8080, until the
 	// end of the subtest.
 	Attach func(t *testing.T, instance string) network.Attachment
+	// Dial connects to such a place: network.Dialer's.
+	Dial func(ctx context.Context, proto, addr string) (net.Conn, error)
 	// Disks are the paths of an instance's disks; the base has the suite's
 	// program where Program says.
 	Disks func(t *testing.T, instance string) (base, data string)
@@ -72,8 +75,14 @@ type bench struct {
 func (b *bench) spec(id string) (vmm.Spec, network.Attachment) {
 	b.Helper()
 	a := b.Attach(b.T, id)
+	return b.at(id, a), a
+}
+
+// at is the VM of an instance that is attached already.
+func (b *bench) at(id string, a network.Attachment) vmm.Spec {
+	b.Helper()
 	base, data := b.Disks(b.T, id)
-	return vmm.Spec{ID: id + "-1", VCPUs: 1, MemoryMB: 128, BaseDisk: base, DataDisk: data, NIC: a.NIC, UID: a.UID}, a
+	return vmm.Spec{ID: id + "-1", VCPUs: 1, MemoryMB: 128, BaseDisk: base, DataDisk: data, NIC: a.NIC, UID: a.UID}
 }
 
 // start starts a VM that ends with the subtest, leaving nothing.
@@ -162,7 +171,7 @@ func (b *bench) serving(d vmm.Driver, id string) (vmm.VM, *Session, network.Atta
 
 func (b *bench) wantAnswer(a network.Attachment) {
 	b.Helper()
-	client := http.Client{Timeout: limit, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: limit, Transport: &http.Transport{DisableKeepAlives: true, DialContext: b.Dial}}
 	r, err := client.Get("http://" + a.Address.String() + "/")
 	if err != nil {
 		b.Fatalf("ask the app: %v", err)
@@ -316,7 +325,7 @@ func reclaim(t *testing.T, b *bench) {
 	}
 	other, _ := b.start(b.Stranger(t), "ri_c")
 
-	if _, err := b.driver.Start(t.Context(), b.again("ri_a")); miosa.CodeOf(err) != miosa.Conflict {
+	if _, err := b.driver.Start(t.Context(), b.at("ri_a", a1)); miosa.CodeOf(err) != miosa.Conflict {
 		t.Errorf("starting a running vm again: %v", err)
 	}
 	b.wantRunning(one)

@@ -115,6 +115,7 @@ type Boot struct {
 	StatsMS     int      `json:"stats_ms,omitempty"`  // interval of Stats; 0: 15000
 	Entropy     []byte   `json:"entropy,omitempty"`   // host randomness credited to the guest's pool
 	DiskBytes   int64    `json:"disk_bytes,omitempty"`
+	Gate        *Gate    `json:"gate,omitempty"` // nil: the app's port is reached as it is
 }
 
 // Network is the guest's one interface.

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/miosa/miosa/bench/rig"
+)
+
+// With user networking an instance is a port of the host's loopback, to which
+// any user of the host connects. The router and the health checks are
+// answered there, and nobody else.
+func TestAPortOfTheLoopbackIsThePlatformsAlone(t *testing.T) {
+	root, err := rig.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	release := filepath.Join(root, "bin", "examples", "hello.tar.zst")
+	if _, err := os.Stat(release); err != nil {
+		t.Skip("bin/ is not built: run `make build`")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	r, err := rig.Start(ctx, rig.Options{Driver: "sim"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("the platform's log ends:\n%s", r.Tail())
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	j := &journey{Rig: r, t: t, ctx: ctx, app: release}
+	dep, err := r.Create(ctx, "app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rel, err := r.Upload(ctx, dep, release)
+	if err != nil {
+		t.Fatal(err)
+	}
+	published, err := r.Publish(ctx, dep, map[string]any{"release_id": rel, "services": []map[string]any{{
+		"name": "web", "type": "web", "run_command": "sim serve", "port": 8080, "health_check_path": "/",
+	}}})
+	if err != nil || !published.Promoted {
+		t.Fatalf("publish: %+v, %v", published, err)
+	}
+	check := func() {
+		t.Helper()
+		instance := j.one(dep)
+		if code, body, err := j.get("app", "/"); err != nil || code != http.StatusOK {
+			t.Errorf("through the router: %d %q, %v", code, body, err)
+		}
+		kept, err := os.ReadFile(filepath.Join(r.Dir, "ports.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ports map[string]struct{ Port int }
+		if err := json.Unmarshal(kept, &ports); err != nil {
+			t.Fatal(err)
+		}
+		stranger := http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
+		answer, err := stranger.Get("http://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[instance.ID].Port)))
+		if err == nil {
+			answer.Body.Close()
+			t.Errorf("past the router: %s", answer.Status)
+		}
+	}
+	check()
+	if err := r.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Up(ctx); err != nil {
+		t.Fatal(err)
+	}
+	check()
+}
