@@ -48,7 +48,7 @@ func TestCompressedBodies(t *testing.T) {
 		{400, "malformed_body", "gzip", `{"name": "not compressed"}`},
 		{400, "malformed_body", "gzip", zipped(t, `{"name": "cut off"}`)[:20]},
 		{400, "malformed_json", "gzip", zipped(t, `{"name": `)},
-		{413, "body_too_large", "gzip", zipped(t, `{"name": "`+strings.Repeat("x", 100<<20)+`"}`)},
+		{413, "body_too_large", "gzip", zipped(t, `{"name": "`+strings.Repeat("x", 8<<20)+`"}`)},
 		{422, "validation_failed", "gzip", zipped(t, "{\"name\": \"\xff\"}")},
 		{422, "validation_failed", "gzip", ""},
 	} {

@@ -20,7 +20,7 @@ import (
 	"github.com/miosa/miosa/routing"
 )
 
-var wrongRequests = flag.Int("requests", 10_000, "how many requests TestWrongAnswers makes in all")
+var wrongRequests = flag.Int("requests", 10_000, "how many requests TestWrongAnswers makes, in rounds")
 
 // wrongAnswer is one way in which an app sends more than it was asked for.
 type wrongAnswer struct {
@@ -219,8 +219,9 @@ func (a *wrongApp) spoil(c net.Conn, br *bufio.Reader, raw syscall.RawConn, answ
 
 // TestWrongAnswers has apps send what nobody asked for, in many ways and after
 // many delays, to many clients that know what is theirs, beside an app that
-// does nothing wrong and must not be touched. With -requests 1000000 it is
-// long.
+// does nothing wrong and must not be touched. A backend is found out by its
+// first surplus, so that a long run (-requests 1000000) is many rounds of new
+// ones.
 func TestWrongAnswers(t *testing.T) {
 	// What came late may look like an answer that ends with its connection.
 	g, _ := newRig(t, Config{IdleTimeout: 3 * time.Second})
@@ -235,46 +236,34 @@ func TestWrongAnswers(t *testing.T) {
 			}
 		}
 	}))
-	type sum struct{ requests, early, close, late, foreign, refused, after, wrong int64 }
-	per := max(24, *wrongRequests/(len(delayClasses)*len(wrongAnswers)*2))
-	var all int64
-	for number, class := range delayClasses {
-		var total sum
-		for kind, wrong := range wrongAnswers {
-			for _, service := range []time.Duration{0, 2 * time.Millisecond} {
-				a := &wrongApp{wrongAnswer: wrong, delay: class.delay, apart: class.apart, service: service, seen: map[string]bool{}}
-				id := fmt.Sprintf("ri_%d_%d_%d", number, kind, service)
-				g.route(map[string]routing.Pool{"app.test": poolOf(at(id, rawApp(t, a.serve))), "innocent.test": poolOf(innocent)})
-				mine, others := g.check(t, a, per, id)
-				a.busy.Wait()
-				all += int64(per) * 2
-				total.requests += int64(per)
-				total.early += a.early.Load()
-				total.close += a.close.Load()
-				total.late += a.late.Load()
-				total.foreign += int64(len(mine.foreign))
-				total.refused += mine.refused
-				total.after += a.after.Load()
-				where := fmt.Sprintf("%s, %s, the app takes %v", wrong.name, class.name, service)
-				for _, who := range mine.foreign {
-					if a.wasBehind(t, who) {
-						total.wrong++
-						t.Errorf("%s: %s got what could be read before its request was written", where, who)
+	const perApp = 27
+	services := []time.Duration{0, 2 * time.Millisecond}
+	round := len(delayClasses) * len(wrongAnswers) * len(services) * perApp
+	totals := make([]tally, len(delayClasses))
+	for n := range (*wrongRequests + round/2) / round {
+		t.Run(fmt.Sprintf("round %d", n+1), func(t *testing.T) {
+			for number, class := range delayClasses {
+				for kind, wrong := range wrongAnswers {
+					for _, service := range services {
+						a := &wrongApp{wrongAnswer: wrong, delay: class.delay, apart: class.apart, service: service, seen: map[string]bool{}}
+						id := fmt.Sprintf("ri_%d_%d_%d_%d", n, number, kind, service)
+						g.route(map[string]routing.Pool{"app.test": poolOf(at(id, rawApp(t, a.serve))), "innocent.test": poolOf(innocent)})
+						mine, others := g.check(t, a, perApp, id)
+						a.busy.Wait()
+						where := fmt.Sprintf("%s, %s, the app takes %v", wrong.name, class.name, service)
+						totals[number].add(t, where, a, perApp, mine)
+						if len(others.foreign) > 0 || others.refused > 0 || others.odd != "" {
+							t.Errorf("%s: the clients of another app: %+v", where, others)
+						}
 					}
 				}
-				// One that comes late spoils one exchange. A second follows only
-				// where the app took much longer than it ever had.
-				if bad := int64(len(mine.foreign)) + mine.refused; bad > 0 && a.late.Load()+a.close.Load() == 0 {
-					t.Errorf("%s: %d clients got what is not theirs or an error, and no surplus came late", where, bad)
-				}
-				if mine.odd != "" {
-					t.Errorf("%s: %s", where, mine.odd)
-				}
-				if len(others.foreign) > 0 || others.refused > 0 || others.odd != "" {
-					t.Errorf("%s: the clients of another app: %+v", where, others)
-				}
 			}
-		}
+		})
+	}
+	all := 0
+	for number, class := range delayClasses {
+		total := &totals[number]
+		all += total.requests
 		t.Logf("%-22s %7d requests; %5d surpluses that could be read before the next request: %d such requests went out, %d got one; %4d as it was written and %5d later: %d clients got one, %d were refused",
 			class.name+":", total.requests, total.early, total.after, total.wrong, total.close, total.late, total.foreign-total.wrong, total.refused)
 		if late := total.close + total.late; total.foreign+total.refused > 2*late {
@@ -284,7 +273,39 @@ func TestWrongAnswers(t *testing.T) {
 			t.Errorf("%s: the apps did nothing wrong", class.name)
 		}
 	}
-	t.Logf("%d requests in all", all)
+	t.Logf("%d requests to apps that send too much, and as many to the one beside them", all)
+}
+
+// tally is what came of one class of delay.
+type tally struct {
+	requests                                           int
+	early, close, late, foreign, refused, after, wrong int64
+}
+
+// add counts n requests of one app, and judges them.
+func (sum *tally) add(t *testing.T, where string, a *wrongApp, n int, v verdict) {
+	late := a.late.Load() + a.close.Load()
+	sum.requests += n
+	sum.early += a.early.Load()
+	sum.close += a.close.Load()
+	sum.late += a.late.Load()
+	sum.foreign += int64(len(v.foreign))
+	sum.refused += v.refused
+	sum.after += a.after.Load()
+	for _, who := range v.foreign {
+		if a.wasBehind(t, who) {
+			sum.wrong++
+			t.Errorf("%s: %s got what could be read before its request was written", where, who)
+		}
+	}
+	// One that comes late spoils one exchange. A second follows only where the
+	// app took much longer than it ever had.
+	if bad := int64(len(v.foreign)) + v.refused; bad > 0 && late == 0 {
+		t.Errorf("%s: %d clients got what is not theirs or an error, and no surplus came late", where, bad)
+	}
+	if v.odd != "" {
+		t.Errorf("%s: %s", where, v.odd)
+	}
 }
 
 // verdict is what clients got that was not theirs.

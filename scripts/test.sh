@@ -5,17 +5,18 @@
 # Two passes: packages without VMs run under the race detector; those that
 # boot VMs run without it and one package after the other, because under
 # emulation a VM wants a core to itself. The simulation goes with them: it is
-# one goroutine, and long.
+# one goroutine, and long. So does what looks
+# at the heap, again and again: it takes ten times as long with the detector.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 module=$(go list -m)
 # The qemu driver, whatever uses it or the guest bundle in a test, and what
-# runs the whole platform.
+# runs the whole platform; and what measures the heap.
 unraced() {
 	go list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' "$@" |
 		awk -v m="$module" '
-			function whole(p) { return p ~ "^" m "/(cmd/miosa|vmm/qemu|bench|e2e|sim)(/|$)" && p !~ "/bench/load" }
+			function whole(p) { return p ~ "^" m "/(cmd/miosa|vmm/qemu|bench|e2e|sim|artifact/artifacttest)(/|$)" && p !~ "/bench/load" }
 			{
 				vm = whole($1)
 				for (i = 2; i <= NF; i++) if ($i == m "/vmm/qemu" || $i == m "/vmm/bundle") vm = 1

@@ -1057,12 +1057,13 @@ func oneMoment(t *testing.T, s logs.Store) {
 			first = 2001
 		}
 		at := start().Add(time.Duration(first) * time.Hour)
-		var b logs.Kept
+		var old []logs.Kept
 		for n := range 500 {
-			b = batch(app(), 1, first+uint64(n), at.Add(time.Duration(n)*time.Second), "old")
-			appendTo(t, s, b)
-			appendTo(t, s, batch(origin("ten_1", "dep_1", "svc_1", "ins_2"), 1, first+uint64(n), at.Add(time.Duration(n)*time.Minute), "other"))
+			old = append(old,
+				batch(app(), 1, first+uint64(n), at.Add(time.Duration(n)*time.Second), "old"),
+				batch(origin("ten_1", "dep_1", "svc_1", "ins_2"), 1, first+uint64(n), at.Add(time.Duration(n)*time.Minute), "other"))
 		}
+		appendTo(t, s, old...)
 		q := tenant("ten_1")
 		q.Backward = backward
 		n := 0
