@@ -534,10 +534,12 @@ func TestPlatformRestarts(t *testing.T) {
 		if err := j.Up(j.ctx); err != nil {
 			t.Fatal(err)
 		}
+		// Until its host has reported, an instance is what it was before.
+		j.until("it answers again", func() bool {
+			code, _, err := j.get("stay", "/")
+			return err == nil && code == http.StatusOK
+		})
 		j.one(dep)
-		if code, text, err := j.get("stay", "/"); err != nil || code != http.StatusOK {
-			t.Errorf("%d %q %v", code, text, err)
-		}
 	})
 }
 
