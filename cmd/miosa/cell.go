@@ -39,8 +39,7 @@ func cellID(dir string) string {
 }
 
 // openCell makes the directory if need be, closes it to other users and takes
-// its lock. It fails when
-// another platform runs on it.
+// its lock. It fails when another platform runs on it.
 func openCell(dir string) (*cell, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
