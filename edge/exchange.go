@@ -274,9 +274,9 @@ func (x *exchange) attempt(b *backend, fresh bool) (how outcome, reused bool) {
 	return how, reused
 }
 
-// connect takes a connection that rests, or dials, and makes the request's
-// head ready on it. It looks at each last of all before the head is written:
-// what is there to read by then is no answer to this request.
+// connect takes a connection that rests, or dials, and begins to write the
+// request on it, with its body if that is at hand. It passes over those where
+// there is something to read by then: that is no answer to this request.
 func (x *exchange) connect(b *backend, fresh bool) *upstream {
 	x.once = !b.keeps(x.now)
 	for !fresh && !x.once {
@@ -285,7 +285,7 @@ func (x *exchange) connect(b *backend, fresh bool) *upstream {
 			break
 		}
 		x.prepare(c)
-		found := c.look()
+		found := c.ask()
 		if found == quiet {
 			return c
 		}
@@ -296,7 +296,7 @@ func (x *exchange) connect(b *backend, fresh bool) *upstream {
 	switch {
 	case err == nil:
 		x.prepare(c)
-		switch c.look() {
+		switch c.ask() {
 		case quiet:
 			b.dialWorked()
 			return c
@@ -327,20 +327,20 @@ func (x *exchange) prepare(c *upstream) {
 	c.writeWithin(x.now, x.rt.cfg.StallTimeout)
 	c.readWithin(x.now, x.rt.cfg.ResponseTimeout)
 	c.out = x.appendHead(c.out[:0])
+	if !x.body.streamed {
+		c.out = append(c.out, x.body.whole...)
+	}
 }
 
-// converse sends the request and brings the answer back. It reports how that
-// ended, and whether the connection may serve another request.
+// converse sends the rest of the request and brings the answer back. It reports
+// how that ended, and whether the connection may serve another request.
 func (x *exchange) converse(c *upstream) (how outcome, keep bool) {
 	if !x.body.streamed {
-		if n := len(x.body.whole); n > 0 {
-			c.out = append(c.out, x.body.whole...)
-			defer func() { // a large scratch is not kept for every connection
-				if cap(c.out) > 16<<10 {
-					c.out = nil
-				}
-			}()
-		}
+		defer func() { // a large scratch is not kept for every connection
+			if cap(c.out) > 16<<10 {
+				c.out = nil
+			}
+		}()
 		if how, ok := x.send(c); !ok {
 			return how, false
 		}
@@ -355,13 +355,13 @@ func (x *exchange) converse(c *upstream) (how outcome, keep bool) {
 	return x.converseStreaming(c)
 }
 
-// send writes what the connection's scratch holds.
+// send writes what is left of the request, and looks whether what is there by
+// then came before it.
 func (x *exchange) send(c *upstream) (how outcome, ok bool) {
-	began := time.Now()
-	if _, err := c.Write(c.out); err != nil {
+	if err := c.finish(); err != nil {
 		return x.lostOn(c, err), false
 	}
-	if c.spokeBefore(began) {
+	if c.spokeBefore(c.asked) {
 		c.backend.distrust(sentTooMuch)
 		return lostUnanswered, false
 	}

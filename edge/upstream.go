@@ -20,10 +20,15 @@ type upstream struct {
 	raw     syscall.RawConn // nil where the connection has none
 	out     []byte          // scratch for a request's head
 
-	peek  func(fd uintptr)           // made once: it is called before each request
+	peek  func(fd uintptr)           // made once, as is begin: they are called for each request
 	first [len(statusLineStart)]byte // what peek saw
 	got   int                        // how much of it
 	found condition                  // what peek found
+
+	begin func(fd uintptr)
+	asked time.Time // what begin did: when it began to write out,
+	wrote int       // how much of it the kernel took at once,
+	wrong error     // and why it did not
 
 	served     int       // requests before this one
 	rested     time.Time // since when
@@ -68,6 +73,16 @@ func newUpstream(conn net.Conn, b *backend) *upstream {
 			if idleTimeout(c.first[:n]) {
 				c.found = hungUp
 			}
+		}
+	}
+	c.begin = func(fd uintptr) {
+		if c.peek(fd); c.found != quiet {
+			return
+		}
+		c.asked = time.Now()
+		n, err := syscall.Write(int(fd), c.out)
+		if c.wrote = max(0, n); err != nil && err != syscall.EAGAIN && err != syscall.EINTR {
+			c.wrong = err
 		}
 	}
 	return c
@@ -132,20 +147,39 @@ const (
 	surplus                  // the backend has sent what nobody asked for
 )
 
-// look asks the kernel, without waiting, what there is to read. Only a quiet
-// connection may carry a request: what can be read before the request is
-// written is no answer to it.
-func (c *upstream) look() condition {
+// look asks the kernel, without waiting, what there is to read.
+func (c *upstream) look() condition { return c.inspect(c.peek) }
+
+// ask begins to write the request that out holds, if the connection is quiet:
+// what can be read before the request is written is no answer to it. The look
+// and the write follow one another at once, since what comes in between is
+// hard to tell from an answer. How the write went, finish says.
+func (c *upstream) ask() condition {
+	c.wrote, c.wrong = 0, nil
+	c.asked = time.Now()
+	return c.inspect(c.begin)
+}
+
+func (c *upstream) inspect(how func(fd uintptr)) condition {
 	if c.br.Buffered() > 0 {
 		return surplus
 	}
 	if c.raw == nil {
 		return quiet
 	}
-	if err := c.raw.Control(c.peek); err != nil {
+	if err := c.raw.Control(how); err != nil {
 		return hungUp
 	}
 	return c.found
+}
+
+// finish writes what ask left.
+func (c *upstream) finish() error {
+	if c.wrong != nil || c.wrote == len(c.out) {
+		return c.wrong
+	}
+	_, err := c.Write(c.out[c.wrote:])
+	return err
 }
 
 // dateReceipt has the kernel note when it receives what comes on a socket.
@@ -170,8 +204,8 @@ func keepDates() (release func(), err error) {
 
 // spokeBefore reports whether what can be read came before the request was
 // written, which was begun at the time given: between the last look and the
-// write is a moment, and on a busy machine a long one. As a rule nothing can be
-// read yet, and the kernel need not be asked when it came.
+// write is a moment, and on a busy machine sometimes a long one. As a rule
+// nothing can be read yet, and the kernel need not be asked when it came.
 func (c *upstream) spokeBefore(written time.Time) bool {
 	if c.raw == nil || c.raw.Control(c.peek) != nil || c.got == 0 {
 		return false
