@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"context"
 	"crypto/rand"
 	"errors"
 	"net/http"
@@ -260,11 +259,10 @@ func (x *exchange) attempt(b *backend, fresh bool) (how outcome, reused bool) {
 		return notReached, false
 	}
 	reused = c.served > 0
-	// The client leaving ends it all.
-	stop := context.AfterFunc(x.r.Context(), func() { c.interrupt(endedByClient) })
+	c.watchFor(x.r.Context()) // the client leaving ends it all
 	keep := false
 	defer func() {
-		if stop() && keep && c.ended.Load() == 0 {
+		if c.unwatch() && keep && c.ended.Load() == 0 {
 			b.give(c, time.Now(), x.rt.cfg.MaxIdlePerBackend)
 		} else {
 			c.close()
@@ -355,13 +353,13 @@ func (x *exchange) converse(c *upstream) (how outcome, keep bool) {
 	return x.converseStreaming(c)
 }
 
-// send writes what is left of the request, and looks whether what is there by
-// then came before it.
+// send writes what is left of the request. Where that was interrupted, it looks
+// whether what is there by then came before it.
 func (x *exchange) send(c *upstream) (how outcome, ok bool) {
 	if err := c.finish(); err != nil {
 		return x.lostOn(c, err), false
 	}
-	if c.spokeBefore(c.asked) {
+	if c.wasInterrupted() && c.spokeBefore(c.asked) {
 		c.backend.distrust(sentTooMuch)
 		return lostUnanswered, false
 	}

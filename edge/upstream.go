@@ -2,8 +2,10 @@ package edge
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"net"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -35,6 +37,8 @@ type upstream struct {
 	expires    time.Time // when the backend said that it hangs up; zero if it did not
 	readUntil  time.Time // the deadlines set
 	writeUntil time.Time
+
+	watch watch // for the client of the present request to leave
 
 	tunnelled atomic.Bool  // it was upgraded, and is ended by other means
 	ended     atomic.Int32 // why it was interrupted
@@ -108,6 +112,55 @@ func (c *upstream) interrupt(why int32) {
 	_ = c.SetDeadline(longAgo)
 }
 
+// watch ends a request when its client leaves. Most answers are there before
+// anybody could have seen that; only those that take longer than watchAfter
+// are watched, since to watch a context costs more than to read a small answer.
+type watch struct {
+	timer *time.Timer // made once
+
+	mu     sync.Mutex
+	client context.Context // of the present request; nil: there is none
+	stop   func() bool     // not nil: it is watched
+}
+
+const watchAfter = 10 * time.Millisecond
+
+// watchFor interrupts the connection when the client's context ends, until
+// unwatch.
+func (c *upstream) watchFor(client context.Context) {
+	w := &c.watch
+	w.mu.Lock()
+	w.client = client
+	w.mu.Unlock()
+	if w.timer == nil {
+		w.timer = time.AfterFunc(watchAfter, c.watchNow)
+	} else {
+		w.timer.Reset(watchAfter)
+	}
+}
+
+// watchNow may be late and meet the next request, which is watched early then.
+func (c *upstream) watchNow() {
+	w := &c.watch
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.client != nil && w.stop == nil {
+		w.stop = context.AfterFunc(w.client, func() { c.interrupt(endedByClient) })
+	}
+}
+
+// unwatch reports whether the connection was not, and will not be, interrupted
+// for the client's sake.
+func (c *upstream) unwatch() bool {
+	w := &c.watch
+	w.timer.Stop()
+	w.mu.Lock()
+	stop := w.stop
+	w.client, w.stop = nil, nil
+	w.mu.Unlock()
+	return stop == nil || stop()
+}
+
 // readWithin makes reads fail unless they are done in d, or up to a quarter
 // more: a deadline already set that lies in between is left alone, since
 // setting one costs more than reading a small answer.
@@ -156,7 +209,6 @@ func (c *upstream) look() condition { return c.inspect(c.peek) }
 // hard to tell from an answer. How the write went, finish says.
 func (c *upstream) ask() condition {
 	c.wrote, c.wrong = 0, nil
-	c.asked = time.Now()
 	return c.inspect(c.begin)
 }
 
@@ -202,10 +254,17 @@ func keepDates() (release func(), err error) {
 	return func() { _ = unix.Close(fd) }, nil
 }
 
+// atOnce is how long the write of a request may take, at most, for the look
+// before it to hold still.
+const atOnce = 200 * time.Microsecond
+
+// wasInterrupted reports whether there was more than a moment between the last
+// look and the end of the write: on a busy machine it may be a long one.
+func (c *upstream) wasInterrupted() bool { return c.raw != nil && time.Since(c.asked) > atOnce }
+
 // spokeBefore reports whether what can be read came before the request was
-// written, which was begun at the time given: between the last look and the
-// write is a moment, and on a busy machine sometimes a long one. As a rule
-// nothing can be read yet, and the kernel need not be asked when it came.
+// written, which was begun at the time given. As a rule nothing can be read
+// yet, and the kernel need not be asked when it came.
 func (c *upstream) spokeBefore(written time.Time) bool {
 	if c.raw == nil || c.raw.Control(c.peek) != nil || c.got == 0 {
 		return false
