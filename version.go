@@ -101,17 +101,92 @@ type ServiceSpec struct {
 	Kind      Kind
 	Command   string // run_command; empty: the image's own entry point
 	Port      int    // 1–65535; 0 for a worker
+	Protocol  Protocol
 	Health    HealthCheck
-	Resources Resources
+	// StopSignal asks the app to end: a name like "SIGTERM"; empty: the image's
+	// own, or SIGTERM. StopGrace is what it has before SIGKILL, at most
+	// MaxStopGrace; 0: DefaultStopGrace.
+	StopSignal string
+	StopGrace  time.Duration
+	// ResponseTimeout is how long the router waits for the first byte of an
+	// answer, at most MaxResponseTimeout; 0: DefaultResponseTimeout.
+	ResponseTimeout time.Duration
+	Resources       Resources
 }
+
+// DefaultResponseTimeout is how long a router waits for the first byte of an
+// answer, and MaxResponseTimeout the longest that a service may ask for.
+const (
+	DefaultResponseTimeout = 120 * time.Second
+	MaxResponseTimeout     = time.Hour
+)
+
+// How long an app has between the signal that asks it to end and SIGKILL.
+const (
+	DefaultStopGrace = 10 * time.Second
+	MaxStopGrace     = 300 * time.Second
+)
+
+// Protocol is how a service is spoken to.
+type Protocol string
+
+const (
+	ProtocolHTTP1 Protocol = "http1" // also ""
+	ProtocolH2C   Protocol = "h2c"   // HTTP/2 without TLS, as gRPC has it
+	ProtocolTCP   Protocol = "tcp"   // bytes, on a port of the router's
+)
+
+// HTTP reports whether requests to a host name can be routed to it.
+func (p Protocol) HTTP() bool { return p != ProtocolTCP }
+
+// HealthType is what a health check does.
+type HealthType string
+
+const (
+	HealthHTTP HealthType = "http" // GET Path answers 2xx; over HTTP/2 where the service speaks that
+	HealthTCP  HealthType = "tcp"  // the port accepts a connection
+	HealthGRPC HealthType = "grpc" // grpc.health.v1.Health/Check answers SERVING
+	HealthExec HealthType = "exec" // Command exits with 0 in the instance
+	HealthNone HealthType = "none" // the process runs
+)
 
 // HealthCheck is how an instance is judged.
 type HealthCheck struct {
-	Path      string
+	Type    HealthType // "": by the service, see ServiceSpec.HealthType
+	Path    string     // of HealthHTTP; of HealthGRPC the service asked about, behind a /
+	Scheme  string     // of HealthHTTP: "http" (also ""), or "https" with any certificate
+	Host    string     // what HealthHTTP says in Host; "": the environment's managed host name
+	Headers []Header   // that HealthHTTP sends besides its own
+	Command string     // of HealthExec
+	// Stable is how long the process must have run before an instance that
+	// nothing is asked of counts as healthy; 0: DefaultStable.
+	Stable    time.Duration
 	Interval  time.Duration
 	Timeout   time.Duration
 	Grace     time.Duration // from boot; failures within are tolerated
 	Threshold int           // consecutive failures that make it unhealthy
+}
+
+// Header is one line of a request's head.
+type Header struct{ Name, Value string }
+
+// DefaultStable is how long a process must have run to count as healthy where
+// nothing else tells.
+const DefaultStable = 10 * time.Second
+
+// HealthType is what the service's health check does: what it says, or else
+// what fits: a request where it speaks HTTP, a connection where it has a port,
+// and nothing for a worker.
+func (s ServiceSpec) HealthType() HealthType {
+	switch {
+	case s.Health.Type != "":
+		return s.Health.Type
+	case s.Port == 0:
+		return HealthNone
+	case s.Protocol == ProtocolTCP:
+		return HealthTCP
+	}
+	return HealthHTTP
 }
 
 // DefaultHealthCheck is the mission's: / every 5 s, 2 s timeout, 60 s grace, 3 failures.
@@ -199,4 +274,5 @@ type ImageConfig struct {
 	User         string
 	ExposedPorts []int
 	Architecture string // Go's name; "" when unknown
+	StopSignal   string // as the image writes it: "SIGQUIT", "3"; "": none
 }

@@ -137,6 +137,7 @@ func checkPublish(in *resource.Publish) error {
 		if s.Type == "worker" && s.Port != nil {
 			f.add(field+".port", "a worker has none")
 		}
+		f.spoken(field+".", &miosa.ServiceSpec{}, s.SpokenPatch)
 		f.path(field+".health_check_path", s.HealthCheckPath)
 		f.health(field+".health_check", miosa.DefaultHealthCheck(), s.HealthCheck)
 		f.between(field+".desired_replicas", s.DesiredReplicas, 0, 10_000)
@@ -312,6 +313,7 @@ func (p *publication) spec(tx *store.Tx, a resource.PublishService) (miosa.Servi
 		spec.Port = defaultPort
 	}
 	var f faults
+	f.spoken("", &spec, a.SpokenPatch)
 	if a.HealthCheckPath != "" {
 		spec.Health.Path = a.HealthCheckPath
 	}

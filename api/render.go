@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"net/url"
 	"time"
 
@@ -113,7 +114,7 @@ func versionResource(v miosa.Version, manifest miosa.ArtifactManifest) resource.
 	for _, s := range v.Services {
 		out.Services = append(out.Services, resource.VersionService{
 			ServiceID: s.ServiceID, Name: s.Name, Type: string(s.Type), ReleaseID: s.ReleaseID, RunCommand: str(s.Command),
-			Port: num(s.Port), HealthCheck: healthResource(s.Health), Resources: resourcesResource(s.Resources),
+			Port: num(s.Port), Spoken: spoken(s), HealthCheck: healthResource(s), Resources: resourcesResource(s.Resources),
 		})
 	}
 	return out
@@ -148,8 +149,24 @@ func (c *call) releaseResource(r miosa.Release, latest miosa.Version) resource.R
 	return out
 }
 
-func healthResource(h miosa.HealthCheck) resource.HealthCheck {
+// spoken is how a service is spoken to, with what is the default.
+func spoken(s miosa.ServiceSpec) resource.Spoken {
+	return resource.Spoken{
+		Protocol:               string(cmp.Or(s.Protocol, miosa.ProtocolHTTP1)),
+		ResponseTimeoutSeconds: cmp.Or(s.ResponseTimeout, miosa.DefaultResponseTimeout).Seconds(),
+		StopSignal:             str(s.StopSignal), StopGraceSeconds: cmp.Or(s.StopGrace, miosa.DefaultStopGrace).Seconds(),
+	}
+}
+
+func healthResource(s miosa.ServiceSpec) resource.HealthCheck {
+	h := s.Health
+	headers := map[string]string{}
+	for _, line := range h.Headers {
+		headers[line.Name] = line.Value
+	}
 	return resource.HealthCheck{
+		Type: string(s.HealthType()), Scheme: cmp.Or(h.Scheme, "http"), Host: str(h.Host), Headers: headers,
+		Command: str(h.Command), StableSeconds: cmp.Or(h.Stable, miosa.DefaultStable).Seconds(),
 		Path: h.Path, IntervalSeconds: h.Interval.Seconds(), TimeoutSeconds: h.Timeout.Seconds(),
 		GracePeriodSeconds: h.Grace.Seconds(), UnhealthyThreshold: h.Threshold,
 	}
@@ -181,7 +198,7 @@ func serviceView(s miosa.Service, st standing, instances []miosa.Instance) resou
 	out := resource.Service{
 		ID: s.ID, DeploymentID: s.DeploymentID, EnvironmentID: s.EnvironmentID, TenantID: s.TenantID, Type: string(s.Type),
 		Name: s.Name, DesiredReplicas: s.DesiredReplicas, ReadyReplicas: ready, Routed: s.ID == st.routed(), RolloutID: str(st.rollout),
-		RunCommand: str(spec.Command), Port: num(spec.Port), HealthCheck: healthResource(spec.Health),
+		RunCommand: str(spec.Command), Port: num(spec.Port), Spoken: spoken(spec), HealthCheck: healthResource(spec),
 		Resources: resourcesResource(spec.Resources), Regions: lines(s.Regions),
 		Sticky:   resource.Sticky{Mode: string(s.Sticky.Mode), Name: s.Sticky.Name},
 		Restart:  resource.Restart{Policy: string(s.Restart.Mode), MaxAgeSeconds: int(s.Restart.MaxAge / time.Second)},

@@ -118,7 +118,7 @@ type serviceChange struct {
 // frozen reports whether a new version is needed.
 func (s serviceChange) frozen() bool {
 	p := s.patch
-	return s.restart || s.size != nil || p.RunCommand != nil || p.Port != nil || p.HealthCheck != nil || p.Resources != nil
+	return s.restart || s.size != nil || p.RunCommand != nil || p.Port != nil || p.SpokenPatch != (resource.SpokenPatch{}) || p.HealthCheck != nil || p.Resources != nil
 }
 
 // unfrozen reports whether the service's own record changes.
@@ -430,6 +430,7 @@ func (s serviceChange) freeze(spec *miosa.ServiceSpec) error {
 		}
 		spec.Port = *p.Port
 	}
+	f.spoken("", spec, p.SpokenPatch)
 	spec.Health = f.health("health_check", spec.Health, p.HealthCheck)
 	spec.Resources = f.resources("resources", spec.Resources, p.Resources)
 	if s.size != nil {

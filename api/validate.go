@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"golang.org/x/net/http/httpguts"
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/miosa/miosa"
@@ -23,17 +25,19 @@ import (
 const (
 	maxName = 100
 	// A slug, "--" and an environment's name make one DNS label of at most 63.
-	maxSlug        = 40
-	maxEnvironment = 20
-	maxCommand     = 16 << 10
-	maxPath        = 1024
-	maxMetadata    = 16 << 10
-	maxExternalID  = 200
-	maxServices    = 40 // of one publish, whatever the plan: one transaction holds them
-	maxVarName     = 256
-	maxVarValue    = 64 << 10
-	maxVars        = 500
-	maxVarsTotal   = 512 << 10
+	maxSlug          = 40
+	maxEnvironment   = 20
+	maxCommand       = 16 << 10
+	maxHealthHeaders = 20
+	maxHealthHeader  = 4 << 10 // bytes of its value
+	maxPath          = 1024
+	maxMetadata      = 16 << 10
+	maxExternalID    = 200
+	maxServices      = 40 // of one publish, whatever the plan: one transaction holds them
+	maxVarName       = 256
+	maxVarValue      = 64 << 10
+	maxVars          = 500
+	maxVarsTotal     = 512 << 10
 )
 
 // faults gathers everything that is wrong with a request.
@@ -245,6 +249,30 @@ func (f *faults) health(field string, h miosa.HealthCheck, p *resource.HealthPat
 			h.Path = "/"
 		}
 	}
+	if p.Type != nil {
+		f.oneOf(field+".type", *p.Type, "http", "tcp", "grpc", "exec", "none")
+		h.Type = miosa.HealthType(*p.Type)
+	}
+	if p.Scheme != nil {
+		f.oneOf(field+".scheme", *p.Scheme, "http", "https")
+		h.Scheme = *p.Scheme
+	}
+	if p.Host.Set {
+		h.Host = p.Host.Value
+		if h.Host != "" && (len(h.Host) > 255 || !httpguts.ValidHostHeader(h.Host)) {
+			f.add(field+".host", "is no host name")
+		}
+	}
+	if p.Headers != nil {
+		h.Headers = f.headers(field+".headers", p.Headers)
+	}
+	if p.Command != nil {
+		f.command(field+".command", *p.Command)
+		h.Command = *p.Command
+	}
+	if h.Type == miosa.HealthExec && h.Command == "" {
+		f.add(field+".command", "is needed where type is exec")
+	}
 	seconds := func(name string, to *time.Duration, v *float64, low, high float64) {
 		if v == nil {
 			return
@@ -255,6 +283,7 @@ func (f *faults) health(field string, h miosa.HealthCheck, p *resource.HealthPat
 		}
 		*to = time.Duration(*v * float64(time.Second))
 	}
+	seconds("stable_seconds", &h.Stable, p.StableSeconds, 1, 600)
 	seconds("interval_seconds", &h.Interval, p.IntervalSeconds, 1, 300)
 	seconds("timeout_seconds", &h.Timeout, p.TimeoutSeconds, 0.1, 60)
 	seconds("grace_period_seconds", &h.Grace, p.GracePeriodSeconds, 1, 600)
@@ -263,6 +292,56 @@ func (f *faults) health(field string, h miosa.HealthCheck, p *resource.HealthPat
 		h.Threshold = *p.UnhealthyThreshold
 	}
 	return h
+}
+
+// headers are those of a health check, by name.
+func (f *faults) headers(field string, given map[string]string) (out []miosa.Header) {
+	if len(given) > maxHealthHeaders {
+		f.add(field, "may be at most %d", maxHealthHeaders)
+	}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		value := given[name]
+		switch canonical := http.CanonicalHeaderKey(name); {
+		case !httpguts.ValidHeaderFieldName(name):
+			f.add(field, "%q is no name for a header", name)
+		case len(value) > maxHealthHeader || !httpguts.ValidHeaderFieldValue(value):
+			f.add(field+"."+name, "must be visible characters, at most %d", maxHealthHeader)
+		case canonical == "Host":
+			f.add(field+"."+name, "is set by health_check.host")
+		case canonical == "Connection" || canonical == "Content-Length" || canonical == "Transfer-Encoding" || canonical == "Upgrade":
+			f.add(field+"."+name, "is the health check's own")
+		default:
+			out = append(out, miosa.Header{Name: canonical, Value: value})
+		}
+	}
+	return out
+}
+
+// spoken applies a change of how a service is spoken to.
+func (f *faults) spoken(prefix string, s *miosa.ServiceSpec, p resource.SpokenPatch) {
+	if p.Protocol != nil {
+		f.oneOf(prefix+"protocol", *p.Protocol, "http1", "h2c", "tcp")
+		s.Protocol = miosa.Protocol(*p.Protocol)
+	}
+	seconds := func(name string, to *time.Duration, v resource.Nullable[float64], most time.Duration) {
+		switch {
+		case !v.Set:
+		case v.Null:
+			*to = 0
+		case !(v.Value >= 1 && v.Value <= most.Seconds()):
+			f.add(prefix+name, "must be 1–%g seconds", most.Seconds())
+		default:
+			*to = time.Duration(v.Value * float64(time.Second))
+		}
+	}
+	seconds("response_timeout_seconds", &s.ResponseTimeout, p.ResponseTimeoutSeconds, miosa.MaxResponseTimeout)
+	seconds("stop_grace_seconds", &s.StopGrace, p.StopGraceSeconds, miosa.MaxStopGrace)
+	if p.StopSignal.Set {
+		signal, ok := miosa.ParseSignal(p.StopSignal.Value)
+		if s.StopSignal = signal; !ok && !p.StopSignal.Null {
+			f.add(prefix+"stop_signal", "must be the name of a signal, like SIGTERM or SIGQUIT")
+		}
+	}
 }
 
 // sticky checks and converts.

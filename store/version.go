@@ -163,7 +163,11 @@ type serviceSpecRecord struct {
 	Kind      miosa.Kind        `json:"kind,omitempty"`
 	Command   string            `json:"command,omitempty"`
 	Port      int               `json:"port,omitempty"`
+	Protocol  miosa.Protocol    `json:"protocol,omitempty"`
 	Health    healthCheckRecord `json:"health,omitzero"`
+	Signal    string            `json:"stop_signal,omitempty"`
+	Grace     time.Duration     `json:"stop_grace_ns,omitempty"`
+	Response  time.Duration     `json:"response_timeout_ns,omitempty"`
 	Resources resourcesRecord   `json:"resources,omitzero"`
 }
 
@@ -177,7 +181,11 @@ func serviceSpecToRecord(v miosa.ServiceSpec) serviceSpecRecord {
 		Kind:      v.Kind,
 		Command:   v.Command,
 		Port:      v.Port,
+		Protocol:  v.Protocol,
 		Health:    healthCheckToRecord(v.Health),
+		Signal:    v.StopSignal,
+		Grace:     v.StopGrace,
+		Response:  v.ResponseTimeout,
 		Resources: resourcesToRecord(v.Resources),
 	}
 }
@@ -192,22 +200,37 @@ func (r serviceSpecRecord) noun() miosa.ServiceSpec {
 		Kind:      r.Kind,
 		Command:   r.Command,
 		Port:      r.Port,
+		Protocol:  r.Protocol,
 		Health:    r.Health.noun(),
 		Resources: r.Resources.noun(),
+
+		StopSignal: r.Signal, StopGrace: r.Grace, ResponseTimeout: r.Response,
 	}
 }
 
 type healthCheckRecord struct {
-	Path      string        `json:"path,omitempty"`
-	Interval  time.Duration `json:"interval_ns,omitempty"`
-	Timeout   time.Duration `json:"timeout_ns,omitempty"`
-	Grace     time.Duration `json:"grace_ns,omitempty"`
-	Threshold int           `json:"threshold,omitempty"`
+	Type      miosa.HealthType `json:"type,omitempty"`
+	Path      string           `json:"path,omitempty"`
+	Scheme    string           `json:"scheme,omitempty"`
+	Host      string           `json:"host,omitempty"`
+	Headers   []headerRecord   `json:"headers,omitempty"`
+	Command   string           `json:"command,omitempty"`
+	Stable    time.Duration    `json:"stable_ns,omitempty"`
+	Interval  time.Duration    `json:"interval_ns,omitempty"`
+	Timeout   time.Duration    `json:"timeout_ns,omitempty"`
+	Grace     time.Duration    `json:"grace_ns,omitempty"`
+	Threshold int              `json:"threshold,omitempty"`
 }
 
 func healthCheckToRecord(v miosa.HealthCheck) healthCheckRecord {
 	return healthCheckRecord{
+		Type:      v.Type,
 		Path:      v.Path,
+		Scheme:    v.Scheme,
+		Host:      v.Host,
+		Headers:   each(v.Headers, func(h miosa.Header) headerRecord { return headerRecord(h) }),
+		Command:   v.Command,
+		Stable:    v.Stable,
 		Interval:  v.Interval,
 		Timeout:   v.Timeout,
 		Grace:     v.Grace,
@@ -217,12 +240,23 @@ func healthCheckToRecord(v miosa.HealthCheck) healthCheckRecord {
 
 func (r healthCheckRecord) noun() miosa.HealthCheck {
 	return miosa.HealthCheck{
+		Type:      r.Type,
 		Path:      r.Path,
+		Scheme:    r.Scheme,
+		Host:      r.Host,
+		Headers:   each(r.Headers, func(h headerRecord) miosa.Header { return miosa.Header(h) }),
+		Command:   r.Command,
+		Stable:    r.Stable,
 		Interval:  r.Interval,
 		Timeout:   r.Timeout,
 		Grace:     r.Grace,
 		Threshold: r.Threshold,
 	}
+}
+
+type headerRecord struct {
+	Name  string `json:"name,omitempty"`
+	Value string `json:"value,omitempty"`
 }
 
 type resourcesRecord struct {
@@ -283,6 +317,7 @@ type imageConfigRecord struct {
 	User         string   `json:"user,omitempty"`
 	ExposedPorts []int    `json:"exposed_ports,omitempty"`
 	Architecture string   `json:"architecture,omitempty"`
+	StopSignal   string   `json:"stop_signal,omitempty"`
 }
 
 func imageConfigToRecord(v miosa.ImageConfig) imageConfigRecord {
@@ -294,6 +329,7 @@ func imageConfigToRecord(v miosa.ImageConfig) imageConfigRecord {
 		User:         v.User,
 		ExposedPorts: v.ExposedPorts,
 		Architecture: v.Architecture,
+		StopSignal:   v.StopSignal,
 	}
 }
 
@@ -306,5 +342,6 @@ func (r imageConfigRecord) noun() miosa.ImageConfig {
 		User:         r.User,
 		ExposedPorts: r.ExposedPorts,
 		Architecture: r.Architecture,
+		StopSignal:   r.StopSignal,
 	}
 }

@@ -75,10 +75,11 @@ type Publish struct {
 
 // PublishService is one service of a version.
 type PublishService struct {
-	Name            string          `json:"name" required:"true"`
-	Type            string          `json:"type,omitempty" enum:"web,api,worker,static_web" doc:"Default web. A worker has no port."`
-	RunCommand      string          `json:"run_command,omitempty"`
-	Port            *int            `json:"port,omitempty"`
+	Name       string `json:"name" required:"true"`
+	Type       string `json:"type,omitempty" enum:"web,api,worker,static_web" doc:"Default web. A worker has no port."`
+	RunCommand string `json:"run_command,omitempty"`
+	Port       *int   `json:"port,omitempty"`
+	SpokenPatch
 	HealthCheckPath string          `json:"health_check_path,omitempty"`
 	HealthCheck     *HealthPatch    `json:"health_check,omitempty"`
 	DesiredReplicas *int            `json:"desired_replicas,omitempty"`

@@ -4,47 +4,76 @@ import "time"
 
 // Service is one process type of a deployment in one environment.
 type Service struct {
-	ID              string         `json:"id"`
-	DeploymentID    string         `json:"deployment_id"`
-	EnvironmentID   string         `json:"environment_id"`
-	TenantID        string         `json:"tenant_id"`
-	Type            string         `json:"type" enum:"static_web,web,api,worker"`
-	Name            string         `json:"name"`
-	DesiredReplicas int            `json:"desired_replicas"`
-	ReadyReplicas   int            `json:"ready_replicas" doc:"Healthy instances of the active version."`
-	Routed          bool           `json:"routed" doc:"Whether it is the one that requests to its environment go to."`
-	State           string         `json:"state" enum:"pending,starting,running,degraded,stopped,failed" doc:"Of one that no live or wanted version names: stopped."`
-	RolloutID       *string        `json:"rollout_id" doc:"The rollout that goes on in its environment now, if one does; after a change, the one it began."`
-	VersionID       *string        `json:"version_id" doc:"The version it runs; null where it is no part of a live one."`
-	RunCommand      *string        `json:"run_command"`
-	Port            *int           `json:"port"`
-	HealthCheck     HealthCheck    `json:"health_check"`
-	Resources       Resources      `json:"resources"`
-	Regions         []string       `json:"regions"`
-	Sticky          Sticky         `json:"sticky"`
-	Restart         Restart        `json:"restart"`
-	Logs            LogLimit       `json:"logs"`
-	Metadata        map[string]any `json:"metadata"`
-	CreatedAt       time.Time      `json:"created_at"`
-	UpdatedAt       time.Time      `json:"updated_at"`
+	ID              string  `json:"id"`
+	DeploymentID    string  `json:"deployment_id"`
+	EnvironmentID   string  `json:"environment_id"`
+	TenantID        string  `json:"tenant_id"`
+	Type            string  `json:"type" enum:"static_web,web,api,worker"`
+	Name            string  `json:"name"`
+	DesiredReplicas int     `json:"desired_replicas"`
+	ReadyReplicas   int     `json:"ready_replicas" doc:"Healthy instances of the active version."`
+	Routed          bool    `json:"routed" doc:"Whether it is the one that requests to its environment go to."`
+	State           string  `json:"state" enum:"pending,starting,running,degraded,stopped,failed" doc:"Of one that no live or wanted version names: stopped."`
+	RolloutID       *string `json:"rollout_id" doc:"The rollout that goes on in its environment now, if one does; after a change, the one it began."`
+	VersionID       *string `json:"version_id" doc:"The version it runs; null where it is no part of a live one."`
+	RunCommand      *string `json:"run_command"`
+	Port            *int    `json:"port"`
+	Spoken
+	HealthCheck HealthCheck    `json:"health_check"`
+	Resources   Resources      `json:"resources"`
+	Regions     []string       `json:"regions"`
+	Sticky      Sticky         `json:"sticky"`
+	Restart     Restart        `json:"restart"`
+	Logs        LogLimit       `json:"logs"`
+	Metadata    map[string]any `json:"metadata"`
+	CreatedAt   time.Time      `json:"created_at"`
+	UpdatedAt   time.Time      `json:"updated_at"`
+}
+
+// Spoken is how a service is spoken to, and asked to end.
+type Spoken struct {
+	Protocol               string  `json:"protocol" enum:"http1,h2c,tcp" doc:"h2c is HTTP/2 without TLS, as gRPC servers speak it; tcp is bytes, on public_port."`
+	ResponseTimeoutSeconds float64 `json:"response_timeout_seconds" doc:"How long the router waits for the first byte of an answer."`
+	StopSignal             *string `json:"stop_signal" doc:"Asks the app to end; null: the image's own, or SIGTERM."`
+	StopGraceSeconds       float64 `json:"stop_grace_seconds" doc:"From the signal to SIGKILL."`
+}
+
+// SpokenPatch changes how a service is spoken to; absent fields stay.
+type SpokenPatch struct {
+	Protocol               *string           `json:"protocol,omitempty" enum:"http1,h2c,tcp" doc:"h2c is HTTP/2 without TLS, as gRPC servers speak it; tcp is bytes, on public_port. Default http1."`
+	ResponseTimeoutSeconds Nullable[float64] `json:"response_timeout_seconds,omitzero" doc:"1–3600: how long the router waits for the first byte of an answer; null: 120."`
+	StopSignal             Nullable[string]  `json:"stop_signal,omitzero" doc:"A name like SIGQUIT; null: the image's own, or SIGTERM."`
+	StopGraceSeconds       Nullable[float64] `json:"stop_grace_seconds,omitzero" doc:"1–300, from the signal to SIGKILL; null: 10."`
 }
 
 // HealthCheck is how an instance is judged.
 type HealthCheck struct {
-	Path               string  `json:"path"`
-	IntervalSeconds    float64 `json:"interval_seconds"`
-	TimeoutSeconds     float64 `json:"timeout_seconds"`
-	GracePeriodSeconds float64 `json:"grace_period_seconds"`
-	UnhealthyThreshold int     `json:"unhealthy_threshold"`
+	Type               string            `json:"type" enum:"http,tcp,grpc,exec,none" doc:"none: healthy once the process has run for stable_seconds."`
+	Path               string            `json:"path" doc:"Of http; of grpc / and the service asked about, / alone being the whole server."`
+	Scheme             string            `json:"scheme" enum:"http,https" doc:"Of http; with https any certificate will do."`
+	Host               *string           `json:"host" doc:"What http says in Host; null: the managed host name of its environment."`
+	Headers            map[string]string `json:"headers" doc:"Sent by http."`
+	Command            *string           `json:"command" doc:"Of exec: run in the instance; healthy if it exits with 0."`
+	StableSeconds      float64           `json:"stable_seconds" doc:"How long the process must have run where nothing else tells."`
+	IntervalSeconds    float64           `json:"interval_seconds"`
+	TimeoutSeconds     float64           `json:"timeout_seconds"`
+	GracePeriodSeconds float64           `json:"grace_period_seconds"`
+	UnhealthyThreshold int               `json:"unhealthy_threshold"`
 }
 
 // HealthPatch changes a health check; absent fields stay.
 type HealthPatch struct {
-	Path               *string  `json:"path,omitempty" doc:"Begins with /."`
-	IntervalSeconds    *float64 `json:"interval_seconds,omitempty" doc:"1–300."`
-	TimeoutSeconds     *float64 `json:"timeout_seconds,omitempty" doc:"0.1–60."`
-	GracePeriodSeconds *float64 `json:"grace_period_seconds,omitempty" doc:"1–600."`
-	UnhealthyThreshold *int     `json:"unhealthy_threshold,omitempty" doc:"1–100."`
+	Type               *string           `json:"type,omitempty" enum:"http,tcp,grpc,exec,none" doc:"Default: http, or tcp where protocol is, or none for a worker."`
+	Path               *string           `json:"path,omitempty" doc:"Begins with /."`
+	Scheme             *string           `json:"scheme,omitempty" enum:"http,https"`
+	Host               Nullable[string]  `json:"host,omitzero" doc:"null: the managed host name of its environment."`
+	Headers            map[string]string `json:"headers,omitempty" doc:"At most 20; those given before are replaced. ${NAME} in a value is that variable's value."`
+	Command            *string           `json:"command,omitempty"`
+	StableSeconds      *float64          `json:"stable_seconds,omitempty" doc:"1–600."`
+	IntervalSeconds    *float64          `json:"interval_seconds,omitempty" doc:"1–300."`
+	TimeoutSeconds     *float64          `json:"timeout_seconds,omitempty" doc:"0.1–60."`
+	GracePeriodSeconds *float64          `json:"grace_period_seconds,omitempty" doc:"1–600."`
+	UnhealthyThreshold *int              `json:"unhealthy_threshold,omitempty" doc:"1–100."`
 }
 
 // Resources is the size of one instance.
@@ -100,19 +129,20 @@ type LogLimitPatch struct {
 }
 
 // ServicePatch changes a service; absent fields stay. run_command, port,
-// health_check and resources are frozen in a version: changing them makes a
+// protocol, timeouts, health_check and resources are frozen in a version: changing them makes a
 // new version of the same release and rolls it out.
 type ServicePatch struct {
-	DesiredReplicas *int            `json:"desired_replicas,omitempty"`
-	Regions         *[]string       `json:"regions,omitempty" doc:"Slugs of /compute/regions; empty: any."`
-	Sticky          *Sticky         `json:"sticky,omitempty"`
-	Restart         *RestartPatch   `json:"restart,omitempty"`
-	Logs            *LogLimitPatch  `json:"logs,omitempty"`
-	Metadata        map[string]any  `json:"metadata,omitempty"`
-	RunCommand      *string         `json:"run_command,omitempty"`
-	Port            *int            `json:"port,omitempty"`
-	HealthCheck     *HealthPatch    `json:"health_check,omitempty"`
-	Resources       *ResourcesPatch `json:"resources,omitempty"`
+	DesiredReplicas *int           `json:"desired_replicas,omitempty"`
+	Regions         *[]string      `json:"regions,omitempty" doc:"Slugs of /compute/regions; empty: any."`
+	Sticky          *Sticky        `json:"sticky,omitempty"`
+	Restart         *RestartPatch  `json:"restart,omitempty"`
+	Logs            *LogLimitPatch `json:"logs,omitempty"`
+	Metadata        map[string]any `json:"metadata,omitempty"`
+	RunCommand      *string        `json:"run_command,omitempty"`
+	Port            *int           `json:"port,omitempty"`
+	SpokenPatch
+	HealthCheck *HealthPatch    `json:"health_check,omitempty"`
+	Resources   *ResourcesPatch `json:"resources,omitempty"`
 }
 
 // Instance is one running (or waiting, or ended) copy of a service.

@@ -36,12 +36,13 @@ type Version struct {
 
 // VersionService is the frozen part of one service.
 type VersionService struct {
-	ServiceID   string      `json:"service_id"`
-	Name        string      `json:"name"`
-	Type        string      `json:"type"`
-	ReleaseID   string      `json:"release_id"`
-	RunCommand  *string     `json:"run_command"`
-	Port        *int        `json:"port"`
+	ServiceID  string  `json:"service_id"`
+	Name       string  `json:"name"`
+	Type       string  `json:"type"`
+	ReleaseID  string  `json:"release_id"`
+	RunCommand *string `json:"run_command"`
+	Port       *int    `json:"port"`
+	Spoken
 	HealthCheck HealthCheck `json:"health_check"`
 	Resources   Resources   `json:"resources"`
 }
