@@ -44,7 +44,7 @@ func (x *actor) probe(e lifecycle.Probe) {
 	ctx := b.ctx
 	x.a.wg.Go(func() {
 		began := time.Now()
-		result := ask(ctx, x.a.probes, "http://"+addr.String(), e.Path, e.Timeout)
+		result := ask(ctx, x.a.probes, "http://"+addr.String(), e.Check.Path, e.Check.Timeout)
 		x.probed(began, result)
 		x.post(lifecycle.Probed{Boot: e.Boot, Result: result})
 	})

@@ -23,7 +23,7 @@ import (
 func stopVM(ctx context.Context, vm vmm.VM, s state, j *journal, log *slog.Logger) {
 	// Before the app is launched there is nobody to ask.
 	if _, launched := lifecycle.PhaseAt(s.Observation, "app_started"); launched {
-		if err := askToStop(ctx, vm, s.Observation.Boot, j); err != nil {
+		if err := askToStop(ctx, vm, s.Observation.Boot, lifecycle.StopGrace(s.Instance.Spec), j); err != nil {
 			log.Warn("virtual machine did not stop by itself", "vm", s.VM.ID, "err", err)
 			j.unsaid(time.Now().UTC())
 		}
@@ -33,9 +33,10 @@ func stopVM(ctx context.Context, vm vmm.VM, s state, j *journal, log *slog.Logge
 	}
 }
 
-// askToStop asks a guest to stop and waits for its VM to end.
-func askToStop(ctx context.Context, vm vmm.VM, boot int, j *journal) error {
-	ctx, cancel := context.WithTimeout(ctx, lifecycle.StopDeadline+lifecycle.KillAfter)
+// askToStop asks a guest to stop, with a grace for its app, and waits for its
+// VM to end.
+func askToStop(ctx context.Context, vm vmm.VM, boot int, grace time.Duration, j *journal) error {
+	ctx, cancel := context.WithTimeout(ctx, grace+lifecycle.KillAfter)
 	defer cancel()
 	raw, err := vm.Dial(ctx)
 	if err != nil {
@@ -47,7 +48,7 @@ func askToStop(ctx context.Context, vm vmm.VM, boot int, j *journal) error {
 	if err := conn.WriteMessage(lines.Connect(nonce())); err != nil {
 		return fmt.Errorf("reach the guest: %w", err)
 	}
-	if err := conn.WriteMessage(guest.Message{Stop: &guest.Stop{Deadline: lifecycle.StopDeadline}}); err != nil {
+	if err := conn.WriteMessage(guest.Message{Stop: &guest.Stop{Deadline: grace}}); err != nil {
 		return fmt.Errorf("ask the guest to stop: %w", err)
 	}
 	full := false // the spool takes nothing; the reader's alone
@@ -85,7 +86,7 @@ func askToStop(ctx context.Context, vm vmm.VM, boot int, j *journal) error {
 	case <-vm.Done():
 		return nil
 	case <-ctx.Done():
-		return errors.New("it did not end in " + (lifecycle.StopDeadline + lifecycle.KillAfter).Round(time.Second).String())
+		return errors.New("it did not end in " + (grace + lifecycle.KillAfter).Round(time.Second).String())
 	}
 }
 

@@ -92,9 +92,9 @@ type (
 	Boot struct{ Boot int }
 	// Probe asks the app for its health once. Answered by Probed.
 	Probe struct {
-		Boot    int
-		Path    string
-		Timeout time.Duration
+		Boot  int
+		Type  miosa.HealthType // never HealthNone
+		Check miosa.HealthCheck
 	}
 	// StopGuest asks PID 1 to stop the app. Answered by Exited, then Vanished.
 	StopGuest struct {

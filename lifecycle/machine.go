@@ -4,12 +4,14 @@
 //
 //	pending    waits for NextRestartAt, then boots
 //	starting   BootDeadline for the VM, then the health check's grace
-//	healthy    probed for ever; a worker is watched through its channel
+//	healthy    probed for ever; one that is asked nothing is watched through
+//	           its channel
 //	unhealthy  probed for ever; control replaces it
-//	stopping   StopDeadline for the app, KillAfter more for the VM
+//	stopping   the service's stop grace for the app, KillAfter more for the VM
 package lifecycle
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -24,13 +26,8 @@ const (
 	// disk, VM, kernel, PID 1) to the start of the run command. Generous:
 	// emulated machines boot in seconds when quiet, and queue when not.
 	BootDeadline = 5 * time.Minute
-	// StopDeadline is what an app has between SIGTERM and SIGKILL.
-	StopDeadline = 10 * time.Second
-	// KillAfter is how much longer the VM has to go after StopDeadline.
+	// KillAfter is how much longer than its app the VM has to go.
 	KillAfter = 5 * time.Second
-	// WorkerSettles is how long a worker's process must run to be called
-	// healthy, so that one which dies at once never is.
-	WorkerSettles = time.Second
 	// clockTold is how long nothing is reported of an instance's clock after the
 	// last time: an app may set it wrong as often as it likes.
 	clockTold = time.Hour
@@ -148,7 +145,7 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 	case NotStarted:
 		out = m.crashed(now, e.Failure)
 	case Probed:
-		m.probed(now, e.Result)
+		m.answered(now, e.Result)
 	case Exited:
 		out = m.exited(now, e)
 	case Vanished:
@@ -158,7 +155,7 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 			m.obs.ClockSetBack = miosa.ClockSetBack{At: e.At, By: e.By}
 		}
 	case Silent:
-		if m.vm != vmRunning || !m.worker() && m.obs.State == miosa.Healthy {
+		if m.vm != vmRunning || m.probed() && m.obs.State == miosa.Healthy {
 			break // it boots, which has its own deadline; or it answers its health checks, which counts for more
 		}
 		out = m.crashed(now, miosa.Failure{
@@ -263,7 +260,7 @@ func (m *Machine) stop(now time.Time) []Effect {
 
 func (m *Machine) stopGuest(now time.Time) []Effect {
 	m.stopAt = now
-	return []Effect{StopGuest{m.obs.Boot, StopDeadline}}
+	return []Effect{StopGuest{m.obs.Boot, StopGrace(m.in.Spec)}}
 }
 
 // ended is terminal: everything is given back.
@@ -312,9 +309,25 @@ func (m *Machine) phase(now time.Time, name string, at time.Time) {
 	m.obs.Phases = append(append([]miosa.Phase(nil), m.obs.Phases...), miosa.Phase{Name: name, At: at})
 }
 
-func (m *Machine) worker() bool { return m.in.Spec.Port == 0 }
+// StopGrace is what the app of a service has between the signal that asks it
+// to end and SIGKILL.
+func StopGrace(spec miosa.ServiceSpec) time.Duration {
+	return min(cmp.Or(spec.StopGrace, miosa.DefaultStopGrace), miosa.MaxStopGrace)
+}
 
-func (m *Machine) probed(now time.Time, r health.Result) {
+// killAt is when a VM that was asked to stop is ended.
+func (m *Machine) killAt() time.Time { return m.stopAt.Add(StopGrace(m.in.Spec) + KillAfter) }
+
+// probed reports whether the instance is asked how it is.
+func (m *Machine) probed() bool { return m.in.Spec.HealthType() != miosa.HealthNone }
+
+// stableAt is when an instance that is asked nothing counts as healthy: by then
+// an app that fails at its start has.
+func (m *Machine) stableAt() time.Time {
+	return m.running.Add(cmp.Or(m.in.Spec.Health.Stable, miosa.DefaultStable))
+}
+
+func (m *Machine) answered(now time.Time, r health.Result) {
 	m.probing = false
 	if m.vm != vmRunning || !m.stopAt.IsZero() {
 		return
@@ -446,7 +459,7 @@ func (m *Machine) due(now time.Time) []Effect {
 		m.ask = false
 		return m.stopGuest(now)
 	case !m.stopAt.IsZero():
-		if !now.Before(m.stopAt.Add(StopDeadline + KillAfter)) {
+		if !now.Before(m.killAt()) {
 			if m.restarting {
 				return m.restart(now)
 			}
@@ -459,8 +472,8 @@ func (m *Machine) due(now time.Time) []Effect {
 				Message: fmt.Sprintf("the virtual machine did not start the run command within %s", BootDeadline),
 			})
 		}
-	case m.vm == vmRunning && m.worker():
-		if m.obs.State == miosa.Starting && !now.Before(m.running.Add(WorkerSettles)) {
+	case m.vm == vmRunning && !m.probed():
+		if m.obs.State == miosa.Starting && !now.Before(m.stableAt()) {
 			m.healthy(now)
 		}
 	case m.vm == vmRunning:
@@ -469,7 +482,7 @@ func (m *Machine) due(now time.Time) []Effect {
 		}
 		if !m.probing && !now.Before(m.check.Next) {
 			m.probing = true
-			return []Effect{Probe{m.obs.Boot, m.check.Check.Path, m.check.Check.Timeout}}
+			return []Effect{Probe{m.obs.Boot, m.in.Spec.HealthType(), m.check.Check}}
 		}
 	}
 	return nil
@@ -514,12 +527,12 @@ func (m *Machine) Wake() time.Time {
 	case m.obs.State == miosa.Pending:
 		return m.obs.NextRestartAt
 	case !m.stopAt.IsZero():
-		return m.stopAt.Add(StopDeadline + KillAfter)
+		return m.killAt()
 	case m.vm == vmBooting:
 		return m.began.Add(BootDeadline)
-	case m.vm == vmRunning && m.worker():
+	case m.vm == vmRunning && !m.probed():
 		if m.obs.State == miosa.Starting {
-			return m.running.Add(WorkerSettles)
+			return m.stableAt()
 		}
 	case m.vm == vmRunning:
 		if m.probing {

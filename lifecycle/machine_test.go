@@ -264,7 +264,7 @@ func (w *model) stop() {
 	in.Generation++
 	w.feed(lifecycle.Assigned{Instance: in})
 	// A stop that began before the clock jumped back ends that much later.
-	limit := w.now.Add(lifecycle.StopDeadline + lifecycle.KillAfter + w.jumped)
+	limit := w.now.Add(lifecycle.StopGrace(in.Spec) + lifecycle.KillAfter + w.jumped)
 	for !w.m.Observation().State.Terminal() {
 		at := w.m.Wake()
 		if at.IsZero() || at.After(limit) {

@@ -39,6 +39,7 @@ func newStage() *stage { return &stage{now: epoch, answer: "nothing"} }
 // line carries out one line of a script:
 //
 //	new [proven] [worker] [policy=on_failure] [grace=60s] [failures=3]
+//	    [health=none] [stable=10s] [stop=10s]
 //	assign [goal=drain|stop] [nonce=1] [generation=2] [proven]
 //	vm starts | app starts | app listens [on=loopback] | up  (all three, answering 200)
 //	app answers 503 | app answers nothing
@@ -121,7 +122,9 @@ func (s *stage) begin(l transcript.Line) {
 		ID: "ri_1", TenantID: "ten_1", DeploymentID: "dep_1", HostID: "host_1", Generation: 1, Goal: miosa.GoalRun,
 		Proven: l.Has("proven"), PriorFailures: l.Int("failures", 0),
 		Restart: miosa.RestartPolicy{Mode: miosa.RestartMode(l.Text("policy", "always"))},
-		Spec:    miosa.ServiceSpec{Name: "web", Port: 8080, Health: miosa.HealthCheck{Grace: l.Duration("grace", 0)}},
+		Spec:    miosa.ServiceSpec{Name: "web", Port: 8080, StopGrace: l.Duration("stop", 0), Health: miosa.HealthCheck{
+			Grace: l.Duration("grace", 0), Type: miosa.HealthType(l.Text("health", "")), Stable: l.Duration("stable", 0),
+		}},
 	}
 	if l.Has("worker") {
 		s.in.Spec.Port = 0
