@@ -331,11 +331,21 @@ func (s *session) configure() error {
 // or a newer guest's, and not kept.
 var guestPhases = map[string]bool{
 	"mount": true, "modules": true, "channel": true, "configure": true, "network": true, "root": true,
-	"switch_root": true, "prepare": true, "start_command": true, "app_started": true, "listening": true,
+	"switch_root": true, "prepare": true, "start_command": true, "app_started": true, "listening": true, "elsewhere": true,
 }
 
 // clip bounds a guest's words: they go into records.
 func clip(s string, n int) string { return strings.ToValidUTF8(s[:min(len(s), n)], "\uFFFD") }
+
+// ports are a guest's word of where its app listens, as far as it can be true.
+func ports(told []int) (out []int) {
+	for _, n := range told[:min(len(told), guest.MaxPorts)] {
+		if n > 0 && n < 1<<16 {
+			out = append(out, n)
+		}
+	}
+	return out
+}
 
 const (
 	maxGuestWords  = 1 << 10
@@ -362,7 +372,7 @@ func (s *session) phase(now time.Time, p *guest.Phase) {
 		s.keepTime()
 		s.b.slot() // the costly part of the boot is over: the next may begin
 	}
-	s.b.reachedAt(p.Name, at, clip(p.AddrHint, maxGuestSignal))
+	s.b.x.post(lifecycle.Reached{Boot: s.b.number, Name: p.Name, At: at, Hint: clip(p.AddrHint, maxGuestSignal), Ports: ports(p.Ports)})
 }
 
 // keepTime begins to read the guest's clock, over this connection.
@@ -492,12 +502,16 @@ func exitFailure(now time.Time, e *guest.Exit, command string, lines []string) m
 		f.Kind, f.Message = miosa.FailureNotExecutable, what+" is not executable"
 	case e.Reason == guest.ExitWrongArch:
 		f.Kind, f.Message = miosa.FailureWrongArch, what+" is built for another processor; build it for linux/amd64"
+	case e.Reason == guest.ExitImage:
+		f.Kind, f.Message = miosa.FailureImage, "the release lacks what it asks for"
 	case e.Reason != "":
 		f.Kind, f.Message = miosa.FailureBoot, "the virtual machine could not be set up"
 	case e.OOM:
 		f.Kind, f.Message = miosa.FailureOOM, what+" was killed because the instance ran out of memory"
 	case signal != "":
 		f.Kind, f.Message = miosa.FailureSignal, what+" was killed by "+signal
+	case e.Daemon:
+		f.Kind, f.Message = miosa.FailureExit, fmt.Sprintf("%s exited with code %d and left processes behind: it must stay in the foreground, so turn its daemon mode off", what, e.Code)
 	default:
 		f.Kind, f.Message = miosa.FailureExit, fmt.Sprintf("%s exited with code %d", what, e.Code)
 	}
@@ -537,9 +551,10 @@ func (b *boot) bootMessage() (*guest.Boot, error) {
 		InstanceID: b.x.id, Boot: b.number, Command: spec.Command, Argv: spec.Argv, Env: spec.Env,
 		User: spec.User, WorkDir: spec.WorkDir, Hostname: name, Nameservers: at.Nameservers,
 		UnixNano: time.Now().UnixNano(), Port: b.in.Spec.Port, Entropy: entropy,
-		DiskBytes: int64(b.in.Spec.Resources.DiskMB) << 20,
-		Network:   &guest.Network{MAC: at.NIC.MAC, Address: at.NIC.Guest.String()},
-		Gate:      at.Gate,
+		DiskBytes:  int64(b.in.Spec.Resources.DiskMB) << 20,
+		Network:    &guest.Network{MAC: at.NIC.MAC, Address: at.NIC.Guest.String()},
+		Gate:       at.Gate,
+		StopSignal: spec.StopSignal,
 	}
 	if at.NIC.Gateway.IsValid() {
 		boot.Network.Gateway = at.NIC.Gateway.String()

@@ -58,6 +58,17 @@ func validVarName(s string) bool {
 // reserved names are the platform's alone.
 func reserved(key string) bool { return key == "PORT" || strings.HasPrefix(key, "MIOSA_") }
 
+// stopSignal is the number of the signal that asks an app to end: the service's,
+// else the image's, if that is one; 0: SIGTERM.
+func stopSignal(service, image string) int {
+	name, ok := service, service != ""
+	if !ok {
+		name, _ = miosa.ParseSignal(image)
+	}
+	n, _ := miosa.SignalNumber(name)
+	return n
+}
+
 // bootSpec puts together what an instance boots with. Later ones win: the
 // image's own environment, the operator's bindings, the customer's variables,
 // PORT and MIOSA_*.
@@ -114,6 +125,7 @@ func (c *Control) bootSpec(ctx context.Context, i miosa.Instance) ([]byte, error
 
 	spec := cell.BootSpec{
 		Command: i.Spec.Command, User: release.Config.User, WorkDir: release.Config.WorkingDir,
+		StopSignal: stopSignal(i.Spec.StopSignal, release.Config.StopSignal),
 	}
 	if spec.Command == "" {
 		spec.Argv = append(slices.Clone(release.Config.Entrypoint), release.Config.Cmd...)

@@ -27,7 +27,7 @@ type command struct {
 func newCommand(root string, b wire.Boot) (command, error) {
 	a, err := lookupAccount(root, b.User)
 	if err != nil {
-		return command{}, err
+		return command{}, cannotStart(wire.ExitImage, "The command's %v.", err)
 	}
 	c := command{account: a}
 	if c.env, err = commandEnv(b, a); err != nil {

@@ -323,9 +323,15 @@ func TestWorkDir(t *testing.T) {
 	if dir, err := workDir(root, wire.Boot{WorkDir: "etc"}); err != nil || dir != "/etc" {
 		t.Errorf("work dir = %s, %v", dir, err)
 	}
-	for _, bad := range []string{"/absent", "/etc/hosts"} {
-		if _, err := workDir(root, wire.Boot{WorkDir: bad}); err == nil {
-			t.Errorf("work dir %s was accepted", bad)
+	if dir, err := workDir(root, wire.Boot{WorkDir: "/srv/app"}); err != nil || dir != "/srv/app" {
+		t.Errorf("work dir = %s, %v", dir, err)
+	}
+	if info, err := os.Stat(filepath.Join(root, "srv/app")); err != nil || !info.IsDir() {
+		t.Errorf("what the image lacks is not made: %v", err)
+	}
+	for _, bad := range []string{"/etc/hosts", "/etc/hosts/below"} {
+		if _, err := workDir(root, wire.Boot{WorkDir: bad}); setupExit(err).Reason != wire.ExitImage {
+			t.Errorf("work dir %s: %v", bad, err)
 		}
 	}
 }

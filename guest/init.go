@@ -46,6 +46,7 @@ type Init struct {
 	random   int    // /dev/urandom, open for writing; -1: not
 	// oomKills is how many processes the kernel had killed before the command.
 	oomKills uint64
+	kills    *os.File // the kernel's log; nil: it cannot be read
 
 	rest  chan error // the result of loading the rest of the modules …
 	disks chan error // … and of mounting the disks, both done while waiting for Boot
@@ -124,6 +125,12 @@ func (i *Init) serve(ctx context.Context) (wire.Exit, error) {
 		readStat: func() wire.Stats { return readStats("/") },
 		onStart:  i.started,
 		oomKills: i.oomKills,
+		signal:   syscall.Signal(i.boot.StopSignal),
+		others:   func() bool { return othersRun("/proc") },
+		kills:    i.kills,
+	}
+	if i.gate != nil {
+		s.gate = i.gate.Port
 	}
 	// Nobody needs them here any more.
 	i.boot, i.command = wire.Boot{}, command{}
@@ -340,6 +347,10 @@ func (i *Init) prepare(context.Context) (err error) {
 		if err := mountRest(); err != nil {
 			return err
 		}
+		if err := applySettings("/proc"); err != nil {
+			return err
+		}
+		i.kills = openKills()
 		i.oomKills = readOOMKills("/proc")
 	}
 	if i.boot.Hostname != "" {

@@ -8,11 +8,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	wire "github.com/miosa/miosa/wire/guest"
 )
 
 // Where the command listens, as wire.Phase.AddrHint tells it.
@@ -29,8 +32,18 @@ const (
 	listenLast  = 250 * time.Millisecond
 )
 
+// What is said of an app that listens elsewhere than on its port: not before it
+// has had time to open all its ports, and no more than so often.
+const (
+	elsewhereAfter = 2 * time.Second
+	elsewhereMost  = 8
+)
+
 // reach is a set of ways to reach a listening port.
-type reach struct{ v4, v6, loopback bool }
+type reach struct {
+	v4, v6, loopback bool
+	others           []int // ports besides it that something listens on, sorted, at most wire.MaxPorts
+}
 
 // readListeners finds who listens on the port in /proc/net/tcp and tcp6.
 // dualStack says whether the wildcard of IPv6 takes IPv4 connections too.
@@ -48,8 +61,12 @@ func readListeners(proc string, port int, dualStack func(int) bool) (reach, erro
 		if err != nil {
 			return reach{}, err
 		}
-		err = eachListener(f, port, func(addr string) {
+		err = eachListener(f, func(addr string, at int) {
 			switch {
+			case at != port:
+				if i, known := slices.BinarySearch(r.others, at); !known {
+					r.others = slices.Insert(r.others, i, at)
+				}
 			case isLoopback(addr):
 				r.loopback = true
 			case table.ipv6 && strings.Trim(addr, "0") == "":
@@ -67,6 +84,7 @@ func readListeners(proc string, port int, dualStack func(int) bool) (reach, erro
 	}
 	r.v4 = v4 || v6 && dualStack(port)
 	r.v6 = r.v6 || v6
+	r.others = r.others[:min(len(r.others), wire.MaxPorts)]
 	return r, nil
 }
 
@@ -83,9 +101,9 @@ func (r reach) hint() string {
 	return ""
 }
 
-// eachListener calls f with the address, in the kernel's hex, of every socket
-// of the table that listens on the port.
-func eachListener(r io.Reader, port int, f func(addr string)) error {
+// eachListener calls f with the address, in the kernel's hex, and the port of
+// every socket of the table that listens.
+func eachListener(r io.Reader, f func(addr string, port int)) error {
 	const listen = "0A"
 	sc := bufio.NewScanner(r)
 	for sc.Scan() {
@@ -97,8 +115,8 @@ func eachListener(r io.Reader, port int, f func(addr string)) error {
 		if !ok {
 			continue
 		}
-		if n, err := strconv.ParseUint(hexPort, 16, 16); err == nil && int(n) == port {
-			f(addr)
+		if n, err := strconv.ParseUint(hexPort, 16, 16); err == nil {
+			f(addr, int(n))
 		}
 	}
 	return sc.Err()
@@ -133,18 +151,26 @@ func takesIPv4(port int) bool {
 }
 
 // watchListener calls found once the command listens on the port, and again
-// when it can be reached from more places. It returns when everything is
-// reachable, or with ctx.
-func watchListener(ctx context.Context, proc string, port int, found func(hint string)) {
-	wait, told := listenFirst, ""
+// when it can be reached from more places. While it does not, but listens on
+// others, found is called with those and no hint. own is a port of PID 1's. It
+// returns when everything is reachable, or with ctx.
+func watchListener(ctx context.Context, proc string, port, own int, found func(hint string, elsewhere []int)) {
+	wait, told, began, said := listenFirst, "", time.Now(), 0
+	var others []int
 	for {
 		if r, err := readListeners(proc, port, takesIPv4); err == nil {
 			if hint := r.hint(); hint != "" && hint != told {
-				found(hint)
+				found(hint, nil)
 				told = hint
 			}
 			if told == hintAny {
 				return
+			}
+			r.others = slices.DeleteFunc(r.others, func(n int) bool { return n == own })
+			if told == "" && said < elsewhereMost && len(r.others) > 0 && time.Since(began) >= elsewhereAfter && !slices.Equal(r.others, others) {
+				others = r.others
+				said++
+				found("", others)
 			}
 		}
 		if pause(ctx, wait) != nil {

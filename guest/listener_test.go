@@ -4,7 +4,10 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func TestReadListeners(t *testing.T) {
@@ -39,13 +42,34 @@ func TestWatchListenerOnThisMachine(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var hints []string
-	watchListener(ctx, "/proc", l.Addr().(*net.TCPAddr).Port, func(hint string) {
+	watchListener(ctx, "/proc", l.Addr().(*net.TCPAddr).Port, 0, func(hint string, _ []int) {
 		hints = append(hints, hint)
 		cancel() // it would go on watching for a wider one
 	})
 	if len(hints) != 1 || hints[0] != hintLoopback {
 		t.Errorf("hints %q", hints)
 	}
+}
+
+// An app that listens on other ports than its own is told of, once it has had
+// time to open all of them.
+func TestWatchListenerElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		began := time.Now()
+		var told [][]int
+		watchListener(ctx, filepath.Join("testdata/proc", "any4"), 81, 61009, func(hint string, elsewhere []int) {
+			if hint != "" || time.Since(began) < elsewhereAfter {
+				t.Errorf("after %v: hint %q", time.Since(began), hint)
+			}
+			told = append(told, elsewhere)
+			time.AfterFunc(time.Minute, cancel)
+		})
+		if len(told) != 1 || !slices.Contains(told[0], 8080) {
+			t.Errorf("told %v", told)
+		}
+	})
 }
 
 func TestTakesIPv4(t *testing.T) {

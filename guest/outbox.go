@@ -175,10 +175,22 @@ func (o *outbox) ack(a wire.Ack) {
 }
 
 // phase notes a moment of the boot.
-func (o *outbox) phase(name, hint string) {
+func (o *outbox) phase(name, hint string) { o.reached(wire.Phase{Name: name, AddrHint: hint}) }
+
+// listening tells where the command listens: on its port, or elsewhere.
+func (o *outbox) listening(hint string, elsewhere []int) {
+	if hint == "" {
+		o.reached(wire.Phase{Name: "elsewhere", Ports: elsewhere})
+		return
+	}
+	o.phase("listening", hint)
+}
+
+func (o *outbox) reached(p wire.Phase) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.phases = append(o.phases, wire.Phase{Name: name, UptimeMS: o.uptime(), AddrHint: hint})
+	p.UptimeMS = o.uptime()
+	o.phases = append(o.phases, p)
 	if o.quiet == 0 {
 		o.notify()
 	}

@@ -3,6 +3,7 @@ package guest
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -247,7 +248,7 @@ func TestOutboxOfACopyCountsFromItsHostsFirstWord(t *testing.T) {
 		t.Fatalf("%+v", m.Hello)
 	}
 	m, ok = o.next(t.Context(), epoch)
-	if !ok || m.Phase == nil || *m.Phase != (wire.Phase{Name: "configure", UptimeMS: 20}) {
+	if !ok || m.Phase == nil || !reflect.DeepEqual(*m.Phase, wire.Phase{Name: "configure", UptimeMS: 20}) {
 		t.Fatalf("%+v", m.Phase)
 	}
 }

@@ -221,7 +221,8 @@ func setLimits(b wire.Boot) error {
 	return os.NewSyscallError("setrlimit", unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}))
 }
 
-// workDir is where the command starts.
+// workDir is where the command starts. One that the image lacks is made, as
+// Docker does.
 func workDir(root string, b wire.Boot) (string, error) {
 	dir := b.WorkDir
 	if dir == "" {
@@ -233,11 +234,13 @@ func workDir(root string, b wire.Boot) (string, error) {
 	info, err := os.Stat(filepath.Join(root, dir))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return "", fmt.Errorf("the working directory %s is not in the image", dir)
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			return "", cannotStart(wire.ExitImage, "The working directory %s is not in the image and cannot be made: %v.", dir, err)
+		}
 	case err != nil:
-		return "", fmt.Errorf("the working directory: %w", err)
+		return "", cannotStart(wire.ExitImage, "The working directory: %v.", err)
 	case !info.IsDir():
-		return "", fmt.Errorf("the working directory %s is no directory", dir)
+		return "", cannotStart(wire.ExitImage, "The working directory %s is no directory.", dir)
 	}
 	return dir, nil
 }

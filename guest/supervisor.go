@@ -1,9 +1,13 @@
 package guest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -17,6 +21,9 @@ import (
 const (
 	reapWait  = 2 * time.Second
 	drainWait = 3 * time.Second // more than the outbox's patience
+	// groupPoll is how often the rest of a stopping command's group is looked
+	// for, once its main process has ended.
+	groupPoll = 20 * time.Millisecond
 )
 
 // The shell's own exit codes (POSIX, "Exit Status for Commands"). They only
@@ -34,6 +41,10 @@ type supervisor struct {
 	stops    <-chan wire.Stop
 	proc     string                            // mount point of the proc file system
 	killAll  func(pid int, sig syscall.Signal) // every process that pid's command may have started
+	signal   syscall.Signal                    // that asks the command to end; 0: SIGTERM
+	others   func() bool                       // reports whether processes besides PID 1 run; nil: unknown
+	kills    *os.File                          // the kernel's log, from now on; nil: not read
+	gate     int                               // a port that is PID 1's own
 	log      func() []byte                     // the kernel's log
 	port     int
 	statsMS  int
@@ -60,7 +71,10 @@ func (s *supervisor) run(ctx context.Context) wire.Exit {
 	watching, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if s.port != 0 {
-		go watchListener(watching, s.proc, s.port, func(hint string) { s.out.phase("listening", hint) })
+		go watchListener(watching, s.proc, s.port, s.gate, s.out.listening)
+	}
+	if s.kills != nil {
+		go watchKills(watching, s.kills, p.pid, func(text string) { s.out.line(wire.System, []byte(text), false) })
 	}
 	if s.readStat != nil {
 		go s.sendStats(watching)
@@ -68,31 +82,45 @@ func (s *supervisor) run(ctx context.Context) wire.Exit {
 
 	status, stopped, killed := s.wait(ctx, p.pid, ended)
 	cancel()
+	wentOn := !stopped && s.others != nil && s.others()
 	s.killAll(p.pid, syscall.SIGKILL)
 	within(reapWait, gone)
 	s.drain(p)
 
 	exit := describe(status)
 	exit.Stopped, exit.KilledAll = stopped, killed
+	exit.Daemon = wentOn && exit.Code == 0
 	oomNow := readOOMKills(s.proc)
 	exit.OOM = !stopped && tookForMemory(exit, p.pid, oomNow > s.oomKills, s.log)
 	s.explain(&exit, time.Since(began))
 	return exit
 }
 
-// wait returns when the main process has ended. The first stop sends SIGTERM
-// to its group; SIGKILL follows at the deadline, which a later stop may
-// shorten.
+// wait returns when the main process has ended. The first stop sends the stop
+// signal to its group; SIGKILL follows at the deadline, which a later stop may
+// shorten. A shell ends by that signal while what it runs still goes about its
+// own end, so that after a stop the whole group is waited for.
 func (s *supervisor) wait(ctx context.Context, pid int, ended <-chan syscall.WaitStatus) (status syscall.WaitStatus, stopped, killed bool) {
 	deadline := time.NewTimer(0)
 	deadline.Stop()
 	defer deadline.Stop()
 	var due time.Time
 	done := ctx.Done()
+	rest := time.NewTicker(groupPoll)
+	rest.Stop()
+	defer rest.Stop()
+	over := false
 	for {
 		select {
 		case status = <-ended:
-			return status, stopped, killed
+			if over = true; !stopped || killed || !groupLeft(pid) {
+				return status, stopped, killed
+			}
+			rest.Reset(groupPoll)
+		case <-rest.C:
+			if !groupLeft(pid) {
+				return status, stopped, killed
+			}
 		case stop := <-s.stops:
 			at := time.Now().Add(max(0, stop.Deadline))
 			if stopped && !at.Before(due) {
@@ -102,7 +130,7 @@ func (s *supervisor) wait(ctx context.Context, pid int, ended <-chan syscall.Wai
 			deadline.Reset(time.Until(due))
 			if !stopped {
 				stopped = true
-				_ = syscall.Kill(-pid, syscall.SIGTERM)
+				_ = syscall.Kill(-pid, cmp.Or(s.signal, syscall.SIGTERM))
 			}
 		case <-deadline.C:
 			killed = true
@@ -112,7 +140,31 @@ func (s *supervisor) wait(ctx context.Context, pid int, ended <-chan syscall.Wai
 			stopped, killed = true, true
 			s.killAll(pid, syscall.SIGKILL)
 		}
+		if over && killed {
+			return status, stopped, killed
+		}
 	}
+}
+
+// groupLeft reports whether processes of a group are left.
+func groupLeft(pid int) bool { return !errors.Is(syscall.Kill(-pid, 0), syscall.ESRCH) }
+
+// othersRun reports whether processes besides PID 1 run. Those of the kernel,
+// and the dead, have no command line.
+func othersRun(proc string) bool {
+	entries, err := os.ReadDir(proc)
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err != nil || pid <= 1 {
+			continue
+		}
+		if line, err := os.ReadFile(filepath.Join(proc, e.Name(), "cmdline")); err == nil && len(line) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // drain waits for the outputs' ends, as long as lines come: what the dead left
@@ -219,6 +271,8 @@ func (s *supervisor) explain(e *wire.Exit, ran time.Duration) {
 		e.Reason, e.Message = wire.ExitNotFound, "The shell did not find the command (exit code 127)."
 	case atOnce && e.Code == shellNotExecutable:
 		e.Reason, e.Message = wire.ExitNotExecutable, "The shell could not execute the command (exit code 126)."
+	case e.Daemon:
+		e.Message = "The command ended while processes that it had started went on, and they were ended with it: an app must stay in the foreground. Turn off its daemon mode."
 	case e.Signal != "" && !e.Stopped:
 		e.Message = "The command was ended by " + e.Signal + "."
 	}

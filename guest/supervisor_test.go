@@ -2,6 +2,7 @@ package guest
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,19 +16,23 @@ import (
 // returns how it ended and what it wrote. started is told once it runs.
 func supervise(t *testing.T, script string, stops <-chan wire.Stop, started func()) (wire.Exit, []wire.Line) {
 	t.Helper()
+	return superviseBy(t, &supervisor{}, script, stops, started)
+}
+
+// superviseBy does it with a supervisor that knows something already.
+func superviseBy(t *testing.T, s *supervisor, script string, stops <-chan wire.Stop, started func()) (wire.Exit, []wire.Line) {
+	t.Helper()
 	out := newTestOutbox(ringBytes)
-	s := &supervisor{
-		oomKills: readOOMKills("/proc"),
-		command: command{
-			path: "/bin/sh", argv: []string{"sh", "-c", script}, dir: "/", env: []string{"PATH=" + defaultPath},
-			account: account{uid: uint32(os.Getuid()), gid: uint32(os.Getgid())},
-		},
-		out: out, stops: stops, proc: t.TempDir(),
-		// In a VM everything is the command's; here only its group is.
-		killAll: func(pid int, sig syscall.Signal) { _ = syscall.Kill(-pid, sig) },
-		log:     func() []byte { return nil },
-		onStart: started,
+	s.oomKills = readOOMKills("/proc")
+	s.command = command{
+		path: "/bin/sh", argv: []string{"sh", "-c", script}, dir: "/", env: []string{"PATH=" + defaultPath},
+		account: account{uid: uint32(os.Getuid()), gid: uint32(os.Getgid())},
 	}
+	s.out, s.stops, s.proc = out, stops, t.TempDir()
+	// In a VM everything is the command's; here only its group is.
+	s.killAll = func(pid int, sig syscall.Signal) { _ = syscall.Kill(-pid, sig) }
+	s.log = func() []byte { return nil }
+	s.onStart = started
 	exit := s.run(t.Context())
 	lines, _ := out.ring.from(1, 1<<20, 1<<30)
 	return exit, lines
@@ -90,6 +95,105 @@ func TestSupervisorStops(t *testing.T) {
 	// The signal may come before the trap is set.
 	if !exit.Stopped || exit.KilledAll || exit.Code == 7 != (text(lines, wire.Stdout) == "bye\n") || exit.Code != 7 && exit.Signal != "SIGTERM" {
 		t.Errorf("%+v, %q", exit, text(lines, wire.Stdout))
+	}
+}
+
+// A shell ends by the signal while what it runs still goes about its own end.
+func TestSupervisorWaitsForTheWholeGroup(t *testing.T) {
+	stops := make(chan wire.Stop, 1)
+	up := filepath.Join(t.TempDir(), "up")
+	go func() {
+		for {
+			if _, err := os.Stat(up); err == nil {
+				stops <- wire.Stop{Deadline: time.Minute}
+				return
+			}
+			time.Sleep(time.Millisecond) //nolint:forbidigo // the shell's trap is set when the file is there
+		}
+	}()
+	exit, lines := supervise(t, `cd / && sh -c 'trap "sleep 0.3; echo saved; exit 0" TERM; : > `+up+`; while :; do sleep 0.01; done'; true`, stops, nothing)
+	if !exit.Stopped || exit.KilledAll || text(lines, wire.Stdout) != "saved\n" {
+		t.Errorf("%+v, %q", exit, text(lines, wire.Stdout))
+	}
+}
+
+// What does not end in time is ended, though the main process has.
+func TestSupervisorKillsTheRestAtTheDeadline(t *testing.T) {
+	stops := make(chan wire.Stop, 1)
+	exit, lines := supervise(t, `(trap '' TERM; echo up; while :; do sleep 0.01; done) & trap 'exit 0' TERM; echo stop; wait`, stops, func() {
+		stops <- wire.Stop{Deadline: 300 * time.Millisecond}
+	})
+	if !exit.Stopped || !exit.KilledAll && text(lines, wire.Stdout) == "up\nstop\n" && exit.Signal == "" {
+		t.Errorf("%+v, %q", exit, text(lines, wire.Stdout))
+	}
+}
+
+// The signal is the boot's.
+func TestSupervisorStopsByTheSignalAskedFor(t *testing.T) {
+	for name, want := range map[string]int{"QUIT": 3, "WINCH": 28} {
+		stops := make(chan wire.Stop, 1)
+		s := &supervisor{signal: syscall.Signal(want)}
+		up := filepath.Join(t.TempDir(), "up")
+		go func() {
+			for {
+				if _, err := os.Stat(up); err == nil {
+					stops <- wire.Stop{Deadline: time.Minute}
+					return
+				}
+				time.Sleep(time.Millisecond) //nolint:forbidigo // the shell's trap is set when the file is there
+			}
+		}()
+		exit, _ := superviseBy(t, s, `trap 'exit 9' `+name+`; : > `+up+`; while :; do sleep 0.01; done`, stops, nothing)
+		if !exit.Stopped || exit.Code != 9 {
+			t.Errorf("%s: %+v", name, exit)
+		}
+	}
+}
+
+// A command that leaves a daemon behind is told so.
+func TestSupervisorTellsOfADaemon(t *testing.T) {
+	for _, others := range []bool{true, false} {
+		s := &supervisor{others: func() bool { return others }}
+		if exit, _ := superviseBy(t, s, `exit 0`, nil, nothing); exit.Daemon != others || others != strings.Contains(exit.Message, "foreground") {
+			t.Errorf("%+v", exit)
+		}
+		if exit, _ := superviseBy(t, s, `exit 1`, nil, nothing); exit.Daemon {
+			t.Errorf("one that fails is no daemon: %+v", exit)
+		}
+	}
+}
+
+func TestOthersRun(t *testing.T) {
+	proc := t.TempDir()
+	process := func(pid, line string) {
+		if err := os.MkdirAll(filepath.Join(proc, pid), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(proc, pid, "cmdline"), []byte(line), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	process("1", "/init")
+	process("2", "") // the kernel's
+	process("sys", "x")
+	if othersRun(proc) {
+		t.Error("a kernel thread counts")
+	}
+	process("77", "nginx: master\x00")
+	if !othersRun(proc) {
+		t.Error("nobody is seen")
+	}
+}
+
+func TestKilled(t *testing.T) {
+	pid, name, ok := killed([]byte("3,401,9185403,-;Out of memory: Killed process 77 (gunicorn: worke) total-vm:4048kB, anon-rss:3072kB\n"))
+	if pid != 77 || name != "gunicorn: worke" || !ok {
+		t.Errorf("%d %q %t", pid, name, ok)
+	}
+	for _, record := range []string{"", "6,1,1,-;Run /init", "3,1,1,-;Killed process x (y)", "3,1,1,-;Killed process 7"} {
+		if _, _, ok := killed([]byte(record)); ok {
+			t.Errorf("%q", record)
+		}
 	}
 }
 

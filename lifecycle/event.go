@@ -17,12 +17,14 @@ type (
 	Assigned struct{ Instance miosa.Instance }
 	// Reached: the boot came to a named phase ("image_ready", "vmm_started",
 	// "hello", "app_started", "listening" …). Hint goes with "listening": what
-	// the app listens on ("any", "loopback", "ipv6").
+	// the app listens on ("any", "loopback", "ipv6"). "elsewhere" is no phase: it
+	// tells the ports that something listens on while nothing does on the app's.
 	Reached struct {
-		Boot int
-		Name string
-		At   time.Time
-		Hint string
+		Boot  int
+		Name  string
+		At    time.Time
+		Hint  string
+		Ports []int
 	}
 	// Started: the VMM process runs.
 	Started struct {

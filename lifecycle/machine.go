@@ -14,6 +14,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -48,6 +49,7 @@ type Machine struct {
 	// when its run command started.
 	began, running time.Time
 	hint           string
+	elsewhere      []int // ports that the app listens on, none of which is its own
 	probing        bool
 	stopAt         time.Time // when StopGuest was sent; its deadline follows
 	restarting     bool      // stopping only to boot again (RestartNonce)
@@ -273,6 +275,10 @@ func (m *Machine) ended(now time.Time, state miosa.InstanceState) []Effect {
 }
 
 func (m *Machine) reached(now time.Time, e Reached) {
+	if e.Name == "elsewhere" {
+		m.elsewhere = e.Ports
+		return
+	}
 	m.phase(now, e.Name, e.At)
 	switch e.Name {
 	case "app_started":
@@ -500,6 +506,7 @@ func (m *Machine) boot(now time.Time) []Effect {
 	m.obs.LastProbe, m.obs.LastProbeAt = "", time.Time{}
 	m.phase(now, "boot_decided", now)
 	m.vm, m.began, m.hint, m.probing, m.stopAt = vmBooting, now, "", false, time.Time{}
+	m.elsewhere = nil
 	m.running = time.Time{}
 	return []Effect{Boot{m.obs.Boot}}
 }
@@ -509,6 +516,8 @@ func (m *Machine) graceWords() string {
 	port := m.in.Spec.Port
 	_, listening := PhaseAt(m.obs, "listening")
 	switch {
+	case !listening && len(m.elsewhere) > 0:
+		return fmt.Sprintf("the app listens on %s, not on port %d: let it listen on the port in $PORT (%d), or publish it with the port that it has", portList(m.elsewhere), port, port)
 	case !listening:
 		return fmt.Sprintf("nothing listened on port %d within %s: the app must listen on the port in $PORT (%d) on all addresses", port, m.check.Check.Grace, port)
 	case m.hint == "loopback":
@@ -517,6 +526,19 @@ func (m *Machine) graceWords() string {
 		return fmt.Sprintf("the app listens on port %d on IPv6 only: let it listen on 0.0.0.0, or on [::] with IPv4 allowed", port)
 	}
 	return m.check.Words(strings.TrimSpace(m.obs.LastProbe))
+}
+
+// portList is "port 3000", "ports 3000 and 9090", "ports 80, 443 and 9090".
+func portList(ports []int) string {
+	words := make([]string, len(ports))
+	for i, n := range ports {
+		words[i] = strconv.Itoa(n)
+	}
+	last := len(words) - 1
+	if last == 0 {
+		return "port " + words[0]
+	}
+	return "ports " + strings.Join(words[:last], ", ") + " and " + words[last]
 }
 
 // Wake is when the machine wants a Tick; the zero time: not before an event.

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -42,6 +43,7 @@ func newStage() *stage { return &stage{now: epoch, answer: "nothing"} }
 //	    [health=none] [stable=10s] [stop=10s]
 //	assign [goal=drain|stop] [nonce=1] [generation=2] [proven]
 //	vm starts | app starts | app listens [on=loopback] | up  (all three, answering 200)
+//	app elsewhere ports=3000,9090
 //	app answers 503 | app answers nothing
 //	app exits [code=1] | app killed by=oom | app missing | app stopped
 //	vm vanishes | vm silent | boot fails     (each: [boot=1] for one from the past)
@@ -72,6 +74,16 @@ func (s *stage) line(l transcript.Line) (string, error) {
 		s.feed(lifecycle.Reached{Boot: boot, Name: "app_started", At: s.now})
 	case "app listens":
 		s.feed(lifecycle.Reached{Boot: boot, Name: "listening", At: s.now, Hint: l.Text("on", "any")})
+	case "app elsewhere":
+		var ports []int
+		for p := range strings.SplitSeq(l.Text("ports", ""), ",") {
+			n, err := strconv.Atoi(p)
+			if err != nil {
+				return "", err
+			}
+			ports = append(ports, n)
+		}
+		s.feed(lifecycle.Reached{Boot: boot, Name: "elsewhere", At: s.now, Ports: ports})
 	case "up":
 		s.answer = "200"
 		s.feed(lifecycle.Started{Boot: boot, VMID: fmt.Sprint("vm-", boot), Addr: netip.MustParseAddrPort("10.0.0.2:8080"), At: s.now})
@@ -122,7 +134,7 @@ func (s *stage) begin(l transcript.Line) {
 		ID: "ri_1", TenantID: "ten_1", DeploymentID: "dep_1", HostID: "host_1", Generation: 1, Goal: miosa.GoalRun,
 		Proven: l.Has("proven"), PriorFailures: l.Int("failures", 0),
 		Restart: miosa.RestartPolicy{Mode: miosa.RestartMode(l.Text("policy", "always"))},
-		Spec:    miosa.ServiceSpec{Name: "web", Port: 8080, StopGrace: l.Duration("stop", 0), Health: miosa.HealthCheck{
+		Spec: miosa.ServiceSpec{Name: "web", Port: 8080, StopGrace: l.Duration("stop", 0), Health: miosa.HealthCheck{
 			Grace: l.Duration("grace", 0), Type: miosa.HealthType(l.Text("health", "")), Stable: l.Duration("stable", 0),
 		}},
 	}

@@ -16,6 +16,8 @@ type BootSpec struct {
 	Env     []string `json:"env"`            // KEY=value
 	User    string   `json:"user,omitempty"`
 	WorkDir string   `json:"work_dir,omitempty"`
+	// StopSignal asks the command to end: Linux's number; 0: SIGTERM.
+	StopSignal int `json:"stop_signal,omitempty"`
 }
 
 // Encode is the plaintext to seal.

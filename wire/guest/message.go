@@ -115,7 +115,8 @@ type Boot struct {
 	StatsMS     int      `json:"stats_ms,omitempty"`  // interval of Stats; 0: 15000
 	Entropy     []byte   `json:"entropy,omitempty"`   // host randomness credited to the guest's pool
 	DiskBytes   int64    `json:"disk_bytes,omitempty"`
-	Gate        *Gate    `json:"gate,omitempty"` // nil: the app's port is reached as it is
+	Gate        *Gate    `json:"gate,omitempty"`        // nil: the app's port is reached as it is
+	StopSignal  int      `json:"stop_signal,omitempty"` // Linux's number; 0: SIGTERM
 }
 
 // Network is the guest's one interface.
@@ -128,14 +129,20 @@ type Network struct {
 // Phase reports a named moment of the boot: "mount", "modules", "channel",
 // "configure", "network", "root", "switch_root", "prepare", "start_command",
 // "app_started", "listening". "listening" may come twice: the second time when
-// an app that only heard loopback, or IPv6, listens on more.
+// an app that only heard loopback, or IPv6, listens on more. "elsewhere" says
+// that something listens, but not on the port that it should, for now.
 type Phase struct {
 	Name     string `json:"name"`
 	UptimeMS int64  `json:"uptime_ms"`
 	// AddrHint, with "listening": "any", "loopback" or "ipv6", so that an app
 	// that only hears 127.0.0.1 can be told so in words.
 	AddrHint string `json:"addr_hint,omitempty"`
+	// Ports, with "elsewhere", are at most MaxPorts that something listens on.
+	Ports []int `json:"ports,omitempty"`
 }
+
+// MaxPorts bounds Phase.Ports.
+const MaxPorts = 4
 
 // Stream names where a line came from.
 type Stream string
@@ -212,6 +219,7 @@ const (
 	ExitNotFound      = "not_found"
 	ExitNotExecutable = "not_executable"
 	ExitWrongArch     = "wrong_arch"
+	ExitImage         = "image" // it lacks what the boot asks for: a user, a directory
 	ExitSetup         = "setup" // PID 1 could not prepare the boot
 )
 
@@ -226,6 +234,7 @@ type Exit struct {
 	OOM       bool   `json:"oom,omitempty"`    // the kernel's OOM killer took it
 	Reason    string `json:"reason,omitempty"` // one of the Exit constants, when it never ran
 	Message   string `json:"message,omitempty"`
+	Daemon    bool   `json:"daemon,omitempty"`  // it ended by itself, and processes that it had started went on
 	Stopped   bool   `json:"stopped,omitempty"` // in answer to Stop
 	LastLine  uint64 `json:"last_line"`         // number of the last line of this boot
 	UptimeMS  int64  `json:"uptime_ms"`
@@ -260,8 +269,8 @@ type Adjust struct {
 	SlewNS int64 `json:"slew_ns,omitempty"`
 }
 
-// Stop asks for SIGTERM to the command's group, SIGKILL after the deadline,
-// sync, and a reboot.
+// Stop asks for the boot's stop signal to the command's group, SIGKILL after the
+// deadline to what is left of it, sync, and a reboot.
 type Stop struct {
 	Deadline time.Duration `json:"deadline_ns"`
 }
