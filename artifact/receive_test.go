@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -28,34 +26,11 @@ type shelf struct {
 
 func newShelf(t testing.TB) shelf {
 	t.Helper()
-	dir := t.TempDir()
-	b, err := local.New(local.Config{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	b, dir := OnDisk(t, func(dir string) (*local.Blobs, error) { return local.New(local.Config{Dir: dir}) })
 	return shelf{b, dir}
 }
 
-// files lists everything that lies in the store, committed or not.
-func (s shelf) files(t testing.TB) []string {
-	t.Helper()
-	var out []string
-	err := filepath.WalkDir(s.dir, func(path string, d os.DirEntry, err error) error {
-		if err == nil && !d.IsDir() {
-			out = append(out, strings.TrimPrefix(path, s.dir+"/"))
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
+func (s shelf) files(t testing.TB) []string { return Files(t, s.dir) }
 
 func cut(b []byte, n int) []byte { return b[:len(b)-n] }
 

@@ -240,7 +240,7 @@ func TestWrongAnswers(t *testing.T) {
 	services := []time.Duration{0, 2 * time.Millisecond}
 	round := len(delayClasses) * len(wrongAnswers) * len(services) * perApp
 	totals := make([]tally, len(delayClasses))
-	for n := range (*wrongRequests + round/2) / round {
+	for n := range max(1, (*wrongRequests+round/2)/round) {
 		t.Run(fmt.Sprintf("round %d", n+1), func(t *testing.T) {
 			for number, class := range delayClasses {
 				for kind, wrong := range wrongAnswers {

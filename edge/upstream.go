@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -209,6 +210,10 @@ func (c *upstream) look() condition { return c.inspect(c.peek) }
 // hard to tell from an answer. How the write went, finish says.
 func (c *upstream) ask() condition {
 	c.wrote, c.wrong = 0, nil
+	if c.ended.Load() != 0 { // the kernel knows nothing of our deadlines
+		c.wrong = os.ErrDeadlineExceeded
+		return quiet
+	}
 	return c.inspect(c.begin)
 }
 
@@ -254,13 +259,13 @@ func keepDates() (release func(), err error) {
 	return func() { _ = unix.Close(fd) }, nil
 }
 
-// atOnce is how long the write of a request may take, at most, for the look
-// before it to hold still.
-const atOnce = 200 * time.Microsecond
+// atOnce is how long it may take from the look to the end of the write for the
+// look to count still: about what the write itself takes.
+const atOnce = 50 * time.Microsecond
 
-// wasInterrupted reports whether there was more than a moment between the last
-// look and the end of the write: on a busy machine it may be a long one.
-func (c *upstream) wasInterrupted() bool { return c.raw != nil && time.Since(c.asked) > atOnce }
+// wasInterrupted reports whether there may have been more than a moment between
+// the last look and the write: on a busy machine it may be a long one.
+func (c *upstream) wasInterrupted() bool { return time.Since(c.asked) > atOnce }
 
 // spokeBefore reports whether what can be read came before the request was
 // written, which was begun at the time given. As a rule nothing can be read

@@ -5,8 +5,8 @@
 # Two passes: packages without VMs run under the race detector; those that
 # boot VMs run without it and one package after the other, because under
 # emulation a VM wants a core to itself. The simulation goes with them: it is
-# one goroutine, and long. So does what looks
-# at the heap, again and again: it takes ten times as long with the detector.
+# one goroutine, and long. So does what looks at the heap, again and again: it
+# takes ten times as long with the detector.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -3,8 +3,6 @@ package artifacttest_test
 import (
 	"bytes"
 	"io"
-	"os"
-	"path/filepath"
 	"runtime"
 	"testing"
 
@@ -16,31 +14,10 @@ import (
 	"github.com/miosa/miosa/ration"
 )
 
-// onDisk is a store that holds nothing in memory, and lists its files.
-func onDisk(t *testing.T) (blobs *local.Blobs, files func() []string) {
+// onDisk opens a store that holds nothing in memory.
+func onDisk(t *testing.T) (*local.Blobs, string) {
 	t.Helper()
-	dir := t.TempDir()
-	b, err := local.New(local.Config{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return b, func() (all []string) {
-		err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-			if err == nil && !d.IsDir() {
-				all = append(all, path)
-			}
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return all
-	}
+	return artifacttest.OnDisk(t, func(dir string) (*local.Blobs, error) { return local.New(local.Config{Dir: dir}) })
 }
 
 // keep stores bytes as they are.
@@ -146,7 +123,7 @@ func TestTheShareBoundsTheHeap(t *testing.T) {
 func TestGreedyUploadsStayWithinTheShare(t *testing.T) {
 	for _, g := range artifacttest.GreedyArchives() {
 		t.Run(g.Name, func(t *testing.T) {
-			s, files := onDisk(t)
+			s, dir := onDisk(t)
 			memory := artifact.NewMemory()
 			_, err := artifact.Receive(t.Context(), s, artifact.Upload{Kind: g.Kind, Body: bytes.NewReader(g.Bytes(2<<20, 1))}, artifact.Limits{Memory: memory})
 			if code := miosa.CodeOf(err); err != nil && code != miosa.TooLarge && code != miosa.Invalid {
@@ -155,7 +132,7 @@ func TestGreedyUploadsStayWithinTheShare(t *testing.T) {
 			if now, peak := memory.Held(); now != 0 || peak > artifact.MostMemory {
 				t.Errorf("held %d bytes at most, %d in the end", peak, now)
 			}
-			if left := files(); err != nil && len(left) > 0 {
+			if left := artifacttest.Files(t, dir); err != nil && len(left) > 0 {
 				t.Errorf("the store holds %v", left)
 			}
 		})

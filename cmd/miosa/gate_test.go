@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -18,38 +17,16 @@ import (
 // any user of the host connects. The router and the health checks are
 // answered there, and nobody else.
 func TestAPortOfTheLoopbackIsThePlatformsAlone(t *testing.T) {
-	root, err := rig.Root()
+	j, root := start(t, rig.Options{Driver: "sim"})
+	dep, err := j.Create(j.ctx, "app")
 	if err != nil {
 		t.Fatal(err)
 	}
-	release := filepath.Join(root, "bin", "examples", "hello.tar.zst")
-	if _, err := os.Stat(release); err != nil {
-		t.Skip("bin/ is not built: run `make build`")
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	r, err := rig.Start(ctx, rig.Options{Driver: "sim"})
+	rel, err := j.Upload(j.ctx, dep, filepath.Join(root, "bin", "examples", "hello.tar.zst"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		if t.Failed() {
-			t.Logf("the platform's log ends:\n%s", r.Tail())
-		}
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	j := &journey{Rig: r, t: t, ctx: ctx, app: release}
-	dep, err := r.Create(ctx, "app")
-	if err != nil {
-		t.Fatal(err)
-	}
-	rel, err := r.Upload(ctx, dep, release)
-	if err != nil {
-		t.Fatal(err)
-	}
-	published, err := r.Publish(ctx, dep, map[string]any{"release_id": rel, "services": []map[string]any{{
+	published, err := j.Publish(j.ctx, dep, map[string]any{"release_id": rel, "services": []map[string]any{{
 		"name": "web", "type": "web", "run_command": "sim serve", "port": 8080, "health_check_path": "/",
 	}}})
 	if err != nil || !published.Promoted {
@@ -61,7 +38,7 @@ func TestAPortOfTheLoopbackIsThePlatformsAlone(t *testing.T) {
 		if code, body, err := j.get("app", "/"); err != nil || code != http.StatusOK {
 			t.Errorf("through the router: %d %q, %v", code, body, err)
 		}
-		kept, err := os.ReadFile(filepath.Join(r.Dir, "ports.json"))
+		kept, err := os.ReadFile(filepath.Join(j.Dir, "ports.json"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,10 +54,10 @@ func TestAPortOfTheLoopbackIsThePlatformsAlone(t *testing.T) {
 		}
 	}
 	check()
-	if err := r.Signal(os.Interrupt); err != nil {
+	if err := j.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Up(ctx); err != nil {
+	if err := j.Up(j.ctx); err != nil {
 		t.Fatal(err)
 	}
 	check()

@@ -48,6 +48,15 @@ func begin(t *testing.T, flags ...string) *journey {
 	if testing.Short() {
 		t.Skip("boots real virtual machines: not with -short")
 	}
+	j, root := start(t, rig.Options{Flags: flags})
+	j.app = packApp(t, root)
+	return j
+}
+
+// start runs a platform from the repository at root, until the test ends. It
+// has no app yet.
+func start(t *testing.T, options rig.Options) (j *journey, root string) {
+	t.Helper()
 	root, err := rig.Root()
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +66,7 @@ func begin(t *testing.T, flags ...string) *journey {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	t.Cleanup(cancel)
-	r, err := rig.Start(ctx, rig.Options{Flags: flags})
+	r, err := rig.Start(ctx, options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +78,7 @@ func begin(t *testing.T, flags ...string) *journey {
 			t.Errorf("clean up: %v", err)
 		}
 	})
-	return &journey{Rig: r, t: t, ctx: ctx, app: packApp(t, root)}
+	return &journey{Rig: r, t: t, ctx: ctx}, root
 }
 
 // packApp builds testdata/app and packs it as a root file system.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/rand"
 	"net/http"
 	"os"
@@ -9,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/miosa/miosa/bench/rig"
 )
@@ -17,24 +15,8 @@ import (
 // A platform starts with the keys that its records need, or says which one it
 // lacks and how to put it back; what lies there is left as it is.
 func TestStartsWithItsOwnKeysOnly(t *testing.T) {
-	root, err := rig.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(filepath.Join(root, "bin", "miosa")); err != nil {
-		t.Skip("bin/miosa is not built: run `make build`")
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	r, err := rig.Start(ctx, rig.Options{Driver: "sim"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	r, _ := start(t, rig.Options{Driver: "sim"})
+	ctx := r.ctx
 	id, err := r.Create(ctx, "app")
 	if err != nil {
 		t.Fatal(err)

@@ -57,11 +57,13 @@ type Config struct {
 // Network is the adapter. Make it with New.
 type Network struct {
 	config Config
+	log    *slog.Logger
 
 	// mu guards what follows and the file.
 	mu     sync.Mutex
 	loaded bool
 	ports  map[string]place
+	told   map[string]int // by instance: in which boot it was told that somebody else has its port
 }
 
 // place is what the file keeps of an instance. One that listens nowhere, a
@@ -98,7 +100,7 @@ func New(config Config, log *slog.Logger) (*Network, error) {
 		return nil, fmt.Errorf("a key of %d bytes, not %d", len(config.Key), keyBytes)
 	}
 	log.Warn("user networking: instances are not isolated from this host's network")
-	return &Network{config: config}, nil
+	return &Network{config: config, log: log, told: map[string]int{}}, nil
 }
 
 // Attach picks a free loopback port for the instance, or finds its port
@@ -194,10 +196,25 @@ func (n *Network) Greet(ctx context.Context, conn net.Conn, to netip.AddrPort) e
 	if !called() || ctx.Err() != nil {
 		return cmp.Or(ctx.Err(), err)
 	}
+	if errors.Is(err, guest.ErrWrongAnswer) {
+		n.tell(to)
+	}
 	if err != nil {
 		return fmt.Errorf("greet the gate of %s: %w", to, err)
 	}
 	return conn.SetDeadline(time.Time{})
+}
+
+// tell warns, once a boot, of who listens in an instance's place.
+func (n *Network) tell(to netip.AddrPort) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for instance, at := range n.ports {
+		if at.Port == int(to.Port()) && n.told[instance] != at.Boots {
+			n.told[instance] = at.Boots
+			n.log.Warn("something else listens on an instance's port, and gets no request: find out which process that is and end it", "instance", instance, "port", at.Port)
+		}
+	}
 }
 
 func (n *Network) gateAt(to netip.AddrPort) (*guest.Gate, error) {
@@ -272,6 +289,7 @@ func (n *Network) Detach(_ context.Context, instance string) error {
 		n.ports[instance] = at
 		return err
 	}
+	delete(n.told, instance)
 	return nil
 }
 

@@ -270,6 +270,36 @@ func TestPasswordsAreOfOneBoot(t *testing.T) {
 	}
 }
 
+// The operator is told of who took an instance's port, once a boot.
+func TestWhoTookAPortIsToldOf(t *testing.T) {
+	var said bytes.Buffer
+	n, err := New(Config{File: filepath.Join(t.TempDir(), "ports.json")}, slog.New(slog.NewTextHandler(&said, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for boot := range 2 {
+		a := attach(t, n, "ri_a")
+		other := *a.Gate
+		other.Answer = make([]byte, guest.PasswordBytes)
+		for range 3 {
+			here, there := net.Pipe()
+			go func() {
+				if other.Admit(there) == nil {
+					_ = other.Welcome(there)
+				}
+				there.Close()
+			}()
+			if err := n.Greet(t.Context(), here, a.Address); !errors.Is(err, guest.ErrWrongAnswer) {
+				t.Errorf("greeted: %v", err)
+			}
+			here.Close()
+		}
+		if told := strings.Count(said.String(), "something else listens"); told != boot+1 || !strings.Contains(said.String(), "ri_a") {
+			t.Errorf("boot %d: told %d times:\n%s", boot+1, told, said.String())
+		}
+	}
+}
+
 // A guest that an earlier platform attached has no gate, and is served on.
 func TestAGuestFromBeforeThereWereGates(t *testing.T) {
 	config := Config{File: filepath.Join(t.TempDir(), "ports.json")}
