@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
-	"net/http"
 	"net/netip"
 	"path/filepath"
 	"sync"
@@ -75,7 +74,7 @@ type Agent struct {
 	log      *slog.Logger
 	disks    disks
 	boots    chan struct{} // one token per boot under way
-	probes   *http.Client
+	prober   prober
 	report   *reporter
 	spool    *spool.Spool  // nil without Config.Logs
 	meter    network.Meter // nil: this network does not count
@@ -101,7 +100,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Log.With("host", cfg.Host.ID), disks: disks{dir: cfg.Dir},
-		boots: make(chan struct{}, cfg.BootsAtOnce), probes: probeClient(network.Dialer(cfg.Network)),
+		boots: make(chan struct{}, cfg.BootsAtOnce), prober: newProber(network.Dialer(cfg.Network)),
 		actors: map[string]*actor{}, ended: map[string]miosa.Observation{}, ready: make(chan struct{}), counters: newCounters(),
 	}
 	a.meter, _ = cfg.Network.(network.Meter)

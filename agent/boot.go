@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"sync"
 	"syscall"
 	"time"
@@ -29,7 +30,8 @@ type boot struct {
 	ours   context.Context    // ends with our process's part in everything
 	over   chan struct{}      // closed when the goroutine has ended
 
-	mu      sync.Mutex // guards vm, killed and stop
+	mu      sync.Mutex // guards vm, killed, stop and public
+	public  *url.URL   // where users reach its environment; nil: not looked up yet
 	vm      vmm.VM
 	killed  bool
 	stop    chan time.Duration // asks the session to stop the guest
@@ -38,6 +40,8 @@ type boot struct {
 	resumed bool // the VM is a copy that waits for its configuration
 	// talks: the guest may have lines to say. Its goroutine's, until that is over.
 	talks bool
+	// checks are commands to be run in the guest.
+	checks chan execution
 	// clock keeps the guest's, by ours since clockFrom. Its goroutine's as well.
 	clock     timekeeping.Keeper
 	clockFrom time.Time
@@ -45,7 +49,7 @@ type boot struct {
 
 func newBoot(ours context.Context, x *actor, number int) *boot {
 	ctx, cancel := context.WithCancel(ours)
-	return &boot{x: x, number: number, ours: ours, in: x.machine.Instance(), sealed: x.sealed, ctx: ctx, cancel: cancel, over: make(chan struct{}), stop: make(chan time.Duration, 1), slot: func() {}}
+	return &boot{x: x, number: number, ours: ours, in: x.machine.Instance(), sealed: x.sealed, ctx: ctx, cancel: cancel, over: make(chan struct{}), stop: make(chan time.Duration, 1), checks: make(chan execution), slot: func() {}}
 }
 
 func (b *boot) id() string { return fmt.Sprintf("%s-%d", b.x.id, b.number) }

@@ -126,9 +126,11 @@ type session struct {
 	tailed  time.Time // when the tail was written
 	tailN   uint64    // its last line then
 	// ask fires when the guest's clock is to be read, once it runs; nil: never.
-	ask    *time.Timer
-	asking bool
-	asked  struct { // last, and not answered: 0
+	ask     *time.Timer
+	asking  bool
+	checks  map[uint64]execution // carried out now, by their number
+	checked uint64               // the last number
+	asked   struct {             // last, and not answered: 0
 		seq uint64
 		at  time.Time
 	}
@@ -182,6 +184,8 @@ func (b *boot) converse(vm vmm.VM, raw net.Conn, lines *guest.Session, heard *ti
 				b.silent(*heard)
 				return nil // it boots, or the port stands still: a new connection helps
 			}
+		case e := <-b.checks:
+			err = s.execute(e)
 		case deadline := <-b.stop:
 			err = s.write(guest.Message{Stop: &guest.Stop{Deadline: deadline}})
 		case <-persist.C:
@@ -284,6 +288,8 @@ func (s *session) handle(at time.Time, m guest.Message) error {
 		s.b.x.figures.said(now, *m.Stats)
 	case m.Pong != nil:
 		s.saw(at, m.Pong)
+	case m.Checked != nil:
+		s.executed(m.Checked)
 	case m.Exit != nil:
 		return s.exit(now, m.Exit)
 	}

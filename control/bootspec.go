@@ -121,11 +121,12 @@ func (c *Control) bootSpec(ctx context.Context, i miosa.Instance) ([]byte, error
 	vars["MIOSA_DEPLOYMENT_ID"], vars["MIOSA_SERVICE_ID"] = i.DeploymentID, i.ServiceID
 	vars["MIOSA_RUNTIME_INSTANCE_ID"], vars["MIOSA_VERSION_ID"] = i.ID, i.VersionID
 	vars["MIOSA_ENVIRONMENT"], vars["MIOSA_REGION"] = env.Name, i.Region
-	vars["MIOSA_PUBLIC_URL"] = c.cfg.PublicURL(tenant, dep, env)
+	public := c.cfg.PublicURL(tenant, dep, env)
+	vars["MIOSA_PUBLIC_URL"] = public
 
 	spec := cell.BootSpec{
 		Command: i.Spec.Command, User: release.Config.User, WorkDir: release.Config.WorkingDir,
-		StopSignal: stopSignal(i.Spec.StopSignal, release.Config.StopSignal),
+		StopSignal: stopSignal(i.Spec.StopSignal, release.Config.StopSignal), PublicURL: public,
 	}
 	if spec.Command == "" {
 		spec.Argv = append(slices.Clone(release.Config.Entrypoint), release.Config.Cmd...)

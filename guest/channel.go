@@ -15,11 +15,12 @@ type channel struct {
 	out       *outbox
 	boots     chan wire.Boot // the first one only
 	stops     chan wire.Stop
+	checks    chan wire.Check
 	clock     clock
 }
 
 func newChannel(t transport, out *outbox) *channel {
-	return &channel{transport: t, out: out, boots: make(chan wire.Boot, 1), stops: make(chan wire.Stop, 4), clock: clock{kernel: ownClock()}}
+	return &channel{transport: t, out: out, boots: make(chan wire.Boot, 1), stops: make(chan wire.Stop, 4), checks: make(chan wire.Check), clock: clock{kernel: ownClock()}}
 }
 
 // connection is the way to one host.
@@ -128,6 +129,11 @@ func (c *channel) obey(m wire.Message) {
 		select {
 		case c.boots <- *m.Boot:
 		default: // a host that repeats itself: the machine boots once
+		}
+	case m.Check != nil:
+		select {
+		case c.checks <- *m.Check:
+		default: // one is being carried out, or the command does not run yet
 		}
 	case m.Stop != nil:
 		select {

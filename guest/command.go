@@ -81,15 +81,7 @@ func (c command) start(out *outbox) (_ *process, err error) {
 			return nil, err
 		}
 	}
-	attr := &syscall.ProcAttr{
-		Dir:   c.dir,
-		Env:   c.env,
-		Files: []uintptr{child[0].Fd(), child[1].Fd(), child[2].Fd()},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
-	}
-	if os.Getuid() == 0 {
-		attr.Sys.Credential = &syscall.Credential{Uid: c.account.uid, Gid: c.account.gid, Groups: c.account.groups}
-	}
+	attr := c.attributes([]uintptr{child[0].Fd(), child[1].Fd(), child[2].Fd()})
 	if p.pid, err = syscall.ForkExec(c.path, c.argv, attr); err != nil {
 		return nil, execError(c, err)
 	}
@@ -97,6 +89,25 @@ func (c command) start(out *outbox) (_ *process, err error) {
 		p.outputs.Go(func() { forward(p.readers[i], stream, out) })
 	}
 	return p, nil
+}
+
+// attributes are of a process in a session and group of its own, as the
+// command's user.
+func (c command) attributes(files []uintptr) *syscall.ProcAttr {
+	attr := &syscall.ProcAttr{Dir: c.dir, Env: c.env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}}
+	if os.Getuid() == 0 {
+		attr.Sys.Credential = &syscall.Credential{Uid: c.account.uid, Gid: c.account.gid, Groups: c.account.groups}
+	}
+	return attr
+}
+
+// beside is another command for the same place, user and environment.
+func (c command) beside(line string) (_ command, err error) {
+	if c.argv, c.shell, err = resolveCommand("/", wire.Boot{Command: line}); err != nil {
+		return command{}, err
+	}
+	c.path, err = findProgram("/", c.dir, lookupEnv(c.env, "PATH"), c.argv[0], c.account)
+	return c, err
 }
 
 // execError puts what execve said into words; findProgram has caught most of

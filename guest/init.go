@@ -128,6 +128,7 @@ func (i *Init) serve(ctx context.Context) (wire.Exit, error) {
 		signal:   syscall.Signal(i.boot.StopSignal),
 		others:   func() bool { return othersRun("/proc") },
 		kills:    i.kills,
+		checks:   i.channel.checks,
 	}
 	if i.gate != nil {
 		s.gate = i.gate.Port

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -45,7 +47,10 @@ type supervisor struct {
 	others   func() bool                       // reports whether processes besides PID 1 run; nil: unknown
 	kills    *os.File                          // the kernel's log, from now on; nil: not read
 	gate     int                               // a port that is PID 1's own
-	log      func() []byte                     // the kernel's log
+	checks   <-chan wire.Check
+	checking atomic.Bool // one is carried out
+	children children
+	log      func() []byte // the kernel's log
 	port     int
 	statsMS  int
 	oomKills uint64            // by the kernel, before the command
@@ -62,10 +67,10 @@ func (s *supervisor) run(ctx context.Context) wire.Exit {
 		return setupExit(err)
 	}
 	s.onStart()
-	ended, gone := make(chan syscall.WaitStatus, 1), make(chan struct{})
+	ended, gone := s.children.expect(p.pid), make(chan struct{})
 	go func() {
 		defer close(gone)
-		reap(p.pid, ended)
+		s.children.reap()
 	}()
 
 	watching, cancel := context.WithCancel(ctx)
@@ -76,13 +81,16 @@ func (s *supervisor) run(ctx context.Context) wire.Exit {
 	if s.kills != nil {
 		go watchKills(watching, s.kills, p.pid, func(text string) { s.out.line(wire.System, []byte(text), false) })
 	}
+	if s.checks != nil {
+		go s.carryOutChecks(watching)
+	}
 	if s.readStat != nil {
 		go s.sendStats(watching)
 	}
 
 	status, stopped, killed := s.wait(ctx, p.pid, ended)
 	cancel()
-	wentOn := !stopped && s.others != nil && s.others()
+	wentOn := !stopped && !s.checking.Load() && s.others != nil && s.others()
 	s.killAll(p.pid, syscall.SIGKILL)
 	within(reapWait, gone)
 	s.drain(p)
@@ -200,19 +208,58 @@ func within(d time.Duration, done <-chan struct{}) bool {
 	}
 }
 
+// children are the processes whose end somebody waits for. The zero value has
+// none.
+type children struct {
+	mu   sync.Mutex
+	ends map[int]chan<- syscall.WaitStatus
+}
+
+// expect is told how a process ended, which has not been reaped yet.
+func (c *children) expect(pid int) <-chan syscall.WaitStatus {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.expected(pid)
+}
+
+func (c *children) expected(pid int) <-chan syscall.WaitStatus {
+	ended := make(chan syscall.WaitStatus, 1)
+	if c.ends == nil {
+		c.ends = map[int]chan<- syscall.WaitStatus{}
+	}
+	c.ends[pid] = ended
+	return ended
+}
+
+// start makes a process, which may end before anybody could have said that its
+// end matters.
+func (c *children) start(fork func() (pid int, err error)) (pid int, ended <-chan syscall.WaitStatus, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if pid, err = fork(); err != nil {
+		return 0, nil, err
+	}
+	return pid, c.expected(pid), nil
+}
+
 // reap collects every child, also those that PID 1 inherited, until none is
-// left; main's status goes to ended.
-func reap(main int, ended chan<- syscall.WaitStatus) {
+// left.
+func (c *children) reap() {
 	for {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, 0, nil)
 		switch {
 		case errors.Is(err, syscall.EINTR):
+			continue
 		case err != nil:
 			return
-		case pid == main:
+		}
+		c.mu.Lock()
+		if ended := c.ends[pid]; ended != nil {
+			delete(c.ends, pid)
 			ended <- status
 		}
+		c.mu.Unlock()
 	}
 }
 

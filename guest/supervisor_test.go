@@ -22,13 +22,16 @@ func supervise(t *testing.T, script string, stops <-chan wire.Stop, started func
 // superviseBy does it with a supervisor that knows something already.
 func superviseBy(t *testing.T, s *supervisor, script string, stops <-chan wire.Stop, started func()) (wire.Exit, []wire.Line) {
 	t.Helper()
-	out := newTestOutbox(ringBytes)
+	if s.out == nil {
+		s.out = newTestOutbox(ringBytes)
+	}
+	out := s.out
 	s.oomKills = readOOMKills("/proc")
 	s.command = command{
 		path: "/bin/sh", argv: []string{"sh", "-c", script}, dir: "/", env: []string{"PATH=" + defaultPath},
 		account: account{uid: uint32(os.Getuid()), gid: uint32(os.Getgid())},
 	}
-	s.out, s.stops, s.proc = out, stops, t.TempDir()
+	s.stops, s.proc = stops, t.TempDir()
 	// In a VM everything is the command's; here only its group is.
 	s.killAll = func(pid int, sig syscall.Signal) { _ = syscall.Kill(-pid, sig) }
 	s.log = func() []byte { return nil }

@@ -283,6 +283,12 @@ func (m *machine) obey(msg guest.Message, epoch int) {
 	case msg.Ping != nil:
 		now := time.Now()
 		m.small = append(m.small, guest.Message{Pong: &guest.Ping{Seq: msg.Ping.Seq, Clock: &guest.Clock{Wall: now.Add(m.skew).UnixNano(), Raw: m.mono(now), Rate: m.rate}}})
+	case msg.Check != nil: // as a shell would, if it knew but one command
+		code := 0
+		if msg.Check.Command == "false" {
+			code = 1
+		}
+		m.small = append(m.small, guest.Message{Checked: &guest.Checked{Seq: msg.Check.Seq, Code: code}})
 	case msg.Adjust != nil: // what takes time in a real guest is done at once
 		m.rate = msg.Adjust.Rate
 		m.skew += time.Duration(msg.Adjust.StepNS) - time.Duration(float64(msg.Adjust.SlewNS)*float64(msg.Adjust.Slew)/1e9)

@@ -18,6 +18,9 @@ type BootSpec struct {
 	WorkDir string   `json:"work_dir,omitempty"`
 	// StopSignal asks the command to end: Linux's number; 0: SIGTERM.
 	StopSignal int `json:"stop_signal,omitempty"`
+	// PublicURL is where users reach the environment: health checks come as
+	// their requests do. In Env it may be the customer's to override.
+	PublicURL string `json:"public_url,omitempty"`
 }
 
 // Encode is the plaintext to seal.

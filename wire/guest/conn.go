@@ -236,8 +236,8 @@ func parseHeader(head []byte) (length, sum uint32, ok bool) {
 func (m *Message) check() error {
 	set := 0
 	for _, present := range [...]bool{
-		m.Hello != nil, m.Phase != nil, m.Lines != nil, m.Stats != nil, m.Exit != nil, m.Pong != nil,
-		m.Boot != nil, m.Attach != nil, m.Ack != nil, m.Ping != nil, m.Stop != nil, m.Adjust != nil,
+		m.Hello != nil, m.Phase != nil, m.Lines != nil, m.Stats != nil, m.Exit != nil, m.Pong != nil, m.Checked != nil,
+		m.Boot != nil, m.Attach != nil, m.Ack != nil, m.Ping != nil, m.Stop != nil, m.Adjust != nil, m.Check != nil,
 	} {
 		if present {
 			set++

@@ -60,12 +60,13 @@ const MaxLines = 1 << 10
 // Message is a frame's body: exactly one field is set.
 type Message struct {
 	// guest → host
-	Hello *Hello `json:"hello,omitempty"`
-	Phase *Phase `json:"phase,omitempty"`
-	Lines *Lines `json:"lines,omitempty"`
-	Stats *Stats `json:"stats,omitempty"`
-	Exit  *Exit  `json:"exit,omitempty"`
-	Pong  *Ping  `json:"pong,omitempty"`
+	Hello   *Hello   `json:"hello,omitempty"`
+	Phase   *Phase   `json:"phase,omitempty"`
+	Lines   *Lines   `json:"lines,omitempty"`
+	Stats   *Stats   `json:"stats,omitempty"`
+	Exit    *Exit    `json:"exit,omitempty"`
+	Pong    *Ping    `json:"pong,omitempty"`
+	Checked *Checked `json:"checked,omitempty"`
 	// host → guest
 	Boot   *Boot   `json:"boot,omitempty"`
 	Attach *Attach `json:"attach,omitempty"`
@@ -73,6 +74,7 @@ type Message struct {
 	Ping   *Ping   `json:"ping,omitempty"`
 	Stop   *Stop   `json:"stop,omitempty"`
 	Adjust *Adjust `json:"adjust,omitempty"`
+	Check  *Check  `json:"check,omitempty"`
 }
 
 // The states in Hello.
@@ -268,6 +270,25 @@ type Adjust struct {
 	Slew   int64 `json:"slew,omitempty"`
 	SlewNS int64 `json:"slew_ns,omitempty"`
 }
+
+// Check has a command run beside the app, as the app's user, where it runs and
+// with its environment, and is answered with Checked. A guest runs one at a
+// time, and lets those that come meanwhile go by.
+type Check struct {
+	Seq       uint64 `json:"seq"`
+	Command   string `json:"command"` // as in Boot
+	TimeoutMS int64  `json:"timeout_ms"`
+}
+
+// Checked is how the command ended that the Check of the same Seq asked for.
+type Checked struct {
+	Seq  uint64 `json:"seq"`
+	Code int    `json:"code"`           // exit code; 128 + the signal that ended it; −1: it did not run, or not in time
+	Said string `json:"said,omitempty"` // the last line that it wrote, at most MaxSaid bytes
+}
+
+// MaxSaid bounds Checked.Said in bytes.
+const MaxSaid = 200
 
 // Stop asks for the boot's stop signal to the command's group, SIGKILL after the
 // deadline to what is left of it, sync, and a reboot.
