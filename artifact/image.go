@@ -51,6 +51,7 @@ type imageConfig struct {
 		Cmd          []string                   `json:"Cmd"`
 		WorkingDir   string                     `json:"WorkingDir"`
 		ExposedPorts map[string]json.RawMessage `json:"ExposedPorts"`
+		StopSignal   string                     `json:"StopSignal"`
 	} `json:"config"`
 	RootFS struct {
 		DiffIDs []string `json:"diff_ids"`
@@ -298,6 +299,10 @@ func (c imageConfig) defaults() miosa.ImageConfig {
 	out := miosa.ImageConfig{
 		Entrypoint: c.Config.Entrypoint, Cmd: c.Config.Cmd, Env: c.Config.Env,
 		WorkingDir: c.Config.WorkingDir, User: c.Config.User, Architecture: c.Architecture,
+	}
+	// One that nobody knows is as good as none.
+	if _, ok := miosa.ParseSignal(c.Config.StopSignal); ok {
+		out.StopSignal = c.Config.StopSignal
 	}
 	for key := range c.Config.ExposedPorts {
 		number, protocol, _ := strings.Cut(key, "/")

@@ -274,7 +274,7 @@ func TestImages(t *testing.T) {
 		Hardlink("etc/b2", "etc/b"), File(".wh.absent", ""), File("dir", "a file now"), File("swap/in", "d"), File(".wh..wh.plnk", ""))
 	config := map[string]any{
 		"Entrypoint": []string{"/app", "it's"}, "Cmd": []string{"--port", "80"}, "Env": []string{"A=1"},
-		"WorkingDir": "/srv", "User": "1000:1000", "ExposedPorts": map[string]any{"8080/tcp": map[string]any{}, "53/udp": map[string]any{}, "443": map[string]any{}, "x/tcp": map[string]any{}},
+		"WorkingDir": "/srv", "User": "1000:1000", "StopSignal": "SIGQUIT", "ExposedPorts": map[string]any{"8080/tcp": map[string]any{}, "53/udp": map[string]any{}, "443": map[string]any{}, "x/tcp": map[string]any{}},
 	}
 	// "swap" is a file below and a directory above: the layer must say so first.
 	upper = Tar(append(entriesOf(t, upper)[:7], Dir("swap/"), File("swap/in", "d"), File(".wh..wh.plnk", ""))...)
@@ -299,7 +299,7 @@ func TestImages(t *testing.T) {
 				t.Errorf("manifest %+v, want %+v", stored.Manifest, want)
 			}
 			if c := stored.Config; c.User != "1000:1000" || c.WorkingDir != "/srv" || c.Architecture != "amd64" ||
-				fmt.Sprint(c.ExposedPorts) != "[443 8080]" || fmt.Sprint(c.Env, c.Cmd) != "[A=1] [--port 80]" {
+				c.StopSignal != "SIGQUIT" || fmt.Sprint(c.ExposedPorts) != "[443 8080]" || fmt.Sprint(c.Env, c.Cmd) != "[A=1] [--port 80]" {
 				t.Errorf("config %+v", c)
 			}
 			if stored.MediaType != artifact.MediaOCI || stored.Passed.Markers == 0 {

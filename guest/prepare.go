@@ -18,8 +18,11 @@ import (
 )
 
 const (
-	defaultPath     = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	// How many files a process may have open, and up to which it may raise that
+	// by itself.
 	defaultMaxFiles = 65536
+	mostFiles       = 524288
 )
 
 // setClock sets the guest's wall clock to the host's.
@@ -202,20 +205,25 @@ func lookupEnv(env []string, name string) string {
 
 // setLimits sets PID 1's own limits, which the command inherits.
 func setLimits(b wire.Boot) error {
-	files := uint64(defaultMaxFiles)
+	files := syscall.Rlimit{Cur: defaultMaxFiles, Max: mostFiles}
 	if b.MaxFiles > 0 {
-		files = uint64(b.MaxFiles)
+		files = syscall.Rlimit{Cur: uint64(b.MaxFiles), Max: uint64(b.MaxFiles)}
 	}
 	// Through package syscall, which otherwise would give children the limit
 	// that the process began with.
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: files, Max: files}); err != nil {
-		return fmt.Errorf("limit open files to %d: %w", files, err)
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return fmt.Errorf("limit open files to %d: %w", files.Max, err)
 	}
+	// The machine is the app's alone: its memory is the limit.
+	procs := uint64(unix.RLIM_INFINITY)
 	if b.MaxProcs > 0 {
-		procs := uint64(b.MaxProcs)
-		if err := unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: procs, Max: procs}); err != nil {
-			return fmt.Errorf("limit processes to %d: %w", procs, err)
-		}
+		procs = uint64(b.MaxProcs)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: procs, Max: procs}); err != nil {
+		return fmt.Errorf("limit processes to %d: %w", procs, err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}); err != nil {
+		return fmt.Errorf("unlimit locked memory: %w", err)
 	}
 	// Core dumps would fill the ephemeral disk with the command's secrets.
 	return os.NewSyscallError("setrlimit", unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}))

@@ -130,11 +130,16 @@ func mountRest() error {
 	}{
 		{"/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=0620,ptmxmode=0666"},
 		{"/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
+		{"/dev/mqueue", "mqueue", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
 	} {
 		if err := mkdirExact(m.target, 0o755); err != nil {
 			return err
 		}
-		if err := rawMount(m.fstype, m.target, m.fstype, m.flags, m.data); err != nil {
+		err := rawMount(m.fstype, m.target, m.fstype, m.flags, m.data)
+		if errors.Is(err, unix.ENODEV) {
+			continue // this kernel has no such file system
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -454,12 +454,21 @@ func (r *Rig) Create(ctx context.Context, name string) (string, error) {
 
 // Upload sends a packed root file system and returns the release's ID.
 func (r *Rig) Upload(ctx context.Context, deployment, file string) (string, error) {
+	return r.upload(ctx, deployment, "rootfs", "application/zstd", file)
+}
+
+// UploadImage does the same for an image as `docker save` writes it.
+func (r *Rig) UploadImage(ctx context.Context, deployment, file string) (string, error) {
+	return r.upload(ctx, deployment, "oci", "application/x-tar", file)
+}
+
+func (r *Rig) upload(ctx context.Context, deployment, kind, mediaType, file string) (string, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	resp, err := r.Do(ctx, http.MethodPost, "/deployments/"+deployment+"/releases?kind=rootfs", f, "Content-Type", "application/zstd")
+	resp, err := r.Do(ctx, http.MethodPost, "/deployments/"+deployment+"/releases?kind="+kind, f, "Content-Type", mediaType)
 	if err != nil {
 		return "", err
 	}

@@ -110,7 +110,7 @@ type Boot struct {
 	Hostname    string   `json:"hostname"`
 	Network     *Network `json:"network,omitempty"`
 	Nameservers []string `json:"nameservers,omitempty"`
-	MaxFiles    int      `json:"max_files,omitempty"` // RLIMIT_NOFILE; 0: 65536
+	MaxFiles    int      `json:"max_files,omitempty"` // RLIMIT_NOFILE; 0: 65536, which may be raised to 524288
 	MaxProcs    int      `json:"max_procs,omitempty"` // RLIMIT_NPROC; 0: unlimited
 	UnixNano    int64    `json:"unix_nano"`           // host's clock, set in the guest
 	Port        int      `json:"port,omitempty"`      // the guest reports "listening" when something accepts on it
