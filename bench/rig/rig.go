@@ -398,6 +398,7 @@ type Instance struct {
 	State        string    `json:"state"`
 	VMID         string    `json:"vm_id"`
 	VersionID    string    `json:"version_id"`
+	ServiceID    string    `json:"service_id"`
 	RestartCount int       `json:"restart_count"`
 	ErrorMessage string    `json:"error_message"`
 	CreatedAt    time.Time `json:"created_at"`

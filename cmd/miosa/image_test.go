@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/miosa/miosa/bench/rig"
 )
 
 // TestWhatAnImageFinds compares what docs/images.md says of an instance with
@@ -34,6 +36,10 @@ func TestWhatAnImageFinds(t *testing.T) {
 	p, err := j.Publish(j.ctx, dep, map[string]any{"release_id": rel, "services": []map[string]any{{
 		"name": "web", "type": "web", "health_check": map[string]any{"path": "/", "timeout_seconds": 20},
 		"resources": map[string]any{"memory_mb": 256, "disk_mb": 64},
+	}, {
+		"name": "queue", "type": "worker", "run_command": "facts work",
+		"health_check": map[string]any{"type": "exec", "command": "facts check", "interval_seconds": 1},
+		"resources":    map[string]any{"memory_mb": 256, "disk_mb": 64},
 	}}})
 	if err != nil || !p.Promoted {
 		t.Fatalf("publish: %+v, %v", p, err)
@@ -46,7 +52,25 @@ func TestWhatAnImageFinds(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &found); err != nil {
 		t.Fatal(err)
 	}
-	instance := j.one(dep)
+	all, err := j.AwaitHealthy(j.ctx, dep, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var services []struct {
+		ID   string `json:"id"`
+		Name string `json:"name"`
+	}
+	if err := j.Call(j.ctx, http.MethodGet, "/deployments/"+dep+"/services", nil, &services); err != nil {
+		t.Fatal(err)
+	}
+	var instance rig.Instance
+	for _, i := range all {
+		for _, s := range services {
+			if s.ID == i.ServiceID && s.Name == "web" {
+				instance = i
+			}
+		}
+	}
 	log := func(with string) (text string, found bool) {
 		var lines []struct {
 			Line string `json:"line"`

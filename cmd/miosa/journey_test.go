@@ -258,6 +258,8 @@ func TestBadPublishes(t *testing.T) {
 		{"never listens", "/app/server sleep", nil, "nothing listened on port 8080", "app starts in mode sleep"},
 		{"only on 127.0.0.1", "/app/server loopback", nil, "127.0.0.1", "app listens"},
 		{"only on IPv6", "/app/server ipv6", nil, "127.0.0.1", "app listens"},
+		{"listens elsewhere", "/app/server elsewhere", nil, "8081", "app listens"},
+		{"in the background", "/app/server daemon", nil, "must stay in the foreground", ""},
 		{"answers 404", "/app/server 404", nil, "answered 404", ""},
 		{"answers 500", "/app/server 500", nil, "answered 500", ""},
 		{"redirects", "/app/server redirect", nil, "redirect", ""},

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strconv"
 	"sync/atomic"
@@ -36,6 +37,16 @@ func main() {
 		addr = "127.0.0.1:" + port
 	case "ipv6":
 		addr = "[::1]:" + port
+	case "elsewhere":
+		addr = ":8081"
+	case "daemon":
+		child := exec.Command("/proc/self/exe", "serve")
+		child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if err := child.Start(); err != nil {
+			fmt.Println(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		return
 	case "late":
 		d, _ := time.ParseDuration(os.Args[2])
 		time.Sleep(d)

@@ -29,6 +29,17 @@ func main() {
 			leave("end")
 		case "end":
 			time.Sleep(50 * time.Millisecond)
+		case "work": // a worker that is well once it has worked for a while
+			time.Sleep(2 * time.Second)
+			if err := os.WriteFile("/tmp/works", nil, 0o600); err != nil {
+				fmt.Println(err)
+			}
+			time.Sleep(time.Hour)
+		case "check":
+			if _, err := os.Stat("/tmp/works"); err != nil {
+				fmt.Println("it does not work yet")
+				os.Exit(1)
+			}
 		case "user-namespace":
 			fmt.Print(os.Getuid())
 		}
