@@ -15,7 +15,7 @@ import (
 
 func (a *app) deploymentsCommand() *cobra.Command {
 	list := a.run(0, 0, func(ctx context.Context, c *client.Client, _ []string) error { return a.deployments(ctx, c) })
-	cmd := &cobra.Command{Use: "deployments", Short: "List and show deployments", Args: noSuchCommand, RunE: list}
+	cmd := &cobra.Command{Use: "deployments", Short: "List, show and make deployments", Args: noSuchCommand, RunE: list}
 	ls := &cobra.Command{Use: "ls", Short: "List deployments, newest first", RunE: list}
 	get := &cobra.Command{Use: "get DEPLOYMENT", Short: "Show a deployment"}
 	get.RunE = a.run(1, 1, func(ctx context.Context, c *client.Client, args []string) error {
@@ -25,7 +25,21 @@ func (a *app) deploymentsCommand() *cobra.Command {
 		}
 		return a.show(dep, func() { a.showDeployment(ctx, c, dep) })
 	})
-	cmd.AddCommand(ls, get)
+	create := &cobra.Command{
+		Use: "create NAME", Short: "Make a deployment, to set its variables before the first publish",
+		Long: "Make a deployment that has nothing in it yet. A publish makes it too: this is for\nvariables that the app needs at its first start.",
+		Example: "  miosa deployments create shop\n" +
+			"  miosa env set shop DATABASE_URL --secret\n" +
+			"  miosa publish ./shop.tar --name shop",
+	}
+	create.RunE = a.run(1, 1, func(ctx context.Context, c *client.Client, args []string) error {
+		dep, err := c.CreateDeployment(ctx, resource.DeploymentCreate{Name: args[0], SourceType: "upload"})
+		if err != nil {
+			return err
+		}
+		return a.show(dep, func() { a.printf("%s is made. Publish to it with: miosa publish FILE --name %s\n", dep.Slug, dep.Slug) })
+	})
+	cmd.AddCommand(ls, get, create)
 	return cmd
 }
 

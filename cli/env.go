@@ -2,11 +2,14 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
 	"github.com/miosa/miosa/client"
 )
@@ -102,6 +105,9 @@ func (a *app) values(ctx context.Context, pairs []string) (map[string]*string, e
 
 func (a *app) merge(ctx context.Context, c *client.Client, name string, in resource.VarsMerge, verb string) error {
 	dep, err := find(ctx, c, name)
+	if missing, ok := errors.AsType[*client.Error](err); ok && missing.Status == http.StatusNotFound && miosa.IDPrefix(name) != miosa.PrefixDeployment {
+		missing.Message += "; to make it before its first publish: miosa deployments create " + name
+	}
 	if err != nil {
 		return err
 	}
