@@ -21,10 +21,10 @@ version := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 init_limit := 4000000
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo setup setup-tests build examples test lint bench clean
+.PHONY: help up demo setup setup-tests build examples test test-real lint bench clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 up: setup build ## set this machine up and run the platform, with an example app
 	@exec bin/miosa up --example $(if $(DATA),--data '$(DATA)') $(if $(API),--api '$(API)') \
@@ -63,6 +63,10 @@ examples: ## pack all seven examples (fetches Debian's Python and Node.js)
 
 test: setup-tests build ## every test; what is skipped is listed with its reason
 	@scripts/test.sh
+
+test-real: build ## pack real apps from Debian, PyPI, npm, Maven and Go, publish and use each (APPS="nginx php": some)
+	@scripts/setup.sh --real
+	go run ./examples/real $(APPS)
 
 lint: ## go vet, gofmt, go fix, golangci-lint, the import law
 	@scripts/lint.sh

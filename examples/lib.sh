@@ -10,8 +10,9 @@ set -euo pipefail
 
 examples=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repository=$(dirname "$examples")
-name=$(basename "$(cd "$(dirname "${BASH_SOURCE[1]}")" && pwd)")
-out=${OUT:-$examples/$name/build/rootfs.tar.zst}
+here=$(cd "$(dirname "$0")" && pwd)
+name=$(basename "$here")
+out=${OUT:-$here/build/rootfs.tar.zst}
 version=${VERSION:-1}
 # Relative to the caller, not to the repository, where go runs.
 [[ $out == /* ]] || out=$PWD/$out

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the platform needs and this machine lacks. Meant for Debian
 # and its children; elsewhere it says what to install. --tests: also what the
-# tests alone need.
+# tests alone need. --real: also what the real apps are packed and asked with.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -21,6 +21,12 @@ need curl curl                          # the demo
 if [[ ${1-} == --tests ]]; then
 	need rsyslogd rsyslog # what log drains are tested against
 	compgen -G '/usr/lib/*/rsyslog/lmnsd_ossl.so' >/dev/null || missing+=(rsyslog-openssl)
+fi
+if [[ ${1-} == --real ]]; then
+	python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+	need npm npm
+	need mvn maven
+	need psql postgresql-client
 fi
 [[ -r /etc/ssl/certs/ca-certificates.crt ]] || missing+=(ca-certificates)
 

@@ -1,0 +1,1 @@
+<?php echo "Hello from PHP ", PHP_MAJOR_VERSION, "\n";

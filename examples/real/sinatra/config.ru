@@ -1,0 +1,9 @@
+require 'sinatra/base'
+
+class App < Sinatra::Base
+  set :environment, :production
+
+  get('/') { "Hello from Sinatra\n" }
+end
+
+run App
