@@ -32,3 +32,20 @@ type RegistryLogin struct {
 
 // RegistryAAD is the additional data that a login's secret is sealed with.
 func RegistryAAD(loginID string) string { return loginID + "/secret" }
+
+// PullState says what a pull is at.
+type PullState string
+
+const (
+	PullWaiting   PullState = "waiting"   // for others to end
+	PullResolving PullState = "resolving" // asks the registry what the reference means
+	PullFetching  PullState = "fetching"  // gets the layers
+	PullUnpacking PullState = "unpacking" // reads them, as every upload is read
+)
+
+// PullStatus is how far a pull has come.
+type PullStatus struct {
+	State              PullState
+	Layers, LayersDone int
+	Bytes, BytesDone   int64 // packed, of all layers
+}

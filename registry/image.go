@@ -53,14 +53,14 @@ type Image struct {
 // Bytes is what its layers take, packed, each counted once.
 func (i Image) Bytes() int64 {
 	var n int64
-	for _, b := range i.blobs() {
+	for _, b := range i.Blobs() {
 		n += b.Size
 	}
 	return n
 }
 
-// blobs are the layers, each once.
-func (i Image) blobs() []Blob {
+// Blobs are the layers, each once.
+func (i Image) Blobs() []Blob {
 	var out []Blob
 	for _, b := range i.Layers {
 		if !slices.ContainsFunc(out, func(o Blob) bool { return o.Digest == b.Digest }) {

@@ -41,7 +41,7 @@ func (i Image) WriteLayout(w io.Writer, open func(Blob) (io.ReadCloser, error)) 
 			return err
 		}
 	}
-	layers := i.blobs()
+	layers := i.Blobs()
 	slices.SortFunc(layers, func(a, b Blob) int { return strings.Compare(a.Digest, b.Digest) })
 	for _, b := range layers {
 		r, err := open(b)

@@ -136,6 +136,9 @@ func shownHost(host string) string {
 // Platform is an operating system and a processor.
 type Platform struct{ OS, Architecture string }
 
+// Here is what instances run on.
+var Here = Platform{OS: "linux", Architecture: "amd64"}
+
 // String is as docker writes it: "linux/amd64".
 func (p Platform) String() string { return p.OS + "/" + p.Architecture }
 
@@ -151,4 +154,10 @@ func shown(text string) string {
 		return fmt.Sprintf("%q…", text[:200])
 	}
 	return fmt.Sprintf("%q", cmp.Or(text, "nothing"))
+}
+
+// Pinned is a reference with the digest that it meant: "registry.example/shop:1.4@sha256:…".
+func Pinned(reference, digest string) string {
+	name, _, _ := strings.Cut(reference, "@")
+	return name + "@" + digest
 }

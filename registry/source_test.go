@@ -31,8 +31,6 @@ import (
 	"github.com/miosa/miosa/registry/registrytest"
 )
 
-var here = Platform{OS: "linux", Architecture: "amd64"}
-
 // only allows one address of the loopback, which is where tests listen.
 var only = outbound.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}}
 
@@ -54,12 +52,12 @@ func open(t *testing.T, guard outbound.Guard, reference string, login Login) *So
 // pull gets a whole image, and gives it to what reads uploads.
 func pull(t *testing.T, s *Source) (Image, artifact.Stored, error) {
 	t.Helper()
-	img, err := s.Resolve(t.Context(), here)
+	img, err := s.Resolve(t.Context(), Here)
 	if err != nil {
 		return img, artifact.Stored{}, err
 	}
 	dir := t.TempDir()
-	for _, b := range img.blobs() {
+	for _, b := range img.Blobs() {
 		f, err := os.Create(filepath.Join(dir, b.hex()))
 		if err != nil {
 			t.Fatal(err)
@@ -312,7 +310,7 @@ func TestCutForGood(t *testing.T) {
 		return true
 	})
 	s := open(t, only, "http://"+front+"/shop:1", Login{})
-	img, err := s.Resolve(t.Context(), here)
+	img, err := s.Resolve(t.Context(), Here)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -440,7 +438,7 @@ func TestDamagedBeginning(t *testing.T) {
 	r := registrytest.Start(t, registrytest.Options{})
 	r.Push(t, "shop:1", shop(t, 10_000))
 	s := open(t, only, "http://"+r.Host+"/shop:1", Login{})
-	img, err := s.Resolve(t.Context(), here)
+	img, err := s.Resolve(t.Context(), Here)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -467,7 +465,7 @@ func TestDiskFull(t *testing.T) {
 	r := registrytest.Start(t, registrytest.Options{})
 	r.Push(t, "shop:1", shop(t, 10_000))
 	s := open(t, only, "http://"+r.Host+"/shop:1", Login{})
-	img, err := s.Resolve(t.Context(), here)
+	img, err := s.Resolve(t.Context(), Here)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -509,11 +507,11 @@ func TestSilence(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	_, err = s.Resolve(t.Context(), here)
+	_, err = s.Resolve(t.Context(), Here)
 	says(t, err, CodeUnreached, "does not answer in time")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.Resolve(ctx, here); !errors.Is(err, context.Canceled) {
+	if _, err := s.Resolve(ctx, Here); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 }
