@@ -116,7 +116,7 @@ func (s *Server) KeepImage(ctx context.Context, r miosa.Rollout, digest string, 
 		return err
 	}
 	return c.updateRoom(func(tx *store.Tx) error {
-		v, _, err := c.txWaiting(tx, r)
+		v, err := c.txWaiting(tx, r)
 		if err != nil {
 			return err
 		}
@@ -142,7 +142,7 @@ func (s *Server) FailImage(ctx context.Context, r miosa.Rollout, reason string) 
 		return err
 	}
 	return c.update(func(tx *store.Tx) error {
-		v, _, err := c.txWaiting(tx, r)
+		v, err := c.txWaiting(tx, r)
 		if err != nil {
 			return err
 		}
@@ -153,24 +153,24 @@ func (s *Server) FailImage(ctx context.Context, r miosa.Rollout, reason string) 
 
 // txWaiting is a version that waits for its image: its rollout is still in that
 // step, and nobody wants it to end.
-func (c *call) txWaiting(tx *store.Tx, r miosa.Rollout) (miosa.Version, miosa.Rollout, error) {
+func (c *call) txWaiting(tx *store.Tx, r miosa.Rollout) (miosa.Version, error) {
 	now, err := store.Load(tx, store.Rollouts, store.RolloutKey(r.TenantID, r.DeploymentID, r.ID))
 	if err != nil {
-		return miosa.Version{}, now, err
+		return miosa.Version{}, err
 	}
 	if now.Step != miosa.StepPulling || now.CancelledBy != "" {
-		return miosa.Version{}, now, conflict("rollout_"+string(now.Step), "nobody waits for the image any more")
+		return miosa.Version{}, conflict("rollout_"+string(now.Step), "nobody waits for the image any more")
 	}
 	v, err := store.Load(tx, store.Versions, store.VersionKey(r.TenantID, r.DeploymentID, r.TargetID))
 	if err == nil && (v.Pulled() || v.Image.Failure != "") {
 		err = conflict("image_decided", "the version has its image, or will have none")
 	}
-	return v, now, err
+	return v, err
 }
 
 // txPulled freezes what the version's services have of the image.
 func (c *call) txPulled(tx *store.Tx, r miosa.Rollout, release miosa.Release, digest string) error {
-	v, _, err := c.txWaiting(tx, r)
+	v, err := c.txWaiting(tx, r)
 	if err != nil {
 		return err
 	}

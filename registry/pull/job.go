@@ -90,7 +90,7 @@ func (j *job) write(ctx context.Context, what string, fn func() error) error {
 		case code != miosa.Internal && code != miosa.Unavailable:
 			return err
 		case try == writeTries:
-			j.p.log.Error(what, "rollout", j.rollout.ID, "err", err)
+			j.p.log.Error("write what became of an image", "what", what, "rollout", j.rollout.ID, "err", err)
 			return err
 		}
 		select {

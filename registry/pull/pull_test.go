@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -71,7 +70,7 @@ func newWorld(t *testing.T) *world {
 // begin starts a puller, as a start of the platform does.
 func (w *world) begin(secret string) {
 	w.t.Helper()
-	p, err := pull.New(w.cfg, w.Store, uploads{w.blobs}, opener{secret}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	p, err := pull.New(w.cfg, w.Store, uploads{w.blobs}, opener{secret}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		w.t.Fatal(err)
 	}
