@@ -26,7 +26,7 @@ type publishFlags struct {
 func (a *app) publishCommand() *cobra.Command {
 	f := publishFlags{}
 	cmd := &cobra.Command{
-		Use:   "publish FILE | --image REFERENCE --name NAME",
+		Use:   "publish FILE --name NAME",
 		Short: "Upload a packaged app, or name an image in a registry, and make it live",
 		Long: `Upload FILE (a tar, tar.gz or tar.zst of a Linux root file system, or an OCI
 image archive) and roll it out as a new version. With --image there is no FILE:
