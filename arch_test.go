@@ -43,7 +43,7 @@ var notAdapters = map[string]string{
 }
 
 // loops run for as long as the process does.
-var loops = []string{"control", "agent", "edge", "api", "logs/plane", "logs/drain", "events/timeline", "events/webhook", "metrics/plane", "usage/ledger", "trace"}
+var loops = []string{"control", "agent", "edge", "api", "logs/plane", "logs/drain", "events/timeline", "events/webhook", "registry/pull", "metrics/plane", "usage/ledger", "trace"}
 
 // joins are the only folders that may join loops to adapters.
 var joins = []string{"cmd", "sim", "bench"}

@@ -26,6 +26,7 @@ const (
 	PrefixKey         = "key"
 	PrefixLogDrain    = "ldr"
 	PrefixWebhook     = "whk"
+	PrefixRegistry    = "reg" // a login to one
 )
 
 const crockford = "0123456789abcdefghjkmnpqrstvwxyz"

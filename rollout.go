@@ -12,12 +12,13 @@ const (
 	RolloutRestart  RolloutKind = "restart" // same release, new version: changed spec, variables, or a rolling restart
 )
 
-// RolloutStep only moves forward: starting → flipping → draining → done;
-// starting and flipping → failed or cancelled. From draining on there
-// is no way back but another rollout.
+// RolloutStep only moves forward: pulling (where there is an image to pull) →
+// starting → flipping → draining → done; pulling, starting and flipping →
+// failed or cancelled. From draining on there is no way back but another rollout.
 type RolloutStep string
 
 const (
+	StepPulling   RolloutStep = "pulling"   // the image comes from its registry; nothing runs yet
 	StepStarting  RolloutStep = "starting"  // new instances beside the old, waiting for health
 	StepFlipping  RolloutStep = "flipping"  // route table names the new ones; routers acknowledge
 	StepDraining  RolloutStep = "draining"  // active version flipped; old instances leave
@@ -32,7 +33,7 @@ func (s RolloutStep) Terminal() bool {
 }
 
 // Rollout is one change of an environment's active version. At most one per
-// environment is live (starting or flipping).
+// environment is live (pulling, starting or flipping).
 type Rollout struct {
 	ID            string
 	TenantID      string
@@ -58,5 +59,5 @@ type Rollout struct {
 // Live reports whether the rollout still decides what the environment runs:
 // from draining on the next one may begin.
 func (r Rollout) Live() bool {
-	return r.ID != "" && (r.Step == StepStarting || r.Step == StepFlipping)
+	return r.ID != "" && (r.Step == StepPulling || r.Step == StepStarting || r.Step == StepFlipping)
 }

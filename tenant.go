@@ -33,6 +33,7 @@ type Plan struct {
 	MaxServices     int // of a version; an environment keeps five times as many names
 	MaxWebhooks     int // of the tenant
 	MaxLogDrains    int // of the tenant
+	MaxRegistries   int // that the tenant is logged in to
 	MaxAPIKeys      int // of the tenant, revoked ones aside
 	MaxReleases     int // whose bytes are kept, in all deployments
 	MaxStorageMB    int // of releases whose bytes are kept
@@ -48,7 +49,7 @@ func DefaultPlan() Plan {
 		Name: "default", LogDays: 7, MaxReplicas: 50, MaxInstances: 200,
 		MaxVCPUs: 8, MaxMemoryMB: 16384, MaxDiskMB: 102400, MaxDeployments: 1000,
 		MaxLogRate:      50_000,
-		MaxEnvironments: 20, MaxServices: 20, MaxWebhooks: 20, MaxLogDrains: 200, MaxAPIKeys: 200, MaxReleases: 10000, MaxStorageMB: 100000, MaxLogStorageMB: 50000,
+		MaxEnvironments: 20, MaxServices: 20, MaxWebhooks: 20, MaxLogDrains: 200, MaxRegistries: 50, MaxAPIKeys: 200, MaxReleases: 10000, MaxStorageMB: 100000, MaxLogStorageMB: 50000,
 	}
 }
 

@@ -36,6 +36,7 @@ type Version struct {
 	// while this version is live, as RoutedService decided when the version was
 	// made: ask Routed, which also knows versions from before it was written down.
 	RoutedServiceID string
+	Image           Image // that it is pulled from; the zero one of what was uploaded
 	Vars            []Var // the environment's variables as they were
 	Attribution
 	Metadata     map[string]any
@@ -47,6 +48,17 @@ type Version struct {
 	CreatedAt    time.Time
 	UpdatedAt    time.Time
 	Revision     int64
+}
+
+// Pulled reports whether the version has its bytes: until its image is there, its
+// services name no release, and no port where the image is to say it.
+func (v Version) Pulled() bool {
+	for _, s := range v.Services {
+		if s.ReleaseID == "" {
+			return false
+		}
+	}
+	return true
 }
 
 // Service finds a spec by service ID.
@@ -250,6 +262,7 @@ type Release struct {
 	MediaType    string
 	Manifest     ArtifactManifest
 	Config       ImageConfig // an OCI image's own defaults
+	Image        Image       // that it was pulled from; the zero one of what was uploaded
 	Attribution
 	Metadata   map[string]any
 	CreatedAt  time.Time

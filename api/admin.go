@@ -196,6 +196,7 @@ func (c *call) writePlan(name string, in resource.PlanPut, exists bool) (resourc
 		{"max_environments", in.MaxEnvironments, func(p *miosa.Plan) *int { return &p.MaxEnvironments }},
 		{"max_services", in.MaxServices, func(p *miosa.Plan) *int { return &p.MaxServices }},
 		{"max_webhooks", in.MaxWebhooks, func(p *miosa.Plan) *int { return &p.MaxWebhooks }},
+		{"max_registries", in.MaxRegistries, func(p *miosa.Plan) *int { return &p.MaxRegistries }},
 		{"max_log_drains", in.MaxLogDrains, func(p *miosa.Plan) *int { return &p.MaxLogDrains }},
 		{"max_api_keys", in.MaxAPIKeys, func(p *miosa.Plan) *int { return &p.MaxAPIKeys }},
 		{"max_releases", in.MaxReleases, func(p *miosa.Plan) *int { return &p.MaxReleases }},

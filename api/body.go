@@ -210,6 +210,9 @@ func malformed(err error) error {
 	}
 }
 
+// orText is implemented by what may be written as a string too.
+type orText interface{ OrText() }
+
 // nullable is implemented by resource.Nullable.
 type nullable interface{ NullableElem() any }
 
@@ -224,6 +227,11 @@ func mismatches(v any, t reflect.Type, path string, fields *[]miosa.Field) {
 	}
 	if n, ok := reflect.Zero(t).Interface().(nullable); ok {
 		t = reflect.TypeOf(n.NullableElem())
+	}
+	if t.Kind() == reflect.Struct && t.Implements(reflect.TypeFor[orText]()) {
+		if _, ok := v.(string); ok {
+			return
+		}
 	}
 	switch t.Kind() {
 	case reflect.Pointer:

@@ -175,6 +175,7 @@ func (c *call) explainVersion(dep miosa.Deployment, v miosa.Version) (resource.E
 func (c *call) explainRollout(dep miosa.Deployment, r miosa.Rollout) (resource.Explanation, error) {
 	e := resource.Explanation{ID: r.ID, Kind: "rollout", State: string(r.Step), Reasons: []string{}, LogLines: []string{}}
 	words := map[miosa.RolloutStep]string{
+		miosa.StepPulling:  "pulls the image from its registry",
 		miosa.StepStarting: "starts its instances beside the old ones and waits for their health", miosa.StepFlipping: "waits for the routers to send requests to the new instances",
 		miosa.StepDraining: "is live; the old instances finish their requests", miosa.StepDone: "is done", miosa.StepFailed: "failed; what was live before goes on serving",
 		miosa.StepCancelled: "was cancelled",

@@ -55,6 +55,7 @@ type made struct {
 	Rollout     string `json:"rollout,omitempty"`
 	Webhook     string `json:"webhook,omitempty"`
 	Drain       string `json:"drain,omitempty"`
+	Registry    string `json:"registry,omitempty"`
 	Event       string `json:"event,omitempty"`
 	Secret      string `json:"secret,omitempty"` // shown once
 	Known       bool   `json:"known,omitempty"`  // it was there before

@@ -192,12 +192,19 @@ func (d *document) schema(t reflect.Type) object {
 			d.schemas[t.Name()] = object{} // stops a recursion
 			d.schemas[t.Name()] = d.structSchema(t)
 		}
-		return object{"$ref": "#/components/schemas/" + t.Name()}
+		ref := object{"$ref": "#/components/schemas/" + t.Name()}
+		if t.Implements(reflect.TypeFor[orText]()) {
+			return object{"anyOf": []any{object{"type": "string"}, ref}}
+		}
+		return ref
 	}
 	return object{} // anything
 }
 
 func orNull(s object) object {
+	if list, ok := s["anyOf"].([]any); ok {
+		return object{"anyOf": append(list, object{"type": "null"})}
+	}
 	if kind, ok := s["type"].(string); ok {
 		s["type"] = []any{kind, "null"}
 		return s

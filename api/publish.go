@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -90,16 +91,20 @@ func checkPublish(in *resource.Publish) error {
 	if in.SourceSandboxID != "" && in.ReleaseID == "" && miosa.IDPrefix(in.SourceSandboxID) == miosa.PrefixRelease {
 		in.ReleaseID, in.SourceSandboxID = in.SourceSandboxID, ""
 	}
-	if in.Image != "" || in.SourceSandboxID != "" {
+	if in.SourceSandboxID != "" {
 		return &miosa.Error{
 			Code: miosa.Invalid, Public: "source_not_supported",
-			Message: "images from a registry and sandboxes are not served here: upload a release and publish its release_id",
+			Message: "sandboxes are not served here: upload a release and publish its release_id, or publish an image from a registry",
 		}
 	}
 	var f faults
 	switch {
+	case in.Image != nil && (in.ReleaseID != "" || in.ArtifactSHA256 != ""):
+		f.add("image", "and release_id or artifact_sha256 are given: name one source")
+	case in.Image != nil:
+		f.image("image", in.Image)
 	case in.ReleaseID == "" && in.ArtifactSHA256 == "":
-		f.add("release_id", "is needed: upload a release first, or name artifact_sha256")
+		f.add("release_id", "is needed: upload a release first, or name artifact_sha256, or an image in a registry")
 	case in.ReleaseID != "" && in.ArtifactSHA256 != "":
 		f.add("artifact_sha256", "and release_id are given: name one source")
 	}
@@ -168,7 +173,14 @@ func (p *publication) write(tx *store.Tx) error {
 	if err := p.c.txNoRollout(tx, p.env); err != nil {
 		return err
 	}
-	if p.release, err = p.source(tx); err != nil {
+	var image miosa.Image
+	if p.in.Image != nil {
+		if p.c.s.pulls == nil {
+			return &miosa.Error{Code: miosa.Unavailable, Public: "images_not_pulled", Message: "no images are pulled from here: upload a release"}
+		}
+		image = miosa.Image{Reference: p.in.Image.Reference, Platform: p.in.Image.Platform, WorkspaceID: p.c.key.WorkspaceID}
+		p.release.Kind = miosa.KindOCI
+	} else if p.release, err = p.source(tx); err != nil {
 		return err
 	}
 	if p.release.Kind == miosa.KindStatic || p.in.Kind == "static" {
@@ -203,7 +215,7 @@ func (p *publication) write(tx *store.Tx) error {
 	}
 	promote := p.in.Promote == nil || *p.in.Promote
 	p.version, p.rollout, err = p.c.startVersion(tx, &p.dep, p.env, miosa.Version{
-		Kind: p.release.Kind, Services: specs, Attribution: attribution, Metadata: p.in.Metadata,
+		Kind: p.release.Kind, Services: specs, Image: cmp.Or(image, p.release.Image), Attribution: attribution, Metadata: p.in.Metadata,
 	}, miosa.RolloutPublish, promote)
 	if err != nil {
 		return err
@@ -299,18 +311,17 @@ func (p *publication) spec(tx *store.Tx, a resource.PublishService) (miosa.Servi
 	if a.RunCommand != "" {
 		spec.Command = a.RunCommand
 	}
-	if spec.Command == "" && len(p.release.Config.Entrypoint)+len(p.release.Config.Cmd) == 0 {
-		return miosa.ServiceSpec{}, invalidField("run_command", fmt.Sprintf("is needed for service %s: the release names no command of its own", a.Name))
-	}
 	switch {
 	case spec.Type == miosa.ServiceWorker:
 		spec.Port = 0
 	case a.Port != nil:
 		spec.Port = *a.Port
-	case spec.Port == 0 && len(p.release.Config.ExposedPorts) > 0:
-		spec.Port = p.release.Config.ExposedPorts[0]
-	case spec.Port == 0:
-		spec.Port = defaultPort
+	}
+	// An image that is yet to come is asked for the rest when it is there.
+	if p.release.ID != "" {
+		if err := ofRelease(&spec, p.release); err != nil {
+			return miosa.ServiceSpec{}, err
+		}
 	}
 	var f faults
 	f.spoken("", &spec, a.SpokenPatch)
@@ -409,9 +420,11 @@ func (c *call) published(begun miosa.Rollout) (resource.Published, error) {
 	if err != nil {
 		return resource.Published{}, err
 	}
-	release, err := store.Get(c.r.Context(), c.s.store, store.Releases, store.ReleaseKey(dep.TenantID, dep.ID, c.made.Release))
-	if err != nil {
-		return resource.Published{}, err
+	var release miosa.Release
+	if id := cmp.Or(c.made.Release, primary(version).ReleaseID); id != "" {
+		if release, err = store.Get(c.r.Context(), c.s.store, store.Releases, store.ReleaseKey(dep.TenantID, dep.ID, id)); err != nil {
+			return resource.Published{}, err
+		}
 	}
 	shown, err := c.showDeployment(dep)
 	if err != nil {
@@ -427,10 +440,14 @@ func (c *call) published(begun miosa.Rollout) (resource.Published, error) {
 	}
 	services = slices.DeleteFunc(services, func(s resource.Service) bool { return place(s) < 0 })
 	slices.SortFunc(services, func(a, b resource.Service) int { return place(a) - place(b) })
-	return resource.Published{
-		Deployment: shown, Version: versionResource(version, release.Manifest), Release: c.releaseResource(release, version),
+	out := resource.Published{
+		Deployment: shown, Version: c.s.versionResource(version, release.Manifest),
 		Services: services, Rollout: rolloutResource(begun), Promoted: begun.Promote && isLive(begun),
-	}, nil
+	}
+	if release.ID != "" {
+		out.Release = new(c.releaseResource(release, version))
+	}
+	return out, nil
 }
 
 // isLive: the rollout's version has taken over.
@@ -532,6 +549,9 @@ func (c *call) startRollout(tx *store.Tx, env miosa.Environment, v miosa.Version
 		TargetID: v.ID, FromID: env.ActiveVersionID, Promote: promote, Step: miosa.StepStarting, StepSince: now,
 		Deadline: now.Add(rollout.StartDeadline), Requester: c.key.ID, CreatedAt: now, UpdatedAt: now,
 		Traceparent: traceparent(c.r.Header.Get("Traceparent")),
+	}
+	if !v.Pulled() {
+		r.Step, r.Deadline, r.Reason = miosa.StepPulling, now.Add(rollout.PullDeadline), "pulling "+v.Image.Reference
 	}
 	if err := store.Save(tx, store.Rollouts, r); err != nil {
 		return miosa.Rollout{}, err

@@ -123,7 +123,11 @@ func TestPublishSources(t *testing.T) {
 	}{
 		{"no source", dep, map[string]any{}, 422, "validation_failed"},
 		{"two sources", dep, map[string]any{"release_id": id, "artifact_sha256": sha}, 422, "validation_failed"},
-		{"an image", dep, map[string]any{"image": "nginx"}, 422, "source_not_supported"},
+		{"an image where none are pulled", dep, map[string]any{"image": "nginx"}, 503, "images_not_pulled"},
+		{"an image and a release", dep, map[string]any{"image": "nginx", "release_id": id}, 422, "validation_failed"},
+		{"an image of no reference", dep, map[string]any{"image": "Not An Image"}, 422, "validation_failed"},
+		{"an image of another platform", dep, map[string]any{"image": map[string]any{"reference": "nginx", "platform": "linux/arm64"}}, 422, "validation_failed"},
+		{"an image that is a number", dep, map[string]any{"image": 7}, 422, "validation_failed"},
 		{"a sandbox", dep, map[string]any{"source_sandbox_id": "sbx_1"}, 422, "source_not_supported"},
 		{"another deployment's release", other, map[string]any{"release_id": id, "run_command": "/x"}, 404, "release_not_found"},
 		{"an unknown digest", dep, map[string]any{"artifact_sha256": strings.Repeat("0", 64)}, 404, "release_not_found"},

@@ -7,6 +7,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
+	"github.com/miosa/miosa/registry"
 	"github.com/miosa/miosa/store"
 )
 
@@ -87,7 +88,7 @@ func rolloutResource(r miosa.Rollout) resource.Rollout {
 	}
 }
 
-func versionResource(v miosa.Version, manifest miosa.ArtifactManifest) resource.Version {
+func (s *Server) versionResource(v miosa.Version, manifest miosa.ArtifactManifest) resource.Version {
 	spec := primary(v)
 	out := resource.Version{
 		ID: v.ID, DeploymentID: v.DeploymentID, EnvironmentID: v.EnvironmentID, TenantID: v.TenantID, CreatedBy: str(v.CreatedBy),
@@ -96,6 +97,9 @@ func versionResource(v miosa.Version, manifest miosa.ArtifactManifest) resource.
 		Metadata: metadata(v.Metadata), ErrorMessage: str(v.ErrorMessage), LastLogLines: lines(v.LastLines),
 		PromotedAt: at(v.PromotedAt), ArchivedAt: at(v.ArchivedAt), Attributed: attributed(v.Attribution),
 		CreatedAt: v.CreatedAt.UTC(), UpdatedAt: v.UpdatedAt.UTC(),
+	}
+	if out.Image = imageResource(v.Image, s.pullOf(v)); v.Image.Digest != "" {
+		out.RuntimeImage = new(registry.Pinned(v.Image.Reference, v.Image.Digest))
 	}
 	if routed, ok := v.Routed(); ok {
 		out.RoutedServiceID = str(routed.ServiceID)
@@ -135,7 +139,7 @@ func (c *call) releaseResource(r miosa.Release, latest miosa.Version) resource.R
 	out := resource.Release{
 		ID: r.ID, DeploymentID: r.DeploymentID, TenantID: r.TenantID, Kind: string(r.Kind), State: string(r.State),
 		StorageURI: "sha256:" + r.SHA256, StorageBackend: c.s.cfg.Storage, SHA256: r.SHA256, ArtifactSHA256: r.SHA256,
-		SizeBytes: r.SizeBytes, ArtifactManifest: manifestResource(r.Manifest), Metadata: metadata(r.Metadata),
+		SizeBytes: r.SizeBytes, ArtifactManifest: manifestResource(r.Manifest), Image: imageResource(r.Image, nil), Metadata: metadata(r.Metadata),
 		Attributed: attributed(r.Attribution), ReadyAt: at(r.ReadyAt), ArchivedAt: at(r.ArchivedAt), CreatedAt: r.CreatedAt.UTC(),
 	}
 	if latest.ID != "" {
@@ -344,7 +348,7 @@ func planResource(p miosa.Plan) resource.Plan {
 		Name: p.Name, GPU: p.GPU, LogDays: p.LogDays, EventDays: p.EventDays, MaxReplicas: p.MaxReplicas, MaxInstances: p.MaxInstances,
 		MaxVCPUs: p.MaxVCPUs, MaxMemoryMB: p.MaxMemoryMB, MaxDiskMB: p.MaxDiskMB, MaxDeployments: p.MaxDeployments,
 		MaxLogRate:      logRate(p),
-		MaxEnvironments: planLimit(p, func(p miosa.Plan) int { return p.MaxEnvironments }), MaxServices: planLimit(p, func(p miosa.Plan) int { return p.MaxServices }), MaxWebhooks: planLimit(p, func(p miosa.Plan) int { return p.MaxWebhooks }), MaxLogDrains: planLimit(p, func(p miosa.Plan) int { return p.MaxLogDrains }), MaxAPIKeys: planLimit(p, func(p miosa.Plan) int { return p.MaxAPIKeys }), MaxReleases: planLimit(p, func(p miosa.Plan) int { return p.MaxReleases }), MaxStorageMB: planLimit(p, func(p miosa.Plan) int { return p.MaxStorageMB }),
+		MaxEnvironments: planLimit(p, func(p miosa.Plan) int { return p.MaxEnvironments }), MaxServices: planLimit(p, func(p miosa.Plan) int { return p.MaxServices }), MaxWebhooks: planLimit(p, func(p miosa.Plan) int { return p.MaxWebhooks }), MaxLogDrains: planLimit(p, func(p miosa.Plan) int { return p.MaxLogDrains }), MaxRegistries: planLimit(p, func(p miosa.Plan) int { return p.MaxRegistries }), MaxAPIKeys: planLimit(p, func(p miosa.Plan) int { return p.MaxAPIKeys }), MaxReleases: planLimit(p, func(p miosa.Plan) int { return p.MaxReleases }), MaxStorageMB: planLimit(p, func(p miosa.Plan) int { return p.MaxStorageMB }),
 		MaxLogStorageMB: planLimit(p, func(p miosa.Plan) int { return p.MaxLogStorageMB }),
 		CreatedAt:       p.CreatedAt.UTC(), UpdatedAt: p.UpdatedAt.UTC(),
 	}

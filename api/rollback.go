@@ -191,7 +191,7 @@ func (c *call) txBefore(tx *store.Tx, env miosa.Environment) (string, error) {
 		return "", err
 	}
 	// What goes on has not taken over: back means to stay.
-	if live.Live() && live.Step == miosa.StepStarting && env.ActiveVersionID != "" {
+	if live.Live() && (live.Step == miosa.StepPulling || live.Step == miosa.StepStarting) && env.ActiveVersionID != "" {
 		return env.ActiveVersionID, nil
 	}
 	before := env.PreviousVersionID
@@ -289,6 +289,6 @@ func (c *call) txCarry(tx *store.Tx, dep *miosa.Deployment, env miosa.Environmen
 		return miosa.Version{}, miosa.Rollout{}, err
 	}
 	return c.startVersion(tx, dep, env, miosa.Version{
-		Kind: from.Kind, Services: specs, Attribution: from.Attribution, Metadata: from.Metadata,
+		Kind: from.Kind, Services: specs, Image: from.Image, Attribution: from.Attribution, Metadata: from.Metadata,
 	}, kind, true)
 }

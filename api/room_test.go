@@ -21,7 +21,7 @@ import (
 func TestEveryLimitHoldsAtOnce(t *testing.T) {
 	p := start(t, api.Config{})
 	p.want(201, "POST", "/admin/plans", map[string]any{
-		"name": "tiny", "max_deployments": 5, "max_environments": 6, "max_webhooks": 4, "max_log_drains": 4, "max_api_keys": 4, "max_releases": 4,
+		"name": "tiny", "max_deployments": 5, "max_environments": 6, "max_webhooks": 4, "max_log_drains": 4, "max_registries": 4, "max_api_keys": 4, "max_releases": 4,
 	}, p.bearer(p.Admin))
 	tenant := p.AddTenant("small")
 	p.want(200, "PATCH", "/admin/tenants/"+tenant.ID, map[string]any{"plan": "tiny"}, p.bearer(p.Admin))
@@ -36,6 +36,9 @@ func TestEveryLimitHoldsAtOnce(t *testing.T) {
 		},
 		"webhooks": func(int) answer {
 			return p.call("POST", "/webhooks", map[string]any{"url": "https://example.com"}, key)
+		},
+		"logins to registries": func(n int) answer {
+			return p.call("POST", "/registries", map[string]any{"host": fmt.Sprintf("r%d.example", n), "username": "ann", "password": "x"}, key)
 		},
 		"log drains": func(int) answer {
 			return p.call("POST", "/log-drains", map[string]any{"url": "https://logs.example/in"}, key)

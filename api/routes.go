@@ -12,7 +12,7 @@ const (
 // routes is the whole API, in the order of its document.
 func routes() []*route {
 	var all []*route
-	for _, part := range [][]*route{deploymentRoutes(), versionRoutes(), serviceRoutes(), logRoutes(), drainRoutes(), metricRoutes(), environmentRoutes(), usageRoutes(), platformRoutes(), webhookRoutes(), adminRoutes()} {
+	for _, part := range [][]*route{deploymentRoutes(), versionRoutes(), serviceRoutes(), logRoutes(), drainRoutes(), metricRoutes(), environmentRoutes(), usageRoutes(), platformRoutes(), webhookRoutes(), registryRoutes(), adminRoutes()} {
 		all = append(all, part...)
 	}
 	return all
@@ -41,10 +41,11 @@ func deploymentRoutes() []*route {
 			Notes: "It is gone for the API at once; routes go first, then instances drain. Its logs stay for the days of the plan, and are read by its ID, " +
 				"unless `purge_logs=true` takes them too; that may also be asked for afterwards, by its ID.",
 			Query: []param{{"purge_logs", "true: its log lines go with it."}}, Handle: one((*Server).deleteDeployment)},
-		{Method: post, Pattern: "/deployments/{id}/publish", Access: accessTenant, Operation: "publish", Summary: "Publish a release as a new version",
+		{Method: post, Pattern: "/deployments/{id}/publish", Access: accessTenant, Operation: "publish", Summary: "Publish a release, or an image from a registry, as a new version",
 			Status: 202, Also: []int{200},
 			Notes: waitNote + " A version that never became healthy answers 200 with version.state failed, its error_message, and promoted false; what was live goes on serving. " +
-				"409 rollout_in_progress while another one goes on in the environment.",
+				"409 rollout_in_progress while another one goes on in the environment. An image is pulled first, within an hour: the rollout's step is pulling, version.image.pull says how far it is, " +
+				"and release is null until it is there.",
 			Query: []param{{"wait", "true: answer when the publish is decided."}}, Handle: one((*Server).publish)},
 		{Method: post, Pattern: "/deployments/{id}/rollback", Access: accessTenant, Operation: "rollback", Summary: "Make an earlier version live again",
 			Also: []int{202}, Query: []param{{"wait", "false: answer at once, 202."}},

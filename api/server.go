@@ -74,6 +74,7 @@ type Deps struct {
 	Events  EventReader
 	// Webhooks send events on; nil: nothing here does.
 	Webhooks WebhookSender
+	Pulls    Pulls         // nil: no images are pulled here
 	Metrics  MetricsReader // nil: no history of figures is kept here
 	Usage    UsageReader   // nil: usage is not kept here
 	Log      *slog.Logger
@@ -99,6 +100,7 @@ type Server struct {
 	drains    Drains
 	events    EventReader
 	webhooks  WebhookSender
+	pulls     Pulls
 	metrics   MetricsReader
 	usage     UsageReader
 	log       *slog.Logger
@@ -131,7 +133,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		cfg.Storage = "local"
 	}
 	s := &Server{
-		cfg: cfg, store: deps.Store, uploads: deps.Uploads, receiving: receiving{n: map[string]int{}}, memory: deps.Memory, rooms: rooms{of: map[string]*room{}}, secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, events: deps.Events, webhooks: deps.Webhooks, metrics: deps.Metrics, usage: deps.Usage, log: deps.Log,
+		cfg: cfg, store: deps.Store, uploads: deps.Uploads, receiving: receiving{n: map[string]int{}}, memory: deps.Memory, rooms: rooms{of: map[string]*room{}}, secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, events: deps.Events, webhooks: deps.Webhooks, pulls: deps.Pulls, metrics: deps.Metrics, usage: deps.Usage, log: deps.Log,
 		now: deps.Now, random: deps.Random, ready: deps.Ready, mux: http.NewServeMux(),
 	}
 	if s.memory == nil {

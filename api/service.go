@@ -410,7 +410,7 @@ func (c *call) txRefreeze(tx *store.Tx, dep *miosa.Deployment, env miosa.Environ
 		return miosa.Rollout{}, err
 	}
 	_, begun, err := c.startVersion(tx, dep, env, miosa.Version{
-		Kind: active.Kind, Services: specs, RoutedServiceID: active.RoutedServiceID, Attribution: active.Attribution, Metadata: active.Metadata,
+		Kind: active.Kind, Services: specs, RoutedServiceID: active.RoutedServiceID, Image: active.Image, Attribution: active.Attribution, Metadata: active.Metadata,
 	}, miosa.RolloutRestart, true)
 	return begun, err
 }

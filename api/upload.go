@@ -224,55 +224,25 @@ func promisedDigest(h http.Header) (string, error) {
 // keepRelease makes the uploaded bytes a release of the deployment.
 func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifact.Stored, attribution miosa.Attribution) (resource.Release, error) {
 	err := c.updateRoom(func(tx *store.Tx) error {
-		var release miosa.Release
 		// It may have been deleted while the bytes came in.
 		if _, err := c.txDeployment(tx, dep.ID); err != nil {
 			return err
 		}
-		index := store.ReleaseSHAKey(dep.TenantID, dep.ID, stored.Blob.SHA256)
-		id, err := tx.Index(index)
+		release, fresh, err := c.txRelease(tx, dep.ID, kind, stored, attribution)
 		if err != nil {
 			return err
 		}
-		now := c.s.now().UTC()
-		if id != "" {
-			c.made = made{Deployment: dep.ID, Release: id, Known: true}
-			if release, err = store.Load(tx, store.Releases, store.ReleaseKey(dep.TenantID, dep.ID, id)); err != nil {
-				return err
-			}
-			if release.Kind != kind {
-				return conflict("release_kind_differs", fmt.Sprintf("these bytes are release %s of kind %s already", release.ID, release.Kind))
-			}
-			if release.State == miosa.ReleaseReady {
-				return nil
-			}
-			// Its bytes had been collected; now they are back.
-			if err := c.roomForRelease(tx, stored.Blob.Size); err != nil {
-				return err
-			}
-			release.State, release.ReadyAt, release.ArchivedAt = miosa.ReleaseReady, now, miosa.Release{}.ArchivedAt
-		} else {
-			if err := c.roomForRelease(tx, stored.Blob.Size); err != nil {
-				return err
-			}
-			if id, err = c.s.newID(miosa.PrefixRelease); err != nil {
-				return err
-			}
-			release = miosa.Release{
-				ID: id, TenantID: dep.TenantID, DeploymentID: dep.ID, Kind: kind, State: miosa.ReleaseReady,
-				SHA256: stored.Blob.SHA256, SizeBytes: stored.Blob.Size, MediaType: stored.MediaType,
-				Manifest: stored.Manifest, Config: stored.Config, Attribution: attribution, CreatedAt: now, ReadyAt: now,
-			}
-			tx.SetIndex(index, id, 0)
-			c.made = made{Deployment: dep.ID, Release: id}
+		c.made = made{Deployment: dep.ID, Release: release.ID, Known: !fresh || !release.ReadyAt.Equal(release.CreatedAt)}
+		if !fresh {
+			return nil
 		}
 		if err := store.Save(tx, store.Releases, release); err != nil {
 			return err
 		}
 		return c.audit(tx, miosa.Event{
 			DeploymentID: dep.ID, Type: "release.uploaded",
-			Message: fmt.Sprintf("release %s was uploaded: %d files, %d bytes", id, stored.Manifest.Files, stored.Blob.Size),
-			Details: map[string]string{"release_id": id, "sha256": stored.Blob.SHA256},
+			Message: fmt.Sprintf("release %s was uploaded: %d files, %d bytes", release.ID, stored.Manifest.Files, stored.Blob.Size),
+			Details: map[string]string{"release_id": release.ID, "sha256": stored.Blob.SHA256},
 		})
 	})
 	if err != nil {
@@ -287,4 +257,44 @@ func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifac
 	}
 	c.etag = release.Revision
 	return c.releaseResource(release, miosa.Version{}), nil
+}
+
+// txRelease is the deployment's release of what was taken in, and whether it is
+// fresh: new, or back again; then it is the caller's to save.
+func (c *call) txRelease(tx *store.Tx, deploymentID string, kind miosa.Kind, stored artifact.Stored, attribution miosa.Attribution) (release miosa.Release, fresh bool, err error) {
+	index := store.ReleaseSHAKey(c.tenant.ID, deploymentID, stored.Blob.SHA256)
+	id, err := tx.Index(index)
+	if err != nil {
+		return release, false, err
+	}
+	now := c.s.now().UTC()
+	if id != "" {
+		if release, err = store.Load(tx, store.Releases, store.ReleaseKey(c.tenant.ID, deploymentID, id)); err != nil {
+			return release, false, err
+		}
+		if release.Kind != kind {
+			return release, false, conflict("release_kind_differs", fmt.Sprintf("these bytes are release %s of kind %s already", release.ID, release.Kind))
+		}
+		if release.State == miosa.ReleaseReady {
+			return release, false, nil
+		}
+		// Its bytes had been collected; now they are back.
+		if err := c.roomForRelease(tx, stored.Blob.Size); err != nil {
+			return release, false, err
+		}
+		release.State, release.ReadyAt, release.ArchivedAt = miosa.ReleaseReady, now, miosa.Release{}.ArchivedAt
+		return release, true, nil
+	}
+	if err := c.roomForRelease(tx, stored.Blob.Size); err != nil {
+		return release, false, err
+	}
+	if id, err = c.s.newID(miosa.PrefixRelease); err != nil {
+		return release, false, err
+	}
+	tx.SetIndex(index, id, 0)
+	return miosa.Release{
+		ID: id, TenantID: c.tenant.ID, DeploymentID: deploymentID, Kind: kind, State: miosa.ReleaseReady,
+		SHA256: stored.Blob.SHA256, SizeBytes: stored.Blob.Size, MediaType: stored.MediaType,
+		Manifest: stored.Manifest, Config: stored.Config, Attribution: attribution, CreatedAt: now, ReadyAt: now,
+	}, true, nil
 }

@@ -34,7 +34,7 @@ func (c *call) showVersion(v miosa.Version) (resource.Version, error) {
 	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
 		return resource.Version{}, err
 	}
-	return versionResource(v, release.Manifest), nil
+	return c.s.versionResource(v, release.Manifest), nil
 }
 
 func (s *Server) getVersion(c *call, _ none) (resource.Version, error) {

@@ -57,8 +57,13 @@ func TestFullDevice(t *testing.T) {
 		"instances", "instances ls", "instances get " + of.InstanceID, "instances stop " + of.InstanceID,
 		"webhooks", "webhooks ls", "webhooks add https://example.com/in", "webhooks disable " + made.ID, "webhooks enable " + made.ID, "webhooks test " + made.ID,
 		"webhooks deliveries " + made.ID, "webhooks redeliver " + made.ID + " " + sent.EventID, "webhooks rotate " + made.ID, "webhooks rm " + made.ID,
+		"registry", "registry ls", "registry login registry.example --username ann", "registry logout registry.example",
 		"drains rm away", "rm hello --yes",
 	} {
+		s.stdin = "" // of a password
+		if strings.HasPrefix(line, "registry login") {
+			s.stdin = "secret\n"
+		}
 		args := strings.Fields(line)
 		if args[0] == "publish" {
 			args[1] = s.file("a.tar")
@@ -70,7 +75,7 @@ func TestFullDevice(t *testing.T) {
 				if len(args) > 2 {
 					continue
 				}
-			case "drains rm away", "webhooks rm " + made.ID, "rm hello --yes", "env rm hello A", "instances stop " + of.InstanceID, "instances restart " + of.InstanceID:
+			case "registry logout registry.example", "drains rm away", "webhooks rm " + made.ID, "rm hello --yes", "env rm hello A", "instances stop " + of.InstanceID, "instances restart " + of.InstanceID:
 				// Done once. As JSON they print as all others do.
 				if args[len(args)-1] == "--json" {
 					continue

@@ -17,6 +17,7 @@ import (
 
 type publishFlags struct {
 	name, run, health, environment, kind string
+	image, platform                      string
 	port, replicas                       int
 	memory, cpus, disk                   int
 	worker, wait, promote                bool
@@ -26,10 +27,12 @@ func (a *app) publishCommand() *cobra.Command {
 	f := publishFlags{}
 	cmd := &cobra.Command{
 		Use:   "publish FILE --name NAME",
-		Short: "Upload a packaged app and make it live",
+		Short: "Upload a packaged app, or name an image in a registry, and make it live",
 		Long: `Upload FILE (a tar, tar.gz or tar.zst of a Linux root file system, or an OCI
-image archive) and roll it out as a new version. The deployment is made if there
-is none of that name. What is not said (command, port, health check, size) stays
+image archive) and roll it out as a new version. With --image there is no FILE:
+the platform pulls the image from its registry, once, and keeps its digest; see
+"miosa registry" for those that want a login. The deployment is made if there is
+none of that name. What is not said (command, port, health check, size) stays
 as in the version that is live.
 
 New instances start beside the old ones; only when all are healthy do requests
@@ -37,10 +40,13 @@ go to them. If they never are, what was live goes on serving and the command
 ends with exit code 4.`,
 		Example: `  miosa publish ./rootfs.tar.zst --name hello --run "/app/server" --port 8080 --health /healthz
   miosa publish ./image.oci.tar --name shop
+  miosa publish --image registry.example/shop:1.4 --name shop
   miosa publish ./rootfs.tar.zst --name hello --environment staging`,
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.name, "name", "", "name of the deployment (needed)")
+	fl.StringVar(&f.image, "image", "", "`REFERENCE` of an image to pull, instead of FILE: registry.example/shop:1.4")
+	fl.StringVar(&f.platform, "platform", "", "platform of the image (default, and all that runs here: linux/amd64)")
 	fl.StringVar(&f.run, "run", "", "command to run in it")
 	fl.IntVar(&f.port, "port", 0, "port it listens on, 1–65535")
 	fl.StringVar(&f.health, "health", "", "path that answers 2xx when it is healthy")
@@ -57,6 +63,17 @@ ends with exit code 4.`,
 		if f.name == "" {
 			return usagef("--name is needed: the deployment's name\nSee: %s --help", cmd.CommandPath())
 		}
+		if f.image != "" {
+			if len(args) > 0 || f.kind != "" {
+				return usagef("--image comes instead of FILE and --kind\nSee: %s --help", cmd.CommandPath())
+			}
+			return a.run(0, 0, func(ctx context.Context, c *client.Client, _ []string) error {
+				return a.publish(ctx, c, "", f, cmd.Flags().Changed)
+			})(cmd, args)
+		}
+		if f.platform != "" {
+			return usagef("--platform is of an --image")
+		}
 		return a.run(1, 1, func(ctx context.Context, c *client.Client, args []string) error {
 			return a.publish(ctx, c, args[0], f, cmd.Flags().Changed)
 		})(cmd, args)
@@ -69,12 +86,14 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 	if err != nil {
 		return err
 	}
-	artifact, err := client.FileArtifact(path)
-	if err != nil {
-		return err
-	}
-	if f.kind != "" {
-		artifact.Kind = f.kind
+	var artifact client.Artifact
+	if f.image == "" {
+		if artifact, err = client.FileArtifact(path); err != nil {
+			return err
+		}
+		if f.kind != "" {
+			artifact.Kind = f.kind
+		}
 	}
 	p := a.progress()
 	defer p.end()
@@ -91,15 +110,19 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 		}
 		body.Services = beside(live, body.Services[0])
 	}
-	p.wait("reading %s", path)
-	artifact.Sent = func(sent, all int64) { p.wait("uploading %s of %s", size(sent), size(all)) }
-	release, err := c.Upload(ctx, dep.ID, artifact)
-	if err != nil {
-		return err
+	if f.image != "" {
+		body.Image = &resource.PublishImage{Reference: f.image, Platform: f.platform}
+	} else {
+		p.wait("reading %s", path)
+		artifact.Sent = func(sent, all int64) { p.wait("uploading %s of %s", size(sent), size(all)) }
+		release, err := c.Upload(ctx, dep.ID, artifact)
+		if err != nil {
+			return err
+		}
+		p.step("Uploaded %s: %s, %d files", release.ID, size(release.SizeBytes), release.ArtifactManifest.Files)
+		body.ReleaseID = release.ID
 	}
-	p.step("Uploaded %s: %s, %d files", release.ID, size(release.SizeBytes), release.ArtifactManifest.Files)
 	p.wait("publishing")
-	body.ReleaseID = release.ID
 	var options []client.Option
 	if a.json && f.wait {
 		options = append(options, client.Wait())

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/miosa/miosa/api/resource"
 	"github.com/miosa/miosa/client"
@@ -32,6 +33,9 @@ func (a *app) follow(ctx context.Context, c *client.Client, p *progress, name st
 	inner, cancel := context.WithCancel(ctx)
 	var events sync.WaitGroup
 	events.Go(func() { f.events(inner) })
+	if r.Step == "pulling" {
+		events.Go(func() { f.pulling(inner) })
+	}
 	r, err := f.decided(ctx)
 	cancel()
 	events.Wait()
@@ -58,6 +62,39 @@ func (f *following) events(ctx context.Context) {
 		f.show(e)
 	}
 }
+
+// pulling shows how far the image has come, until it is there.
+func (f *following) pulling(ctx context.Context) {
+	layers := -1
+	tick := time.NewTicker(pullEvery)
+	defer tick.Stop()
+	for {
+		v, err := f.c.Version(ctx, f.rollout.DeploymentID, f.rollout.VersionID)
+		if err != nil || v.Image == nil || v.Image.Digest != nil || v.State != "building" && v.State != "created" {
+			return
+		}
+		if pull := v.Image.Pull; pull != nil && pull.Layers > 0 {
+			if layers < 0 {
+				f.p.step("  %s, %s", plural(pull.Layers, "layer"), size(pull.Bytes))
+			}
+			layers = pull.Layers
+			switch pull.State {
+			case "unpacking":
+				f.p.wait("reading the image")
+			default:
+				f.p.wait("pulled %s of %s, %d of %s", size(pull.BytesDone), size(pull.Bytes), pull.LayersDone, plural(pull.Layers, "layer"))
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// pullEvery is how often it is asked how far an image has come.
+const pullEvery = 300 * time.Millisecond
 
 // rest shows, in order, the events that were not shown yet.
 func (f *following) rest(ctx context.Context) error {

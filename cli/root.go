@@ -91,7 +91,7 @@ func New(cfg Config) *cobra.Command {
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(
 		a.publishCommand(), a.psCommand(), a.scaleCommand(), a.restartCommand(), a.versionsCommand(), a.rollbackCommand(), a.promoteCommand(),
-		a.envCommand(), a.eventsCommand(), a.logsCommand(), a.logLimitCommand(), a.drainsCommand(), a.topCommand(), a.whyCommand(), a.usageCommand(), a.removeCommand(), a.deploymentsCommand(), a.instancesCommand(), a.webhooksCommand(),
+		a.envCommand(), a.eventsCommand(), a.logsCommand(), a.logLimitCommand(), a.drainsCommand(), a.topCommand(), a.whyCommand(), a.usageCommand(), a.removeCommand(), a.deploymentsCommand(), a.instancesCommand(), a.webhooksCommand(), a.registryCommand(),
 	)
 	return root
 }

@@ -259,6 +259,8 @@ func (p *pass) step(r miosa.Rollout, target miosa.Version, d rollout.Decision) {
 // stepWord is the past-tense word for a step in event types.
 func stepWord(s miosa.RolloutStep) string {
 	switch s {
+	case miosa.StepStarting: // after the image was pulled
+		return "pulled"
 	case miosa.StepFlipping:
 		return "became_healthy"
 	case miosa.StepDraining:
@@ -297,7 +299,7 @@ func (p *pass) sides() []reconcile.Side {
 				r = changed
 			}
 		}
-		if !r.Live() || r.CancelledBy != "" || r.TargetID == p.env.ActiveVersionID {
+		if !r.Live() || r.Step == miosa.StepPulling || r.CancelledBy != "" || r.TargetID == p.env.ActiveVersionID {
 			continue
 		}
 		if v, ok := p.version(r.TargetID); ok {

@@ -199,3 +199,36 @@ func TestAFaultIsToldOf(t *testing.T) {
 	report("router-2", map[string]string{"ri_old1": "another"})
 	s.want("ri_old1", fault, "another")
 }
+
+// Nothing is started of a version whose image is still on its way.
+func TestNothingRunsBeforeTheImageIsThere(t *testing.T) {
+	s := newStage(t)
+	without, began := spec(), s.now
+	without.ReleaseID = ""
+	v := miosa.Version{
+		ID: "ver_2", TenantID: tenant, DeploymentID: deployment, EnvironmentID: environment, Number: 2, State: miosa.VersionCreated,
+		Services: []miosa.ServiceSpec{without}, Image: miosa.Image{Reference: "registry.example/shop:1.4"},
+	}
+	s.put(v, miosa.Rollout{
+		ID: "rol_2", TenantID: tenant, DeploymentID: deployment, EnvironmentID: environment, Kind: miosa.RolloutPublish, TargetID: "ver_2", FromID: "ver_1",
+		Promote: true, Step: miosa.StepPulling, StepSince: began, CreatedAt: began, Deadline: began.Add(time.Hour), Requester: "key_1",
+	})
+	of := func() (n int) {
+		for _, i := range s.all {
+			if i.VersionID == "ver_2" {
+				n++
+			}
+		}
+		return n
+	}
+	if r := s.rollouts["rol_2"]; of() != 0 || r.Step != miosa.StepPulling || r.Reason != "pulling registry.example/shop:1.4" {
+		t.Fatalf("%d instances while it is %s: %s", of(), r.Step, r.Reason)
+	}
+	v.State, v.Image.Digest = miosa.VersionBuilding, "sha256:1"
+	v.Services = []miosa.ServiceSpec{spec()}
+	v.Services[0].ReleaseID = "rel_1"
+	s.put(v)
+	if r := s.rollouts["rol_2"]; of() == 0 || r.Step != miosa.StepStarting || !r.Deadline.After(s.now) {
+		t.Errorf("%d instances while it is %s until %s", of(), r.Step, r.Deadline)
+	}
+}

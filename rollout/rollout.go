@@ -15,6 +15,8 @@ import (
 )
 
 const (
+	// PullDeadline is how long the target's image has to come from its registry.
+	PullDeadline = time.Hour
 	// StartDeadline is how long the new instances have to become healthy.
 	StartDeadline = 10 * time.Minute
 	// FlipDeadline is how long live routers have to acknowledge the routes; one
@@ -59,6 +61,8 @@ type Decision struct {
 // Decide says what comes next.
 func Decide(in Input) Decision {
 	switch in.Rollout.Step {
+	case miosa.StepPulling:
+		return pulling(in)
 	case miosa.StepStarting:
 		return starting(in)
 	case miosa.StepFlipping:
@@ -69,12 +73,40 @@ func Decide(in Input) Decision {
 	return Decision{Step: in.Rollout.Step, Reason: in.Rollout.Reason}
 }
 
-func starting(in Input) Decision {
+// ended is whether somebody wants the rollout to end, before anything is decided.
+func ended(in Input) (Decision, bool) {
 	switch {
 	case in.Deleted:
-		return Decision{Step: miosa.StepCancelled, Reason: "the deployment was deleted"}
+		return Decision{Step: miosa.StepCancelled, Reason: "the deployment was deleted"}, true
 	case in.Rollout.CancelledBy != "":
-		return Decision{Step: miosa.StepCancelled, Reason: "cancelled by " + in.Rollout.CancelledBy}
+		return Decision{Step: miosa.StepCancelled, Reason: "cancelled by " + in.Rollout.CancelledBy}, true
+	}
+	return Decision{}, false
+}
+
+// pulling waits for the target's bytes, which others bring.
+func pulling(in Input) Decision {
+	if d, ok := ended(in); ok {
+		return d
+	}
+	image := in.Target.Image
+	switch {
+	case in.Target.Pulled():
+		return Decision{Step: miosa.StepStarting, Deadline: in.Now.Add(StartDeadline), Reason: image.Reference + " is pulled: " + image.Digest}
+	case image.Failure != "":
+		return Decision{Step: miosa.StepFailed, Failed: true, Reason: "the image was not pulled: " + image.Failure}
+	case !in.Now.Before(in.Rollout.Deadline):
+		return Decision{
+			Step: miosa.StepFailed, Failed: true,
+			Reason: fmt.Sprintf("%s was not pulled within %s: publish it again, what came of it is kept for a while", image.Reference, in.Rollout.Deadline.Sub(in.Rollout.StepSince).Round(time.Second)),
+		}
+	}
+	return Decision{Step: miosa.StepPulling, Reason: "pulling " + image.Reference, Deadline: in.Rollout.Deadline, Wake: in.Rollout.Deadline}
+}
+
+func starting(in Input) Decision {
+	if d, ok := ended(in); ok {
+		return d
 	}
 	p := survey(in)
 	if p.failed.ID != "" {
@@ -92,7 +124,7 @@ func starting(in Input) Decision {
 	if !in.Now.Before(in.Rollout.Deadline) {
 		d := Decision{
 			Step: miosa.StepFailed, Failed: true,
-			Reason: fmt.Sprintf("not healthy within %s: %s", in.Rollout.Deadline.Sub(in.Rollout.CreatedAt).Round(time.Second), p.stuck()),
+			Reason: fmt.Sprintf("not healthy within %s: %s", in.Rollout.Deadline.Sub(in.Rollout.StepSince).Round(time.Second), p.stuck()),
 		}
 		if len(p.waiting) > 0 {
 			d.Lines = p.waiting[0].Observed.Failure.LastLines

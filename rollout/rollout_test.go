@@ -35,7 +35,8 @@ type stage struct{ in rollout.Input }
 // line carries out one line of a script:
 //
 //	service NAME replicas=2 [worker] [drain=60]
-//	publish [promote=no] [first]
+//	publish [promote=no] [first] [image=shop:1]
+//	pulled | unpulled failure="words"
 //	instance ID SERVICE slot=0 [version=1] STATE [failure="words"] [kind=exit] [reason="no room"] [said=line]
 //	acknowledged [no] | cancel by=rol_2 | delete | wait 10m
 //
@@ -60,6 +61,17 @@ func (s *stage) line(l transcript.Line) (string, error) {
 		if l.Has("first") {
 			s.in.Rollout.FromID = ""
 		}
+		if image, ok := l.Value("image"); ok {
+			s.in.Target.Image.Reference = image
+			s.in.Rollout.Step, s.in.Rollout.Deadline = miosa.StepPulling, s.in.Now.Add(rollout.PullDeadline)
+		}
+	case "pulled":
+		s.in.Target.Image.Digest = "sha256:1"
+		for n := range s.in.Target.Services {
+			s.in.Target.Services[n].ReleaseID = "rel_1"
+		}
+	case "unpulled":
+		s.in.Target.Image.Failure = l.Text("failure", "")
 	case "instance":
 		s.instance(l)
 	case "acknowledged":
@@ -132,7 +144,7 @@ func (s *stage) decide() string {
 // A rollout takes its steps forward only, makes a version live only after it
 // was ready, and comes to an end under any fortunes, in bounded time.
 func TestSteps(t *testing.T) {
-	rank := map[miosa.RolloutStep]int{miosa.StepStarting: 0, miosa.StepFlipping: 1, miosa.StepDraining: 2, miosa.StepDone: 3, miosa.StepFailed: 3, miosa.StepCancelled: 3}
+	rank := map[miosa.RolloutStep]int{miosa.StepPulling: -1, miosa.StepStarting: 0, miosa.StepFlipping: 1, miosa.StepDraining: 2, miosa.StepDone: 3, miosa.StepFailed: 3, miosa.StepCancelled: 3}
 	rapid.Check(t, func(t *rapid.T) {
 		in := drawInput(t)
 		began := in.Now
@@ -160,6 +172,8 @@ func TestSteps(t *testing.T) {
 				t.Fatalf("made live without a backend: %+v", in.Instances)
 			case was == miosa.StepFlipping && d.Step == miosa.StepFailed && answers(in):
 				t.Fatal("failed while flipping, although it could answer")
+			case was == miosa.StepPulling && d.Step == miosa.StepStarting && !in.Target.Pulled():
+				t.Fatal("started without its bytes")
 			case !in.Rollout.Promote && (d.Activate || d.Step == miosa.StepFlipping):
 				t.Fatalf("not to be promoted, and yet %+v", d)
 			case !d.Step.Terminal() && d.Step == was && d.Wake.IsZero():
@@ -174,7 +188,7 @@ func TestSteps(t *testing.T) {
 			}
 			in.Rollout.Step, in.Rollout.Reason = d.Step, d.Reason
 			fortune(t, &in)
-			if bound := rollout.StartDeadline + rollout.FlipDeadline + time.Hour; in.Now.Sub(began) > bound {
+			if bound := rollout.PullDeadline + rollout.StartDeadline + rollout.FlipDeadline + time.Hour; in.Now.Sub(began) > bound {
 				t.Fatalf("still %s after %s", in.Rollout.Step, in.Now.Sub(began))
 			}
 		}
@@ -205,6 +219,10 @@ func drawInput(t *rapid.T) rollout.Input {
 	in.Rollout = miosa.Rollout{
 		ID: "rol_1", TargetID: "ver_2", FromID: rapid.SampledFrom([]string{"", "ver_1", "ver_2"}).Draw(t, "from"), Promote: rapid.Bool().Draw(t, "promote"),
 		Step: miosa.StepStarting, CreatedAt: epoch, Deadline: epoch.Add(rollout.StartDeadline),
+	}
+	if rapid.Bool().Draw(t, "image") {
+		in.Target.Image.Reference = "registry.example/shop:1.4"
+		in.Rollout.Step, in.Rollout.Deadline = miosa.StepPulling, epoch.Add(rollout.PullDeadline)
 	}
 	for n := range rapid.IntRange(0, 6).Draw(t, "instances") {
 		i := miosa.Instance{
@@ -237,6 +255,13 @@ func fortune(t *rapid.T, in *rollout.Input) {
 		in.Rollout.CancelledBy = "rol_9"
 	case 1:
 		in.Deleted = true
+	case 2:
+		in.Target.Image.Failure = "no such tag"
+	case 3, 4, 5:
+		in.Target.Services = slices.Clone(in.Target.Services)
+		for n := range in.Target.Services {
+			in.Target.Services[n].ReleaseID = "rel_1"
+		}
 	}
 }
 

@@ -38,6 +38,7 @@ command -v go >/dev/null || {
 if [[ ${1-} == --tests ]]; then
 	. scripts/tools.sh
 	victoria_logs >/dev/null
+	registry >/dev/null
 fi
 
 # The guest's kernel is downloaded with apt too, and needs to be known to it.

@@ -57,7 +57,8 @@ fi
 . scripts/tools.sh
 runner=$(gotestsum)
 MIOSA_VICTORIA_LOGS=$(victoria_logs)
-export MIOSA_VICTORIA_LOGS
+MIOSA_REGISTRY=$(registry)
+export MIOSA_VICTORIA_LOGS MIOSA_REGISTRY
 (($#)) || set -- ./...
 # Administrators' commands (mkfs.ext4, ip) may lie outside PATH.
 export PATH=$PATH:/usr/sbin:/sbin

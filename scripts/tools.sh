@@ -32,3 +32,5 @@ golangci_lint() { tool golangci-lint v2.15.0 github.com/golangci/golangci-lint/v
 gotestsum() { tool gotestsum v1.13.0 gotest.tools/gotestsum; }
 # What the log store's adapter is tested against.
 victoria_logs() { tool victoria-logs v1.52.1 github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs; }
+# What images are pulled from in tests.
+registry() { tool registry v3.1.2 github.com/distribution/distribution/v3/cmd/registry; }

@@ -34,6 +34,7 @@ const (
 	segEvent      = "evt"
 	segLogDrain   = "ldr"
 	segWebhook    = "whk"
+	segRegistry   = "reg"
 )
 
 // Prefixes of what does not belong to one tenant. AllTenants covers every
@@ -219,6 +220,12 @@ func WebhookKey(tenant, id string) string { return tenantScoped(tenant, segWebho
 // WebhooksOf lists a tenant's webhooks, oldest first.
 func WebhooksOf(tenant string) string { return of(tenant, segWebhook, "") }
 
+// RegistryLoginKey is where a login to a registry lies.
+func RegistryLoginKey(tenant, id string) string { return tenantScoped(tenant, segRegistry, noOne, id) }
+
+// RegistryLoginsOf lists a tenant's logins to registries, oldest first.
+func RegistryLoginsOf(tenant string) string { return of(tenant, segRegistry, "") }
+
 // LogDrainKey is where a log drain lies.
 func LogDrainKey(tenant, id string) string { return tenantScoped(tenant, segLogDrain, id) }
 
@@ -301,6 +308,8 @@ func kindOfSegment(segment string) string {
 		return kindEvent
 	case segWebhook:
 		return kindWebhook
+	case segRegistry:
+		return kindRegistryLogin
 	}
 	return ""
 }

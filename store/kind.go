@@ -26,6 +26,8 @@ const (
 	kindEvent       = "event"
 	kindLogDrain    = "log_drain"
 	kindWebhook     = "webhook"
+
+	kindRegistryLogin = "registry_login"
 )
 
 // Kind describes how one noun is kept: where, and in which record shape.

@@ -109,6 +109,8 @@ func Decode(e Entry) (noun any, err error) {
 		return decodeAs(LogDrains, e)
 	case kindWebhook:
 		return decodeAs(Webhooks, e)
+	case kindRegistryLogin:
+		return decodeAs(RegistryLogins, e)
 	}
 	return nil, nil
 }

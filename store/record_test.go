@@ -44,6 +44,7 @@ func everyKind() []kindTest {
 		kindOf[miosa.Host]{store.Hosts}, kindOf[miosa.Event]{store.Events}, kindOf[miosa.LogDrain]{store.LogDrains},
 		kindOf[miosa.Host]{store.Hosts}, kindOf[miosa.Event]{store.Events},
 		kindOf[miosa.Webhook]{store.Webhooks},
+		kindOf[miosa.RegistryLogin]{store.RegistryLogins},
 	}
 }
 

@@ -71,6 +71,7 @@ type planRecord struct {
 	MaxServices     int       `json:"max_services,omitempty"`
 	MaxWebhooks     int       `json:"max_webhooks,omitempty"`
 	MaxLogDrains    int       `json:"max_log_drains,omitempty"`
+	MaxRegistries   int       `json:"max_registries,omitempty"`
 	MaxAPIKeys      int       `json:"max_api_keys,omitempty"`
 	MaxReleases     int       `json:"max_releases,omitempty"`
 	MaxStorageMB    int       `json:"max_storage_mb,omitempty"`
@@ -96,6 +97,7 @@ func planToRecord(v miosa.Plan) planRecord {
 		MaxServices:     v.MaxServices,
 		MaxWebhooks:     v.MaxWebhooks,
 		MaxLogDrains:    v.MaxLogDrains,
+		MaxRegistries:   v.MaxRegistries,
 		MaxAPIKeys:      v.MaxAPIKeys,
 		MaxReleases:     v.MaxReleases,
 		MaxStorageMB:    v.MaxStorageMB,
@@ -122,6 +124,7 @@ func (r planRecord) noun() miosa.Plan {
 		MaxServices:     r.MaxServices,
 		MaxWebhooks:     r.MaxWebhooks,
 		MaxLogDrains:    r.MaxLogDrains,
+		MaxRegistries:   r.MaxRegistries,
 		MaxAPIKeys:      r.MaxAPIKeys,
 		MaxReleases:     r.MaxReleases,
 		MaxStorageMB:    r.MaxStorageMB,

@@ -461,6 +461,7 @@ func TestKeys(t *testing.T) {
 		store.ObservationKey("t", "d", "x"):     "observation x",
 		store.OutboxKey("x"):                    "event x",
 		store.WebhookKey("t", "x"):              "webhook x",
+		store.RegistryLoginKey("t", "x"):        "registry_login x",
 		"/v1/t/t/evt/d/x":                       "event x", // of former versions
 		"/v1/t/-/evt/-/x":                       "event x",
 		store.TenantSlugKey("x"):                "",

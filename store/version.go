@@ -26,6 +26,7 @@ type versionRecord struct {
 	State         miosa.VersionState  `json:"state,omitempty"`
 	Services      []serviceSpecRecord `json:"services,omitempty"`
 	Routed        string              `json:"routed_service_id,omitempty"`
+	Image         imageRecord         `json:"image,omitzero"`
 	Vars          []varRecord         `json:"vars,omitempty"`
 	Attribution   attributionRecord   `json:"attribution,omitzero"`
 	Metadata      map[string]any      `json:"metadata,omitempty"`
@@ -49,6 +50,7 @@ func versionToRecord(v miosa.Version) versionRecord {
 		State:         v.State,
 		Services:      each(v.Services, serviceSpecToRecord),
 		Routed:        v.RoutedServiceID,
+		Image:         imageRecord(v.Image),
 		Vars:          each(v.Vars, varToRecord),
 		Attribution:   attributionToRecord(v.Attribution),
 		Metadata:      v.Metadata,
@@ -73,6 +75,7 @@ func (r versionRecord) noun() miosa.Version {
 		State:           r.State,
 		Services:        each(r.Services, serviceSpecRecord.noun),
 		RoutedServiceID: r.Routed,
+		Image:           miosa.Image(r.Image),
 		Vars:            each(r.Vars, varRecord.noun),
 		Attribution:     r.Attribution.noun(),
 		Metadata:        r.Metadata,
@@ -107,6 +110,7 @@ type releaseRecord struct {
 	MediaType    string             `json:"media_type,omitempty"`
 	Manifest     manifestRecord     `json:"manifest,omitzero"`
 	Config       imageConfigRecord  `json:"config,omitzero"`
+	Image        imageRecord        `json:"image,omitzero"`
 	Attribution  attributionRecord  `json:"attribution,omitzero"`
 	Metadata     map[string]any     `json:"metadata,omitempty"`
 	CreatedAt    time.Time          `json:"created_at,omitzero"`
@@ -126,6 +130,7 @@ func releaseToRecord(v miosa.Release) releaseRecord {
 		MediaType:    v.MediaType,
 		Manifest:     manifestToRecord(v.Manifest),
 		Config:       imageConfigToRecord(v.Config),
+		Image:        imageRecord(v.Image),
 		Attribution:  attributionToRecord(v.Attribution),
 		Metadata:     v.Metadata,
 		CreatedAt:    utc(v.CreatedAt),
@@ -146,6 +151,7 @@ func (r releaseRecord) noun() miosa.Release {
 		MediaType:    r.MediaType,
 		Manifest:     r.Manifest.noun(),
 		Config:       r.Config.noun(),
+		Image:        miosa.Image(r.Image),
 		Attribution:  r.Attribution.noun(),
 		Metadata:     r.Metadata,
 		CreatedAt:    r.CreatedAt,

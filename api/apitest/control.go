@@ -43,6 +43,9 @@ func (c *Control) run(ctx context.Context, after int64) {
 		}
 		for _, change := range batch.Changes {
 			noun, _ := store.Decode(change.Entry)
+			if v, ok := noun.(miosa.Version); ok {
+				c.image(ctx, v)
+			}
 			r, ok := noun.(miosa.Rollout)
 			switch {
 			case !ok:
@@ -56,6 +59,27 @@ func (c *Control) run(ctx context.Context, after int64) {
 					c.roll(ctx, life, r)
 				})
 			}
+		}
+	}
+}
+
+// image lets a rollout go on whose version has its image now, or has it fail.
+func (c *Control) image(ctx context.Context, v miosa.Version) {
+	if v.Image.Reference == "" || !v.Pulled() && v.Image.Failure == "" {
+		return
+	}
+	for r, err := range store.List(ctx, c.store, store.Rollouts, store.RolloutsOf(v.TenantID, v.DeploymentID), store.ScanOptions{}) {
+		switch {
+		case err != nil:
+			return
+		case r.Step != miosa.StepPulling || r.TargetID != v.ID:
+		case v.Pulled():
+			c.move(ctx, r, miosa.StepStarting, "pulled", nil)
+		default:
+			c.move(ctx, r, miosa.StepFailed, v.Image.Failure, func(_ *store.Tx, v *miosa.Version, _ *miosa.Environment, _ *miosa.Deployment) error {
+				v.State, v.ErrorMessage = miosa.VersionFailed, v.Image.Failure
+				return nil
+			})
 		}
 	}
 }

@@ -59,7 +59,7 @@ type DeploymentPatch struct {
 type Publish struct {
 	ReleaseID       string           `json:"release_id,omitempty"`
 	ArtifactSHA256  string           `json:"artifact_sha256,omitempty" doc:"Digest of an artefact already uploaded to this deployment, hex."`
-	Image           string           `json:"image,omitempty" doc:"An OCI reference; not served here: 422 source_not_supported. Upload an OCI archive instead."`
+	Image           *PublishImage    `json:"image,omitempty" doc:"An image to pull from a registry: its reference, or an object."`
 	SourceSandboxID string           `json:"source_sandbox_id,omitempty" doc:"A release ID given here is taken as release_id."`
 	Kind            string           `json:"kind,omitempty" enum:"auto,static,dynamic" doc:"auto: told by the release."`
 	Environment     string           `json:"environment,omitempty" doc:"Default production."`
@@ -90,7 +90,7 @@ type PublishService struct {
 type Published struct {
 	Deployment Deployment `json:"deployment"`
 	Version    Version    `json:"version"`
-	Release    Release    `json:"release"`
+	Release    *Release   `json:"release" doc:"null while its image is pulled."`
 	Services   []Service  `json:"services"`
 	Rollout    Rollout    `json:"rollout"`
 	Promoted   bool       `json:"promoted" doc:"The version is live."`
@@ -140,7 +140,7 @@ type Rollout struct {
 	VersionID     string     `json:"version_id" doc:"The version to make live."`
 	FromVersionID *string    `json:"from_version_id" doc:"The version that was live when it began."`
 	Promote       bool       `json:"promote"`
-	Step          string     `json:"step" enum:"starting,flipping,draining,done,failed,cancelled" doc:"From draining on the version is live."`
+	Step          string     `json:"step" enum:"pulling,starting,flipping,draining,done,failed,cancelled" doc:"From draining on the version is live."`
 	StepSince     time.Time  `json:"step_since"`
 	Deadline      time.Time  `json:"deadline" doc:"Of the present step."`
 	Reason        *string    `json:"reason" doc:"What it waits for, or why it ended as it did."`

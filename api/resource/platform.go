@@ -66,6 +66,7 @@ type Plan struct {
 	MaxEnvironments int       `json:"max_environments" doc:"Of a deployment. -1: any number."`
 	MaxServices     int       `json:"max_services" doc:"Of a version; an environment keeps five times as many names. -1: any number."`
 	MaxWebhooks     int       `json:"max_webhooks" doc:"Of the tenant. -1: any number."`
+	MaxRegistries   int       `json:"max_registries" doc:"That the tenant has a login to. -1: any number."`
 	MaxLogDrains    int       `json:"max_log_drains" doc:"Of the tenant; a workspace has at most 10. -1: any number."`
 	MaxAPIKeys      int       `json:"max_api_keys" doc:"Of the tenant, revoked ones aside. -1: any number."`
 	MaxReleases     int       `json:"max_releases" doc:"Whose bytes are kept, in all deployments. -1: any number."`
@@ -91,6 +92,7 @@ type PlanPut struct {
 	MaxEnvironments *int   `json:"max_environments,omitempty" doc:"Of a deployment. -1: any number; 0: the default plan's."`
 	MaxServices     *int   `json:"max_services,omitempty" doc:"Of a version; an environment keeps five times as many names. -1: any number; 0: the default plan's."`
 	MaxWebhooks     *int   `json:"max_webhooks,omitempty" doc:"Of the tenant. -1: any number; 0: the default plan's."`
+	MaxRegistries   *int   `json:"max_registries,omitempty" doc:"That the tenant has a login to. -1: any number; 0: the default plan's."`
 	MaxLogDrains    *int   `json:"max_log_drains,omitempty" doc:"Of the tenant; a workspace has at most 10. -1: any number; 0: the default plan's."`
 	MaxAPIKeys      *int   `json:"max_api_keys,omitempty" doc:"Of the tenant, revoked ones aside. -1: any number; 0: the default plan's."`
 	MaxReleases     *int   `json:"max_releases,omitempty" doc:"Whose bytes are kept, in all deployments. -1: any number; 0: the default plan's."`

@@ -17,7 +17,8 @@ type Version struct {
 	ArtifactURI      *string          `json:"artifact_uri"`
 	ArtifactManifest Manifest         `json:"artifact_manifest"`
 	ArtifactSHA256   *string          `json:"artifact_sha256"`
-	RuntimeImage     *string          `json:"runtime_image"`
+	RuntimeImage     *string          `json:"runtime_image" doc:"The image that it was pulled from, with its digest."`
+	Image            *Image           `json:"image" doc:"null for what was uploaded."`
 	RuntimeCommand   *string          `json:"runtime_command"`
 	RuntimePort      *int             `json:"runtime_port"`
 	HealthCheckPath  *string          `json:"health_check_path"`
@@ -69,6 +70,7 @@ type Release struct {
 	ArtifactSHA256      string         `json:"artifact_sha256"`
 	SizeBytes           int64          `json:"size_bytes"`
 	ArtifactManifest    Manifest       `json:"artifact_manifest"`
+	Image               *Image         `json:"image" doc:"null for what was uploaded."`
 	StartCommand        *string        `json:"start_command"`
 	Port                *int           `json:"port"`
 	HealthCheckPath     *string        `json:"health_check_path"`

@@ -39,6 +39,7 @@ import (
 	"github.com/miosa/miosa/network/user"
 	"github.com/miosa/miosa/outbound"
 	"github.com/miosa/miosa/ration"
+	"github.com/miosa/miosa/registry/pull"
 	"github.com/miosa/miosa/secret"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/etcd"
@@ -88,6 +89,8 @@ type platform struct {
 	events   *eventpebble.Store
 	timeline *timeline.Timeline
 	webhooks *webhook.Webhooks
+	pulls    *pull.Puller
+	keeper   pull.Keeper
 	figures  *historydb.Store
 	history  *history.Plane
 	usage    *usagestore.Store
@@ -301,14 +304,20 @@ func (p *platform) openStores(ctx context.Context) (err error) {
 	return err
 }
 
-// openSenders makes what calls the receivers that customers name.
+// openSenders makes what calls the receivers and registries that customers name.
 func (p *platform) openSenders(targets outbound.Guard) (err error) {
 	if p.drains, err = drain.Open(drain.Config{File: p.cell.path("drains.db"), Guard: targets}, p.plane, p.store, p.vault, p.log); err != nil {
 		return err
 	}
 	p.opened(p.drains)
-	p.webhooks, err = webhook.New(webhook.Config{Dir: p.cell.path("webhooks"), Guard: targets, Render: api.EventJSON}, p.timeline, p.store, p.vault, p.log)
-	return err
+	if p.webhooks, err = webhook.New(webhook.Config{Dir: p.cell.path("webhooks"), Guard: targets, Render: api.EventJSON}, p.timeline, p.store, p.vault, p.log); err != nil {
+		return err
+	}
+	if p.pulls, err = pull.New(pull.Config{Dir: p.cell.path("pulls"), Guard: targets, Memory: p.memory}, p.store, uploads{p.blobs, p.memory}, p.vault, p.log); err != nil {
+		return err
+	}
+	p.opened(p.pulls)
+	return nil
 }
 
 // cellAddresses are what the cell's hosts said of themselves: where customers'
@@ -395,11 +404,12 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 		Regions: []miosa.Region{{ID: p.cfg.region, Name: p.cfg.region, Slug: p.cfg.region, Available: true}}, Targets: targets,
 	}, api.Deps{
 		Store: p.store, Uploads: uploads{p.blobs, p.memory}, Memory: p.memory, Secrets: p.vault, Log: p.log, Ready: p.answers,
-		Logs: p.plane, Drains: p.drains, Events: p.timeline, Webhooks: p.webhooks, Metrics: p.history, Usage: p.ledger,
+		Logs: p.plane, Drains: p.drains, Events: p.timeline, Webhooks: p.webhooks, Pulls: p.pulls, Metrics: p.history, Usage: p.ledger,
 	})
 	if err != nil {
 		return err
 	}
+	p.keeper = server
 	p.api = &http.Server{
 		Handler: server, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
@@ -516,6 +526,7 @@ func (p *platform) start(ctx context.Context, apiListener, metricsListener net.L
 	p.parts.Go(func() { f.report("log drains", p.drains.Run(ctx)) })
 	p.parts.Go(func() { f.report("timeline", p.timeline.Run(ctx)) })
 	p.parts.Go(func() { f.report("webhooks", p.webhooks.Run(ctx)) })
+	p.parts.Go(func() { f.report("images", p.pulls.Run(ctx, p.keeper)) })
 	p.parts.Go(func() { f.report("history", p.history.Run(ctx)) })
 	p.parts.Go(func() { f.report("usage ledger", p.ledger.Run(ctx)) })
 	p.parts.Go(func() { f.report("router", p.router.Run(ctx)) })

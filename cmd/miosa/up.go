@@ -76,7 +76,7 @@ a crash. "miosa down" stops everything.`,
 	fl.StringVar(&f.region, "region", "local", "name of this machine's region")
 	fl.StringVar(&f.zone, "zone", "local-a", "name of this machine's zone")
 	fl.StringArrayVar(&f.binds, "bind", nil, "variable injected into every instance, KEY=TEMPLATE over {tenant} {deployment} {environment} {service}; may be repeated")
-	fl.StringArrayVar(&f.allowTargets, "allow-target", nil, "addresses, `CIDR`, that customers' log drains and webhooks may lead to though they are not public, also without TLS; may be repeated")
+	fl.StringArrayVar(&f.allowTargets, "allow-target", nil, "addresses, `CIDR`, that customers' log drains, webhooks and registries may lead to though they are not public, also without TLS; may be repeated")
 	fl.StringArrayVar(&f.trustedProxies, "trusted-proxy", nil, "addresses, `CIDR`, of load balancers and other proxies in front of the router: what they say in X-Forwarded-For, -Proto and -Host is taken; may be repeated")
 	fl.BoolVar(&f.proxyProtocol, "proxy-protocol", false, "connections from a --trusted-proxy begin with a PROXY protocol header (version 1 or 2), which names the client; one without it is closed")
 	fl.Float64Var(&f.overcommit, "cpu-overcommit", 8, "how many vCPUs may be promised per core")

@@ -1,0 +1,98 @@
+package registry
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestCache keeps what is whole and what is begun, each tenant's own, and lets
+// go of what is old or too much, but of nothing that somebody holds.
+func TestCache(t *testing.T) {
+	dir := t.TempDir()
+	c, err := OpenCache(dir, 10, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	blob := func(digit string) Blob { return Blob{Digest: "sha256:" + strings.Repeat(digit, 64), Size: 6} }
+	put := func(e *Entry, text string) error {
+		return e.Fill(t.Context(), func(f *os.File) error {
+			if _, err := f.Seek(0, io.SeekEnd); err != nil {
+				return err
+			}
+			_, err := f.WriteString(text)
+			if info, serr := f.Stat(); err == nil && serr == nil && info.Size() < 6 {
+				err = errors.New("cut")
+			}
+			return err
+		})
+	}
+	a := c.Hold("ten_a", blob("a"))
+	if err := put(a, "abc"); err == nil || a.Missing() != 3 {
+		t.Errorf("%v, %d bytes are missing", err, a.Missing())
+	}
+	if err := put(a, "def"); err != nil || a.Missing() != 0 {
+		t.Errorf("%v, %d bytes are missing", err, a.Missing())
+	}
+	if err := put(a, "never"); err != nil {
+		t.Error(err)
+	}
+	r, err := a.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := io.ReadAll(r)
+	if cerr := r.Close(); err != nil || cerr != nil || string(raw) != "abcdef" {
+		t.Errorf("it holds %q (%v, %v)", raw, err, cerr)
+	}
+	other := c.Hold("ten_b", blob("a"))
+	if other.Missing() != 6 {
+		t.Error("a tenant has what another pulled")
+	}
+	other.Release()
+	now := time.Now()
+	if err := c.Sweep(now.Add(24*time.Hour), true); err != nil || a.Missing() != 0 {
+		t.Errorf("what is held was removed (%v)", err)
+	}
+	a.Release()
+	b := c.Hold("ten_a", blob("b"))
+	if err := put(b, "ghi"); err == nil {
+		t.Error("it was whole")
+	}
+	b.Release()
+	left := func() string {
+		var names []string
+		for _, digit := range []string{"a", "b", "c"} {
+			for _, suffix := range []string{"", partSuffix} {
+				if _, err := os.Stat(filepath.Join(dir, "ten_a", blob(digit).hex()+suffix)); err == nil {
+					names = append(names, digit+suffix)
+				}
+			}
+		}
+		return strings.Join(names, " ")
+	}
+	if err := c.Sweep(now, false); err != nil || left() != "a b.part" {
+		t.Errorf("left: %s (%v)", left(), err)
+	}
+	cc := c.Hold("ten_a", blob("c"))
+	if err := put(cc, "jklmno"); err != nil {
+		t.Fatal(err)
+	}
+	cc.Release()
+	old := now.Add(-10 * time.Minute)
+	if err := os.Chtimes(filepath.Join(dir, "ten_a", blob("a").hex()), old, old); err != nil {
+		t.Fatal(err)
+	}
+	// 15 bytes are too many: the oldest goes.
+	if err := c.Sweep(now, false); err != nil || left() != "b.part c" {
+		t.Errorf("left: %s (%v)", left(), err)
+	}
+	if err := c.Sweep(now.Add(2*time.Hour), false); err != nil || left() != "" {
+		t.Errorf("left: %s (%v)", left(), err)
+	}
+}

@@ -1,0 +1,315 @@
+package pull
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/artifact"
+	"github.com/miosa/miosa/freespace"
+	"github.com/miosa/miosa/ration"
+	"github.com/miosa/miosa/registry"
+	"github.com/miosa/miosa/store"
+)
+
+// job is the pull of one rollout's image.
+type job struct {
+	p       *Puller
+	keeper  Keeper
+	rollout miosa.Rollout
+	cancel  context.CancelFunc
+	begin   chan struct{} // closed when there is a place
+	begun   bool          // guarded by p.mu
+
+	mu    sync.Mutex // guards the rest
+	state miosa.PullState
+	there map[string]int64 // bytes, by layer
+	want  []registry.Blob  // each layer once
+}
+
+func (j *job) is(s miosa.PullState) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.state = s
+}
+
+func (j *job) status() miosa.PullStatus {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	out := miosa.PullStatus{State: j.state, Layers: len(j.want)}
+	if out.State == "" {
+		out.State = miosa.PullWaiting
+	}
+	for _, b := range j.want {
+		there := j.there[b.Digest]
+		out.Bytes += b.Size
+		out.BytesDone += there
+		if there >= b.Size {
+			out.LayersDone++
+		}
+	}
+	return out
+}
+
+// run pulls and has the result written. When ctx ends there is none: the pull
+// was called off, or the platform ends.
+func (j *job) run(ctx context.Context) {
+	select {
+	case <-j.begin:
+	case <-ctx.Done():
+		return
+	}
+	err := j.pull(ctx)
+	if ctx.Err() != nil || err == nil {
+		return
+	}
+	reason := "the platform could not take it in; publish it again"
+	if said, ok := errors.AsType[*miosa.Error](err); ok && said.Code != miosa.Internal {
+		reason = said.Message
+	} else {
+		j.p.log.Error("pull an image", "rollout", j.rollout.ID, "err", err)
+	}
+	j.p.log.Info("an image was not pulled", "rollout", j.rollout.ID, "err", err)
+	_ = j.write(ctx, "say that an image was not pulled", func() error { return j.keeper.FailImage(ctx, j.rollout, reason) })
+}
+
+// write tries until a result is in the records. What the records themselves say
+// against it comes back.
+func (j *job) write(ctx context.Context, what string, fn func() error) error {
+	pause := 100 * time.Millisecond
+	for try := 1; ; try++ {
+		err := fn()
+		switch code := miosa.CodeOf(err); {
+		case err == nil, ctx.Err() != nil:
+			return err
+		case code != miosa.Internal && code != miosa.Unavailable:
+			return err
+		case try == writeTries:
+			j.p.log.Error("write what became of an image", "what", what, "rollout", j.rollout.ID, "err", err)
+			return err
+		}
+		select {
+		case <-time.After(pause):
+			pause *= 2
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (j *job) pull(ctx context.Context) error {
+	r := j.rollout
+	v, err := store.Get(ctx, j.p.records, store.Versions, store.VersionKey(r.TenantID, r.DeploymentID, r.TargetID))
+	if err != nil {
+		return err
+	}
+	if v.Image.Failure != "" || v.Pulled() {
+		return nil // control is about to hear of it
+	}
+	ref, err := registry.Parse(v.Image.Reference)
+	if err != nil {
+		return err
+	}
+	login, err := j.login(ctx, ref.Host, v.Image.WorkspaceID)
+	if err != nil {
+		return err
+	}
+	source, err := registry.Open(registry.Config{Guard: j.p.cfg.Guard, Roots: j.p.cfg.Roots, Memory: j.p.cfg.Memory, Pause: j.p.cfg.Pause}, ref, login)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	j.is(miosa.PullResolving)
+	img, err := source.Resolve(ctx, registry.Here)
+	if err != nil {
+		return err
+	}
+	known := false
+	err = j.write(ctx, "use a release that is there", func() (err error) {
+		known, err = j.keeper.UseImage(ctx, r, img.Digest)
+		return err
+	})
+	if err != nil || known {
+		return err
+	}
+	// What describes it stays in memory until it is taken in.
+	share, err := j.p.cfg.Memory.Take(ctx, ration.Terms{Patience: -1, Unbounded: true}, int64(len(img.Manifest)+len(img.Document)))
+	if err != nil {
+		return err
+	}
+	defer share.Release()
+	if err := j.keeper.RoomForImage(ctx, r.TenantID, img.Bytes()); err != nil {
+		return err
+	}
+	stored, err := j.take(ctx, source, img)
+	if err != nil {
+		return err
+	}
+	return j.write(ctx, "keep an image", func() error { return j.keeper.KeepImage(ctx, r, img.Digest, stored) })
+}
+
+// login is what the tenant is known to the registry by.
+func (j *job) login(ctx context.Context, host, workspace string) (registry.Login, error) {
+	for l, err := range store.List(ctx, j.p.records, store.RegistryLogins, store.RegistryLoginsOf(j.rollout.TenantID), store.ScanOptions{}) {
+		if err != nil {
+			return registry.Login{}, err
+		}
+		if l.Host != host || l.WorkspaceID != workspace {
+			continue
+		}
+		out := registry.Login{User: l.User, CA: l.CA}
+		if len(l.Secret) > 0 {
+			raw, err := j.p.secrets.Open(ctx, l.TenantID, miosa.RegistryAAD(l.ID), l.Secret)
+			if err != nil {
+				return registry.Login{}, fmt.Errorf("open the login to %s: %w", host, err)
+			}
+			out.Secret = string(raw)
+		}
+		return out, nil
+	}
+	return registry.Login{}, nil
+}
+
+// take fetches the layers that are not there and makes one artefact of all.
+func (j *job) take(ctx context.Context, source *registry.Source, img registry.Image) (artifact.Stored, error) {
+	entries := map[string]*registry.Entry{}
+	j.mu.Lock()
+	j.state, j.there, j.want = miosa.PullFetching, map[string]int64{}, img.Blobs()
+	want := j.want
+	j.mu.Unlock()
+	for _, b := range want {
+		e := j.p.cache.Hold(j.rollout.TenantID, b)
+		defer e.Release()
+		entries[b.Digest] = e
+		j.came(b, b.Size-e.Missing())
+	}
+	err := j.space(entries, img.Bytes())
+	if err == nil {
+		err = j.fetch(ctx, source, want, entries)
+	}
+	var stored artifact.Stored
+	if err == nil {
+		j.is(miosa.PullUnpacking)
+		stored, err = j.receive(ctx, img, entries)
+		if _, refused := errors.AsType[*miosa.Error](err); refused {
+			drop(entries) // whatever is wrong with them stays wrong
+		}
+	}
+	if miosa.CodeOf(err) == miosa.NoSpace {
+		drop(entries)
+	}
+	return stored, err
+}
+
+func drop(entries map[string]*registry.Entry) {
+	for _, e := range entries {
+		e.Drop()
+	}
+}
+
+func (j *job) came(b registry.Blob, there int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.there[b.Digest] = there
+}
+
+// space makes sure of the disk: for the layers, and for the release that is made
+// of them.
+func (j *job) space(entries map[string]*registry.Entry, whole int64) error {
+	need := whole + leaveFree
+	for _, e := range entries {
+		need += e.Missing()
+	}
+	for _, last := range []bool{false, true} {
+		free, err := j.p.cfg.Free(j.p.cache.Dir())
+		if err != nil {
+			return err
+		}
+		if free >= uint64(need) {
+			return nil
+		}
+		if last {
+			break
+		}
+		if err := j.p.cache.Sweep(time.Now(), true); err != nil {
+			return err
+		}
+	}
+	return miosa.Errorf(miosa.NoSpace, "the platform has no disk space left for an image of %d MB; try again later", whole/1e6)
+}
+
+func free(dir string) (uint64, error) {
+	free, _, err := freespace.Stat(dir)
+	return free, err
+}
+
+// fetch gets the layers, a few at a time.
+func (j *job) fetch(ctx context.Context, source *registry.Source, want []registry.Blob, entries map[string]*registry.Entry) error {
+	inner, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	next := make(chan registry.Blob)
+	var work sync.WaitGroup
+	for range min(layersAtOnce, len(want)) {
+		work.Go(func() {
+			for b := range next {
+				err := entries[b.Digest].Fill(inner, func(f *os.File) error {
+					return source.Fetch(inner, b, f, func(there int64) { j.came(b, there) })
+				})
+				if err != nil {
+					cancel(err)
+					continue
+				}
+				j.came(b, b.Size)
+			}
+		})
+	}
+	for _, b := range want {
+		select {
+		case next <- b:
+		case <-inner.Done():
+		}
+	}
+	close(next)
+	work.Wait()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return artifact.StorageError(context.Cause(inner))
+}
+
+// receive gives the image to who takes uploads in, as an archive.
+func (j *job) receive(ctx context.Context, img registry.Image, entries map[string]*registry.Entry) (artifact.Stored, error) {
+	for {
+		stored, err := j.receiveOnce(ctx, img, entries)
+		if said, ok := errors.AsType[*miosa.Error](err); !ok || said.Public != artifact.CodeBusy {
+			return stored, err
+		}
+		select {
+		case <-time.After(busyPause):
+		case <-ctx.Done():
+			return artifact.Stored{}, ctx.Err()
+		}
+	}
+}
+
+func (j *job) receiveOnce(ctx context.Context, img registry.Image, entries map[string]*registry.Entry) (artifact.Stored, error) {
+	r, w := io.Pipe()
+	var wrote error
+	var work sync.WaitGroup
+	work.Go(func() {
+		wrote = img.WriteLayout(w, func(b registry.Blob) (io.ReadCloser, error) { return entries[b.Digest].Open() })
+		_ = w.CloseWithError(wrote)
+	})
+	stored, err := j.p.uploads.Receive(ctx, artifact.Upload{Kind: miosa.KindOCI, MediaType: artifact.MediaOCI, Body: r})
+	_ = r.Close()
+	work.Wait()
+	if wrote != nil && !errors.Is(wrote, io.ErrClosedPipe) {
+		return artifact.Stored{}, fmt.Errorf("pack the image: %w", wrote)
+	}
+	return stored, err
+}

@@ -1,0 +1,263 @@
+// Package pull is the loop that pulls the images of versions that wait for one
+// (rollouts in step pulling). What a pull came to is written by its Keeper;
+// control goes on from there. A pull that the platform's end cuts off begins
+// anew with the next start, with the layers that it had.
+package pull
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/artifact"
+	"github.com/miosa/miosa/outbound"
+	"github.com/miosa/miosa/ration"
+	"github.com/miosa/miosa/registry"
+	"github.com/miosa/miosa/store"
+)
+
+const (
+	atOnce       = 4 // pulls of all tenants together
+	atOnceTenant = 2 // of one tenant
+	layersAtOnce = 3 // of one pull
+	watchAgain   = time.Second
+	sweepEvery   = 10 * time.Minute
+	// cacheBytes and cacheAge bound the layers that no pull needs now.
+	cacheBytes = 10 << 30
+	cacheAge   = time.Hour
+	// leaveFree is what a pull leaves of the disk, in bytes.
+	leaveFree = 512 << 20
+	// busyPause is how long to wait when all memory for reading is taken.
+	busyPause = 5 * time.Second
+	// writeTries is how often a result is written, with growing pauses, before it
+	// is left to the rollout's deadline.
+	writeTries = 8
+)
+
+// Keeper writes what pulls came to into the records. Errors that are the
+// tenant's to mend (a quota) are *miosa.Error in words.
+type Keeper interface {
+	// RoomForImage says why a tenant may not keep so many more bytes.
+	RoomForImage(ctx context.Context, tenantID string, bytes int64) error
+	// UseImage gives the rollout's version the release that its deployment has of
+	// an image already; false: it has none.
+	UseImage(ctx context.Context, r miosa.Rollout, digest string) (bool, error)
+	// KeepImage makes what was pulled a release and gives it to the rollout's version.
+	KeepImage(ctx context.Context, r miosa.Rollout, digest string, stored artifact.Stored) error
+	// FailImage has the rollout's version fail, with the reason.
+	FailImage(ctx context.Context, r miosa.Rollout, reason string) error
+}
+
+// Uploads takes artefacts in.
+type Uploads interface {
+	Receive(ctx context.Context, upload artifact.Upload) (artifact.Stored, error)
+}
+
+// Opener opens what was sealed under a tenant's data key.
+type Opener interface {
+	Open(ctx context.Context, tenantID, aad string, sealed []byte) ([]byte, error)
+}
+
+// Config says where things lie and lead.
+type Config struct {
+	Dir    string         // of layers on their way; made if it is not there
+	Guard  outbound.Guard // where registries may be
+	Roots  *x509.CertPool // that their certificates are signed by; nil: the system's
+	Memory *ration.Pool   // what manifests are read with
+	Pause  time.Duration  // see registry.Config
+	// Free is how many bytes the disk of a directory has; nil: asks the system.
+	Free func(dir string) (uint64, error)
+}
+
+// Puller pulls images. Make it with New.
+type Puller struct {
+	cfg     Config
+	records store.Store
+	uploads Uploads
+	secrets Opener
+	log     *slog.Logger
+	cache   *registry.Cache
+
+	running sync.WaitGroup // every job's goroutine
+
+	mu   sync.Mutex // guards the rest
+	jobs []*job     // in the order in which they came
+}
+
+// New checks its arguments and starts nothing.
+func New(cfg Config, records store.Store, uploads Uploads, secrets Opener, log *slog.Logger) (*Puller, error) {
+	if records == nil || uploads == nil || secrets == nil {
+		return nil, miosa.Errorf(miosa.Internal, "pulling images needs records, uploads and secrets")
+	}
+	if cfg.Memory == nil {
+		cfg.Memory = artifact.NewMemory()
+	}
+	if cfg.Free == nil {
+		cfg.Free = free
+	}
+	cache, err := registry.OpenCache(cfg.Dir, cacheBytes, cacheAge)
+	if err != nil {
+		return nil, err
+	}
+	return &Puller{cfg: cfg, records: records, uploads: uploads, secrets: secrets, log: log, cache: cache}, nil
+}
+
+// Close lets go of the directory.
+func (p *Puller) Close() error { return p.cache.Close() }
+
+// Run pulls images until ctx ends.
+func (p *Puller) Run(ctx context.Context, keeper Keeper) error {
+	defer p.running.Wait()
+	p.running.Go(func() { p.sweep(ctx) })
+	for ctx.Err() == nil {
+		err := p.follow(ctx, keeper)
+		if ctx.Err() != nil || errors.Is(err, store.ErrCompacted) {
+			continue
+		}
+		if err != nil {
+			p.log.Error("read which images are to be pulled", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(watchAgain):
+		}
+	}
+	return nil
+}
+
+func (p *Puller) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		if err := p.cache.Sweep(time.Now(), false); err != nil {
+			p.log.Error("sweep layers", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// follow takes up every rollout that waits for an image, and each that comes.
+func (p *Puller) follow(ctx context.Context, keeper Keeper) error {
+	revision, err := p.records.Revision(ctx)
+	if err != nil {
+		return err
+	}
+	waiting := map[string]bool{}
+	for r, err := range store.List(ctx, p.records, store.Rollouts, store.AllTenants, store.ScanOptions{}) {
+		if err != nil {
+			return err
+		}
+		if wanted(r) {
+			waiting[r.ID] = true
+		}
+		p.changed(ctx, keeper, r)
+	}
+	p.mu.Lock()
+	for _, j := range p.jobs {
+		if !waiting[j.rollout.ID] {
+			j.cancel()
+		}
+	}
+	p.mu.Unlock()
+	for batch, err := range p.records.Watch(ctx, store.AllTenants, revision) {
+		if err != nil {
+			return err
+		}
+		for _, c := range batch.Changes {
+			kind, id, ok := store.ParseKey(c.Key)
+			if !ok || kind != store.Rollouts.Name() {
+				continue
+			}
+			if c.Deleted {
+				p.changed(ctx, keeper, miosa.Rollout{ID: id})
+				continue
+			}
+			noun, err := store.Decode(c.Entry)
+			if r, ok := noun.(miosa.Rollout); ok && err == nil {
+				p.changed(ctx, keeper, r)
+			}
+		}
+	}
+	return nil
+}
+
+func wanted(r miosa.Rollout) bool { return r.Step == miosa.StepPulling && r.CancelledBy == "" }
+
+// changed begins a rollout's pull, or ends one that nobody wants any more.
+func (p *Puller) changed(ctx context.Context, keeper Keeper, r miosa.Rollout) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := slices.IndexFunc(p.jobs, func(j *job) bool { return j.rollout.ID == r.ID })
+	switch {
+	case n >= 0 && !wanted(r):
+		p.jobs[n].cancel()
+	case n < 0 && wanted(r):
+		j := &job{p: p, keeper: keeper, rollout: r, begin: make(chan struct{})}
+		var inner context.Context
+		inner, j.cancel = context.WithDeadline(ctx, r.Deadline)
+		p.jobs = append(p.jobs, j)
+		p.running.Go(func() {
+			defer p.ended(j)
+			j.run(inner)
+		})
+		p.dispatch()
+	}
+}
+
+// dispatch lets those begin for whom there is a place; p.mu is held.
+func (p *Puller) dispatch() {
+	var begun []string
+	for _, j := range p.jobs {
+		if j.begun {
+			begun = append(begun, j.rollout.TenantID)
+		}
+	}
+	for _, j := range p.jobs {
+		if !j.begun && mayBegin(begun, j.rollout.TenantID) {
+			j.begun = true
+			close(j.begin)
+			begun = append(begun, j.rollout.TenantID)
+		}
+	}
+}
+
+// mayBegin reports whether a pull of a tenant may begin beside those that go on,
+// each named by its tenant.
+func mayBegin(begun []string, tenant string) bool {
+	mine := 0
+	for _, t := range begun {
+		if t == tenant {
+			mine++
+		}
+	}
+	return len(begun) < atOnce && mine < atOnceTenant
+}
+
+func (p *Puller) ended(j *job) {
+	j.cancel()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.jobs = slices.DeleteFunc(p.jobs, func(o *job) bool { return o == j })
+	p.dispatch()
+}
+
+// Status is how far the pull of a version's image has come; false: none goes on.
+func (p *Puller) Status(versionID string) (miosa.PullStatus, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, j := range p.jobs {
+		if j.rollout.TargetID == versionID {
+			return j.status(), true
+		}
+	}
+	return miosa.PullStatus{}, false
+}

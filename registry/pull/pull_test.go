@@ -1,0 +1,363 @@
+package pull_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/api"
+	"github.com/miosa/miosa/api/apitest"
+	"github.com/miosa/miosa/artifact"
+	"github.com/miosa/miosa/artifact/artifacttest"
+	"github.com/miosa/miosa/outbound"
+	"github.com/miosa/miosa/registry/pull"
+	"github.com/miosa/miosa/registry/registrytest"
+	"github.com/miosa/miosa/store"
+	"github.com/miosa/miosa/store/memory"
+)
+
+// world is an API that pulls from a real registry.
+type world struct {
+	*apitest.Platform
+	t     *testing.T
+	cfg   pull.Config
+	blobs artifact.Blobs
+	now   *pull.Puller
+	end   func()
+}
+
+type uploads struct{ blobs artifact.Blobs }
+
+func (u uploads) Receive(ctx context.Context, up artifact.Upload) (artifact.Stored, error) {
+	return artifact.Receive(ctx, u.blobs, up, artifact.Limits{})
+}
+
+// opener opens what apitest's sealer sealed: it is no secret there.
+type opener struct{ secret string }
+
+func (o opener) Open(context.Context, string, string, []byte) ([]byte, error) {
+	return []byte(o.secret), nil
+}
+
+// Status is the present puller's: a platform has another one after each start.
+func (w *world) Status(id string) (miosa.PullStatus, bool) { return w.now.Status(id) }
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, blobs: artifacttest.NewMemory(time.Now), cfg: pull.Config{
+		Dir: t.TempDir(), Guard: outbound.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}}, Pause: time.Microsecond,
+	}}
+	records := memory.New(time.Now)
+	w.Platform = apitest.Start(t, records, api.Config{}, func(d *api.Deps) { d.Pulls = w })
+	w.begin("secret")
+	t.Cleanup(func() { w.end() })
+	return w
+}
+
+// begin starts a puller, as a start of the platform does.
+func (w *world) begin(secret string) {
+	w.t.Helper()
+	p, err := pull.New(w.cfg, w.Store, uploads{w.blobs}, opener{secret}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.now = p
+	ctx, cancel := context.WithCancel(context.WithoutCancel(w.t.Context()))
+	var done sync.WaitGroup
+	done.Go(func() { _ = p.Run(ctx, w.Handler) })
+	var once sync.Once
+	w.end = func() {
+		once.Do(func() {
+			cancel()
+			done.Wait()
+			_ = p.Close()
+		})
+	}
+}
+
+// call asks the API and reads its answer.
+func (w *world) call(method, path string, body any) (int, map[string]any) {
+	w.t.Helper()
+	raw, err := json.Marshal(body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r, err := http.NewRequestWithContext(w.t.Context(), method, w.URL+"/api/v1"+path, bytes.NewReader(raw))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+w.Key)
+	r.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var out map[string]any
+	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
+		w.t.Fatal(err)
+	}
+	return resp.StatusCode, out
+}
+
+func at(v any, path string) any {
+	for name := range strings.SplitSeq(path, ".") {
+		m, ok := v.(map[string]any)
+		if !ok {
+			return nil
+		}
+		v = m[name]
+	}
+	return v
+}
+
+func (w *world) deploy(name string) string {
+	w.t.Helper()
+	status, made := w.call("POST", "/deployments", map[string]any{"name": name})
+	id, ok := at(made, "data.id").(string)
+	if !ok {
+		w.t.Fatalf("%d %v", status, made)
+	}
+	return id
+}
+
+// publish waits for the end.
+func (w *world) publish(dep string, image any) map[string]any {
+	w.t.Helper()
+	status, out := w.call("POST", "/deployments/"+dep+"/publish?wait=true", map[string]any{"image": image})
+	if status != 200 {
+		w.t.Fatalf("%d %v", status, out)
+	}
+	return out
+}
+
+func app(t *testing.T, seed uint64, size int) v1.Image {
+	t.Helper()
+	return registrytest.Image(t, "amd64", v1.Config{Cmd: []string{"/app"}, ExposedPorts: map[string]struct{}{"9090/tcp": {}}},
+		registrytest.Layer(t, map[string]string{"app": "#!/bin/sh\n"}), registrytest.Layer(t, map[string]string{"data": registrytest.Noise(seed, size)}))
+}
+
+// TestPublish takes an image from the registry to a live version, with what it
+// says of itself, and never pulls it again.
+func TestPublish(t *testing.T) {
+	ca := registrytest.NewCA(t)
+	r := registrytest.Start(t, registrytest.Options{CA: ca, User: "ann", Password: "secret"})
+	img := app(t, 1, 50_000)
+	digest, err := img.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Push(t, "shop:1.4", img)
+	w := newWorld(t)
+	dep := w.deploy("shop")
+	out := w.publish(dep, r.Host+"/shop:1.4")
+	if m, _ := at(out, "data.version.error_message").(string); at(out, "data.version.state") != "failed" || !strings.Contains(m, "unknown authority") || !strings.Contains(m, "miosa registry login "+r.Host+" --ca") {
+		t.Errorf("without its authority: %v: %s", at(out, "data.version.state"), m)
+	}
+	if status, out := w.call("POST", "/registries", map[string]any{"host": r.Host, "ca_certificate": string(ca.PEM)}); status != 201 {
+		t.Fatal(out)
+	}
+	out = w.publish(dep, r.Host+"/shop:1.4")
+	if m, _ := at(out, "data.version.error_message").(string); !strings.Contains(m, "wants a login") {
+		t.Errorf("without a login: %s", m)
+	}
+	if status, out := w.call("POST", "/registries", map[string]any{"host": r.Host, "username": "ann", "password": "secret", "ca_certificate": string(ca.PEM)}); status != 200 {
+		t.Fatal(out)
+	}
+	out = w.publish(dep, map[string]any{"reference": r.Host + "/shop:1.4", "platform": "linux/amd64"})
+	for path, want := range map[string]any{
+		"data.promoted": true, "data.version.state": "ready", "data.version.image.digest": digest.String(), "data.version.image.reference": r.Host + "/shop:1.4",
+		"data.version.image.platform": "linux/amd64", "data.version.image.pull": nil, "data.version.runtime_port": 9090.0, "data.release.kind": "oci",
+		"data.release.image.digest": digest.String(), "data.version.runtime_image": r.Host + "/shop:1.4@" + digest.String(), "data.version.artifact_sha256": at(out, "data.release.sha256"),
+	} {
+		if got := at(out, path); got != want {
+			t.Errorf("%s: got %v, wanted %v", path, got, want)
+		}
+	}
+	first := at(out, "data.release.id")
+	// The same again is the same release; a restart's version says where it is from.
+	if out := w.publish(dep, r.Host+"/shop@"+digest.String()); at(out, "data.release.id") != first || at(out, "data.promoted") != true {
+		t.Errorf("the same image again is %v", at(out, "data"))
+	}
+	if status, out := w.call("POST", "/deployments/"+dep+"/publish?wait=true", map[string]any{"release_id": first}); status != 200 || at(out, "data.version.image.digest") != digest.String() {
+		t.Errorf("published as a release: %d %v", status, at(out, "data.version.image"))
+	}
+	if status, out := w.call("POST", "/deployments/"+dep+"/rollback", map[string]any{}); status != 200 {
+		t.Errorf("rollback: %d %v", status, out)
+	}
+}
+
+// TestKilledInTheMiddle ends the puller with half a layer there. The next one
+// goes on; the version never hangs.
+func TestKilledInTheMiddle(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	r.Push(t, "shop:1", app(t, 2, 2<<20))
+	cutter := registrytest.Cut(t, r.Host, 500<<10, 1<<30)
+	w := newWorld(t)
+	w.end()
+	w.cfg.Pause = time.Hour // it rests after the first cut: there it is ended
+	w.begin("")
+	dep := w.deploy("shop")
+	status, out := w.call("POST", "/deployments/"+dep+"/publish", map[string]any{"image": "http://" + cutter.Host + "/shop:1"})
+	if status != 202 || at(out, "data.rollout.step") != "pulling" || at(out, "data.release") != nil {
+		t.Fatalf("%d %v", status, out)
+	}
+	// A second one has to wait, as for any rollout.
+	if status, out := w.call("POST", "/deployments/"+dep+"/publish", map[string]any{"image": "http://" + cutter.Host + "/shop:1"}); status != 409 || at(out, "error.code") != "rollout_in_progress" {
+		t.Errorf("a second one: %d %v", status, out)
+	}
+	version, _ := at(out, "data.version.id").(string)
+	rollout, _ := at(out, "data.rollout.id").(string)
+	poll(t, func() bool {
+		_, out := w.call("GET", "/deployments/"+dep+"/versions/"+version, nil)
+		done, _ := at(out, "data.image.pull.bytes_done").(float64)
+		all, _ := at(out, "data.image.pull.bytes").(float64)
+		return cutter.Done() > 0 && done > 0 && done < all
+	})
+	w.end()
+	parts, err := filepath.Glob(filepath.Join(w.cfg.Dir, w.Tenant.ID, "*.part"))
+	var kept int64
+	for _, part := range parts {
+		if info, err := os.Stat(part); err == nil {
+			kept += info.Size()
+		}
+	}
+	if err != nil || kept == 0 {
+		t.Fatalf("nothing is left of it (%v)", err)
+	}
+	cutter.Left(0)
+	w.cfg.Pause = time.Microsecond
+	w.begin("")
+	_, out = w.call("GET", "/rollouts/"+rollout+"?wait=true", nil)
+	if at(out, "data.step") != "draining" && at(out, "data.step") != "done" {
+		t.Errorf("it came to %v", at(out, "data"))
+	}
+}
+
+// TestCalledOff ends a pull that nobody wants any more.
+func TestCalledOff(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	r.Push(t, "shop:1", app(t, 3, 2<<20))
+	cutter := registrytest.Cut(t, r.Host, 300<<10, 1<<30)
+	w := newWorld(t)
+	w.end()
+	w.cfg.Pause = time.Hour
+	w.begin("")
+	dep := w.deploy("shop")
+	_, out := w.call("POST", "/deployments/"+dep+"/publish", map[string]any{"image": "http://" + cutter.Host + "/shop:1"})
+	version, _ := at(out, "data.version.id").(string)
+	poll(t, func() bool { return cutter.Done() > 0 })
+	w.Update(func(tx *store.Tx) error {
+		rollout, _ := at(out, "data.rollout.id").(string)
+		r, err := store.Load(tx, store.Rollouts, store.RolloutKey(w.Tenant.ID, dep, rollout))
+		if err != nil {
+			return err
+		}
+		r.CancelledBy = "rol_other"
+		return store.Save(tx, store.Rollouts, r)
+	})
+	poll(t, func() bool {
+		_, goes := w.Status(version)
+		return !goes
+	})
+}
+
+// TestDiskFull says so and leaves nothing behind.
+func TestDiskFull(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	r.Push(t, "shop:1", app(t, 4, 100_000))
+	w := newWorld(t)
+	w.end()
+	w.cfg.Free = func(string) (uint64, error) { return 1 << 20, nil }
+	w.begin("")
+	dep := w.deploy("shop")
+	out := w.publish(dep, "http://"+r.Host+"/shop:1")
+	if m, _ := at(out, "data.version.error_message").(string); at(out, "data.version.state") != "failed" || !strings.Contains(m, "no disk space left") {
+		t.Errorf("%v: %s", at(out, "data.version.state"), m)
+	}
+	left := 0
+	err := filepath.WalkDir(w.cfg.Dir, func(_ string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			left++
+		}
+		return err
+	})
+	if err != nil || left > 0 {
+		t.Errorf("%d files stayed (%v)", left, err)
+	}
+}
+
+// TestNoRoom: what a plan has no room for is not pulled.
+func TestNoRoom(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	r.Push(t, "shop:1", app(t, 5, 2_000_000))
+	w := newWorld(t)
+	w.Update(func(tx *store.Tx) error {
+		plan := miosa.DefaultPlan()
+		plan.MaxStorageMB = 1
+		return store.Save(tx, store.Plans, plan)
+	})
+	out := w.publish(w.deploy("shop"), "http://"+r.Host+"/shop:1")
+	if m, _ := at(out, "data.version.error_message").(string); !strings.Contains(m, "plan default allows 1 MB of releases") {
+		t.Errorf("got %s", m)
+	}
+}
+
+// TestWhatTheImageHolds is told like an upload's faults, and so is what it lacks.
+func TestWhatTheImageHolds(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	layer := registrytest.Layer(t, map[string]string{"app": "x"})
+	r.Push(t, "mute:1", registrytest.Image(t, "amd64", v1.Config{}, layer))
+	r.Push(t, "outside:1", registrytest.Image(t, "amd64", v1.Config{Cmd: []string{"/app"}}, registrytest.Layer(t, map[string]string{"../app": "x"})))
+	w := newWorld(t)
+	dep := w.deploy("shop")
+	for reference, words := range map[string]string{"/mute:1": "the release names no command", "/outside:1": `entry "../app"`, "/nothing:1": "has no"} {
+		out := w.publish(dep, "http://"+r.Host+reference)
+		if m, _ := at(out, "data.version.error_message").(string); at(out, "data.version.state") != "failed" || !strings.Contains(m, words) {
+			t.Errorf("%s: %v: %s", reference, at(out, "data.version.state"), m)
+		}
+	}
+}
+
+// TestManyAtOnce: more than there are places for all come through.
+func TestManyAtOnce(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	r.Push(t, "shop:1", app(t, 6, 100_000))
+	w := newWorld(t)
+	var all sync.WaitGroup
+	for _, name := range []string{"a", "b", "c", "d", "e", "f", "g"} {
+		dep := w.deploy(name)
+		all.Go(func() {
+			if out := w.publish(dep, "http://"+r.Host+"/shop:1"); at(out, "data.promoted") != true {
+				t.Errorf("%s: %v", name, at(out, "data.version"))
+			}
+		})
+	}
+	all.Wait()
+}
+
+func poll(t *testing.T, fn func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for !fn() {
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatal(errors.New("it did not come to that in a minute"))
+		}
+	}
+}

@@ -1,0 +1,326 @@
+// Package registrytest runs a real registry (the distribution project's own
+// program) for tests, fills it with images, and stands in front of it where one
+// has to misbehave.
+package registrytest
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// Program is the environment's variable that says where the registry is.
+const Program = "MIOSA_REGISTRY"
+
+// Options are what a registry asks of who comes.
+type Options struct {
+	User, Password string // "": nobody is asked
+	CA             *CA    // that its certificate, for 127.0.0.1, is signed by; nil: no TLS
+	Token          *TokenServer
+}
+
+// Registry is one that runs.
+type Registry struct {
+	Host string // 127.0.0.1 and its port
+	opts Options
+}
+
+// Start runs a registry until the test ends. A machine without the program skips
+// the test.
+func Start(t *testing.T, o Options) *Registry {
+	t.Helper()
+	program := os.Getenv(Program)
+	if program == "" {
+		t.Skip("the registry is not here: `make test` fetches it, and says where it is in " + Program)
+	}
+	dir := t.TempDir()
+	var config strings.Builder
+	fmt.Fprintf(&config, "version: 0.1\nlog: {level: info, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: %q}, maintenance: {uploadpurging: {enabled: false}}}\n", filepath.Join(dir, "data"))
+	fmt.Fprintf(&config, "http:\n  addr: 127.0.0.1:0\n  secret: of-the-test\n")
+	if o.CA != nil {
+		cert, key := o.CA.Files(t, dir)
+		fmt.Fprintf(&config, "  tls: {certificate: %q, key: %q}\n", cert, key)
+	}
+	switch {
+	case o.Token != nil:
+		bundle := filepath.Join(dir, "token.pem")
+		write(t, bundle, o.Token.certificate)
+		fmt.Fprintf(&config, "auth: {token: {realm: %q, service: test, issuer: test, rootcertbundle: %q, signingalgorithms: [ES256]}}\n", o.Token.URL, bundle)
+	case o.User != "":
+		hash, err := bcrypt.GenerateFromPassword([]byte(o.Password), bcrypt.MinCost)
+		if err != nil {
+			t.Fatal(err)
+		}
+		users := filepath.Join(dir, "htpasswd")
+		write(t, users, []byte(o.User+":"+string(hash)+"\n"))
+		fmt.Fprintf(&config, "auth: {htpasswd: {realm: test, path: %q}}\n", users)
+	}
+	file := filepath.Join(dir, "config.yml")
+	write(t, file, []byte(config.String()))
+	return &Registry{Host: run(t, program, file), opts: o}
+}
+
+func write(t *testing.T, path string, raw []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var listens = regexp.MustCompile(`listening on (127\.0\.0\.1:[0-9]+)`)
+
+// run starts the program and waits until it says where it listens.
+func run(t *testing.T, program, config string) string {
+	t.Helper()
+	cmd := exec.Command(program, "serve", config)
+	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var end sync.WaitGroup
+	var said strings.Builder // to be read when end is over
+	told := make(chan string, 1)
+	end.Go(func() {
+		defer close(told)
+		in := bufio.NewReader(out)
+		for {
+			line, err := in.ReadString('\n')
+			if said.Len() < 4<<10 {
+				said.WriteString(line)
+			}
+			if m := listens.FindStringSubmatch(line); m != nil {
+				select {
+				case told <- m[1]:
+				default:
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		end.Wait()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("the registry said:\n%s", &said)
+		}
+	})
+	select {
+	case host, ok := <-told:
+		if !ok {
+			t.Fatal("the registry ended at once")
+		}
+		return host
+	case <-time.After(time.Minute):
+		t.Fatal("the registry did not say in a minute where it listens")
+	}
+	return ""
+}
+
+// CA signs certificates.
+type CA struct {
+	PEM  []byte
+	Pool *x509.CertPool
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// NewCA makes one of its own.
+func NewCA(t *testing.T) *CA {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "of the test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	raw, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &CA{PEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: raw}), Pool: x509.NewCertPool(), key: key}
+	if c.cert, err = x509.ParseCertificate(raw); err != nil {
+		t.Fatal(err)
+	}
+	c.Pool.AddCert(c.cert)
+	return c
+}
+
+// Certificate signs one for names and addresses.
+func (c *CA) Certificate(t *testing.T, names ...string) (cert, key []byte) {
+	t.Helper()
+	mine, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	for _, n := range names {
+		if ip := net.ParseIP(n); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else {
+			template.DNSNames = append(template.DNSNames, n)
+		}
+	}
+	raw, err := x509.CreateCertificate(rand.Reader, template, c.cert, mine.Public(), c.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed, err := x509.MarshalPKCS8PrivateKey(mine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: raw}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: packed})
+}
+
+// Files writes a certificate for 127.0.0.1 and localhost, and its key.
+func (c *CA) Files(t *testing.T, dir string) (cert, key string) {
+	t.Helper()
+	rawCert, rawKey := c.Certificate(t, "127.0.0.1", "localhost")
+	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	write(t, cert, rawCert)
+	write(t, key, rawKey)
+	return cert, key
+}
+
+// Serve serves HTTPS at 127.0.0.1 with a certificate for names until the test
+// ends, and returns its host and port.
+func Serve(t *testing.T, c *CA, h http.Handler, names ...string) string {
+	t.Helper()
+	cert, key := c.Certificate(t, names...)
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: h, ReadHeaderTimeout: time.Minute}
+	var end sync.WaitGroup
+	end.Go(func() { _ = s.Serve(l) })
+	t.Cleanup(func() {
+		_ = s.Close()
+		end.Wait()
+	})
+	return l.Addr().String()
+}
+
+// Cutter stands in front of a server and cuts connections.
+type Cutter struct {
+	Host string
+
+	mu    sync.Mutex // guards the rest
+	after int64      // bytes of one connection that are let through; below 0: all
+	cuts  int        // that are left to do
+	done  int
+}
+
+// Cut stands in front of a host. Of the next connections that bring more than
+// after bytes, cuts are cut behind those.
+func Cut(t *testing.T, host string, after int64, cuts int) *Cutter {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Cutter{Host: l.Addr().String(), after: after, cuts: cuts}
+	ctx, cancel := context.WithCancel(context.Background())
+	var end sync.WaitGroup
+	end.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			end.Go(func() { c.pass(ctx, conn, host) })
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		_ = l.Close()
+		end.Wait()
+	})
+	return c
+}
+
+// Done is how many connections were cut.
+func (c *Cutter) Done() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.done
+}
+
+// Left sets how many are still to be cut.
+func (c *Cutter) Left(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cuts = n
+}
+
+func (c *Cutter) pass(ctx context.Context, down net.Conn, host string) {
+	defer down.Close()
+	up, err := net.Dial("tcp", host)
+	if err != nil {
+		return
+	}
+	defer up.Close()
+	stop := context.AfterFunc(ctx, func() {
+		_ = up.Close()
+		_ = down.Close()
+	})
+	defer stop()
+	var end sync.WaitGroup
+	end.Go(func() {
+		_, _ = io.Copy(up, down)
+		_ = up.Close()
+	})
+	if _, err := io.CopyN(down, up, c.after); err == nil {
+		c.mu.Lock()
+		cut := c.cuts > 0
+		if cut {
+			c.cuts--
+			c.done++
+		}
+		c.mu.Unlock()
+		if !cut {
+			_, _ = io.Copy(down, up)
+		}
+	}
+	_ = down.Close()
+	_ = up.Close()
+	end.Wait()
+}
