@@ -250,6 +250,9 @@ type Release struct {
 	MediaType    string
 	Manifest     ArtifactManifest
 	Config       ImageConfig // an OCI image's own defaults
+	// Notes say what its owner should know of how it was taken in, e.g. what
+	// was left out: a sentence each, at most MaxNotes.
+	Notes []string
 	Attribution
 	Metadata   map[string]any
 	CreatedAt  time.Time
@@ -257,6 +260,9 @@ type Release struct {
 	ArchivedAt time.Time
 	Revision   int64
 }
+
+// MaxNotes is how many notes a release may have.
+const MaxNotes = 20
 
 // ArtifactManifest is what verification counted.
 type ArtifactManifest struct {

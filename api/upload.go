@@ -251,6 +251,7 @@ func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifac
 				return err
 			}
 			release.State, release.ReadyAt, release.ArchivedAt = miosa.ReleaseReady, now, miosa.Release{}.ArchivedAt
+			release.Notes = stored.Notes
 		} else {
 			if err := c.roomForRelease(tx, stored.Blob.Size); err != nil {
 				return err
@@ -261,7 +262,7 @@ func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifac
 			release = miosa.Release{
 				ID: id, TenantID: dep.TenantID, DeploymentID: dep.ID, Kind: kind, State: miosa.ReleaseReady,
 				SHA256: stored.Blob.SHA256, SizeBytes: stored.Blob.Size, MediaType: stored.MediaType,
-				Manifest: stored.Manifest, Config: stored.Config, Attribution: attribution, CreatedAt: now, ReadyAt: now,
+				Manifest: stored.Manifest, Config: stored.Config, Notes: stored.Notes, Attribution: attribution, CreatedAt: now, ReadyAt: now,
 			}
 			tx.SetIndex(index, id, 0)
 			c.made = made{Deployment: dep.ID, Release: id}

@@ -76,10 +76,11 @@ type Stored struct {
 	Manifest  miosa.ArtifactManifest
 	Config    miosa.ImageConfig
 	Passed    Passed
+	Notes     []string // see miosa.Release
 }
 
-// Passed counts what an archive holds and a tree does not keep: nothing is
-// left out silently.
+// Passed counts what an archive holds, a tree does not keep, and no app can
+// miss; what one might is in the notes.
 type Passed struct {
 	Headers int // global pax headers and volume labels
 	Xattrs  int // extended attributes that mean nothing in a guest's base image

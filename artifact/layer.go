@@ -114,14 +114,11 @@ func (l *layers) tooLong(last string) error {
 
 func (l *layers) entry(hdr *tar.Header, r io.Reader, packed *counter, layer int) error {
 	switch hdr.Typeflag {
-	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeDir, tar.TypeSymlink, tar.TypeLink:
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse, tar.TypeDir, tar.TypeSymlink, tar.TypeLink,
+		tar.TypeChar, tar.TypeBlock, tar.TypeFifo: // there is none for sockets
 	case tar.TypeXGlobalHeader, 'V':
 		l.passed.Headers++
 		return l.explain(hdr.Name, l.tree.spend(0))
-	case tar.TypeChar, tar.TypeBlock:
-		return refused(hdr.Name, "is a device node; leave device nodes out (tar --exclude='dev/*'): the platform provides /dev")
-	case tar.TypeFifo:
-		return refused(hdr.Name, "is a named pipe; leave pipes and sockets out: the app makes them when it runs")
 	default:
 		return refused(hdr.Name, "is of type %q, which is not a file, directory or link", hdr.Typeflag)
 	}
@@ -200,6 +197,10 @@ func (l *layers) node(hdr *tar.Header, r io.Reader, packed *counter, meta Meta, 
 		return l.linked(hdr)
 	case tar.TypeSymlink:
 		return l.symlink(hdr, meta, depth)
+	case tar.TypeChar, tar.TypeBlock:
+		return &Node{Type: device}, nil
+	case tar.TypeFifo:
+		return &Node{Type: pipe}, nil
 	}
 	if strings.HasSuffix(hdr.Name, "/") {
 		return nil, refused(hdr.Name, "is a file whose name ends in a slash")

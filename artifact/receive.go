@@ -60,7 +60,7 @@ func Receive(ctx context.Context, blobs Blobs, up Upload, limits Limits) (Stored
 	}
 	return Stored{
 		Blob: kept, MediaType: content.MediaType, Manifest: content.Manifest,
-		Config: content.Config, Passed: content.Passed,
+		Config: content.Config, Passed: content.Passed, Notes: content.Notes,
 	}, nil
 }
 

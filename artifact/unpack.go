@@ -20,6 +20,7 @@ type Unpacked struct {
 	Manifest  miosa.ArtifactManifest
 	Config    miosa.ImageConfig // of kind oci
 	Passed    Passed
+	Notes     []string // see miosa.Release
 
 	share *ration.Share
 }
@@ -210,6 +211,7 @@ func (u unpacker) layer(l *layers, a *archive, f file, number int, diff string) 
 
 // done closes the tree: what every kind must be.
 func (l *layers) done(mediaType string, config miosa.ImageConfig) (Unpacked, error) {
+	notes := l.tree.omit()
 	if l.tree.Files == 0 {
 		return Unpacked{}, invalid(CodeNotArchive, "the archive holds no files")
 	}
@@ -221,7 +223,7 @@ func (l *layers) done(mediaType string, config miosa.ImageConfig) (Unpacked, err
 		}
 	}
 	return Unpacked{
-		Tree: l.tree, MediaType: mediaType, Config: config, Passed: l.passed,
+		Tree: l.tree, MediaType: mediaType, Config: config, Passed: l.passed, Notes: notes,
 		Manifest: miosa.ArtifactManifest{Files: l.tree.Files, TotalBytes: l.tree.Bytes, Entrypoint: entrypoint(config)},
 	}, nil
 }

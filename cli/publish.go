@@ -98,6 +98,9 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 		return err
 	}
 	p.step("Uploaded %s: %s, %d files", release.ID, size(release.SizeBytes), release.ArtifactManifest.Files)
+	for _, note := range release.Notes { // in JSON they are a field of the release
+		p.step("Note: %s", note)
+	}
 	p.wait("publishing")
 	body.ReleaseID = release.ID
 	var options []client.Option

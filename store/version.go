@@ -107,6 +107,7 @@ type releaseRecord struct {
 	MediaType    string             `json:"media_type,omitempty"`
 	Manifest     manifestRecord     `json:"manifest,omitzero"`
 	Config       imageConfigRecord  `json:"config,omitzero"`
+	Notes        []string           `json:"notes,omitempty"`
 	Attribution  attributionRecord  `json:"attribution,omitzero"`
 	Metadata     map[string]any     `json:"metadata,omitempty"`
 	CreatedAt    time.Time          `json:"created_at,omitzero"`
@@ -126,6 +127,7 @@ func releaseToRecord(v miosa.Release) releaseRecord {
 		MediaType:    v.MediaType,
 		Manifest:     manifestToRecord(v.Manifest),
 		Config:       imageConfigToRecord(v.Config),
+		Notes:        v.Notes,
 		Attribution:  attributionToRecord(v.Attribution),
 		Metadata:     v.Metadata,
 		CreatedAt:    utc(v.CreatedAt),
@@ -146,6 +148,7 @@ func (r releaseRecord) noun() miosa.Release {
 		MediaType:    r.MediaType,
 		Manifest:     r.Manifest.noun(),
 		Config:       r.Config.noun(),
+		Notes:        r.Notes,
 		Attribution:  r.Attribution.noun(),
 		Metadata:     r.Metadata,
 		CreatedAt:    r.CreatedAt,
