@@ -226,6 +226,8 @@ func (l *layers) node(hdr *tar.Header, r io.Reader, packed *counter, meta Meta, 
 	return n, c.discard()
 }
 
+// symlink keeps a link as it is. In an instance the kernel resolves it, below
+// the root whatever it says, as walk does here; a site has no kernel.
 func (l *layers) symlink(hdr *tar.Header, meta Meta, depth int) (*Node, error) {
 	target := hdr.Linkname
 	switch {
@@ -237,8 +239,8 @@ func (l *layers) symlink(hdr *tar.Header, meta Meta, depth int) (*Node, error) {
 		return nil, refused(hdr.Name, "is a symbolic link with a NUL byte in its target")
 	case l.kind == miosa.KindStatic && target[0] == '/':
 		return nil, refused(hdr.Name, "is a symbolic link to the absolute path %s; links of a static site must stay inside it", shownName(target))
-	case escapes(depth, target):
-		return nil, refused(hdr.Name, "is a symbolic link to %s, which leads out of the archive's root", shownName(target))
+	case l.kind == miosa.KindStatic && escapes(depth, target):
+		return nil, refused(hdr.Name, "is a symbolic link to %s, which leads out of the site; links of a static site must stay inside it", shownName(target))
 	}
 	n := &Node{Meta: meta, Type: Symlink, Target: strings.Clone(target)}
 	n.Mode = 0o777
@@ -253,27 +255,34 @@ func (l *layers) symlink(hdr *tar.Header, meta Meta, depth int) (*Node, error) {
 	return n, nil
 }
 
-// linked finds the target of a hard link: it must be there already.
+// linked finds the target of a hard link: it must be there already. It is found
+// as link(2) would find it in a chroot: ".." ends at the root, and links on the
+// way are followed, the last name is not.
 func (l *layers) linked(hdr *tar.Header) (*Node, error) {
 	if hdr.Linkname == "" {
 		return nil, refused(hdr.Name, "is a hard link to nothing")
 	}
-	parts, err := splitPath(hdr.Linkname, l.limits.PathLength, l.merging())
-	if err != nil {
-		return nil, refused(hdr.Name, "is a hard link out of the archive: %v", err)
+	if len(hdr.Linkname) > l.limits.PathLength {
+		return nil, refused(hdr.Name, "is a hard link with a target of %d bytes; at most %d are allowed", len(hdr.Linkname), l.limits.PathLength)
 	}
-	missing := refused(hdr.Name, "is a hard link to %s, which is not in the archive before it", shownName(hdr.Linkname))
-	if len(parts) == 0 {
-		return nil, missing
+	target := strings.TrimRight(hdr.Linkname, "/")
+	cut := strings.LastIndexByte(target, '/') + 1
+	dirs, leaf := target[:cut], target[cut:]
+	dir, err := l.tree.find(strings.Split(dirs, "/"))
+	if errors.Is(err, errTooMuchToFollow) {
+		return nil, l.explain(hdr.Name, err)
 	}
-	dir := l.tree.find(parts[:len(parts)-1], l.merging())
-	if dir == nil {
-		return nil, missing
+	var n *Node
+	switch {
+	case err != nil:
+	case leaf == "", leaf == ".", leaf == "..":
+		n = dir // or the one above
+	default:
+		n = dir.Lookup(leaf)
 	}
-	n := dir.Lookup(parts[len(parts)-1])
 	switch {
 	case n == nil:
-		return nil, missing
+		return nil, refused(hdr.Name, "is a hard link to %s, which is not in the archive before it", shownName(hdr.Linkname))
 	case n.Type == Dir:
 		return nil, refused(hdr.Name, "is a hard link to the directory %s", shownName(hdr.Linkname))
 	}

@@ -197,13 +197,10 @@ func (t *Tree) dir(parts []string, layer int, follow bool) (*Node, int, error) {
 	})
 }
 
-// find is dir without making anything: nil when there is no such directory.
-func (t *Tree) find(parts []string, follow bool) *Node {
-	n, _, err := t.walk(parts, follow, func(*Node, string) (*Node, error) { return nil, errNotDirectory })
-	if err != nil {
-		return nil
-	}
-	return n
+// find is the directory that a path leads to, through links, as in a chroot.
+func (t *Tree) find(parts []string) (*Node, error) {
+	n, _, err := t.walk(parts, true, func(*Node, string) (*Node, error) { return nil, errNotDirectory })
+	return n, err
 }
 
 func (t *Tree) walk(parts []string, follow bool, missing func(parent *Node, part string) (*Node, error)) (*Node, int, error) {
@@ -221,7 +218,7 @@ func (t *Tree) walk(parts []string, follow bool, missing func(parent *Node, part
 		switch part {
 		case "", ".":
 			continue
-		case "..": // only from a link's target; clamped at the root as in Linux
+		case "..": // only from links; clamped at the root as in Linux
 			stack = stack[:max(1, len(stack)-1)]
 			continue
 		}

@@ -172,7 +172,10 @@ func LayoutEntries(images ...Image) []Entry {
 }
 
 // DockerSave makes what `docker save` wrote before version 25.
-func DockerSave(img Image) []byte {
+func DockerSave(img Image) []byte { return Tar(DockerSaveEntries(img)...) }
+
+// DockerSaveEntries are the entries of DockerSave, for tests that change them.
+func DockerSaveEntries(img Image) []Entry {
 	config := img.configJSON()
 	configName := Digest(config) + ".json"
 	var entries []Entry
@@ -190,9 +193,8 @@ func DockerSave(img Image) []byte {
 		}
 		names = append(names, name)
 	}
-	entries = append(entries, File(configName, string(config)), File("repositories", "{}"),
+	return append(entries, File(configName, string(config)), File("repositories", "{}"),
 		File("manifest.json", string(encode([]any{map[string]any{"Config": configName, "RepoTags": []string{"app:latest"}, "Layers": names}}))))
-	return Tar(entries...)
 }
 
 func encode(v any) []byte {
