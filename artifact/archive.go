@@ -44,7 +44,7 @@ type archive struct {
 
 // indexArchive reads an image archive once, in order, hashing every file.
 // The caller gives the archive its data afterwards.
-func indexArchive(ctx context.Context, r io.Reader, packed *counter, limits Limits, share *ration.Share) (*archive, error) {
+func indexArchive(ctx context.Context, r io.Reader, limits Limits, share *ration.Share) (*archive, error) {
 	a := &archive{files: map[string]file{}, links: map[string]string{}, memory: limits.Memory, share: share}
 	in := &counter{r: r}
 	tr := tar.NewReader(in)
@@ -66,7 +66,7 @@ func indexArchive(ctx context.Context, r io.Reader, packed *counter, limits Limi
 		if entries >= maxArchiveEntries {
 			return nil, tooLarge(CodeArchiveTooLarge, "entry %s: an image archive of more than %d entries is not read", shownName(last), maxArchiveEntries)
 		}
-		if err := a.entry(ctx, hdr, tr, in, packed, limits, share, buf); err != nil {
+		if err := a.entry(ctx, hdr, tr, in, limits, share, buf); err != nil {
 			return nil, archiveError(err, last)
 		}
 	}
@@ -74,7 +74,7 @@ func indexArchive(ctx context.Context, r io.Reader, packed *counter, limits Limi
 	return a, l.tail(in, last, true)
 }
 
-func (a *archive) entry(ctx context.Context, hdr *tar.Header, tr *tar.Reader, in, packed *counter, limits Limits, share *ration.Share, buf []byte) error {
+func (a *archive) entry(ctx context.Context, hdr *tar.Header, tr *tar.Reader, in *counter, limits Limits, share *ration.Share, buf []byte) error {
 	switch hdr.Typeflag {
 	case tar.TypeDir, tar.TypeXGlobalHeader:
 		return nil
@@ -110,7 +110,7 @@ func (a *archive) entry(ctx context.Context, hdr *tar.Header, tr *tar.Reader, in
 			return refused(hdr.Name, "is a sparse file; an image archive holds none")
 		}
 	}
-	if packed.n > limits.Bytes || hdr.Size > limits.UnpackedBytes {
+	if hdr.Size > limits.UnpackedBytes {
 		return tooLarge(CodeArchiveTooLarge, "entry %s: the archive unpacks to more than %d bytes, which is the limit", shownName(hdr.Name), limits.UnpackedBytes)
 	}
 	f := file{name: name, offset: in.n, size: hdr.Size}

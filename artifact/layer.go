@@ -32,17 +32,16 @@ type layers struct {
 	kind   miosa.Kind
 	passed Passed
 	bytes  int64 // file contents of all layers so far
-	// layerBytes are the present layer's.
-	layerBytes int64
 	// stream is what the archives may still take altogether, headers and
 	// padding included.
-	stream int64
+	stream    int64
+	allowance *allowance
 
 	buf []byte
 }
 
-func newLayers(ctx context.Context, kind miosa.Kind, limits Limits, sink Sink, share *ration.Share) *layers {
-	return &layers{ctx: ctx, tree: newTree(sink, limits.Entries, share), limits: limits, kind: kind,
+func newLayers(ctx context.Context, kind miosa.Kind, limits Limits, sink Sink, allowance *allowance, share *ration.Share) *layers {
+	return &layers{ctx: ctx, tree: newTree(sink, limits.Entries, share), limits: limits, kind: kind, allowance: allowance,
 		stream: limits.UnpackedBytes + int64(limits.Entries)*streamPerEntry, buf: make([]byte, 256<<10)}
 }
 
@@ -52,8 +51,7 @@ const streamPerEntry = 4 << 10
 // read puts one archive over what is there. A strict archive must have its
 // end marker and nothing after it: plain tar has no other sign of being
 // whole. Layers of an image have a digest for that.
-func (l *layers) read(r io.Reader, packed *counter, layer int, strict bool) error {
-	l.layerBytes = 0
+func (l *layers) read(r io.Reader, layer int, strict bool) error {
 	in := &counter{r: r}
 	tr := tar.NewReader(in)
 	last := ""
@@ -77,7 +75,7 @@ func (l *layers) read(r io.Reader, packed *counter, layer int, strict bool) erro
 		if in.n > l.stream {
 			return l.tooLong(last)
 		}
-		if err := l.entry(hdr, tr, packed, layer); err != nil {
+		if err := l.entry(hdr, tr, layer); err != nil {
 			return archiveError(err, last)
 		}
 	}
@@ -112,7 +110,7 @@ func (l *layers) tooLong(last string) error {
 		shownName(last), l.limits.UnpackedBytes)
 }
 
-func (l *layers) entry(hdr *tar.Header, r io.Reader, packed *counter, layer int) error {
+func (l *layers) entry(hdr *tar.Header, r io.Reader, layer int) error {
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse, tar.TypeDir, tar.TypeSymlink, tar.TypeLink,
 		tar.TypeChar, tar.TypeBlock, tar.TypeFifo: // there is none for sockets
@@ -152,7 +150,7 @@ func (l *layers) entry(hdr *tar.Header, r io.Reader, packed *counter, layer int)
 	if err := l.hold(hdr, leaf, meta); err != nil {
 		return l.explain(hdr.Name, err)
 	}
-	n, err := l.node(hdr, r, packed, meta, depth)
+	n, err := l.node(hdr, r, meta, depth)
 	if err != nil {
 		return err
 	}
@@ -189,7 +187,7 @@ func (l *layers) whiteout(entry string, dir *Node, leaf string, layer int) error
 }
 
 // node makes what the entry describes, or finds what it links to.
-func (l *layers) node(hdr *tar.Header, r io.Reader, packed *counter, meta Meta, depth int) (*Node, error) {
+func (l *layers) node(hdr *tar.Header, r io.Reader, meta Meta, depth int) (*Node, error) {
 	switch hdr.Typeflag {
 	case tar.TypeDir:
 		return newDir(meta), nil
@@ -206,11 +204,11 @@ func (l *layers) node(hdr *tar.Header, r io.Reader, packed *counter, meta Meta, 
 		return nil, refused(hdr.Name, "is a file whose name ends in a slash")
 	}
 	if hdr.Size > l.limits.UnpackedBytes-l.bytes {
-		return nil, tooLarge(CodeArchiveTooLarge, "entry %s: the archive unpacks to more than %d bytes, which is the limit",
-			shownName(hdr.Name), l.limits.UnpackedBytes)
+		return nil, tooLarge(CodeArchiveTooLarge, "entry %s: with it the archive unpacks to more than %d bytes, which is the limit; %s",
+			shownName(hdr.Name), l.limits.UnpackedBytes, without(hdr.Name))
 	}
 	n := &Node{Meta: meta, Type: File, Size: hdr.Size}
-	c := &content{l: l, r: r, packed: packed, left: hdr.Size}
+	c := &content{l: l, r: r, left: hdr.Size}
 	if l.tree.sink == nil {
 		n.Xattrs = nil
 		return n, c.discard()
@@ -367,8 +365,8 @@ func (l *layers) explain(entry string, err error) error {
 type content struct {
 	l      *layers
 	r      io.Reader
-	packed *counter
 	left   int64
+	weight weight
 	err    error // what reading the archive ended in
 }
 
@@ -382,15 +380,12 @@ func (c *content) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p[:min(int64(len(p)), c.left)])
 	c.left -= int64(n)
 	c.l.bytes += int64(n)
-	c.l.layerBytes += int64(n)
 	if errors.Is(err, io.EOF) {
 		if err = nil; c.left > 0 {
 			err = io.ErrUnexpectedEOF
 		}
 	}
-	// A sparse file's holes cost nothing in the archive: they are weighed
-	// here, where no decoder sees them.
-	if bomb := checkRatio(c.l.layerBytes, c.packed.n, c.l.limits); bomb != nil {
+	if bomb := c.weight.add(p[:n], c.l.allowance); bomb != nil {
 		err = bomb
 	}
 	if ctxErr := c.l.ctx.Err(); ctxErr != nil {

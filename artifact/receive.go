@@ -71,7 +71,7 @@ func verify(ctx context.Context, blobs Blobs, kind miosa.Kind, limits Limits, al
 		return Unpacked{}, err
 	}
 	defer s.Release()
-	u := unpacker{ctx: ctx, blobs: blobs, kind: kind, limits: limits, share: s}
+	u := unpacker{ctx: ctx, blobs: blobs, kind: kind, limits: limits, share: s, allowance: newAllowance(limits, in.left, false)}
 	content, err := u.unpack(in, allowed, in.r)
 	if in.err != nil {
 		return Unpacked{}, StorageError(in.err)

@@ -52,8 +52,6 @@ func typed(t byte) Entry { return Entry{Name: "dev/thing", Type: t} }
 func TestBadUploads(t *testing.T) {
 	good := Tar(app, File("etc/passwd", "root:x:0:0::/:/bin/sh\n"))
 	img := Image{Layers: [][]byte{good}, Pack: Gzip}
-	bomb := Tar(File("zeros", strings.Repeat("\x00", 72<<20)))
-	gzipBomb := Gzip(bomb)
 	many := make([]Entry, 0, 2000)
 	for i := range 2000 {
 		many = append(many, File(fmt.Sprintf("f%d", i), ""))
@@ -102,10 +100,7 @@ func TestBadUploads(t *testing.T) {
 		{name: "docker save as rootfs", body: DockerSave(img), public: "archive_invalid", names: "kind=oci"},
 
 		{name: "more bytes than allowed", limits: artifact.Limits{Bytes: 1000}, body: good, code: miosa.TooLarge, public: "upload_too_large"},
-		{name: "more unpacked than allowed", limits: artifact.Limits{UnpackedBytes: 1 << 20}, body: gzipBomb, code: miosa.TooLarge, public: "archive_too_large", names: `"zeros"`},
-		{name: "gzip bomb", body: gzipBomb, public: "archive_bomb"},
-		{name: "zstd bomb", body: Zstd(bomb), public: "archive_bomb"},
-		{name: "zeros after the end", body: Zstd(append(bytes.Clone(good), make([]byte, 72<<20)...)), public: "archive_bomb"},
+		{name: "more unpacked than allowed", limits: artifact.Limits{UnpackedBytes: 1 << 20}, body: Gzip(Tar(File("zeros", strings.Repeat("\x00", 2<<20)))), code: miosa.TooLarge, public: "archive_too_large", names: `"zeros"`},
 		{name: "too many entries", limits: artifact.Limits{Entries: 1000}, body: Tar(many...), code: miosa.TooLarge, public: "archive_too_large", names: `"f1000"`},
 		{name: "too many implied directories", limits: artifact.Limits{Entries: 1000}, body: Tar(File(strings.Repeat("d/", 1500)+"f", "")), code: miosa.TooLarge, public: "archive_too_large"},
 		{name: "long path", body: Tar(File(strings.Repeat("d/", 2500)+"f", "")), public: "entry_refused", names: "d/d/"},
@@ -158,7 +153,6 @@ func TestBadUploads(t *testing.T) {
 		{name: "whiteout of nothing", kind: miosa.KindOCI, body: Layout(Image{Layers: [][]byte{Tar(app, File(".wh.", ""))}}), public: "entry_refused", names: `".wh."`},
 		{name: "layer loops through links", kind: miosa.KindOCI, body: Layout(Image{Layers: [][]byte{Tar(Symlink("a", "b"), Symlink("b", "a"), File("a/x", ""))}}), public: "entry_refused", names: `"a/x"`},
 		{name: "layer is not a tar", kind: miosa.KindOCI, body: Layout(Image{Layers: [][]byte{bytes.Repeat([]byte("no tar"), 1000)}}), public: "archive_invalid", names: "layer"},
-		{name: "layer is a bomb", kind: miosa.KindOCI, body: Layout(Image{Layers: [][]byte{bomb}, Pack: func([]byte) []byte { return gzipBomb }}), public: "archive_bomb", names: "layer"},
 		{name: "layers are too much together", kind: miosa.KindOCI, limits: artifact.Limits{UnpackedBytes: 1 << 20}, code: miosa.TooLarge, public: "archive_too_large",
 			body: Layout(Image{Pack: Gzip, Layers: [][]byte{Tar(File("a", strings.Repeat("a", 600<<10))), Tar(File("a", strings.Repeat("b", 600<<10)))}})},
 		{name: "image archive climbs out", kind: miosa.KindOCI, body: Tar(append(LayoutEntries(img), File("../x", ""))...), public: "entry_refused", names: `"../x"`},
