@@ -111,7 +111,7 @@ func (s *Server) uploadRelease(c *call, _ none) (resource.Release, error) {
 	if err != nil {
 		return resource.Release{}, err
 	}
-	return c.keepRelease(dep, upload.Kind, stored, attribution)
+	return c.keepRelease(dep, stored, attribution)
 }
 
 // boundedReader ends with over behind left bytes.
@@ -161,8 +161,7 @@ func (c *call) uploadOf() (artifact.Upload, error) {
 	}
 	kind := c.r.URL.Query().Get("kind")
 	switch kind {
-	case "":
-		u.Kind = miosa.KindRootFS
+	case "": // told by what is in it
 		if u.MediaType == mediaOCI {
 			u.Kind = miosa.KindOCI
 		}
@@ -222,7 +221,7 @@ func promisedDigest(h http.Header) (string, error) {
 }
 
 // keepRelease makes the uploaded bytes a release of the deployment.
-func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifact.Stored, attribution miosa.Attribution) (resource.Release, error) {
+func (c *call) keepRelease(dep miosa.Deployment, stored artifact.Stored, attribution miosa.Attribution) (resource.Release, error) {
 	err := c.updateRoom(func(tx *store.Tx) error {
 		var release miosa.Release
 		// It may have been deleted while the bytes came in.
@@ -240,7 +239,7 @@ func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifac
 			if release, err = store.Load(tx, store.Releases, store.ReleaseKey(dep.TenantID, dep.ID, id)); err != nil {
 				return err
 			}
-			if release.Kind != kind {
+			if release.Kind != stored.Kind {
 				return conflict("release_kind_differs", fmt.Sprintf("these bytes are release %s of kind %s already", release.ID, release.Kind))
 			}
 			if release.State == miosa.ReleaseReady {
@@ -260,7 +259,7 @@ func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifac
 				return err
 			}
 			release = miosa.Release{
-				ID: id, TenantID: dep.TenantID, DeploymentID: dep.ID, Kind: kind, State: miosa.ReleaseReady,
+				ID: id, TenantID: dep.TenantID, DeploymentID: dep.ID, Kind: stored.Kind, State: miosa.ReleaseReady,
 				SHA256: stored.Blob.SHA256, SizeBytes: stored.Blob.Size, MediaType: stored.MediaType,
 				Manifest: stored.Manifest, Config: stored.Config, Notes: stored.Notes, Attribution: attribution, CreatedAt: now, ReadyAt: now,
 			}

@@ -170,6 +170,12 @@ func (a *archive) blob(digest string, size int64) (file, error) {
 	return f, nil
 }
 
+// holds reports whether there is a blob of that digest, sound or not.
+func (a *archive) holds(digest string) bool {
+	_, ok := a.open("blobs/sha256/" + strings.TrimPrefix(digest, "sha256:"))
+	return ok
+}
+
 func (a *archive) section(f file) *io.SectionReader {
 	return io.NewSectionReader(a.data, f.offset, f.size)
 }

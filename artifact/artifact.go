@@ -63,7 +63,7 @@ type Blob struct {
 
 // Upload is one incoming artefact.
 type Upload struct {
-	Kind      miosa.Kind // rootfs or oci or static
+	Kind      miosa.Kind // rootfs or oci or static; "": rootfs or oci, whichever it is
 	MediaType string     // the Content-Type; "" : told from the first bytes
 	SHA256    string     // promised digest, hex; "" : none promised
 	Body      io.Reader
@@ -71,6 +71,7 @@ type Upload struct {
 
 // Stored is a verified upload.
 type Stored struct {
+	Kind      miosa.Kind
 	Blob      Blob
 	MediaType string // canonical
 	Manifest  miosa.ArtifactManifest

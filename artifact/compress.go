@@ -107,7 +107,7 @@ func declared(mediaType string, kind miosa.Kind) ([]format, error) {
 	case MediaZstd, "application/x-zstd", "application/x-tar+zstd", "application/tar+zstd":
 		return []format{formatZstd}, nil
 	case MediaOCI:
-		if kind != miosa.KindOCI {
+		if kind != miosa.KindOCI && kind != "" {
 			return nil, invalid(CodeMediaType, "the Content-Type says OCI image, the kind says %s; use kind=oci", kind)
 		}
 		return nil, nil

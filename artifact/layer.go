@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"path"
 	"slices"
 	"strings"
 
@@ -36,6 +37,8 @@ type layers struct {
 	// padding included.
 	stream    int64
 	allowance *allowance
+	// documents are the telling files, by name; nil: nobody wants to know.
+	documents map[string][]byte
 
 	buf []byte
 }
@@ -209,6 +212,11 @@ func (l *layers) node(hdr *tar.Header, r io.Reader, meta Meta, depth int) (*Node
 	}
 	n := &Node{Meta: meta, Type: File, Size: hdr.Size}
 	c := &content{l: l, r: r, left: hdr.Size}
+	if name := path.Clean(hdr.Name); l.documents != nil && hdr.Size <= maxDocument && slices.Contains(telling, name) {
+		if err := l.document(name, c); err != nil {
+			return nil, err
+		}
+	}
 	if l.tree.sink == nil {
 		n.Xattrs = nil
 		return n, c.discard()

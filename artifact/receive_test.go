@@ -140,6 +140,7 @@ func TestBadUploads(t *testing.T) {
 			body: spoil(LayoutEntries(img), Digest(Gzip(good)), func(e *Entry) { e.Body += "x" })},
 		{name: "image for another platform", kind: miosa.KindOCI, body: Layout(Image{Layers: img.Layers, Architecture: "arm64"}), public: "image_platform", names: "linux/arm64"},
 		{name: "two images", kind: miosa.KindOCI, body: Layout(img, Image{Layers: [][]byte{Tar(app)}}), public: "image_invalid", names: "2 different images"},
+		{name: "image of no kind, cut", kind: "none", body: Layout(img)[:3000], public: "archive_truncated"},
 		{name: "index is not JSON", kind: miosa.KindOCI, body: Tar(File("index.json", "{"), File("oci-layout", "{}")), public: "image_invalid", names: `"index.json"`},
 		{name: "index lists too much", kind: miosa.KindOCI, body: Tar(File("index.json", `{"manifests":[`+strings.Repeat("1,", 1<<20)+`1]}`)), public: "image_invalid", names: "65536"},
 		{name: "index lists nothing", kind: miosa.KindOCI, body: Tar(File("index.json", "{}")), public: "image_platform"},
@@ -163,8 +164,11 @@ func TestBadUploads(t *testing.T) {
 			body: bytes.Replace(DockerSave(Image{Layers: [][]byte{good}}), []byte("root:x:0"), []byte("root:x:9"), 1)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if c.kind == "" {
+			switch c.kind {
+			case "":
 				c.kind = miosa.KindRootFS
+			case "none":
+				c.kind = ""
 			}
 			if c.code == "" {
 				c.code = miosa.Invalid

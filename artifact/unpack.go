@@ -117,22 +117,22 @@ func (u unpacker) unpack(in io.Reader, allowed []format, random io.ReaderAt) (Un
 		return u.image(stream, random)
 	}
 	l := newLayers(u.ctx, u.kind, u.limits, u.sink, u.allowance, u.share)
+	if !u.verified {
+		l.documents = map[string][]byte{}
+	}
 	if err := l.read(stream, 0, true); err != nil {
 		return Unpacked{}, err
 	}
-	if err := looksLikeImage(l.tree); err != nil {
-		return Unpacked{}, err
+	if !u.verified { // what was accepted before is what it was taken for
+		err := l.recognise()
+		if errors.Is(err, errImage) && u.kind != "" {
+			err = notFiles(u.kind)
+		}
+		if err != nil {
+			return Unpacked{}, err
+		}
 	}
 	return l.done(stream.format.mediaType(), miosa.ImageConfig{})
-}
-
-// looksLikeImage tells those who sent an image as a file system what to do.
-func looksLikeImage(t *Tree) error {
-	has := func(name string) bool { return t.Root.Lookup(name) != nil }
-	if has("oci-layout") && has("index.json") && has("blobs") || has("manifest.json") && has("repositories") {
-		return invalid(CodeNotArchive, "this is an image archive (OCI layout or docker save), not a root file system; upload it with kind=oci")
-	}
-	return nil
 }
 
 func (u unpacker) image(stream *unpacked, random io.ReaderAt) (Unpacked, error) {

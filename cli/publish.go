@@ -27,8 +27,8 @@ func (a *app) publishCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "publish FILE --name NAME",
 		Short: "Upload a packaged app and make it live",
-		Long: `Upload FILE (a tar, tar.gz or tar.zst of a Linux root file system, or an OCI
-image archive) and roll it out as a new version. The deployment is made if there
+		Long: `Upload FILE (an image as docker save, podman save or an OCI layout has it, or a
+Linux root file system, as a tar, tar.gz or tar.zst) and roll it out as a new version. The deployment is made if there
 is none of that name. What is not said (command, port, health check, size) stays
 as in the version that is live.
 
@@ -36,7 +36,7 @@ New instances start beside the old ones; only when all are healthy do requests
 go to them. If they never are, what was live goes on serving and the command
 ends with exit code 4.`,
 		Example: `  miosa publish ./rootfs.tar.zst --name hello --run "/app/server" --port 8080 --health /healthz
-  miosa publish ./image.oci.tar --name shop
+  miosa publish ./image.tar --name shop
   miosa publish ./rootfs.tar.zst --name hello --environment staging`,
 	}
 	fl := cmd.Flags()
@@ -45,7 +45,7 @@ ends with exit code 4.`,
 	fl.IntVar(&f.port, "port", 0, "port it listens on, 1–65535")
 	fl.StringVar(&f.health, "health", "", "path that answers 2xx when it is healthy")
 	fl.StringVar(&f.environment, "environment", "production", "environment to publish to")
-	fl.StringVar(&f.kind, "kind", "", "rootfs or oci (default: told by the file)")
+	fl.StringVar(&f.kind, "kind", "", "rootfs or oci (default: told by what is in it)")
 	fl.IntVar(&f.replicas, "replicas", 0, "how many instances")
 	fl.IntVar(&f.memory, "memory", 0, "MB of memory an instance")
 	fl.IntVar(&f.cpus, "cpus", 0, "vCPUs an instance")

@@ -72,3 +72,37 @@ func TestPublishTellsWhatWasLeftOut(t *testing.T) {
 		t.Errorf("listed %+v: %v", listed, err)
 	}
 }
+
+// An image is one whatever its file is called.
+func TestPublishTellsAnImageByItsContents(t *testing.T) {
+	s := verifying(t)
+	img := artifacttest.Image{Layers: [][]byte{artifacttest.Tar(artifacttest.File("app", "x"))}, Config: map[string]any{"Cmd": []string{"/app"}}}
+	for _, saved := range artifacttest.SavedImages(img) {
+		for name, body := range map[string][]byte{"rootfs.tar.zst": saved.Bytes(), "x": artifacttest.Gzip(saved.Bytes())} {
+			write(t, name, body)
+			if got := s.publishes(t, name); got.Kind != "oci" || got.ArtifactManifest.Entrypoint != "/app" {
+				t.Errorf("%s of %s: %+v", name, saved.Tool, got)
+			}
+		}
+	}
+	write(t, "image.oci.tar", artifacttest.Tar(artifacttest.File("app", "x")))
+	if got := s.publishes(t, "image.oci.tar"); got.Kind != "rootfs" {
+		t.Errorf("%+v", got)
+	}
+}
+
+// publishes a file and returns its release.
+func (s *shell) publishes(t *testing.T, path string, args ...string) resource.Release {
+	t.Helper()
+	var out, errs bytes.Buffer
+	args = append([]string{"publish", path, "--name", "hello", "--run", "/app", "--port", "8080", "--json"}, args...)
+	if code := s.runTo(t.Context(), &out, &errs, args...); code != 0 {
+		t.Fatalf("exit %d: %s", code, errs.String())
+	}
+	var published resource.Published
+	if err := json.Unmarshal(out.Bytes(), &published); err != nil {
+		t.Fatalf("%v in %s", err, out.String())
+	}
+	s.settle()
+	return published.Release
+}

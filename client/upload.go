@@ -18,13 +18,13 @@ import (
 type Artifact struct {
 	Open      func() (io.ReadCloser, error)
 	MediaType string // Content-Type; "": application/octet-stream, told by its first bytes
-	Kind      string // rootfs, oci, static; "": by the media type
+	Kind      string // rootfs, oci, static; "": the API tells an image from a root file system
 	// Sent is called with the bytes sent so far and the size, from the
 	// goroutine that sends; nil: nobody wants to know.
 	Sent func(sent, size int64)
 }
 
-// FileArtifact is a file; its media type is told by its name and contents.
+// FileArtifact is a file; its media type is told by its contents.
 func FileArtifact(path string) (Artifact, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -44,9 +44,6 @@ func FileArtifact(path string) (Artifact, error) {
 		return Artifact{}, fmt.Errorf("%s is empty", path)
 	}
 	a := Artifact{Open: func() (io.ReadCloser, error) { return os.Open(path) }, MediaType: mediaType(string(head[:n]))}
-	if strings.HasSuffix(path, ".oci.tar") || strings.HasSuffix(path, ".oci") {
-		a.MediaType, a.Kind = "application/vnd.oci.image.layout.v1+tar", "oci"
-	}
 	return a, nil
 }
 

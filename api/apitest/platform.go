@@ -239,8 +239,11 @@ func (u *Uploads) Receive(ctx context.Context, upload artifact.Upload) (artifact
 		return artifact.Stored{}, u.fail
 	}
 	u.received++
+	if upload.Kind == "" {
+		upload.Kind = miosa.KindRootFS
+	}
 	return artifact.Stored{
-		Blob:     artifact.Blob{SHA256: sum, Size: n, StoredAt: time.Now()},
+		Kind: upload.Kind, Blob: artifact.Blob{SHA256: sum, Size: n, StoredAt: time.Now()},
 		Manifest: miosa.ArtifactManifest{Files: 3, TotalBytes: n},
 	}, nil
 }
