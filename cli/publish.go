@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 
@@ -25,10 +26,10 @@ type publishFlags struct {
 func (a *app) publishCommand() *cobra.Command {
 	f := publishFlags{}
 	cmd := &cobra.Command{
-		Use:   "publish FILE --name NAME",
+		Use:   "publish FILE|- --name NAME",
 		Short: "Upload a packaged app and make it live",
 		Long: `Upload FILE (an image as docker save, podman save or an OCI layout has it, or a
-Linux root file system, as a tar, tar.gz or tar.zst) and roll it out as a new version. The deployment is made if there
+Linux root file system, as a tar, tar.gz or tar.zst; - is standard input) and roll it out as a new version. The deployment is made if there
 is none of that name. What is not said (command, port, health check, size) stays
 as in the version that is live.
 
@@ -36,6 +37,7 @@ New instances start beside the old ones; only when all are healthy do requests
 go to them. If they never are, what was live goes on serving and the command
 ends with exit code 4.`,
 		Example: `  miosa publish ./rootfs.tar.zst --name hello --run "/app/server" --port 8080 --health /healthz
+  docker save shop | miosa publish - --name shop
   miosa publish ./image.tar --name shop
   miosa publish ./rootfs.tar.zst --name hello --environment staging`,
 	}
@@ -69,7 +71,7 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 	if err != nil {
 		return err
 	}
-	artifact, err := client.FileArtifact(path)
+	artifact, err := a.artifact(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -91,8 +93,16 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 		}
 		body.Services = beside(live, body.Services[0])
 	}
-	p.wait("reading %s", path)
-	artifact.Sent = func(sent, all int64) { p.wait("uploading %s of %s", size(sent), size(all)) }
+	if artifact.Stream == nil {
+		p.wait("reading %s", path)
+	}
+	artifact.Sent = func(sent, all int64) {
+		if all < 0 {
+			p.wait("uploading %s", size(sent))
+			return
+		}
+		p.wait("uploading %s of %s", size(sent), size(all))
+	}
 	release, err := c.Upload(ctx, dep.ID, artifact)
 	if err != nil {
 		return err
@@ -137,6 +147,23 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 		return nil
 	}
 	return a.outcome(ctx, c, out.Rollout, out.Version)
+}
+
+// artifact is the file at path, or what standard input brings. Of that nothing
+// is asked or made before its first bytes are there: what was to send them may
+// have failed.
+func (a *app) artifact(ctx context.Context, path string) (client.Artifact, error) {
+	if path != "-" {
+		return typed(ctx, func() (client.Artifact, error) { return client.FileArtifact(path) })
+	}
+	if f, ok := a.cfg.Stdin.(*os.File); ok && isTerminal(f) {
+		return client.Artifact{}, usagef("- is what standard input brings, and that is a terminal: pipe an image or archive in, e.g. docker save shop | miosa publish - --name shop")
+	}
+	artifact, err := typed(ctx, func() (client.Artifact, error) { return client.StreamArtifact(a.cfg.Stdin) })
+	if err != nil {
+		err = fmt.Errorf("read standard input: %w", err)
+	}
+	return artifact, err
 }
 
 // live says that a version is, and where it is served.

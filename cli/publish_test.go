@@ -5,12 +5,17 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/miosa/miosa/api/resource"
 	"github.com/miosa/miosa/artifact"
@@ -105,4 +110,92 @@ func (s *shell) publishes(t *testing.T, path string, args ...string) resource.Re
 	}
 	s.settle()
 	return published.Release
+}
+
+// What a pipe brings is published as it comes: docker save shop | miosa publish -
+func TestPublishFromStandardInput(t *testing.T) {
+	s := verifying(t)
+	img := artifacttest.Image{Layers: [][]byte{artifacttest.Tar(artifacttest.File("app", strings.Repeat("some program", 100_000)))}, Config: map[string]any{"Cmd": []string{"/app"}}}
+	for _, body := range [][]byte{artifacttest.DockerSave(img), artifacttest.Gzip(artifacttest.DockerSave(img))} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent := make(chan error, 1)
+		go func() {
+			_, err := w.Write(body)
+			sent <- errors.Join(err, w.Close())
+		}()
+		s.typing = r
+		if got := s.publishes(t, "-"); got.Kind != "oci" || got.SizeBytes != int64(len(body)) || got.SHA256 != artifacttest.Digest(body) {
+			t.Errorf("%+v", got)
+		}
+		if err := errors.Join(<-sent, r.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+	// A named pipe is one, too.
+	if err := unix.Mkfifo("pipe", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sent := make(chan error, 1)
+	go func() { sent <- os.WriteFile("pipe", artifacttest.DockerSave(img), 0) }()
+	if got := s.publishes(t, "pipe"); got.Kind != "oci" {
+		t.Errorf("%+v", got)
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+	// What has no beginning makes no deployment, and what has no end no release.
+	s.typing = strings.NewReader("")
+	if got := s.says(1, "publish", "-", "--name", "other"); !strings.Contains(got, "standard input: nothing came in") {
+		t.Errorf("it said %q", got)
+	}
+	s.typing = iotest.ErrReader(errors.New("the pipe broke"))
+	if got := s.says(1, "publish", "-", "--name", "other"); !strings.Contains(got, "the pipe broke") {
+		t.Errorf("it said %q", got)
+	}
+	if got := s.says(0, "deployments", "ls"); strings.Contains(got, "other") {
+		t.Errorf("a deployment was made: %s", got)
+	}
+	body := artifacttest.DockerSave(img)
+	s.typing = bytes.NewReader(body[:len(body)-3000])
+	if got := s.says(1, "publish", "-", "--name", "hello"); !strings.Contains(got, "truncated") {
+		t.Errorf("it said %q", got)
+	}
+	s.typing = io.MultiReader(bytes.NewReader(body[:5000]), iotest.ErrReader(errors.New("the pipe broke")))
+	if got := s.says(1, "publish", "-", "--name", "hello"); !strings.Contains(got, "the pipe broke") {
+		t.Errorf("it said %q", got)
+	}
+	person, program := terminal(t)
+	defer person.Close()
+	s.typing = program
+	if got := s.says(2, "publish", "-", "--name", "hello"); !strings.Contains(got, "docker save shop | miosa publish - --name shop") {
+		t.Errorf("it said %q", got)
+	}
+}
+
+// A terminal sees how much was sent, though nobody knows of how much.
+func TestProgressWithoutATotal(t *testing.T) {
+	s := verifying(t)
+	s.terminal = true
+	body := artifacttest.Tar(artifacttest.File("app", strings.Repeat("x", 3<<20)))
+	r, w := io.Pipe()
+	s.typing = r
+	shown := watch("uploading 2.0 MB")
+	go func() {
+		_, err := w.Write(body[:2<<20])
+		<-shown.found // the spinner goes on by itself
+		if err == nil {
+			_, err = w.Write(body[2<<20:])
+		}
+		_ = w.CloseWithError(err)
+	}()
+	var out bytes.Buffer
+	if code := s.runTo(t.Context(), &out, shown, "publish", "-", "--name", "hello", "--run", "/app", "--port", "8080"); code != 0 {
+		t.Fatalf("exit %d: %s", code, shown.String())
+	}
+	if strings.Contains(shown.String(), " of -") || strings.Contains(shown.String(), "-1") {
+		t.Errorf("it showed %q", shown.String())
+	}
 }
