@@ -73,6 +73,10 @@ func (l *layers) recognise() error {
 		}
 		return err
 	}
+	if name, dir := l.tree.only(); dir != nil && (dir.Lookup("oci-layout") != nil || savedIn(dir)) {
+		return invalid(CodeNotArchive, "everything in the archive is in one folder, %s, which holds an image: pack what is in it (tar -C %[2]s -c . | gzip > image.tar.gz)",
+			shownPath(name), shellWord(name))
+	}
 	if root := l.tree.Root; root.Lookup("repositories") != nil && root.Lookup("manifest.json") == nil {
 		for name, c := range root.children {
 			if IsDigest(name) && c.node.Type == Dir && c.node.Lookup("layer.tar") != nil {

@@ -217,6 +217,9 @@ func (u unpacker) layer(l *layers, a *archive, f file, number int, diff string) 
 // done closes the tree: what every kind must be.
 func (l *layers) done(mediaType string, config miosa.ImageConfig) (Unpacked, error) {
 	notes := l.tree.omit()
+	if note := l.folder(); note != "" {
+		notes = append(notes, note)
+	}
 	if l.tree.Files == 0 {
 		return Unpacked{}, invalid(CodeNotArchive, "the archive holds no files")
 	}
