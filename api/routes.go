@@ -159,7 +159,7 @@ func environmentRoutes() []*route {
 		{Method: get, Pattern: "/deployments/{id}/env", Access: accessTenant, Operation: "listVariables", Tag: "environments", Summary: "List variables",
 			Notes: "Previews, never values.", Query: environment, Handle: many((*Server).listVars)},
 		{Method: post, Pattern: "/deployments/{id}/env", Access: accessTenant, Operation: "setVariables", Tag: "environments", Summary: "Set and delete variables",
-			Notes:  "Merges and answers with the list. A null value deletes. Takes effect at the next publish or restart of a service. PORT and MIOSA_* are the platform's own and win.",
+			Notes:  "Merges and answers with the list. A null value deletes. Takes effect at the next publish or restart of a service. PORT and MIOSA_* are set by the platform: 422.",
 			Handle: manyFrom((*Server).mergeVars)},
 		{Method: del, Pattern: "/deployments/{id}/env/{key}", Access: accessTenant, Operation: "deleteVariable", Tag: "environments", Summary: "Delete a variable",
 			Query: environment, Handle: one((*Server).deleteVar)},
