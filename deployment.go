@@ -1,6 +1,9 @@
 package miosa
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // DeploymentState is what the customer sees of a deployment as a whole.
 type DeploymentState string
@@ -64,6 +67,26 @@ type Vars struct {
 	Vars          []Var // sorted by key
 	Revision      int64
 }
+
+// MaxVarName is the longest name of a variable, in bytes.
+const MaxVarName = 256
+
+// ValidVarName reports whether a variable may be called so: letters, digits and
+// "_", "." and "-", beginning with a letter or "_". (Java and Node have them with
+// dots and dashes; a shell cannot name those, and hands them on or not.)
+func ValidVarName(name string) bool {
+	for i, c := range []byte(name) {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_'
+		if !letter && (i == 0 || (c < '0' || c > '9') && c != '.' && c != '-') {
+			return false
+		}
+	}
+	return name != "" && len(name) <= MaxVarName
+}
+
+// PlatformVar reports whether a variable is the platform's alone: what an image
+// says of it is overridden, and nobody else may set it.
+func PlatformVar(name string) bool { return name == "PORT" || strings.HasPrefix(name, "MIOSA_") }
 
 // Var is one variable; Preview never reveals the value.
 type Var struct {

@@ -263,6 +263,9 @@ type Release struct {
 	Manifest     ArtifactManifest
 	Config       ImageConfig // an OCI image's own defaults
 	Image        Image       // that it was pulled from; the zero one of what was uploaded
+	// Notes say what its owner should know of how it was taken in, e.g. what
+	// was left out: a sentence each, at most MaxNotes.
+	Notes []string
 	Attribution
 	Metadata   map[string]any
 	CreatedAt  time.Time
@@ -270,6 +273,9 @@ type Release struct {
 	ArchivedAt time.Time
 	Revision   int64
 }
+
+// MaxNotes is how many notes a release may have.
+const MaxNotes = 20
 
 // ArtifactManifest is what verification counted.
 type ArtifactManifest struct {

@@ -92,6 +92,7 @@ func (s *Server) mergeVars(c *call, in resource.VarsMerge) (rows[resource.Var], 
 		if !f.varName("env."+key, key) || value == nil {
 			continue
 		}
+		f.ownVar("env."+key, key)
 		switch {
 		case len(*value) > maxVarValue:
 			f.add("env."+key, "may have at most %d KB", maxVarValue>>10)

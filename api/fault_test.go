@@ -332,7 +332,7 @@ func TestVariables(t *testing.T) {
 	p := start(t, api.Config{})
 	dep := p.deploy("x")
 	path := "/deployments/" + dep + "/env"
-	env := map[string]any{"env": map[string]any{"B": "short", "A": "a rather long value", "PORT": "1"}}
+	env := map[string]any{"env": map[string]any{"B": "short", "A": "a rather long value", "c.d-e_1": "1"}}
 	a := p.want(200, "POST", path, env)
 	if strings.Contains(a.Raw, "rather") || strings.Contains(a.Raw, "short") || a.at("page.total") != 3.0 {
 		t.Errorf("the list shows values: %s", a.Raw)
@@ -343,7 +343,14 @@ func TestVariables(t *testing.T) {
 		t.Errorf("a secret: %v", v)
 	}
 	p.want(200, "POST", path, map[string]any{"env": map[string]any{"B": nil}})
-	p.want(200, "DELETE", path+"/PORT", nil)
+	p.want(200, "DELETE", path+"/c.d-e_1", nil)
+	for key, reason := range map[string]string{"PORT": "the port of the service", "MIOSA_REGION": "begin with MIOSA_"} {
+		if a := p.want(422, "POST", path, map[string]any{"env": map[string]any{key: "1"}}); !strings.Contains(a.Raw, "env."+key) || !strings.Contains(a.Raw, reason) {
+			t.Errorf("%s is refused with %s", key, a.Raw)
+		}
+		p.want(200, "POST", path, map[string]any{"env": map[string]any{key: nil}})
+	}
+	p.want(404, "DELETE", path+"/PORT", nil) // one from before it was refused can be deleted
 	if a := p.want(200, "GET", path, nil); a.at("page.total") != 1.0 {
 		t.Errorf("after deleting two: %s", a.Raw)
 	}
@@ -351,7 +358,8 @@ func TestVariables(t *testing.T) {
 		t.Errorf("staging has them too: %s", a.Raw)
 	}
 	for name, body := range map[string]any{
-		"name": map[string]any{"env": map[string]any{"1A": "x"}}, "sign": map[string]any{"env": map[string]any{"A-B": "x"}}, "empty": map[string]any{"env": map[string]any{"": "x"}},
+		"name": map[string]any{"env": map[string]any{"1A": "x"}}, "sign": map[string]any{"env": map[string]any{"A B": "x"}}, "dot": map[string]any{"env": map[string]any{"..": "x"}}, "equals": map[string]any{"env": map[string]any{"A=B": "x"}},
+		"longest": map[string]any{"env": map[string]any{strings.Repeat("A", 257): "x"}}, "port": map[string]any{"env": map[string]any{"PORT": "1", "OK": "x"}}, "platform": map[string]any{"env": map[string]any{"MIOSA_X": "x"}}, "empty": map[string]any{"env": map[string]any{"": "x"}},
 		"type": map[string]any{"env": map[string]any{"A": 5}}, "none": map[string]any{}, "long": map[string]any{"env": map[string]any{"A": strings.Repeat("x", 65<<10)}},
 		"nul": map[string]any{"env": map[string]any{"A": "a\x00b"}},
 	} {

@@ -120,7 +120,7 @@ func (s *Server) KeepImage(ctx context.Context, r miosa.Rollout, digest string, 
 		if err != nil {
 			return err
 		}
-		release, fresh, err := c.txRelease(tx, r.DeploymentID, miosa.KindOCI, stored, v.Attribution)
+		release, fresh, err := c.txRelease(tx, r.DeploymentID, stored, v.Attribution)
 		if err != nil {
 			return err
 		}

@@ -139,7 +139,7 @@ func (c *call) releaseResource(r miosa.Release, latest miosa.Version) resource.R
 	out := resource.Release{
 		ID: r.ID, DeploymentID: r.DeploymentID, TenantID: r.TenantID, Kind: string(r.Kind), State: string(r.State),
 		StorageURI: "sha256:" + r.SHA256, StorageBackend: c.s.cfg.Storage, SHA256: r.SHA256, ArtifactSHA256: r.SHA256,
-		SizeBytes: r.SizeBytes, ArtifactManifest: manifestResource(r.Manifest), Image: imageResource(r.Image, nil), Metadata: metadata(r.Metadata),
+		SizeBytes: r.SizeBytes, ArtifactManifest: manifestResource(r.Manifest), Notes: lines(r.Notes), Image: imageResource(r.Image, nil), Metadata: metadata(r.Metadata),
 		Attributed: attributed(r.Attribution), ReadyAt: at(r.ReadyAt), ArchivedAt: at(r.ArchivedAt), CreatedAt: r.CreatedAt.UTC(),
 	}
 	if latest.ID != "" {

@@ -107,7 +107,7 @@ func versionRoutes() []*route {
 			Status: 201, Also: []int{200}, Upload: true,
 			Notes: "The artefact is the body, streamed. `Content-Digest: sha-256=:<base64>:` (or the older `Digest: sha-256=<base64>`) must match: 422 digest_mismatch. " +
 				"The same bytes twice are one release: 200. At most 8 at once: 429 too_many_uploads.",
-			Query: []param{{"kind", "rootfs, oci or static; default by the Content-Type."}}, Handle: one((*Server).uploadRelease)},
+			Query: []param{{"kind", "rootfs, oci or static; by default oci for the archive of an image (OCI layout, docker save), told by what is in it, and rootfs for any other."}}, Handle: one((*Server).uploadRelease)},
 		{Method: get, Pattern: "/deployments/{id}/releases/{release_id}", Access: accessTenant, Operation: "getRelease", Tag: "releases", Summary: "Get a release",
 			Handle: one((*Server).getRelease)},
 		{Method: post, Pattern: "/deployments/{id}/releases/{release_id}/promote", Access: accessTenant, Operation: "promoteRelease", Tag: "releases",
@@ -160,7 +160,7 @@ func environmentRoutes() []*route {
 		{Method: get, Pattern: "/deployments/{id}/env", Access: accessTenant, Operation: "listVariables", Tag: "environments", Summary: "List variables",
 			Notes: "Previews, never values.", Query: environment, Handle: many((*Server).listVars)},
 		{Method: post, Pattern: "/deployments/{id}/env", Access: accessTenant, Operation: "setVariables", Tag: "environments", Summary: "Set and delete variables",
-			Notes:  "Merges and answers with the list. A null value deletes. Takes effect at the next publish or restart of a service. PORT and MIOSA_* are the platform's own and win.",
+			Notes:  "Merges and answers with the list. A null value deletes. Takes effect at the next publish or restart of a service. PORT and MIOSA_* are set by the platform: 422.",
 			Handle: manyFrom((*Server).mergeVars)},
 		{Method: del, Pattern: "/deployments/{id}/env/{key}", Access: accessTenant, Operation: "deleteVariable", Tag: "environments", Summary: "Delete a variable",
 			Query: environment, Handle: one((*Server).deleteVar)},

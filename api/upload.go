@@ -111,7 +111,7 @@ func (s *Server) uploadRelease(c *call, _ none) (resource.Release, error) {
 	if err != nil {
 		return resource.Release{}, err
 	}
-	return c.keepRelease(dep, upload.Kind, stored, attribution)
+	return c.keepRelease(dep, stored, attribution)
 }
 
 // boundedReader ends with over behind left bytes.
@@ -161,8 +161,7 @@ func (c *call) uploadOf() (artifact.Upload, error) {
 	}
 	kind := c.r.URL.Query().Get("kind")
 	switch kind {
-	case "":
-		u.Kind = miosa.KindRootFS
+	case "": // told by what is in it
 		if u.MediaType == mediaOCI {
 			u.Kind = miosa.KindOCI
 		}
@@ -222,13 +221,13 @@ func promisedDigest(h http.Header) (string, error) {
 }
 
 // keepRelease makes the uploaded bytes a release of the deployment.
-func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifact.Stored, attribution miosa.Attribution) (resource.Release, error) {
+func (c *call) keepRelease(dep miosa.Deployment, stored artifact.Stored, attribution miosa.Attribution) (resource.Release, error) {
 	err := c.updateRoom(func(tx *store.Tx) error {
 		// It may have been deleted while the bytes came in.
 		if _, err := c.txDeployment(tx, dep.ID); err != nil {
 			return err
 		}
-		release, fresh, err := c.txRelease(tx, dep.ID, kind, stored, attribution)
+		release, fresh, err := c.txRelease(tx, dep.ID, stored, attribution)
 		if err != nil {
 			return err
 		}
@@ -261,7 +260,7 @@ func (c *call) keepRelease(dep miosa.Deployment, kind miosa.Kind, stored artifac
 
 // txRelease is the deployment's release of what was taken in, and whether it is
 // fresh: new, or back again; then it is the caller's to save.
-func (c *call) txRelease(tx *store.Tx, deploymentID string, kind miosa.Kind, stored artifact.Stored, attribution miosa.Attribution) (release miosa.Release, fresh bool, err error) {
+func (c *call) txRelease(tx *store.Tx, deploymentID string, stored artifact.Stored, attribution miosa.Attribution) (release miosa.Release, fresh bool, err error) {
 	index := store.ReleaseSHAKey(c.tenant.ID, deploymentID, stored.Blob.SHA256)
 	id, err := tx.Index(index)
 	if err != nil {
@@ -272,7 +271,7 @@ func (c *call) txRelease(tx *store.Tx, deploymentID string, kind miosa.Kind, sto
 		if release, err = store.Load(tx, store.Releases, store.ReleaseKey(c.tenant.ID, deploymentID, id)); err != nil {
 			return release, false, err
 		}
-		if release.Kind != kind {
+		if release.Kind != stored.Kind {
 			return release, false, conflict("release_kind_differs", fmt.Sprintf("these bytes are release %s of kind %s already", release.ID, release.Kind))
 		}
 		if release.State == miosa.ReleaseReady {
@@ -283,6 +282,7 @@ func (c *call) txRelease(tx *store.Tx, deploymentID string, kind miosa.Kind, sto
 			return release, false, err
 		}
 		release.State, release.ReadyAt, release.ArchivedAt = miosa.ReleaseReady, now, miosa.Release{}.ArchivedAt
+		release.Notes = stored.Notes
 		return release, true, nil
 	}
 	if err := c.roomForRelease(tx, stored.Blob.Size); err != nil {
@@ -293,8 +293,8 @@ func (c *call) txRelease(tx *store.Tx, deploymentID string, kind miosa.Kind, sto
 	}
 	tx.SetIndex(index, id, 0)
 	return miosa.Release{
-		ID: id, TenantID: c.tenant.ID, DeploymentID: deploymentID, Kind: kind, State: miosa.ReleaseReady,
+		ID: id, TenantID: c.tenant.ID, DeploymentID: deploymentID, Kind: stored.Kind, State: miosa.ReleaseReady,
 		SHA256: stored.Blob.SHA256, SizeBytes: stored.Blob.Size, MediaType: stored.MediaType,
-		Manifest: stored.Manifest, Config: stored.Config, Attribution: attribution, CreatedAt: now, ReadyAt: now,
+		Manifest: stored.Manifest, Config: stored.Config, Notes: stored.Notes, Attribution: attribution, CreatedAt: now, ReadyAt: now,
 	}, true, nil
 }

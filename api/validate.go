@@ -34,7 +34,6 @@ const (
 	maxMetadata      = 16 << 10
 	maxExternalID    = 200
 	maxServices      = 40 // of one publish, whatever the plan: one transaction holds them
-	maxVarName       = 256
 	maxVarValue      = 64 << 10
 	maxVars          = 500
 	maxVarsTotal     = 512 << 10
@@ -197,20 +196,22 @@ func otherWorkspace() error {
 	return &miosa.Error{Code: miosa.Forbidden, Public: "other_workspace", Message: "this key is restricted to another external_workspace_id"}
 }
 
-// varName: what a shell and every language can name.
 func (f *faults) varName(field, v string) bool {
-	ok := v != "" && len(v) <= maxVarName
-	for i := range len(v) {
-		c := v[i]
-		if c != '_' && (!alphanumeric(rune(c)) || i == 0 && c >= '0' && c <= '9') {
-			ok = false
-			break
-		}
-	}
+	ok := miosa.ValidVarName(v)
 	if !ok {
-		f.add(field, "is no name for a variable: use letters, digits and _, not beginning with a digit")
+		f.add(field, "is no name for a variable: use letters, digits, _, . and -, beginning with a letter or _, at most %d", miosa.MaxVarName)
 	}
 	return ok
+}
+
+// ownVar refuses a variable that the platform sets.
+func (f *faults) ownVar(field, v string) {
+	switch {
+	case v == "PORT":
+		f.add(field, "is set by the platform, to the port of the service: say that one where you publish (port, or --port)")
+	case miosa.PlatformVar(v):
+		f.add(field, "is set by the platform: names that begin with MIOSA_ tell an app where it runs; choose another")
+	}
 }
 
 // resources applies a change of size.

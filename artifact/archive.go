@@ -44,7 +44,7 @@ type archive struct {
 
 // indexArchive reads an image archive once, in order, hashing every file.
 // The caller gives the archive its data afterwards.
-func indexArchive(ctx context.Context, r io.Reader, packed *counter, limits Limits, share *ration.Share) (*archive, error) {
+func indexArchive(ctx context.Context, r io.Reader, limits Limits, share *ration.Share) (*archive, error) {
 	a := &archive{files: map[string]file{}, links: map[string]string{}, memory: limits.Memory, share: share}
 	in := &counter{r: r}
 	tr := tar.NewReader(in)
@@ -66,7 +66,7 @@ func indexArchive(ctx context.Context, r io.Reader, packed *counter, limits Limi
 		if entries >= maxArchiveEntries {
 			return nil, tooLarge(CodeArchiveTooLarge, "entry %s: an image archive of more than %d entries is not read", shownName(last), maxArchiveEntries)
 		}
-		if err := a.entry(ctx, hdr, tr, in, packed, limits, share, buf); err != nil {
+		if err := a.entry(ctx, hdr, tr, in, limits, share, buf); err != nil {
 			return nil, archiveError(err, last)
 		}
 	}
@@ -74,7 +74,7 @@ func indexArchive(ctx context.Context, r io.Reader, packed *counter, limits Limi
 	return a, l.tail(in, last, true)
 }
 
-func (a *archive) entry(ctx context.Context, hdr *tar.Header, tr *tar.Reader, in, packed *counter, limits Limits, share *ration.Share, buf []byte) error {
+func (a *archive) entry(ctx context.Context, hdr *tar.Header, tr *tar.Reader, in *counter, limits Limits, share *ration.Share, buf []byte) error {
 	switch hdr.Typeflag {
 	case tar.TypeDir, tar.TypeXGlobalHeader:
 		return nil
@@ -98,17 +98,11 @@ func (a *archive) entry(ctx context.Context, hdr *tar.Header, tr *tar.Reader, in
 	}
 	if hdr.Typeflag != tar.TypeReg {
 		target := hdr.Linkname
-		if hdr.Typeflag == tar.TypeSymlink {
-			if strings.HasPrefix(target, "/") || escapes(len(parts)-1, target) {
-				return refused(hdr.Name, "is a symbolic link to %s, which leads out of the archive's root", shownName(target))
-			}
+		if hdr.Typeflag == tar.TypeSymlink && !path.IsAbs(target) {
 			target = path.Join(path.Dir(name), target)
-		} else if parts, err = splitPath(target, limits.PathLength, false); err != nil {
-			return refused(hdr.Name, "is a hard link out of the archive: %v", err)
-		} else {
-			target = strings.Join(parts, "/")
 		}
-		a.links[name] = strings.Clone(target)
+		// Whatever it says, it stays below the archive's root.
+		a.links[name] = strings.Clone(path.Join("/", target)[1:])
 		return nil
 	}
 	for key := range hdr.PAXRecords {
@@ -116,7 +110,7 @@ func (a *archive) entry(ctx context.Context, hdr *tar.Header, tr *tar.Reader, in
 			return refused(hdr.Name, "is a sparse file; an image archive holds none")
 		}
 	}
-	if packed.n > limits.Bytes || hdr.Size > limits.UnpackedBytes {
+	if hdr.Size > limits.UnpackedBytes {
 		return tooLarge(CodeArchiveTooLarge, "entry %s: the archive unpacks to more than %d bytes, which is the limit", shownName(hdr.Name), limits.UnpackedBytes)
 	}
 	f := file{name: name, offset: in.n, size: hdr.Size}
@@ -174,6 +168,12 @@ func (a *archive) blob(digest string, size int64) (file, error) {
 		return file{}, invalid(CodeImageInvalid, "entry %s of the image archive has %d bytes; the image says %d", shownName(f.name), f.size, size)
 	}
 	return f, nil
+}
+
+// holds reports whether there is a blob of that digest, sound or not.
+func (a *archive) holds(digest string) bool {
+	_, ok := a.open("blobs/sha256/" + strings.TrimPrefix(digest, "sha256:"))
+	return ok
 }
 
 func (a *archive) section(f file) *io.SectionReader {

@@ -63,7 +63,7 @@ type Blob struct {
 
 // Upload is one incoming artefact.
 type Upload struct {
-	Kind      miosa.Kind // rootfs or oci or static
+	Kind      miosa.Kind // rootfs or oci or static; "": rootfs or oci, whichever it is
 	MediaType string     // the Content-Type; "" : told from the first bytes
 	SHA256    string     // promised digest, hex; "" : none promised
 	Body      io.Reader
@@ -71,15 +71,17 @@ type Upload struct {
 
 // Stored is a verified upload.
 type Stored struct {
+	Kind      miosa.Kind
 	Blob      Blob
 	MediaType string // canonical
 	Manifest  miosa.ArtifactManifest
 	Config    miosa.ImageConfig
 	Passed    Passed
+	Notes     []string // see miosa.Release
 }
 
-// Passed counts what an archive holds and a tree does not keep: nothing is
-// left out silently.
+// Passed counts what an archive holds, a tree does not keep, and no app can
+// miss; what one might is in the notes.
 type Passed struct {
 	Headers int // global pax headers and volume labels
 	Xattrs  int // extended attributes that mean nothing in a guest's base image
@@ -89,19 +91,22 @@ type Passed struct {
 // Limits bound what an upload may hold. A zero field means its default.
 type Limits struct {
 	Bytes         int64 // as uploaded
-	UnpackedBytes int64 // sum of all file contents, all layers
+	UnpackedBytes int64 // sum of all file contents, all layers, holes included
 	Entries       int   // over all layers, directories made for missing parents included
 	PathLength    int   // bytes of one path
-	Ratio         int64 // unpacked bytes per packed byte, once past 64 MB unpacked
+	// Disk is what an archive may take of a disk, in bytes of blocks that are not
+	// all zeros, and Time what it may unpack to, in bytes out of decoders, however
+	// small it is; a larger one may Ratio times its own size.
+	Disk, Time, Ratio int64
 	// Memory is what is read with, shared with all other readers that have the
 	// same; nil: as much of its own.
 	Memory *ration.Pool
 }
 
 // DefaultLimits: 8 GB packed, 16 GB unpacked, 500,000 entries, 4,095-byte
-// paths, 200 times compression.
+// paths; 1 GB of disk and 4 GB out of decoders, or 200 times what was sent.
 func DefaultLimits() Limits {
-	return Limits{Bytes: 8 << 30, UnpackedBytes: 16 << 30, Entries: 500_000, PathLength: 4095, Ratio: 200}
+	return Limits{Bytes: 8 << 30, UnpackedBytes: 16 << 30, Entries: 500_000, PathLength: 4095, Disk: 1 << 30, Time: 4 << 30, Ratio: 200}
 }
 
 func (l Limits) withDefaults() Limits {
@@ -117,6 +122,12 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.PathLength <= 0 {
 		l.PathLength = d.PathLength
+	}
+	if l.Disk <= 0 {
+		l.Disk = d.Disk
+	}
+	if l.Time <= 0 {
+		l.Time = d.Time
 	}
 	if l.Ratio <= 0 {
 		l.Ratio = d.Ratio

@@ -107,7 +107,7 @@ func declared(mediaType string, kind miosa.Kind) ([]format, error) {
 	case MediaZstd, "application/x-zstd", "application/x-tar+zstd", "application/tar+zstd":
 		return []format{formatZstd}, nil
 	case MediaOCI:
-		if kind != miosa.KindOCI {
+		if kind != miosa.KindOCI && kind != "" {
 			return nil, invalid(CodeMediaType, "the Content-Type says OCI image, the kind says %s; use kind=oci", kind)
 		}
 		return nil, nil
@@ -117,10 +117,6 @@ func declared(mediaType string, kind miosa.Kind) ([]format, error) {
 	e.Public = CodeMediaTypeRejected
 	return nil, e
 }
-
-// bombFloor is how much may be unpacked before the ratio counts: small
-// archives of mostly zeros are nobody's bomb.
-const bombFloor = 64 << 20
 
 // A zstd decoder allocates the window that the stream asks for, be the stream
 // ever so short.
@@ -163,36 +159,24 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// meter reads a decoder's output and refuses absurd compression ratios.
+// meter reads a decoder's output within the allowance.
 type meter struct {
-	r      io.Reader
-	n      int64
-	packed *counter
-	limits Limits
+	r         io.Reader
+	allowance *allowance
 }
 
 func (m *meter) Read(p []byte) (int, error) {
 	n, err := m.r.Read(p)
-	m.n += int64(n)
-	if bomb := checkRatio(m.n, m.packed.n, m.limits); bomb != nil {
+	if bomb := m.allowance.decoded(n); bomb != nil {
 		return 0, bomb
 	}
 	return n, err
-}
-
-func checkRatio(unpacked, packed int64, limits Limits) error {
-	if unpacked > bombFloor && unpacked/limits.Ratio > packed {
-		return invalid(CodeArchiveBomb,
-			"the archive unpacks to more than %d times its size; at most %d times is allowed", limits.Ratio, limits.Ratio)
-	}
-	return nil
 }
 
 // unpacked is a decompressed stream and how it came about.
 type unpacked struct {
 	io.Reader
 	format format
-	packed *counter // bytes consumed of the packed stream
 	share  *ration.Share
 	cost   int64 // of the decoder, in the share
 	shut   func()
@@ -209,21 +193,20 @@ func (u *unpacked) close() {
 }
 
 // decompress opens a stream of any of the formats; no allowed means all.
-func decompress(r io.Reader, allowed []format, limits Limits, share *ration.Share) (*unpacked, error) {
-	packed := &counter{r: r}
-	buf := bufio.NewReaderSize(packed, 256<<10)
+func decompress(r io.Reader, allowed []format, limits Limits, allowance *allowance, share *ration.Share) (*unpacked, error) {
+	buf := bufio.NewReaderSize(r, 256<<10)
 	f, err := sniffAs(buf, allowed)
 	if err != nil {
 		return nil, err
 	}
-	u := &unpacked{format: f, packed: packed, share: share}
+	u := &unpacked{format: f, share: share}
 	switch f {
 	case formatGzip:
 		z, err := gzip.NewReader(buf)
 		if err != nil {
 			return nil, archiveError(err, "")
 		}
-		u.Reader, u.shut = &meter{r: z, packed: packed, limits: limits}, func() { _ = z.Close() }
+		u.Reader, u.shut = &meter{z, allowance}, func() { _ = z.Close() }
 	case formatZstd:
 		size := windowOf(buf)
 		cost := int64(size) + costDecoder
@@ -237,7 +220,7 @@ func decompress(r io.Reader, allowed []format, limits Limits, share *ration.Shar
 			u.close()
 			return nil, archiveError(err, "")
 		}
-		u.Reader, u.shut = &meter{r: z, packed: packed, limits: limits}, z.Close
+		u.Reader, u.shut = &meter{z, allowance}, z.Close
 	default:
 		u.Reader = buf
 	}

@@ -21,7 +21,7 @@ const (
 	CodeNotArchive        = "archive_invalid"     // not the format it should be
 	CodeEntryRefused      = "entry_refused"       // one entry is not acceptable
 	CodeArchiveTooLarge   = "archive_too_large"   // too much once unpacked
-	CodeArchiveBomb       = "archive_bomb"        // unpacks to absurdly more than it is
+	CodeArchiveBomb       = "archive_bomb"        // costs more than one of its size may
 	CodeImageInvalid      = "image_invalid"       // the OCI image contradicts itself
 	CodeNoPlatform        = "image_platform"      // no linux/amd64 image inside
 	CodeMediaType         = "media_type_mismatch" // Content-Type and bytes differ
@@ -70,6 +70,9 @@ func (e *sinkError) Unwrap() error { return e.err }
 func archiveError(err error, after string) error {
 	if _, ok := errors.AsType[*miosa.Error](err); ok {
 		return err
+	}
+	if b, ok := errors.AsType[*bomb](err); ok {
+		return b.in(after)
 	}
 	if _, ok := errors.AsType[*sinkError](err); ok || err == nil ||
 		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {

@@ -37,7 +37,7 @@ func FuzzReceive(f *testing.F) {
 	upper := Tar(File(".wh.app", ""), File("lib/.wh..wh..opq", ""), File("lib/new", ""), Hardlink("app3", "app2"))
 	img := Image{Layers: [][]byte{tarball, upper}}
 	for kind, bodies := range map[int][][]byte{
-		0: {tarball, Gzip(tarball), Zstd(tarball), upper},
+		0: {tarball, Gzip(tarball), Zstd(tarball), upper, Tar(app, device("dev/null"), Hardlink("dev/null2", "dev/null"), pipe("p"), File("p", ""))},
 		1: {Layout(img), DockerSave(img), Gzip(Layout(img)), Layout(Image{Layers: img.Layers, Pack: Gzip})},
 		2: {tarball},
 	} {
@@ -47,6 +47,7 @@ func FuzzReceive(f *testing.F) {
 	}
 	// Layers can be fuzzed directly: their digests are made to fit.
 	f.Add(byte(3), upper)
+	f.Add(byte(3), Tar(device("app"), pipe("usr"), Hardlink("lib2", "app")))
 	kinds := []miosa.Kind{miosa.KindRootFS, miosa.KindOCI, miosa.KindStatic, miosa.KindOCI}
 	limits := artifact.Limits{Bytes: 1 << 20, UnpackedBytes: 8 << 20, Entries: 2000}
 	f.Fuzz(func(t *testing.T, which byte, body []byte) {

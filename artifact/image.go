@@ -1,6 +1,7 @@
 package artifact
 
 import (
+	"cmp"
 	"encoding/json"
 	"path"
 	"slices"
@@ -29,6 +30,7 @@ type descriptor struct {
 	Platform  *struct {
 		OS           string `json:"os"`
 		Architecture string `json:"architecture"`
+		Variant      string `json:"variant"`
 	} `json:"platform"`
 	Annotations map[string]string `json:"annotations"`
 }
@@ -84,88 +86,163 @@ func readLayout(a *archive, f file) (image, error) {
 	if err := a.decode(f, &index); err != nil {
 		return image{}, err
 	}
-	found := map[string]descriptor{} // by digest: tags of one image count once
-	var others []string
-	if err := collectManifests(a, index.Manifests, 0, map[string]bool{}, found, &others); err != nil {
+	c := collection{a: a, seen: map[string]bool{}, found: map[string]candidate{}}
+	if err := c.collect(index.Manifests, "", 0); err != nil {
 		return image{}, err
 	}
-	switch len(found) {
-	case 0:
-		slices.Sort(others)
-		return image{}, invalid(CodeNoPlatform, "the archive has no image for %s/%s; it has: %s",
-			imageOS, imageArchitecture, shownName(strings.Join(others, ", ")))
-	case 1:
-	default:
-		return image{}, invalid(CodeImageInvalid, "the archive holds %d different images for %s/%s; save one image alone",
-			len(found), imageOS, imageArchitecture)
+	if len(c.found) == 0 {
+		return image{}, noPlatform(c.others)
 	}
-	for _, d := range found {
-		return readManifest(a, d)
+	var names []string
+	for _, d := range c.found {
+		if len(c.found) == 1 {
+			return readManifest(a, d.descriptor)
+		}
+		names = append(names, d.name)
 	}
-	panic("unreachable")
+	return image{}, severalImages(names)
 }
 
-// collectManifests gathers the image manifests of our platform, each digest
-// looked at once.
-func collectManifests(a *archive, list []descriptor, depth int, seen map[string]bool, found map[string]descriptor, others *[]string) error {
+// noPlatform says what an archive has instead of an image that runs here.
+func noPlatform(others []string) error {
+	slices.Sort(others)
+	return invalid(CodeNoPlatform, "the archive has no image for %[1]s/%[2]s; it has: %[3]s. Build it for that one, and save it: docker build --platform %[1]s/%[2]s",
+		imageOS, imageArchitecture, shownName(strings.Join(others, ", ")))
+}
+
+// severalImages says which images an archive holds: any of them could be meant.
+func severalImages(names []string) error {
+	slices.Sort(names)
+	return invalid(CodeImageInvalid, "the archive holds %d different images for %s/%s: %s; save the one to publish alone (docker save NAME:TAG)",
+		len(names), imageOS, imageArchitecture, called(names))
+}
+
+// candidate is an image of our platform in an archive.
+type candidate struct {
+	descriptor descriptor // of its manifest
+	name       string     // what it is called there, or its digest
+}
+
+// collection gathers the image manifests of our platform.
+type collection struct {
+	a      *archive
+	seen   map[string]bool      // digests, each looked at once
+	found  map[string]candidate // by digest: tags of one image count once
+	others []string             // what else there is
+}
+
+// variants of amd64 are levels of it, the first of which runs everywhere.
+func (d descriptor) level() string {
+	if v := d.Platform.Variant; v != "" {
+		return v
+	}
+	return "v1"
+}
+
+// name is what an image is called in an index, "" where it is not.
+func (d descriptor) name() string {
+	name := d.Annotations["io.containerd.image.name"]
+	if name == "" {
+		name = d.Annotations["org.opencontainers.image.ref.name"]
+	}
+	return strings.Clone(name[:min(len(name), maxShown)])
+}
+
+// collect looks through an index; name is what the image that it is of is called.
+// Of one image for several levels of amd64 it takes the one for the lowest.
+func (c *collection) collect(list []descriptor, name string, depth int) error {
 	if depth > maxIndexDepth || len(list) > 1000 {
 		return invalid(CodeImageInvalid, "the image's index is nested too deeply or too long")
 	}
+	lowest := map[string]string{} // level by name
 	for _, d := range list {
+		if d.ours() {
+			if l, ok := lowest[d.name()]; !ok || d.level() < l {
+				lowest[d.name()] = d.level()
+			}
+		}
+	}
+	for _, d := range list {
+		if d.ours() && d.level() != lowest[d.name()] {
+			continue
+		}
 		if d.Annotations["vnd.docker.reference.type"] == "attestation-manifest" {
 			continue
 		}
 		if p := d.Platform; p != nil && (p.OS != imageOS || p.Architecture != imageArchitecture) {
-			noteOther(others, p.OS+"/"+p.Architecture)
+			noteOther(&c.others, p.OS+"/"+p.Architecture)
 			continue
 		}
-		if seen[d.Digest] {
+		if c.seen[d.Digest] {
 			continue
 		}
-		seen[d.Digest] = true
-		f, err := a.blob(d.Digest, d.Size)
-		if err != nil {
+		c.seen[d.Digest] = true
+		if depth > 0 && d.ours() && !c.a.holds(d.Digest) {
+			// What is saved has the index of all platforms, and what is of its own.
+			noteOther(&c.others, d.Platform.OS+"/"+d.Platform.Architecture+" by name only")
+			continue
+		}
+		if err := c.look(d, cmp.Or(d.name(), name), depth); err != nil {
 			return err
 		}
-		var m manifest
-		if err := a.decode(f, &m); err != nil {
-			return err
-		}
-		if len(m.Manifests) > 0 {
-			if err := collectManifests(a, m.Manifests, depth+1, seen, found, others); err != nil {
-				return err
-			}
-			continue
-		}
-		if !configMediaType(m.Config.MediaType) {
-			noteOther(others, "something of type "+m.Config.MediaType)
-			continue
-		}
-		if d.Platform == nil {
-			// Without a platform on the descriptor the config has the word.
-			f, err := a.blob(m.Config.Digest, m.Config.Size)
-			if err != nil {
-				return err
-			}
-			var c imageConfig
-			if err := a.decode(f, &c); err != nil {
-				return err
-			}
-			if !c.runsHere() {
-				noteOther(others, c.OS+"/"+c.Architecture)
-				continue
-			}
-		}
-		found[d.Digest] = descriptor{Digest: d.Digest, Size: d.Size} // the rest may be long
 	}
 	return nil
 }
 
+// ours reports whether a descriptor says that it is for our platform.
+func (d descriptor) ours() bool {
+	return d.Platform != nil && d.Platform.OS == imageOS && d.Platform.Architecture == imageArchitecture
+}
+
+// look reads what a descriptor leads to: another index, or an image.
+func (c *collection) look(d descriptor, name string, depth int) error {
+	f, err := c.a.blob(d.Digest, d.Size)
+	if err != nil {
+		return err
+	}
+	var m manifest
+	if err := c.a.decode(f, &m); err != nil {
+		return err
+	}
+	if len(m.Manifests) > 0 {
+		return c.collect(m.Manifests, name, depth+1)
+	}
+	if !configMediaType(m.Config.MediaType) {
+		noteOther(&c.others, "something of type "+m.Config.MediaType)
+		return nil
+	}
+	if d.Platform == nil {
+		// Without a platform on the descriptor the config has the word.
+		f, err := c.a.blob(m.Config.Digest, m.Config.Size)
+		if err != nil {
+			return err
+		}
+		var config imageConfig
+		if err := c.a.decode(f, &config); err != nil {
+			return err
+		}
+		if !config.runsHere() {
+			noteOther(&c.others, config.OS+"/"+config.Architecture)
+			return nil
+		}
+	}
+	if name == "" {
+		name = strings.Clone(d.Digest[:min(len(d.Digest), maxShown)])
+	}
+	// The rest of the descriptor may be long.
+	c.found[d.Digest] = candidate{descriptor{Digest: d.Digest, Size: d.Size}, name}
+	return nil
+}
+
+// maxShown is how much of what an archive calls something is kept for messages,
+// in bytes.
+const maxShown = 100
+
 // noteOther keeps what an archive has instead of an image that runs here: as
 // much as fits into a message, since there may be gigabytes.
 func noteOther(others *[]string, what string) {
-	const most, length = 20, 100
-	what = strings.Clone(what[:min(len(what), length)])
+	const most = 20
+	what = strings.Clone(what[:min(len(what), maxShown)])
 	if len(*others) < most && !slices.Contains(*others, what) {
 		*others = append(*others, what)
 	}
@@ -228,27 +305,42 @@ func layerMediaType(t string) bool {
 
 // readDocker reads what `docker save` wrote before it wrote OCI layouts.
 func readDocker(a *archive, f file) (image, error) {
-	var list []struct {
-		Config string   `json:"Config"`
-		Layers []string `json:"Layers"`
-	}
+	var list []savedImage
 	if err := a.decode(f, &list); err != nil {
 		return image{}, err
 	}
-	if len(list) != 1 {
-		return image{}, invalid(CodeImageInvalid, "the archive holds %d images; save one image alone", len(list))
+	if len(list) == 0 || len(list) > maxImages {
+		return image{}, invalid(CodeImageInvalid, "the archive holds %d images; save the one to publish alone (docker save NAME:TAG)", len(list))
 	}
-	m := list[0]
-	config, ok := a.open(m.Config)
-	if !ok {
-		return image{}, invalid(CodeImageInvalid, "the image archive lacks the config %s that its manifest names", shownName(m.Config))
-	}
-	if sum := strings.TrimSuffix(path.Base(m.Config), ".json"); IsDigest(sum) && sum != config.sha256 {
-		return image{}, invalid(CodeDigestMismatch, "entry %s of the image archive is damaged: its bytes have the digest sha256:%s", shownName(m.Config), config.sha256)
-	}
+	var m savedImage
 	var img image
-	if err := a.decode(config, &img.config); err != nil {
-		return image{}, err
+	var names, others []string
+	seen := map[string]bool{}
+	for _, saved := range list {
+		config, err := readSavedConfig(a, saved)
+		if err != nil {
+			return image{}, err
+		}
+		switch {
+		case seen[path.Clean(saved.Config)]:
+		case !config.runsHere():
+			noteOther(&others, config.OS+"/"+config.Architecture)
+		default:
+			m, img.config = saved, config
+			name := path.Base(saved.Config)
+			if len(saved.RepoTags) > 0 {
+				name = saved.RepoTags[0]
+			}
+			names = append(names, name[:min(len(name), maxShown)])
+		}
+		seen[path.Clean(saved.Config)] = true
+	}
+	switch len(names) {
+	case 0:
+		return image{}, noPlatform(others)
+	case 1:
+	default:
+		return image{}, severalImages(names)
 	}
 	if len(m.Layers) > maxLayers {
 		return image{}, invalid(CodeImageInvalid, "the image has %d layers; at most %d are read", len(m.Layers), maxLayers)
@@ -266,11 +358,25 @@ func readDocker(a *archive, f file) (image, error) {
 	return img.checked()
 }
 
+// maxImages is how many images of an archive are looked at for the one.
+const maxImages = 100
+
+func readSavedConfig(a *archive, m savedImage) (imageConfig, error) {
+	var c imageConfig
+	f, ok := a.open(m.Config)
+	if !ok {
+		return c, invalid(CodeImageInvalid, "the image archive lacks the config %s that its manifest names", shownName(m.Config))
+	}
+	if sum := strings.TrimPrefix(strings.TrimSuffix(path.Base(m.Config), ".json"), "sha256:"); IsDigest(sum) && sum != f.sha256 {
+		return c, invalid(CodeDigestMismatch, "entry %s of the image archive is damaged: its bytes have the digest sha256:%s", shownName(m.Config), f.sha256)
+	}
+	return c, a.decode(f, &c)
+}
+
 // checked is what holds for every image.
 func (img image) checked() (image, error) {
 	if !img.config.runsHere() {
-		return image{}, invalid(CodeNoPlatform, "the archive has no image for %s/%s; it has: %s",
-			imageOS, imageArchitecture, shownName(img.config.OS+"/"+img.config.Architecture))
+		return image{}, noPlatform([]string{img.config.OS + "/" + img.config.Architecture})
 	}
 	if len(img.layers) == 0 {
 		return image{}, invalid(CodeImageInvalid, "the image has no layers: there is nothing to run in it")

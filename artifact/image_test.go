@@ -15,18 +15,19 @@ func TestOtherPlatformsAreNotPiledUp(t *testing.T) {
 		d.Platform = &struct {
 			OS           string `json:"os"`
 			Architecture string `json:"architecture"`
-		}{fmt.Sprintf("os%d", i%30), strings.Repeat("x", 1000)}
+			Variant      string `json:"variant"`
+		}{fmt.Sprintf("os%d", i%30), strings.Repeat("x", 1000), ""}
 		list = append(list, d)
 	}
-	var others []string
-	if err := collectManifests(&archive{}, list, 0, map[string]bool{}, map[string]descriptor{}, &others); err != nil {
+	c := collection{a: &archive{}}
+	if err := c.collect(list, "", 0); err != nil {
 		t.Fatal(err)
 	}
 	size := 0
-	for _, o := range others {
+	for _, o := range c.others {
 		size += len(o)
 	}
-	if len(others) == 0 || size > 4<<10 {
-		t.Errorf("%d others, %d bytes", len(others), size)
+	if len(c.others) == 0 || size > 4<<10 {
+		t.Errorf("%d others, %d bytes", len(c.others), size)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"path"
 	"slices"
 	"strings"
 
@@ -32,17 +33,18 @@ type layers struct {
 	kind   miosa.Kind
 	passed Passed
 	bytes  int64 // file contents of all layers so far
-	// layerBytes are the present layer's.
-	layerBytes int64
 	// stream is what the archives may still take altogether, headers and
 	// padding included.
-	stream int64
+	stream    int64
+	allowance *allowance
+	// documents are the telling files, by name; nil: nobody wants to know.
+	documents map[string][]byte
 
 	buf []byte
 }
 
-func newLayers(ctx context.Context, kind miosa.Kind, limits Limits, sink Sink, share *ration.Share) *layers {
-	return &layers{ctx: ctx, tree: newTree(sink, limits.Entries, share), limits: limits, kind: kind,
+func newLayers(ctx context.Context, kind miosa.Kind, limits Limits, sink Sink, allowance *allowance, share *ration.Share) *layers {
+	return &layers{ctx: ctx, tree: newTree(sink, limits.Entries, share), limits: limits, kind: kind, allowance: allowance,
 		stream: limits.UnpackedBytes + int64(limits.Entries)*streamPerEntry, buf: make([]byte, 256<<10)}
 }
 
@@ -52,8 +54,7 @@ const streamPerEntry = 4 << 10
 // read puts one archive over what is there. A strict archive must have its
 // end marker and nothing after it: plain tar has no other sign of being
 // whole. Layers of an image have a digest for that.
-func (l *layers) read(r io.Reader, packed *counter, layer int, strict bool) error {
-	l.layerBytes = 0
+func (l *layers) read(r io.Reader, layer int, strict bool) error {
 	in := &counter{r: r}
 	tr := tar.NewReader(in)
 	last := ""
@@ -77,7 +78,7 @@ func (l *layers) read(r io.Reader, packed *counter, layer int, strict bool) erro
 		if in.n > l.stream {
 			return l.tooLong(last)
 		}
-		if err := l.entry(hdr, tr, packed, layer); err != nil {
+		if err := l.entry(hdr, tr, layer); err != nil {
 			return archiveError(err, last)
 		}
 	}
@@ -112,16 +113,13 @@ func (l *layers) tooLong(last string) error {
 		shownName(last), l.limits.UnpackedBytes)
 }
 
-func (l *layers) entry(hdr *tar.Header, r io.Reader, packed *counter, layer int) error {
+func (l *layers) entry(hdr *tar.Header, r io.Reader, layer int) error {
 	switch hdr.Typeflag {
-	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeDir, tar.TypeSymlink, tar.TypeLink:
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse, tar.TypeDir, tar.TypeSymlink, tar.TypeLink,
+		tar.TypeChar, tar.TypeBlock, tar.TypeFifo: // there is none for sockets
 	case tar.TypeXGlobalHeader, 'V':
 		l.passed.Headers++
 		return l.explain(hdr.Name, l.tree.spend(0))
-	case tar.TypeChar, tar.TypeBlock:
-		return refused(hdr.Name, "is a device node; leave device nodes out (tar --exclude='dev/*'): the platform provides /dev")
-	case tar.TypeFifo:
-		return refused(hdr.Name, "is a named pipe; leave pipes and sockets out: the app makes them when it runs")
 	default:
 		return refused(hdr.Name, "is of type %q, which is not a file, directory or link", hdr.Typeflag)
 	}
@@ -155,7 +153,7 @@ func (l *layers) entry(hdr *tar.Header, r io.Reader, packed *counter, layer int)
 	if err := l.hold(hdr, leaf, meta); err != nil {
 		return l.explain(hdr.Name, err)
 	}
-	n, err := l.node(hdr, r, packed, meta, depth)
+	n, err := l.node(hdr, r, meta, depth)
 	if err != nil {
 		return err
 	}
@@ -192,7 +190,7 @@ func (l *layers) whiteout(entry string, dir *Node, leaf string, layer int) error
 }
 
 // node makes what the entry describes, or finds what it links to.
-func (l *layers) node(hdr *tar.Header, r io.Reader, packed *counter, meta Meta, depth int) (*Node, error) {
+func (l *layers) node(hdr *tar.Header, r io.Reader, meta Meta, depth int) (*Node, error) {
 	switch hdr.Typeflag {
 	case tar.TypeDir:
 		return newDir(meta), nil
@@ -200,16 +198,25 @@ func (l *layers) node(hdr *tar.Header, r io.Reader, packed *counter, meta Meta, 
 		return l.linked(hdr)
 	case tar.TypeSymlink:
 		return l.symlink(hdr, meta, depth)
+	case tar.TypeChar, tar.TypeBlock:
+		return &Node{Type: device}, nil
+	case tar.TypeFifo:
+		return &Node{Type: pipe}, nil
 	}
 	if strings.HasSuffix(hdr.Name, "/") {
 		return nil, refused(hdr.Name, "is a file whose name ends in a slash")
 	}
 	if hdr.Size > l.limits.UnpackedBytes-l.bytes {
-		return nil, tooLarge(CodeArchiveTooLarge, "entry %s: the archive unpacks to more than %d bytes, which is the limit",
-			shownName(hdr.Name), l.limits.UnpackedBytes)
+		return nil, tooLarge(CodeArchiveTooLarge, "entry %s: with it the archive unpacks to more than %d bytes, which is the limit; %s",
+			shownName(hdr.Name), l.limits.UnpackedBytes, without(hdr.Name))
 	}
 	n := &Node{Meta: meta, Type: File, Size: hdr.Size}
-	c := &content{l: l, r: r, packed: packed, left: hdr.Size}
+	c := &content{l: l, r: r, left: hdr.Size}
+	if name := path.Clean(hdr.Name); l.documents != nil && hdr.Size <= maxDocument && slices.Contains(telling, name) {
+		if err := l.document(name, c); err != nil {
+			return nil, err
+		}
+	}
 	if l.tree.sink == nil {
 		n.Xattrs = nil
 		return n, c.discard()
@@ -225,6 +232,8 @@ func (l *layers) node(hdr *tar.Header, r io.Reader, packed *counter, meta Meta, 
 	return n, c.discard()
 }
 
+// symlink keeps a link as it is. In an instance the kernel resolves it, below
+// the root whatever it says, as walk does here; a site has no kernel.
 func (l *layers) symlink(hdr *tar.Header, meta Meta, depth int) (*Node, error) {
 	target := hdr.Linkname
 	switch {
@@ -236,8 +245,8 @@ func (l *layers) symlink(hdr *tar.Header, meta Meta, depth int) (*Node, error) {
 		return nil, refused(hdr.Name, "is a symbolic link with a NUL byte in its target")
 	case l.kind == miosa.KindStatic && target[0] == '/':
 		return nil, refused(hdr.Name, "is a symbolic link to the absolute path %s; links of a static site must stay inside it", shownName(target))
-	case escapes(depth, target):
-		return nil, refused(hdr.Name, "is a symbolic link to %s, which leads out of the archive's root", shownName(target))
+	case l.kind == miosa.KindStatic && escapes(depth, target):
+		return nil, refused(hdr.Name, "is a symbolic link to %s, which leads out of the site; links of a static site must stay inside it", shownName(target))
 	}
 	n := &Node{Meta: meta, Type: Symlink, Target: strings.Clone(target)}
 	n.Mode = 0o777
@@ -252,27 +261,34 @@ func (l *layers) symlink(hdr *tar.Header, meta Meta, depth int) (*Node, error) {
 	return n, nil
 }
 
-// linked finds the target of a hard link: it must be there already.
+// linked finds the target of a hard link: it must be there already. It is found
+// as link(2) would find it in a chroot: ".." ends at the root, and links on the
+// way are followed, the last name is not.
 func (l *layers) linked(hdr *tar.Header) (*Node, error) {
 	if hdr.Linkname == "" {
 		return nil, refused(hdr.Name, "is a hard link to nothing")
 	}
-	parts, err := splitPath(hdr.Linkname, l.limits.PathLength, l.merging())
-	if err != nil {
-		return nil, refused(hdr.Name, "is a hard link out of the archive: %v", err)
+	if len(hdr.Linkname) > l.limits.PathLength {
+		return nil, refused(hdr.Name, "is a hard link with a target of %d bytes; at most %d are allowed", len(hdr.Linkname), l.limits.PathLength)
 	}
-	missing := refused(hdr.Name, "is a hard link to %s, which is not in the archive before it", shownName(hdr.Linkname))
-	if len(parts) == 0 {
-		return nil, missing
+	target := strings.TrimRight(hdr.Linkname, "/")
+	cut := strings.LastIndexByte(target, '/') + 1
+	dirs, leaf := target[:cut], target[cut:]
+	dir, err := l.tree.find(strings.Split(dirs, "/"))
+	if errors.Is(err, errTooMuchToFollow) {
+		return nil, l.explain(hdr.Name, err)
 	}
-	dir := l.tree.find(parts[:len(parts)-1], l.merging())
-	if dir == nil {
-		return nil, missing
+	var n *Node
+	switch {
+	case err != nil:
+	case leaf == "", leaf == ".", leaf == "..":
+		n = dir // or the one above
+	default:
+		n = dir.Lookup(leaf)
 	}
-	n := dir.Lookup(parts[len(parts)-1])
 	switch {
 	case n == nil:
-		return nil, missing
+		return nil, refused(hdr.Name, "is a hard link to %s, which is not in the archive before it", shownName(hdr.Linkname))
 	case n.Type == Dir:
 		return nil, refused(hdr.Name, "is a hard link to the directory %s", shownName(hdr.Linkname))
 	}
@@ -357,8 +373,8 @@ func (l *layers) explain(entry string, err error) error {
 type content struct {
 	l      *layers
 	r      io.Reader
-	packed *counter
 	left   int64
+	weight weight
 	err    error // what reading the archive ended in
 }
 
@@ -372,15 +388,12 @@ func (c *content) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p[:min(int64(len(p)), c.left)])
 	c.left -= int64(n)
 	c.l.bytes += int64(n)
-	c.l.layerBytes += int64(n)
 	if errors.Is(err, io.EOF) {
 		if err = nil; c.left > 0 {
 			err = io.ErrUnexpectedEOF
 		}
 	}
-	// A sparse file's holes cost nothing in the archive: they are weighed
-	// here, where no decoder sees them.
-	if bomb := checkRatio(c.l.layerBytes, c.packed.n, c.l.limits); bomb != nil {
+	if bomb := c.weight.add(p[:n], c.l.allowance); bomb != nil {
 		err = bomb
 	}
 	if ctxErr := c.l.ctx.Err(); ctxErr != nil {

@@ -24,7 +24,7 @@ import (
 func Receive(ctx context.Context, blobs Blobs, up Upload, limits Limits) (Stored, error) {
 	limits = limits.withDefaults()
 	switch up.Kind {
-	case miosa.KindRootFS, miosa.KindOCI, miosa.KindStatic:
+	case "", miosa.KindRootFS, miosa.KindOCI, miosa.KindStatic:
 	default:
 		return Stored{}, invalid("kind_unknown", "the kind %s is not known; send %s, %s or %s",
 			shownName(string(up.Kind)), miosa.KindRootFS, miosa.KindOCI, miosa.KindStatic)
@@ -51,6 +51,10 @@ func Receive(ctx context.Context, blobs Blobs, up Upload, limits Limits) (Stored
 		return Stored{}, invalid(CodeDigestMismatch, "the upload's bytes have the SHA-256 %s, promised was %s; send it again", sum, promised)
 	}
 	content, err := verify(ctx, blobs, up.Kind, limits, allowed, &whole{r: blob, left: in.n})
+	if errors.Is(err, errImage) {
+		up.Kind = miosa.KindOCI
+		content, err = verify(ctx, blobs, up.Kind, limits, allowed, &whole{r: blob, left: in.n})
+	}
 	if err != nil {
 		return Stored{}, err
 	}
@@ -58,20 +62,24 @@ func Receive(ctx context.Context, blobs Blobs, up Upload, limits Limits) (Stored
 	if err != nil {
 		return Stored{}, StorageError(err)
 	}
+	if up.Kind == "" {
+		up.Kind = miosa.KindRootFS
+	}
 	return Stored{
-		Blob: kept, MediaType: content.MediaType, Manifest: content.Manifest,
-		Config: content.Config, Passed: content.Passed,
+		Kind: up.Kind, Blob: kept, MediaType: content.MediaType, Manifest: content.Manifest,
+		Config: content.Config, Passed: content.Passed, Notes: content.Notes,
 	}, nil
 }
 
-// verify reads what was written from beginning to end.
+// verify reads what was written from beginning to end. Of no kind it is
+// errImage for the archive of an image, and else a root file system's.
 func verify(ctx context.Context, blobs Blobs, kind miosa.Kind, limits Limits, allowed []format, in *whole) (Unpacked, error) {
 	s, err := share(ctx, limits.Memory, false)
 	if err != nil {
 		return Unpacked{}, err
 	}
 	defer s.Release()
-	u := unpacker{ctx: ctx, blobs: blobs, kind: kind, limits: limits, share: s}
+	u := unpacker{ctx: ctx, blobs: blobs, kind: kind, limits: limits, share: s, allowance: newAllowance(limits, in.left, false)}
 	content, err := u.unpack(in, allowed, in.r)
 	if in.err != nil {
 		return Unpacked{}, StorageError(in.err)

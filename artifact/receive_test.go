@@ -52,8 +52,6 @@ func typed(t byte) Entry { return Entry{Name: "dev/thing", Type: t} }
 func TestBadUploads(t *testing.T) {
 	good := Tar(app, File("etc/passwd", "root:x:0:0::/:/bin/sh\n"))
 	img := Image{Layers: [][]byte{good}, Pack: Gzip}
-	bomb := Tar(File("zeros", strings.Repeat("\x00", 72<<20)))
-	gzipBomb := Gzip(bomb)
 	many := make([]Entry, 0, 2000)
 	for i := range 2000 {
 		many = append(many, File(fmt.Sprintf("f%d", i), ""))
@@ -102,10 +100,7 @@ func TestBadUploads(t *testing.T) {
 		{name: "docker save as rootfs", body: DockerSave(img), public: "archive_invalid", names: "kind=oci"},
 
 		{name: "more bytes than allowed", limits: artifact.Limits{Bytes: 1000}, body: good, code: miosa.TooLarge, public: "upload_too_large"},
-		{name: "more unpacked than allowed", limits: artifact.Limits{UnpackedBytes: 1 << 20}, body: gzipBomb, code: miosa.TooLarge, public: "archive_too_large", names: `"zeros"`},
-		{name: "gzip bomb", body: gzipBomb, public: "archive_bomb"},
-		{name: "zstd bomb", body: Zstd(bomb), public: "archive_bomb"},
-		{name: "zeros after the end", body: Zstd(append(bytes.Clone(good), make([]byte, 72<<20)...)), public: "archive_bomb"},
+		{name: "more unpacked than allowed", limits: artifact.Limits{UnpackedBytes: 1 << 20}, body: Gzip(Tar(File("zeros", strings.Repeat("\x00", 2<<20)))), code: miosa.TooLarge, public: "archive_too_large", names: `"zeros"`},
 		{name: "too many entries", limits: artifact.Limits{Entries: 1000}, body: Tar(many...), code: miosa.TooLarge, public: "archive_too_large", names: `"f1000"`},
 		{name: "too many implied directories", limits: artifact.Limits{Entries: 1000}, body: Tar(File(strings.Repeat("d/", 1500)+"f", "")), code: miosa.TooLarge, public: "archive_too_large"},
 		{name: "long path", body: Tar(File(strings.Repeat("d/", 2500)+"f", "")), public: "entry_refused", names: "d/d/"},
@@ -114,22 +109,18 @@ func TestBadUploads(t *testing.T) {
 		{name: "dot dot", body: Tar(app, File("../etc/passwd", "x")), public: "entry_refused", names: `"../etc/passwd"`},
 		{name: "dot dot inside", body: Tar(app, File("a/b/../../../c", "x")), public: "entry_refused", names: `"a/b/../../../c"`},
 		{name: "absolute", body: Tar(app, File("/etc/passwd", "x")), public: "entry_refused", names: `"/etc/passwd"`},
-		{name: "link out", body: Tar(app, Symlink("a/out", "../../etc/passwd")), public: "entry_refused", names: `"a/out"`},
-		{name: "link out of an absolute path", body: Tar(app, Symlink("a/out", "/../etc/passwd")), public: "entry_refused", names: `"a/out"`},
-		{name: "link out on the way", body: Tar(app, Symlink("a/out", "../../a/x")), public: "entry_refused", names: `"a/out"`},
 		{name: "link to nothing", body: Tar(app, Symlink("a", "")), public: "entry_refused", names: `"a"`},
 		{name: "through a link", body: Tar(app, Symlink("a", "/etc"), File("a/passwd", "x")), public: "entry_refused", names: `"a/passwd"`},
 		{name: "through a file", body: Tar(app, File("app/x", "x")), public: "entry_refused", names: `"app/x"`},
-		{name: "hard link out", body: Tar(app, Hardlink("l", "../../etc/shadow")), public: "entry_refused", names: `"l"`},
-		{name: "hard link absolute", body: Tar(app, Hardlink("l", "/etc/shadow")), public: "entry_refused", names: `"l"`},
+		{name: "hard link out to missing", body: Tar(app, Hardlink("l", "../../etc/shadow")), public: "entry_refused", names: `"../../etc/shadow"`},
+		{name: "hard link to the root", body: Tar(app, Hardlink("l", "../..")), public: "entry_refused", names: `"l"`},
+		{name: "hard link below a file", body: Tar(app, Hardlink("l", "app/..")), public: "entry_refused", names: `"l"`},
+		{name: "hard link around a loop", body: Tar(app, Symlink("a", "b"), Symlink("b", "a"), Hardlink("l", "a/x")), public: "entry_refused", names: `"l"`},
+		{name: "hard link with a long target", body: Tar(app, Hardlink("l", strings.Repeat("./", 3000)+"app")), public: "entry_refused", names: `6003 bytes`},
 		{name: "hard link to missing", body: Tar(app, Hardlink("l", "nothing")), public: "entry_refused", names: `"nothing"`},
 		{name: "hard link to later", body: Tar(app, Hardlink("l", "later"), File("later", "")), public: "entry_refused", names: `"later"`},
 		{name: "hard link to directory", body: Tar(app, Dir("d"), Hardlink("l", "d")), public: "entry_refused", names: `"l"`},
 		{name: "hard link to itself", body: Tar(app, Hardlink("l", "l")), public: "entry_refused", names: `"l"`},
-		{name: "hard link through a link", body: Tar(app, File("d/f", ""), Symlink("s", "d"), Hardlink("l", "s/f")), public: "entry_refused", names: `"l"`},
-		{name: "character device", body: Tar(app, typed(tar.TypeChar)), public: "entry_refused", names: `"dev/thing" is a device node`},
-		{name: "block device", body: Tar(app, typed(tar.TypeBlock)), public: "entry_refused", names: `"dev/thing" is a device node`},
-		{name: "named pipe", body: Tar(app, typed(tar.TypeFifo)), public: "entry_refused", names: `"dev/thing" is a named pipe`},
 		{name: "unknown type", body: Tar(app, typed('Z')), public: "entry_refused", names: `"dev/thing"`},
 		{name: "root is a file", body: Tar(app, File(".", "x")), public: "entry_refused", names: `"."`},
 		{name: "root is a link", body: Tar(app, Symlink("./", "x")), public: "entry_refused", names: `"./"`},
@@ -138,6 +129,7 @@ func TestBadUploads(t *testing.T) {
 		{name: "dev is a link", body: Tar(app, Symlink("dev", "etc")), public: "entry_refused", names: `"dev"`},
 		{name: "xattrs too large", body: Tar(app, Entry{Name: "x", Xattrs: map[string]string{"user.a": strings.Repeat("v", 40<<10)}}), public: "entry_refused", names: `"x"`},
 		{name: "xattr name too long", body: Tar(app, Entry{Name: "x", Xattrs: map[string]string{"user." + strings.Repeat("v", 256): ""}}), public: "entry_refused", names: `"x"`},
+		{name: "static: link out", kind: miosa.KindStatic, body: Tar(File("index.html", ""), Symlink("a/b", "../../etc/passwd")), public: "entry_refused", names: `"a/b"`},
 		{name: "static: absolute link", kind: miosa.KindStatic, body: Tar(File("index.html", ""), Symlink("a", "/etc/passwd")), public: "entry_refused", names: `"a"`},
 
 		{name: "image is a rootfs", kind: miosa.KindOCI, body: good, public: "image_invalid", names: "app"},
@@ -148,23 +140,23 @@ func TestBadUploads(t *testing.T) {
 			body: spoil(LayoutEntries(img), Digest(Gzip(good)), func(e *Entry) { e.Body += "x" })},
 		{name: "image for another platform", kind: miosa.KindOCI, body: Layout(Image{Layers: img.Layers, Architecture: "arm64"}), public: "image_platform", names: "linux/arm64"},
 		{name: "two images", kind: miosa.KindOCI, body: Layout(img, Image{Layers: [][]byte{Tar(app)}}), public: "image_invalid", names: "2 different images"},
+		{name: "image of no kind, cut", kind: "none", body: Layout(img)[:3000], public: "archive_truncated"},
 		{name: "index is not JSON", kind: miosa.KindOCI, body: Tar(File("index.json", "{"), File("oci-layout", "{}")), public: "image_invalid", names: `"index.json"`},
 		{name: "index lists too much", kind: miosa.KindOCI, body: Tar(File("index.json", `{"manifests":[`+strings.Repeat("1,", 1<<20)+`1]}`)), public: "image_invalid", names: "65536"},
 		{name: "index lists nothing", kind: miosa.KindOCI, body: Tar(File("index.json", "{}")), public: "image_platform"},
 		{name: "index names a strange digest", kind: miosa.KindOCI, body: Tar(File("index.json", `{"manifests":[{"digest":"sha512:00"}]}`)), public: "image_invalid", names: "sha512"},
 		{name: "index climbs out", kind: miosa.KindOCI, body: Tar(File("index.json", `{"manifests":[{"digest":"sha256:../../../etc/passwd"}]}`)), public: "image_invalid"},
 		{name: "image without layers", kind: miosa.KindOCI, body: Layout(Image{}), public: "image_invalid"},
-		{name: "layer with a device", kind: miosa.KindOCI, body: Layout(Image{Layers: [][]byte{Tar(typed(tar.TypeChar))}}), public: "entry_refused", names: `"dev/thing"`},
+		{name: "layer with something else", kind: miosa.KindOCI, body: Layout(Image{Layers: [][]byte{Tar(typed('Z'))}}), public: "entry_refused", names: `"dev/thing"`},
+		{name: "below a device", body: Tar(app, typed(tar.TypeChar), File("dev/thing/x", "")), public: "entry_refused", names: `"dev/thing/x"`},
+		{name: "device over directory", body: Tar(app, File("dev/thing/x", ""), typed(tar.TypeChar)), public: "entry_refused", names: `"dev/thing"`},
 		{name: "layer climbs out", kind: miosa.KindOCI, body: Layout(Image{Layers: [][]byte{Tar(File("../x", ""))}}), public: "entry_refused", names: `"../x"`},
-		{name: "layer links out", kind: miosa.KindOCI, body: Layout(Image{Layers: [][]byte{Tar(Symlink("a/x", "../../../etc"))}}), public: "entry_refused", names: `"a/x"`},
 		{name: "whiteout of nothing", kind: miosa.KindOCI, body: Layout(Image{Layers: [][]byte{Tar(app, File(".wh.", ""))}}), public: "entry_refused", names: `".wh."`},
 		{name: "layer loops through links", kind: miosa.KindOCI, body: Layout(Image{Layers: [][]byte{Tar(Symlink("a", "b"), Symlink("b", "a"), File("a/x", ""))}}), public: "entry_refused", names: `"a/x"`},
 		{name: "layer is not a tar", kind: miosa.KindOCI, body: Layout(Image{Layers: [][]byte{bytes.Repeat([]byte("no tar"), 1000)}}), public: "archive_invalid", names: "layer"},
-		{name: "layer is a bomb", kind: miosa.KindOCI, body: Layout(Image{Layers: [][]byte{bomb}, Pack: func([]byte) []byte { return gzipBomb }}), public: "archive_bomb", names: "layer"},
 		{name: "layers are too much together", kind: miosa.KindOCI, limits: artifact.Limits{UnpackedBytes: 1 << 20}, code: miosa.TooLarge, public: "archive_too_large",
 			body: Layout(Image{Pack: Gzip, Layers: [][]byte{Tar(File("a", strings.Repeat("a", 600<<10))), Tar(File("a", strings.Repeat("b", 600<<10)))}})},
 		{name: "image archive climbs out", kind: miosa.KindOCI, body: Tar(append(LayoutEntries(img), File("../x", ""))...), public: "entry_refused", names: `"../x"`},
-		{name: "image archive with a link out", kind: miosa.KindOCI, body: Tar(append(LayoutEntries(img), Symlink("x", "../../etc/passwd"))...), public: "entry_refused", names: `"x"`},
 		{name: "image archive with a device", kind: miosa.KindOCI, body: Tar(append(LayoutEntries(img), typed(tar.TypeBlock))...), public: "entry_refused", names: `"dev/thing"`},
 		{name: "index twice", kind: miosa.KindOCI, body: Tar(append(LayoutEntries(img), File("index.json", "{}"))...), public: "entry_refused", names: `"index.json"`},
 		{name: "packed image cut", kind: miosa.KindOCI, body: cut(Gzip(Layout(img)), 10), public: "archive_truncated"},
@@ -172,8 +164,11 @@ func TestBadUploads(t *testing.T) {
 			body: bytes.Replace(DockerSave(Image{Layers: [][]byte{good}}), []byte("root:x:0"), []byte("root:x:9"), 1)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if c.kind == "" {
+			switch c.kind {
+			case "":
 				c.kind = miosa.KindRootFS
+			case "none":
+				c.kind = ""
 			}
 			if c.code == "" {
 				c.code = miosa.Invalid

@@ -11,7 +11,7 @@ import (
 	"github.com/miosa/miosa/ration"
 )
 
-// NodeType says what a Node is. Nothing else is ever kept.
+// NodeType says what a Node is.
 type NodeType uint8
 
 // The three things a tree is made of.
@@ -19,7 +19,15 @@ const (
 	Dir NodeType = iota
 	File
 	Symlink
+
+	// What a tree does not keep holds its place while archives are read, since
+	// links may name it and later layers replace it. No sink hears of it, and
+	// omit takes it away.
+	device
+	pipe
 )
+
+func (t NodeType) kept() bool { return t <= Symlink }
 
 // Xattr is one extended attribute, its name with the namespace.
 type Xattr struct {
@@ -98,6 +106,8 @@ type Tree struct {
 	sink   Sink
 	share  *ration.Share
 	budget budget
+	// unkept counts the names of what is not kept, while it holds its place.
+	unkept int
 }
 
 // budget is what may still be put into the tree.
@@ -187,13 +197,10 @@ func (t *Tree) dir(parts []string, layer int, follow bool) (*Node, int, error) {
 	})
 }
 
-// find is dir without making anything: nil when there is no such directory.
-func (t *Tree) find(parts []string, follow bool) *Node {
-	n, _, err := t.walk(parts, follow, func(*Node, string) (*Node, error) { return nil, errNotDirectory })
-	if err != nil {
-		return nil
-	}
-	return n
+// find is the directory that a path leads to, through links, as in a chroot.
+func (t *Tree) find(parts []string) (*Node, error) {
+	n, _, err := t.walk(parts, true, func(*Node, string) (*Node, error) { return nil, errNotDirectory })
+	return n, err
 }
 
 func (t *Tree) walk(parts []string, follow bool, missing func(parent *Node, part string) (*Node, error)) (*Node, int, error) {
@@ -211,7 +218,7 @@ func (t *Tree) walk(parts []string, follow bool, missing func(parent *Node, part
 		switch part {
 		case "", ".":
 			continue
-		case "..": // only from a link's target; clamped at the root as in Linux
+		case "..": // only from links; clamped at the root as in Linux
 			stack = stack[:max(1, len(stack)-1)]
 			continue
 		}
@@ -223,7 +230,7 @@ func (t *Tree) walk(parts []string, follow bool, missing func(parent *Node, part
 			if next, err = missing(cur, part); err != nil {
 				return nil, 0, err
 			}
-		case next.Type == File:
+		case next.Type != Dir && next.Type != Symlink:
 			return nil, 0, errNotDirectory
 		case next.Type == Symlink:
 			if !follow {
@@ -266,7 +273,11 @@ func (t *Tree) put(dir *Node, leaf string, n *Node, layer int, merge bool) error
 	}
 	// The new name counts before the old one goes: the node may be linked
 	// from inside the directory that it replaces.
-	if n.Type != Dir {
+	switch {
+	case !n.Type.kept():
+		t.unkept++
+		n.Links++
+	case n.Type != Dir:
 		t.Files++
 		if n.Links++; n.Links == 1 {
 			t.Bytes += n.Size
@@ -286,6 +297,11 @@ func (t *Tree) drop(n *Node) {
 			t.drop(c.node)
 		}
 		n.children = nil
+		return
+	}
+	if !n.Type.kept() {
+		t.unkept--
+		n.Links--
 		return
 	}
 	t.Files--

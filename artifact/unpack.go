@@ -20,6 +20,7 @@ type Unpacked struct {
 	Manifest  miosa.ArtifactManifest
 	Config    miosa.ImageConfig // of kind oci
 	Passed    Passed
+	Notes     []string // see miosa.Release
 
 	share *ration.Share
 }
@@ -55,7 +56,8 @@ func Unpack(ctx context.Context, blobs Blobs, digest string, kind miosa.Kind, li
 	}
 	defer func() { _ = blob.Close() }()
 	in := &hashing{r: blob, h: sha256.New()}
-	u := unpacker{ctx: ctx, blobs: blobs, kind: kind, limits: limits, sink: sink, verified: true, share: s}
+	u := unpacker{ctx: ctx, blobs: blobs, kind: kind, limits: limits, sink: sink, verified: true, share: s,
+		allowance: newAllowance(limits, 0, true)}
 	out, err := u.unpack(in, nil, blob)
 	if in.err != nil {
 		return Unpacked{}, StorageError(in.err)
@@ -99,12 +101,14 @@ type unpacker struct {
 	// whole; what layers unpack to need not be hashed again.
 	verified bool
 	share    *ration.Share
+
+	allowance *allowance
 }
 
 // unpack reads an artefact in order. random reads the same bytes anywhere,
 // as far as they were read in order before.
 func (u unpacker) unpack(in io.Reader, allowed []format, random io.ReaderAt) (Unpacked, error) {
-	stream, err := decompress(in, allowed, u.limits, u.share)
+	stream, err := decompress(in, allowed, u.limits, u.allowance, u.share)
 	if err != nil {
 		return Unpacked{}, err
 	}
@@ -112,23 +116,23 @@ func (u unpacker) unpack(in io.Reader, allowed []format, random io.ReaderAt) (Un
 	if u.kind == miosa.KindOCI {
 		return u.image(stream, random)
 	}
-	l := newLayers(u.ctx, u.kind, u.limits, u.sink, u.share)
-	if err := l.read(stream, stream.packed, 0, true); err != nil {
+	l := newLayers(u.ctx, u.kind, u.limits, u.sink, u.allowance, u.share)
+	if !u.verified {
+		l.documents = map[string][]byte{}
+	}
+	if err := l.read(stream, 0, true); err != nil {
 		return Unpacked{}, err
 	}
-	if err := looksLikeImage(l.tree); err != nil {
-		return Unpacked{}, err
+	if !u.verified { // what was accepted before is what it was taken for
+		err := l.recognise()
+		if errors.Is(err, errImage) && u.kind != "" {
+			err = notFiles(u.kind)
+		}
+		if err != nil {
+			return Unpacked{}, err
+		}
 	}
 	return l.done(stream.format.mediaType(), miosa.ImageConfig{})
-}
-
-// looksLikeImage tells those who sent an image as a file system what to do.
-func looksLikeImage(t *Tree) error {
-	has := func(name string) bool { return t.Root.Lookup(name) != nil }
-	if has("oci-layout") && has("index.json") && has("blobs") || has("manifest.json") && has("repositories") {
-		return invalid(CodeNotArchive, "this is an image archive (OCI layout or docker save), not a root file system; upload it with kind=oci")
-	}
-	return nil
 }
 
 func (u unpacker) image(stream *unpacked, random io.ReaderAt) (Unpacked, error) {
@@ -141,9 +145,11 @@ func (u unpacker) image(stream *unpacked, random io.ReaderAt) (Unpacked, error) 
 			return Unpacked{}, StorageError(err)
 		}
 		defer func() { _ = scratch.Abort() }()
-		tee := &teeing{r: stream, w: scratch}
+		// It takes as much of the disk as what is made of it later.
+		meanwhile := *u.allowance
+		tee := &teeing{r: stream, w: scratch, allowance: &meanwhile}
 		r, random = tee, scratch
-		a, err := indexArchive(u.ctx, r, stream.packed, u.limits, u.share)
+		a, err := indexArchive(u.ctx, r, u.limits, u.share)
 		if tee.err != nil {
 			return Unpacked{}, StorageError(tee.err)
 		}
@@ -154,7 +160,7 @@ func (u unpacker) image(stream *unpacked, random io.ReaderAt) (Unpacked, error) 
 		a.data = random
 		return u.merge(a)
 	}
-	a, err := indexArchive(u.ctx, r, stream.packed, u.limits, u.share)
+	a, err := indexArchive(u.ctx, r, u.limits, u.share)
 	if err != nil {
 		return Unpacked{}, err
 	}
@@ -168,7 +174,7 @@ func (u unpacker) merge(a *archive) (Unpacked, error) {
 	if err != nil {
 		return Unpacked{}, err
 	}
-	l := newLayers(u.ctx, u.kind, u.limits, u.sink, u.share)
+	l := newLayers(u.ctx, u.kind, u.limits, u.sink, u.allowance, u.share)
 	for i, f := range img.layers {
 		diff := ""
 		if len(img.diffs) > 0 && !u.verified {
@@ -190,16 +196,16 @@ func (u unpacker) layer(l *layers, a *archive, f file, number int, diff string) 
 	if f.size == 0 {
 		return truncated("")
 	}
-	stream, err := decompress(a.section(f), nil, u.limits, u.share)
+	stream, err := decompress(a.section(f), nil, u.limits, u.allowance, u.share)
 	if err != nil {
 		return err
 	}
 	defer stream.close()
 	if diff == "" {
-		return l.read(stream, stream.packed, number, false)
+		return l.read(stream, number, false)
 	}
 	in := &hashing{r: stream, h: sha256.New()}
-	if err := l.read(bufio.NewReaderSize(in, 64<<10), stream.packed, number, false); err != nil {
+	if err := l.read(bufio.NewReaderSize(in, 64<<10), number, false); err != nil {
 		return err
 	}
 	if sum := "sha256:" + hex.EncodeToString(in.h.Sum(nil)); sum != diff {
@@ -210,6 +216,10 @@ func (u unpacker) layer(l *layers, a *archive, f file, number int, diff string) 
 
 // done closes the tree: what every kind must be.
 func (l *layers) done(mediaType string, config miosa.ImageConfig) (Unpacked, error) {
+	notes := l.tree.omit()
+	if note := l.folder(); note != "" {
+		notes = append(notes, note)
+	}
 	if l.tree.Files == 0 {
 		return Unpacked{}, invalid(CodeNotArchive, "the archive holds no files")
 	}
@@ -221,7 +231,7 @@ func (l *layers) done(mediaType string, config miosa.ImageConfig) (Unpacked, err
 		}
 	}
 	return Unpacked{
-		Tree: l.tree, MediaType: mediaType, Config: config, Passed: l.passed,
+		Tree: l.tree, MediaType: mediaType, Config: config, Passed: l.passed, Notes: notes,
 		Manifest: miosa.ArtifactManifest{Files: l.tree.Files, TotalBytes: l.tree.Bytes, Entrypoint: entrypoint(config)},
 	}, nil
 }
@@ -240,11 +250,15 @@ var mountPoints = []struct {
 	{"etc", 0o755, false},
 }
 
-// teeing copies what is read through it and remembers the writer's error.
+// teeing copies what is read through it, within the allowance, and remembers
+// the writer's error.
 type teeing struct {
 	r   io.Reader
 	w   io.Writer
 	err error
+
+	weight    weight
+	allowance *allowance
 }
 
 func (t *teeing) Read(p []byte) (int, error) {
@@ -253,6 +267,9 @@ func (t *teeing) Read(p []byte) (int, error) {
 	}
 	n, err := t.r.Read(p)
 	if n > 0 {
+		if err := t.weight.add(p[:n], t.allowance); err != nil {
+			return 0, err
+		}
 		if _, werr := t.w.Write(p[:n]); werr != nil {
 			t.err = werr
 			return 0, werr

@@ -41,7 +41,7 @@ func TestWindowsAreInTheShare(t *testing.T) {
 		defer s.Release()
 		text := ""
 		for range 2 { // the second has the room of the first
-			u, err := decompress(bytes.NewReader(packed), nil, limits, s)
+			u, err := decompress(bytes.NewReader(packed), nil, limits, newAllowance(limits, int64(len(packed)), false), s)
 			if err != nil {
 				return "", err
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 
@@ -26,20 +27,22 @@ type publishFlags struct {
 func (a *app) publishCommand() *cobra.Command {
 	f := publishFlags{}
 	cmd := &cobra.Command{
-		Use:   "publish FILE --name NAME",
+		Use:   "publish [FILE|-] --name NAME",
 		Short: "Upload a packaged app, or name an image in a registry, and make it live",
-		Long: `Upload FILE (a tar, tar.gz or tar.zst of a Linux root file system, or an OCI
-image archive) and roll it out as a new version. With --image there is no FILE:
-the platform pulls the image from its registry, once, and keeps its digest; see
-"miosa registry" for those that want a login. The deployment is made if there is
-none of that name. What is not said (command, port, health check, size) stays
+		Long: `Upload FILE (an image as docker save, podman save or an OCI layout has it, or a
+Linux root file system, as a tar, tar.gz or tar.zst; - is standard input) and roll
+it out as a new version. With --image there is no FILE: the platform pulls the
+image from its registry, once, and keeps its digest; see "miosa registry" for those
+that want a login. The deployment is made if there is none of that name. What is
+not said (command, port, health check, size) stays
 as in the version that is live.
 
 New instances start beside the old ones; only when all are healthy do requests
 go to them. If they never are, what was live goes on serving and the command
 ends with exit code 4.`,
 		Example: `  miosa publish ./rootfs.tar.zst --name hello --run "/app/server" --port 8080 --health /healthz
-  miosa publish ./image.oci.tar --name shop
+  docker save shop | miosa publish - --name shop
+  miosa publish ./image.tar --name shop
   miosa publish --image registry.example/shop:1.4 --name shop
   miosa publish ./rootfs.tar.zst --name hello --environment staging`,
 	}
@@ -51,7 +54,7 @@ ends with exit code 4.`,
 	fl.IntVar(&f.port, "port", 0, "port it listens on, 1–65535")
 	fl.StringVar(&f.health, "health", "", "path that answers 2xx when it is healthy")
 	fl.StringVar(&f.environment, "environment", "production", "environment to publish to")
-	fl.StringVar(&f.kind, "kind", "", "rootfs or oci (default: told by the file)")
+	fl.StringVar(&f.kind, "kind", "", "rootfs or oci (default: told by what is in it)")
 	fl.IntVar(&f.replicas, "replicas", 0, "how many instances")
 	fl.IntVar(&f.memory, "memory", 0, "MB of memory an instance")
 	fl.IntVar(&f.cpus, "cpus", 0, "vCPUs an instance")
@@ -88,7 +91,7 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 	}
 	var artifact client.Artifact
 	if f.image == "" {
-		if artifact, err = client.FileArtifact(path); err != nil {
+		if artifact, err = a.artifact(ctx, path); err != nil {
 			return err
 		}
 		if f.kind != "" {
@@ -113,13 +116,24 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 	if f.image != "" {
 		body.Image = &resource.PublishImage{Reference: f.image, Platform: f.platform}
 	} else {
-		p.wait("reading %s", path)
-		artifact.Sent = func(sent, all int64) { p.wait("uploading %s of %s", size(sent), size(all)) }
+		if artifact.Stream == nil {
+			p.wait("reading %s", path)
+		}
+		artifact.Sent = func(sent, all int64) {
+			if all < 0 {
+				p.wait("uploading %s", size(sent))
+				return
+			}
+			p.wait("uploading %s of %s", size(sent), size(all))
+		}
 		release, err := c.Upload(ctx, dep.ID, artifact)
 		if err != nil {
 			return err
 		}
 		p.step("Uploaded %s: %s, %d files", release.ID, size(release.SizeBytes), release.ArtifactManifest.Files)
+		for _, note := range release.Notes { // in JSON they are a field of the release
+			p.step("Note: %s", note)
+		}
 		body.ReleaseID = release.ID
 	}
 	p.wait("publishing")
@@ -157,6 +171,23 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 		return nil
 	}
 	return a.outcome(ctx, c, out.Rollout, out.Version)
+}
+
+// artifact is the file at path, or what standard input brings. Of that nothing
+// is asked or made before its first bytes are there: what was to send them may
+// have failed.
+func (a *app) artifact(ctx context.Context, path string) (client.Artifact, error) {
+	if path != "-" {
+		return typed(ctx, func() (client.Artifact, error) { return client.FileArtifact(path) })
+	}
+	if f, ok := a.cfg.Stdin.(*os.File); ok && isTerminal(f) {
+		return client.Artifact{}, usagef("- is what standard input brings, and that is a terminal: pipe an image or archive in, e.g. docker save shop | miosa publish - --name shop")
+	}
+	artifact, err := typed(ctx, func() (client.Artifact, error) { return client.StreamArtifact(a.cfg.Stdin) })
+	if err != nil {
+		err = fmt.Errorf("read standard input: %w", err)
+	}
+	return artifact, err
 }
 
 // live says that a version is, and where it is served.

@@ -131,6 +131,8 @@ type request struct {
 	// instead of raw for what is too large for memory.
 	raw  []byte
 	open func() (io.ReadCloser, int64, error)
+	// spent reports whether the body cannot be made anew; nil: it always can.
+	spent func() bool
 }
 
 // Wait asks to answer only when the rollout that the call begins is decided.
@@ -239,6 +241,9 @@ func (c *Client) send(ctx context.Context, r *request) (*http.Response, error) {
 		resp, err := c.once(ctx, r, key)
 		if err == nil {
 			return resp, nil
+		}
+		if r.spent != nil && r.spent() {
+			return nil, err
 		}
 		if Status(err) == http.StatusUnauthorized && c.renewed(key) {
 			attempt--

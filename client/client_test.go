@@ -245,7 +245,7 @@ func TestFileArtifact(t *testing.T) {
 	dir := t.TempDir()
 	for name, c := range map[string]struct{ content, media, kind string }{
 		"a.tar.zst": {"\x28\xb5\x2f\xfdxx", "application/zstd", ""}, "b.tgz": {"\x1f\x8b\x08\x00", "application/gzip", ""},
-		"c.tar": {"some tar", "application/x-tar", ""}, "d.oci.tar": {"some tar", "application/vnd.oci.image.layout.v1+tar", "oci"}, "e": {"x", "application/x-tar", ""},
+		"c.tar": {"some tar", "application/x-tar", ""}, "d.oci.tar": {"some tar", "application/x-tar", ""}, "e": {"x", "application/x-tar", ""},
 	} {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(c.content), 0o600); err != nil {

@@ -29,7 +29,10 @@ type Binding struct{ Key, Template string }
 // ParseBinding reads KEY=template.
 func ParseBinding(s string) (Binding, error) {
 	key, template, ok := strings.Cut(s, "=")
-	if !ok || !validVarName(key) || reserved(key) {
+	if ok && miosa.PlatformVar(key) {
+		return Binding{}, miosa.Errorf(miosa.Invalid, "binding %s: PORT and MIOSA_* are set by the platform itself", key)
+	}
+	if !ok || !miosa.ValidVarName(key) {
 		return Binding{}, miosa.Errorf(miosa.Invalid, "%q is no binding: write KEY=template, e.g. AUTH_URL=https://auth.example/{tenant}/{deployment}", s)
 	}
 	rest := template
@@ -45,18 +48,6 @@ func ParseBinding(s string) (Binding, error) {
 		rest = tail
 	}
 }
-
-func validVarName(s string) bool {
-	for i, r := range s {
-		if r != '_' && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && (i == 0 || r < '0' || r > '9') {
-			return false
-		}
-	}
-	return s != ""
-}
-
-// reserved names are the platform's alone.
-func reserved(key string) bool { return key == "PORT" || strings.HasPrefix(key, "MIOSA_") }
 
 // stopSignal is the number of the signal that asks an app to end: the service's,
 // else the image's, if that is one; 0: SIGTERM.
@@ -106,7 +97,7 @@ func (c *Control) bootSpec(ctx context.Context, i miosa.Instance) ([]byte, error
 		vars[b.Key] = replacer.Replace(b.Template)
 	}
 	for _, v := range version.Vars {
-		if reserved(v.Key) {
+		if miosa.PlatformVar(v.Key) { // set before that was refused
 			continue
 		}
 		plain, err := c.vault.Open(ctx, i.TenantID, miosa.VarAAD(i.EnvironmentID, v.Key), v.Sealed)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -21,6 +23,7 @@ type command struct {
 	dir     string
 	account account
 	shell   bool // argv is a shell's, running the customer's line
+	warning string
 }
 
 // newCommand finds out what the boot asks for in the image at root.
@@ -39,8 +42,40 @@ func newCommand(root string, b wire.Boot) (command, error) {
 	if c.argv, c.shell, err = resolveCommand(root, b); err != nil {
 		return command{}, err
 	}
-	c.path, err = findProgram(root, c.dir, lookupEnv(c.env, "PATH"), c.argv[0], a)
+	var program string
+	program, c.warning = c.shellFor(root)
+	c.path, err = findProgram(root, c.dir, lookupEnv(c.env, "PATH"), program, a)
 	return c, err
+}
+
+const bashPath = "/bin/bash"
+
+// shellFor is the program to run as argv[0]. Most shells do not hand on what they
+// cannot name: of variables with dots and dashes in their names the command
+// would see nothing. Bash hands them on, also when it is run as sh.
+func (c command) shellFor(root string) (program, warning string) {
+	program = c.argv[0]
+	if !c.shell {
+		return program, ""
+	}
+	var names []string
+	for _, entry := range c.env {
+		if name, _, _ := strings.Cut(entry, "="); strings.ContainsFunc(name, notInShell) {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return program, ""
+	}
+	if _, err := os.Stat(filepath.Join(root, bashPath)); err == nil {
+		return bashPath, ""
+	}
+	return program, fmt.Sprintf("The run command is one for a shell, and /bin/sh may not hand on what it cannot name, such as %s: "+
+		"give a command without shell syntax, or add bash to the image.", names[0])
+}
+
+func notInShell(r rune) bool {
+	return r != '_' && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9')
 }
 
 // process is the running command.
@@ -106,7 +141,8 @@ func (c command) beside(line string) (_ command, err error) {
 	if c.argv, c.shell, err = resolveCommand("/", wire.Boot{Command: line}); err != nil {
 		return command{}, err
 	}
-	c.path, err = findProgram("/", c.dir, lookupEnv(c.env, "PATH"), c.argv[0], c.account)
+	program, _ := c.shellFor("/")
+	c.path, err = findProgram("/", c.dir, lookupEnv(c.env, "PATH"), program, c.account)
 	return c, err
 }
 

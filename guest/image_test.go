@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -333,5 +334,46 @@ func TestWorkDir(t *testing.T) {
 		if _, err := workDir(root, wire.Boot{WorkDir: bad}); setupExit(err).Reason != wire.ExitImage {
 			t.Errorf("work dir %s: %v", bad, err)
 		}
+	}
+}
+
+// A shell that cannot name a variable may not hand it on to what it runs: with
+// real shells, for that is what it is about.
+func TestVariablesThatAShellCannotName(t *testing.T) {
+	env := []string{"PATH=/usr/bin:/bin", "A=1", "spring.datasource.url=x"}
+	root := t.TempDir()
+	write(t, root, "bin/sh", program(elfX86_64, ""), 0o755)
+	write(t, root, "bin/serve", program(elfX86_64, ""), 0o755)
+	for _, c := range []struct {
+		line    string
+		env     []string
+		bash    bool
+		path    string
+		warning string
+	}{
+		{"serve | cat", env, false, "/bin/sh", "spring.datasource.url"},
+		{"serve | cat", env[:2], false, "/bin/sh", ""},
+		{"serve", env, false, "/bin/serve", ""},
+		{"serve | cat", env, true, "/bin/bash", ""},
+		{"serve | cat", env[:2], true, "/bin/sh", ""},
+	} {
+		if c.bash {
+			write(t, root, "bin/bash", program(elfX86_64, ""), 0o755)
+		}
+		got, err := newCommand(root, wire.Boot{Command: c.line, Env: c.env})
+		if err != nil || got.path != c.path || (got.warning != "") != (c.warning != "") || !strings.Contains(got.warning, c.warning) {
+			t.Errorf("%+v: %s, %q, %v", c, got.path, got.warning, err)
+		}
+	}
+	if _, err := os.Stat(bashPath); err != nil {
+		t.Skip("bash is not installed")
+	}
+	c, err := newCommand("/", wire.Boot{Command: "cd / && env", Env: env})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := (&exec.Cmd{Path: c.path, Args: c.argv, Env: c.env, Dir: "/"}).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "spring.datasource.url=x\n") {
+		t.Errorf("the command sees %s: %v", out, err)
 	}
 }

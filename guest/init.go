@@ -367,7 +367,9 @@ func (i *Init) prepare(context.Context) (err error) {
 	if err := setLimits(i.boot); err != nil {
 		return err
 	}
-	i.command, err = newCommand("/", i.boot)
+	if i.command, err = newCommand("/", i.boot); err == nil && i.command.warning != "" {
+		i.say(i.command.warning)
+	}
 	return err
 }
 

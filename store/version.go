@@ -111,6 +111,7 @@ type releaseRecord struct {
 	Manifest     manifestRecord     `json:"manifest,omitzero"`
 	Config       imageConfigRecord  `json:"config,omitzero"`
 	Image        imageRecord        `json:"image,omitzero"`
+	Notes        []string           `json:"notes,omitempty"`
 	Attribution  attributionRecord  `json:"attribution,omitzero"`
 	Metadata     map[string]any     `json:"metadata,omitempty"`
 	CreatedAt    time.Time          `json:"created_at,omitzero"`
@@ -131,6 +132,7 @@ func releaseToRecord(v miosa.Release) releaseRecord {
 		Manifest:     manifestToRecord(v.Manifest),
 		Config:       imageConfigToRecord(v.Config),
 		Image:        imageRecord(v.Image),
+		Notes:        v.Notes,
 		Attribution:  attributionToRecord(v.Attribution),
 		Metadata:     v.Metadata,
 		CreatedAt:    utc(v.CreatedAt),
@@ -152,6 +154,7 @@ func (r releaseRecord) noun() miosa.Release {
 		Manifest:     r.Manifest.noun(),
 		Config:       r.Config.noun(),
 		Image:        miosa.Image(r.Image),
+		Notes:        r.Notes,
 		Attribution:  r.Attribution.noun(),
 		Metadata:     r.Metadata,
 		CreatedAt:    r.CreatedAt,

@@ -171,9 +171,18 @@ func ID(t testing.TB, prefix string) string {
 // Uploads takes any bytes for an artefact and forgets them.
 type Uploads struct {
 	mu       sync.Mutex
-	received int   // guarded by mu
-	fail     error // guarded by mu
-	refusal  error // guarded by mu
+	received int                                                             // guarded by mu
+	fail     error                                                           // guarded by mu
+	refusal  error                                                           // guarded by mu
+	verify   func(context.Context, artifact.Upload) (artifact.Stored, error) // guarded by mu
+}
+
+// Verify has every further upload taken in by receive, as the platform does it;
+// nil: any bytes are taken again.
+func (u *Uploads) Verify(receive func(context.Context, artifact.Upload) (artifact.Stored, error)) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.verify = receive
 }
 
 // Fail makes every further upload end with err; nil: no longer.
@@ -199,10 +208,13 @@ func (u *Uploads) Received() int {
 }
 
 // Receive reads the body and checks its digest.
-func (u *Uploads) Receive(_ context.Context, upload artifact.Upload) (artifact.Stored, error) {
+func (u *Uploads) Receive(ctx context.Context, upload artifact.Upload) (artifact.Stored, error) {
 	u.mu.Lock()
-	refusal := u.refusal
+	refusal, verify := u.refusal, u.verify
 	u.mu.Unlock()
+	if verify != nil {
+		return verify(ctx, upload)
+	}
 	if refusal != nil {
 		if _, err := io.ReadFull(upload.Body, make([]byte, 6)); err != nil {
 			return artifact.Stored{}, err
@@ -227,8 +239,11 @@ func (u *Uploads) Receive(_ context.Context, upload artifact.Upload) (artifact.S
 		return artifact.Stored{}, u.fail
 	}
 	u.received++
+	if upload.Kind == "" {
+		upload.Kind = miosa.KindRootFS
+	}
 	return artifact.Stored{
-		Blob:     artifact.Blob{SHA256: sum, Size: n, StoredAt: time.Now()},
+		Kind: upload.Kind, Blob: artifact.Blob{SHA256: sum, Size: n, StoredAt: time.Now()},
 		Manifest: miosa.ArtifactManifest{Files: 3, TotalBytes: n},
 	}, nil
 }

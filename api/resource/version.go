@@ -71,6 +71,7 @@ type Release struct {
 	SizeBytes           int64          `json:"size_bytes"`
 	ArtifactManifest    Manifest       `json:"artifact_manifest"`
 	Image               *Image         `json:"image" doc:"null for what was uploaded."`
+	Notes               []string       `json:"notes" doc:"What to know of how it was taken in, e.g. what was left out: a sentence each, at most 20."`
 	StartCommand        *string        `json:"start_command"`
 	Port                *int           `json:"port"`
 	HealthCheckPath     *string        `json:"health_check_path"`

@@ -100,9 +100,11 @@ func Digest(b []byte) string {
 
 // Image describes an OCI image to make.
 type Image struct {
+	Name         string   // what podman saves it under
 	Layers       [][]byte // plain tars
 	Pack         func([]byte) []byte
 	Architecture string         // "": amd64
+	Variant      string         // of the architecture, in an index; "": none
 	Config       map[string]any // the "config" of the image's config
 }
 
@@ -159,7 +161,10 @@ func LayoutEntries(images ...Image) []Entry {
 		if arch == "" {
 			arch = "amd64"
 		}
-		m["platform"] = map[string]any{"os": "linux", "architecture": arch}
+		m["platform"] = platform(arch)
+		if img.Variant != "" {
+			m["platform"] = with(platform(arch), "variant", img.Variant)
+		}
 		manifests = append(manifests, m)
 	}
 	index := encode(map[string]any{"schemaVersion": 2, "manifests": manifests})
@@ -172,7 +177,10 @@ func LayoutEntries(images ...Image) []Entry {
 }
 
 // DockerSave makes what `docker save` wrote before version 25.
-func DockerSave(img Image) []byte {
+func DockerSave(img Image) []byte { return Tar(DockerSaveEntries(img)...) }
+
+// DockerSaveEntries are the entries of DockerSave, for tests that change them.
+func DockerSaveEntries(img Image) []Entry {
 	config := img.configJSON()
 	configName := Digest(config) + ".json"
 	var entries []Entry
@@ -190,9 +198,8 @@ func DockerSave(img Image) []byte {
 		}
 		names = append(names, name)
 	}
-	entries = append(entries, File(configName, string(config)), File("repositories", "{}"),
+	return append(entries, File(configName, string(config)), File("repositories", "{}"),
 		File("manifest.json", string(encode([]any{map[string]any{"Config": configName, "RepoTags": []string{"app:latest"}, "Layers": names}}))))
-	return Tar(entries...)
 }
 
 func encode(v any) []byte {

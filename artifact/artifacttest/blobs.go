@@ -3,9 +3,11 @@ package artifacttest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -111,6 +113,37 @@ func Blobs(t *testing.T, open func(t *testing.T, now func() time.Time) artifact.
 		}
 		if got := list(t, b); len(got) != 0 {
 			t.Errorf("listed after abort: %v", got)
+		}
+	})
+	t.Run("zeros are bytes, however they come", func(t *testing.T) {
+		b := open(t, func() time.Time { return start })
+		body := strings.Repeat("\x00", 9000) + "a" + strings.Repeat("\x00", 4096) + strings.Repeat("b", 5000) + strings.Repeat("\x00", 20_000)
+		for _, body := range []string{body, body + "c", body[:9000], body[:9001], ""} {
+			for _, piece := range []int{1 << 20, 4096, 4095, 1000, 1} {
+				w, err := b.Create(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if n, err := io.CopyBuffer(w, io.LimitReader(strings.NewReader(body), 1<<30), make([]byte, piece)); err != nil || int(n) != len(body) {
+					t.Fatalf("wrote %d bytes: %v", n, err)
+				}
+				got := make([]byte, len(body))
+				if n, err := w.ReadAt(got, 0); n != len(body) || err != nil && !errors.Is(err, io.EOF) || string(got) != body {
+					t.Errorf("in pieces of %d: %d bytes can be read again of %d: %v", piece, n, len(body), err)
+				}
+				blob, err := w.Commit()
+				if err != nil {
+					t.Fatal(err)
+				}
+				r, err := b.Open(t.Context(), blob.SHA256)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err = io.ReadAll(r)
+				if err := errors.Join(err, r.Close()); err != nil || string(got) != body || blob.Size != int64(len(body)) || blob.SHA256 != Digest([]byte(body)) {
+					t.Errorf("in pieces of %d: %d bytes, then %d: %v", piece, blob.Size, len(got), err)
+				}
+			}
 		}
 	})
 	t.Run("the same bytes are one blob of a new age", func(t *testing.T) {

@@ -4,6 +4,7 @@
 package local
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -226,14 +227,46 @@ type writer struct {
 	size  int64
 }
 
+// block is what a hole is made of, in bytes.
+const block = 4096
+
+var zeros [block]byte
+
+// Write leaves holes where there are blocks of zeros: an archive of few bytes
+// may unpack to gigabytes of them.
 func (w *writer) Write(p []byte) (int, error) {
-	n, err := w.f.Write(p)
-	w.h.Write(p[:n])
-	w.size += int64(n)
-	if err != nil {
-		return n, artifact.StorageError(fmt.Errorf("write blob: %w", err))
+	w.h.Write(p)
+	end := w.size + int64(len(p))
+	hole := false
+	for begin := w.size; begin < end; {
+		// A run of blocks of one kind, the first and the last perhaps in part.
+		at := begin
+		for hole = true; at < end; {
+			next := min(at-at%block+block, end)
+			piece := p[at-w.size : next-w.size]
+			empty := bytes.Equal(piece, zeros[:len(piece)])
+			if at == begin {
+				hole = empty
+			}
+			if empty != hole {
+				break
+			}
+			at = next
+		}
+		if !hole {
+			if _, err := w.f.WriteAt(p[begin-w.size:at-w.size], begin); err != nil {
+				return 0, artifact.StorageError(fmt.Errorf("write blob: %w", err))
+			}
+		}
+		begin = at
 	}
-	return n, nil
+	if hole {
+		if err := w.f.Truncate(end); err != nil {
+			return 0, artifact.StorageError(fmt.Errorf("write blob: %w", err))
+		}
+	}
+	w.size = end
+	return len(p), nil
 }
 
 func (w *writer) ReadAt(p []byte, off int64) (int, error) { return w.f.ReadAt(p, off) }

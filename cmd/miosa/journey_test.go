@@ -663,7 +663,7 @@ func TestEnvironment(t *testing.T) {
 	dep, rel := j.deploy("env", nil)
 	const word = "correct-horse-battery-staple"
 	if err := j.Call(j.ctx, http.MethodPost, "/deployments/"+dep+"/env", map[string]any{
-		"env": map[string]any{"TOKEN": word, "MINE": "customer", "PORT": "1"}, "is_secret": true, // PORT never wins
+		"env": map[string]any{"TOKEN": word, "MINE": "customer", "with.dots-and-dashes": "taken"}, "is_secret": true,
 	}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -672,7 +672,7 @@ func TestEnvironment(t *testing.T) {
 	}
 	one := j.one(dep)
 	for key, want := range map[string]string{
-		"TOKEN": word, "MINE": "customer", "PORT": "8080", "AUTH_URL": "https://auth.example/default/env",
+		"TOKEN": word, "MINE": "customer", "with.dots-and-dashes": "taken", "PORT": "8080", "AUTH_URL": "https://auth.example/default/env",
 		"MIOSA_DEPLOYMENT_ID": dep, "MIOSA_RUNTIME_INSTANCE_ID": one.ID, "MIOSA_ENVIRONMENT": "production",
 	} {
 		if _, got, err := j.get("env", "/env?key="+key); err != nil || strings.TrimSpace(got) != want {
