@@ -213,6 +213,17 @@ func (f *faults) varName(field, v string) bool {
 	return ok
 }
 
+// variable checks one to be set.
+func (f *faults) variable(field, key, value string) {
+	switch {
+	case !f.varName(field, key):
+	case len(value) > maxVarValue:
+		f.add(field, "may have at most %d KB", maxVarValue>>10)
+	case strings.ContainsRune(value, 0):
+		f.add(field, "may not hold a NUL character")
+	}
+}
+
 // resources applies a change of size.
 func (f *faults) resources(field string, r miosa.Resources, p *resource.ResourcesPatch) miosa.Resources {
 	if p == nil {
