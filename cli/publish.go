@@ -19,18 +19,25 @@ type publishFlags struct {
 	serviceFlags
 	name, environment, kind string
 	of                      string // the service that the flags are for
+	config                  string // the app's file; "": looked for
 	worker, wait, promote   bool
+	noConfig                bool
+	file                    *appFile // nil: none
 }
 
 func (a *app) publishCommand() *cobra.Command {
 	f := publishFlags{}
 	cmd := &cobra.Command{
-		Use:   "publish FILE --name NAME",
+		Use:   "publish FILE [--name NAME]",
 		Short: "Upload a packaged app and make it live",
 		Long: `Upload FILE (a tar, tar.gz or tar.zst of a Linux root file system, or an OCI
 image archive) and roll it out as a new version. The deployment is made if there
 is none of that name. What is not said (command, port, health check, size) stays
 as in the version that is live.
+
+Where there is a miosa.toml beside FILE, or else in this folder, the app is as it
+says, all its services at once: flags win over it, it wins over the image, and
+what it does not say is the default. "miosa init" writes one.
 
 New instances start beside the old ones; only when all are healthy do requests
 go to them. If they never are, what was live goes on serving and the command
@@ -44,15 +51,20 @@ Durations are written like 30s, 1m30s or 500ms.`,
   miosa publish ./app.tar --name jobs --worker --run "/app/jobs" --health-command "/app/jobs alive"`,
 	}
 	what := newFlagGroup("What is published, and where")
-	what.StringVar(&f.name, "name", "", "name of the deployment (needed)")
+	what.StringVar(&f.name, "name", "", "name of the deployment (needed, unless miosa.toml has it)")
 	what.StringVar(&f.environment, "environment", "production", "environment to publish to")
 	what.StringVar(&f.kind, "kind", "", "rootfs or oci (default: told by the file)")
+	what.StringVar(&f.config, "config", "", "the app's `FILE` of settings (default: miosa.toml beside what is published, or else here)")
+	what.BoolVar(&f.noConfig, "no-config", false, "look for no miosa.toml")
 	what.StringVar(&f.of, "service", "", "the service that the flags below are for (default: the one that requests go to)")
 	what.BoolVar(&f.worker, "worker", false, "it has no port: healthy while its process runs")
 	what.BoolVar(&f.promote, "promote", true, "make it live; with --promote=false it is only proven to become healthy")
 	what.BoolVar(&f.wait, "wait", true, "wait until it is live or has failed")
 	group(cmd, append([]flagGroup{what}, f.groups()...)...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := a.findAppFile(&f, args, cmd.Flags().Changed); err != nil {
+			return err
+		}
 		if f.name == "" {
 			return usagef("--name is needed: the deployment's name\nSee: %s --help", cmd.CommandPath())
 		}
@@ -77,6 +89,9 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f *pub
 	}
 	p := a.progress()
 	defer p.end()
+	if f.file != nil {
+		p.step("Settings are those of %s", f.file.path)
+	}
 	dep, made, err := findOrCreate(ctx, c, f.name)
 	if err != nil {
 		return err
@@ -84,6 +99,9 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f *pub
 	if made {
 		p.step("Deployment %s is new: %s", dep.Slug, dep.PublicURL)
 	} else if err := f.beside(ctx, c, dep, &body); err != nil {
+		return err
+	}
+	if err := f.file.satisfied(ctx, c, dep, f.environment); err != nil {
 		return err
 	}
 	p.wait("reading %s", path)
@@ -101,7 +119,7 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f *pub
 	}
 	out, err := c.Publish(ctx, dep.ID, body, options...)
 	if err != nil {
-		return err
+		return f.file.words(err)
 	}
 	if f.wait && !a.json {
 		p.step("Version %d of %s is being rolled out to %s", out.Version.VersionNumber, dep.Slug, f.environment)

@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/miosa/miosa/api/resource"
+	"github.com/miosa/miosa/cli/appfile"
 	"github.com/miosa/miosa/client"
 )
 
@@ -19,6 +22,9 @@ func (f *publishFlags) body() (resource.Publish, error) {
 	}
 	if f.worker && (f.has("port") || f.has("health.path")) {
 		return out, usagef("a --worker has no --port and no --health")
+	}
+	if f.file != nil {
+		return out, f.whole(&out)
 	}
 	if f.plain() {
 		s := f.service.Publish("")
@@ -42,6 +48,28 @@ func (f *publishFlags) body() (resource.Publish, error) {
 	return out, nil
 }
 
+// whole is what the app's file says, and over it the flags: all services, each
+// as it is there and nothing of how it was before.
+func (f *publishFlags) whole(out *resource.Publish) error {
+	file := f.file
+	if f.worker {
+		return usagef("--worker goes without %s: a service there is one by type = \"worker\"; or publish with --no-config", file.path)
+	}
+	if len(file.Order) == 0 {
+		file.Order, file.Services = []string{"web"}, map[string]*appfile.Service{"web": {}}
+	}
+	of := cmp.Or(f.of, file.Routed(), file.Order[0])
+	if file.Services[of] == nil {
+		return usagef("%s has no service %q: it has %s", file.path, of, strings.Join(file.Order, ", "))
+	}
+	f.over(file.Services[of])
+	out.Reset, out.Variables = true, file.Variables
+	for _, name := range file.Order {
+		out.Services = append(out.Services, file.Services[name].Publish(name))
+	}
+	return nil
+}
+
 // plain: the flags say nothing but what a publish says of the app as a whole.
 func (f *publishFlags) plain() bool {
 	return !f.worker && f.of == "" && !slices.ContainsFunc(f.given, func(g givenFlag) bool {
@@ -52,7 +80,7 @@ func (f *publishFlags) plain() bool {
 // beside adds to a publish of one service what the others of the live version
 // are, since what a version does not name ends with it.
 func (f *publishFlags) beside(ctx context.Context, c *client.Client, dep resource.Deployment, body *resource.Publish) error {
-	if len(body.Services) == 0 || f.worker && f.of == "" {
+	if len(body.Services) == 0 || f.file != nil || f.worker && f.of == "" {
 		return nil
 	}
 	live, err := liveVersion(ctx, c, dep, f.environment)

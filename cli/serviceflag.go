@@ -86,6 +86,13 @@ func (f *serviceFlags) has(key string) bool {
 	return false
 }
 
+// over sets what the flags gave over what is there.
+func (f *serviceFlags) over(s *appfile.Service) {
+	for _, g := range f.given {
+		s.Copy(g.key, &f.service)
+	}
+}
+
 // keyValue is a flag's value: it sets a key.
 type keyValue struct {
 	flags *serviceFlags

@@ -255,3 +255,21 @@ func shown(value any) string {
 	}
 	return "a date"
 }
+
+// keysOf are a table's keys, in the order of the struct.
+func keysOf(t reflect.Type) []Key {
+	var out []Key
+	for f := range t.Fields() {
+		if k := keyOf(f); k.Name != "-" {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// Copy gives a service's key the value that another's has.
+func (s *Service) Copy(path string, from *Service) {
+	to, _ := at(reflect.ValueOf(s).Elem(), path)
+	v, _ := at(reflect.ValueOf(from).Elem(), path)
+	to.Set(v)
+}
