@@ -9,8 +9,8 @@ import (
 )
 
 var (
-	label    = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
-	variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]*$`)
+	label    = regexp.MustCompile(labels)
+	variable = regexp.MustCompile(variables)
 )
 
 const longestLabel = 40

@@ -57,7 +57,7 @@ type Resources struct {
 type Health struct {
 	Type      *string           `toml:"type" enum:"http,tcp,grpc,exec,none" doc:"how it is asked: http wants a 2xx, tcp a connection, grpc SERVING, exec the command's exit code 0; none asks nothing" default:"http, of protocol tcp tcp, of a worker none"`
 	Path      *string           `toml:"path" min:"1" max:"1024" doc:"path that answers 2xx when it is healthy; of grpc / and the service asked about" default:"/" example:"/healthz"`
-	Host      *string           `toml:"host" min:"1" max:"255" doc:"what it is asked with as Host" default:"the app's managed host name"`
+	Host      *string           `toml:"host" min:"1" max:"255" doc:"what it is asked with as Host" example:"shop.example" default:"the app's managed host name"`
 	Scheme    *string           `toml:"scheme" enum:"http,https" doc:"what it is asked over; of https any certificate will do" default:"http"`
 	Headers   map[string]string `toml:"headers" max:"20" doc:"headers it is asked with; ${NAME} is that variable's value" example:"Authorization: Bearer ${HEALTH_TOKEN}"`
 	Command   *string           `toml:"command" min:"1" max:"16384" doc:"command that exits with 0 in a healthy instance; makes type exec" example:"/app/check"`
@@ -85,3 +85,6 @@ type Duration time.Duration
 
 // Seconds is what the API is told.
 func (d Duration) Seconds() float64 { return time.Duration(d).Seconds() }
+
+// SchemaURL is where the JSON schema of the file lies, for editors.
+const SchemaURL = "https://raw.githubusercontent.com/miosa/miosa/main/docs/miosa.schema.json"
