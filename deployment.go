@@ -42,6 +42,16 @@ const (
 	Staging    = "staging"
 )
 
+// EnvironmentHealth is how what is live in an environment does, beside its
+// state, which says what is wanted of it.
+type EnvironmentHealth string
+
+const (
+	EnvironmentOK       EnvironmentHealth = "ok"       // every instance that is wanted is healthy
+	EnvironmentDegraded EnvironmentHealth = "degraded" // some are missing, fail or crash-loop
+	EnvironmentDown     EnvironmentHealth = "down"     // no instance of the service that requests go to is healthy
+)
+
 // Environment is one place a deployment runs in: it has its own variables,
 // domains and active version.
 type Environment struct {
@@ -49,10 +59,11 @@ type Environment struct {
 	TenantID          string
 	DeploymentID      string
 	Name              string
-	ActiveVersionID   string    // what is live; written by control
-	PreviousVersionID string    // what was live before it: an empty rollback's target
-	ActiveSince       time.Time // when the rollout that made it active began
-	VarsRevision      int64     // counts changes of its variables
+	ActiveVersionID   string            // what is live; written by control
+	PreviousVersionID string            // what was live before it: an empty rollback's target
+	ActiveSince       time.Time         // when the rollout that made it active began
+	VarsRevision      int64             // counts changes of its variables
+	ToldHealth        EnvironmentHealth // what the last event of its health said; "": none was needed. Written by control
 	CreatedAt         time.Time
 	UpdatedAt         time.Time
 	Revision          int64

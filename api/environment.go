@@ -89,16 +89,11 @@ func (s *Server) mergeVars(c *call, in resource.VarsMerge) (rows[resource.Var], 
 		f.add("env", `is needed: {"KEY": "value"}, null to delete`)
 	}
 	for key, value := range in.Env {
-		if !f.varName("env."+key, key) || value == nil {
+		if value == nil {
+			f.varName("env."+key, key)
 			continue
 		}
-		f.ownVar("env."+key, key)
-		switch {
-		case len(*value) > maxVarValue:
-			f.add("env."+key, "may have at most %d KB", maxVarValue>>10)
-		case strings.ContainsRune(*value, 0):
-			f.add("env."+key, "may not hold a NUL character")
-		}
+		f.variable("env."+key, key, *value)
 	}
 	slices.SortFunc(f, func(a, b miosa.Field) int { return strings.Compare(a.Name, b.Name) })
 	if err := f.err(); err != nil {
@@ -136,17 +131,9 @@ func (c *call) changeVars(environment string, values map[string]*string, secret 
 	if err != nil {
 		return miosa.Vars{}, err
 	}
-	now := c.s.now().UTC()
-	fresh := map[string]miosa.Var{}
-	for key, value := range inOrder(values) {
-		if value == nil {
-			continue
-		}
-		sealed, err := c.s.secrets.Seal(c.r.Context(), dep.TenantID, miosa.VarAAD(env.ID, key), []byte(*value))
-		if err != nil {
-			return miosa.Vars{}, fmt.Errorf("seal variable: %w", err)
-		}
-		fresh[key] = miosa.Var{Key: key, Sealed: sealed, Preview: preview(*value, secret), Secret: secret, UpdatedAt: now}
+	fresh, err := c.sealVars(dep, env, values, secret)
+	if err != nil {
+		return miosa.Vars{}, err
 	}
 	place := store.VarsKey(dep.TenantID, dep.ID, env.ID)
 	err = c.update(func(tx *store.Tx) error {
@@ -168,12 +155,7 @@ func (c *call) changeVars(environment string, values map[string]*string, secret 
 		if err != nil {
 			return err
 		}
-		if err := store.Save(tx, store.VarSets, vars); err != nil {
-			return err
-		}
-		env.VarsRevision++
-		env.UpdatedAt = now
-		if err := store.Save(tx, store.Environments, env); err != nil {
+		if err := c.saveVars(tx, env, vars); err != nil {
 			return err
 		}
 		return c.audit(tx, miosa.Event{
@@ -187,6 +169,32 @@ func (c *call) changeVars(environment string, values map[string]*string, secret 
 	vars, err := store.Get(c.r.Context(), c.s.store, store.VarSets, place)
 	c.etag = vars.Revision
 	return vars, err
+}
+
+// sealVars seals the values that are not nil.
+func (c *call) sealVars(dep miosa.Deployment, env miosa.Environment, values map[string]*string, secret bool) (map[string]miosa.Var, error) {
+	fresh := map[string]miosa.Var{}
+	for key, value := range inOrder(values) {
+		if value == nil {
+			continue
+		}
+		sealed, err := c.s.secrets.Seal(c.r.Context(), dep.TenantID, miosa.VarAAD(env.ID, key), []byte(*value))
+		if err != nil {
+			return nil, fmt.Errorf("seal variable: %w", err)
+		}
+		fresh[key] = miosa.Var{Key: key, Sealed: sealed, Preview: preview(*value, secret), Secret: secret, UpdatedAt: c.s.now().UTC()}
+	}
+	return fresh, nil
+}
+
+// saveVars writes an environment's variables, and that they changed.
+func (c *call) saveVars(tx *store.Tx, env miosa.Environment, vars miosa.Vars) error {
+	if err := store.Save(tx, store.VarSets, vars); err != nil {
+		return err
+	}
+	env.VarsRevision++
+	env.UpdatedAt = c.s.now().UTC()
+	return store.Save(tx, store.Environments, env)
 }
 
 // merge returns the names that were set or deleted.

@@ -263,6 +263,14 @@ func (c *call) explainDeployment(dep miosa.Deployment) (resource.Explanation, er
 		e.Summary = fmt.Sprintf("%s is scaled to nothing.", dep.Name)
 		e.NextStep = "Scale it up to have it serve again."
 	}
+	condition, err := c.condition(env, active)
+	if err != nil {
+		return e, err
+	}
+	if condition.Health != "" && condition.Health != miosa.EnvironmentOK {
+		e.Summary = fmt.Sprintf("%s It is %s.", e.Summary, condition.Health)
+		e.Reasons = append(e.Reasons, condition.Reasons...)
+	}
 	views, err := c.serviceViews(miosa.Production, dep, false)
 	if err != nil {
 		return e, err

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -28,7 +29,8 @@ type publication struct {
 	dep     miosa.Deployment
 	env     miosa.Environment
 	release miosa.Release
-	active  miosa.Version // of the environment; zero before the first
+	vars    map[string]miosa.Var // to set with it, sealed
+	active  miosa.Version        // of the environment; zero before the first
 	all     []miosa.Service
 	version miosa.Version
 	rollout miosa.Rollout
@@ -39,15 +41,19 @@ func (s *Server) publish(c *call, in resource.Publish) (resource.Published, erro
 	if err != nil {
 		return resource.Published{}, err
 	}
-	if err := checkPublish(&in); err != nil {
+	if err := c.checkPublish(&in); err != nil {
 		return resource.Published{}, err
 	}
 	plan, err := c.plan()
 	if err != nil {
 		return resource.Published{}, err
 	}
+	vars, err := c.publishedVars(in)
+	if err != nil {
+		return resource.Published{}, err
+	}
 	err = c.updateRoom(func(tx *store.Tx) error {
-		p := &publication{c: c, in: in, plan: plan}
+		p := &publication{c: c, in: in, plan: plan, vars: maps.Clone(vars)}
 		if err := p.write(tx); err != nil {
 			return err
 		}
@@ -87,7 +93,7 @@ func deletedMeanwhile() error {
 
 // checkPublish finds what is wrong with a publish whatever it is of, and
 // settles its source and defaults.
-func checkPublish(in *resource.Publish) error {
+func (c *call) checkPublish(in *resource.Publish) error {
 	if in.SourceSandboxID != "" && in.ReleaseID == "" && miosa.IDPrefix(in.SourceSandboxID) == miosa.PrefixRelease {
 		in.ReleaseID, in.SourceSandboxID = in.SourceSandboxID, ""
 	}
@@ -122,6 +128,9 @@ func checkPublish(in *resource.Publish) error {
 	f.port("port", in.Port)
 	f.path("health_check_path", in.HealthCheckPath)
 	f.metadata("metadata", in.Metadata)
+	for key, value := range inOrder(in.Variables) {
+		f.variable("variables."+key, key, value)
+	}
 	if len(in.Services) > maxServices {
 		f.add("services", "may be at most %d", maxServices)
 	}
@@ -147,6 +156,13 @@ func checkPublish(in *resource.Publish) error {
 		f.health(field+".health_check", miosa.DefaultHealthCheck(), s.HealthCheck)
 		f.between(field+".desired_replicas", s.DesiredReplicas, 0, 10_000)
 		f.resources(field+".resources", miosa.DefaultResources(), s.Resources)
+		f.restart(field+".restart", miosa.RestartPolicy{}, s.Restart)
+		if s.Sticky != nil {
+			f.sticky(field+".sticky", *s.Sticky)
+		}
+		if s.Regions != nil {
+			c.regions(&f, field+".regions", *s.Regions)
+		}
 	}
 	return f.err()
 }
@@ -212,6 +228,9 @@ func (p *publication) write(tx *store.Tx) error {
 	}
 	if attribution == (miosa.Attribution{}) {
 		attribution = p.dep.Attribution
+	}
+	if err := p.setVars(tx); err != nil {
+		return err
 	}
 	promote := p.in.Promote == nil || *p.in.Promote
 	p.version, p.rollout, err = p.c.startVersion(tx, &p.dep, p.env, miosa.Version{
@@ -298,7 +317,7 @@ func (p *publication) spec(tx *store.Tx, a resource.PublishService) (miosa.Servi
 		Name: a.Name, Health: miosa.DefaultHealthCheck(), Resources: miosa.DefaultResources(), Command: p.dep.RunCommand,
 	}
 	for _, s := range p.active.Services {
-		if s.Name == a.Name {
+		if s.Name == a.Name && !p.in.Reset {
 			spec = s
 		}
 	}
@@ -378,13 +397,14 @@ func (p *publication) service(tx *store.Tx, a resource.PublishService) (miosa.Se
 	}
 	if n >= 0 {
 		s := p.all[n]
-		if a.DesiredReplicas == nil || *a.DesiredReplicas == s.DesiredReplicas {
+		if !differ(s, p.unfrozen(s, a)) {
 			return s, nil
 		}
 		if s, err = store.Load(tx, store.Services, store.ServiceKey(s.TenantID, s.DeploymentID, s.ID)); err != nil {
 			return miosa.Service{}, err
 		}
-		s.DesiredReplicas, s.UpdatedAt = *a.DesiredReplicas, now
+		s = p.unfrozen(s, a)
+		s.UpdatedAt = now
 		p.all[n] = s
 		return s, store.Save(tx, store.Services, s)
 	}
@@ -400,11 +420,92 @@ func (p *publication) service(tx *store.Tx, a resource.PublishService) (miosa.Se
 		Type: miosa.ServiceType(a.Type), DesiredReplicas: 1, Sticky: miosa.Sticky{Mode: miosa.StickyNone},
 		Restart: miosa.RestartPolicy{Mode: miosa.RestartAlways}, CreatedAt: now, UpdatedAt: now,
 	}
+	s = p.unfrozen(s, a)
+	p.all = append(p.all, s)
+	return s, store.Save(tx, store.Services, s)
+}
+
+// unfrozen is a service with what the publish, which was checked, says of its
+// own record.
+func (p *publication) unfrozen(s miosa.Service, a resource.PublishService) miosa.Service {
+	var f faults
 	if a.DesiredReplicas != nil {
 		s.DesiredReplicas = *a.DesiredReplicas
 	}
-	p.all = append(p.all, s)
-	return s, store.Save(tx, store.Services, s)
+	if p.in.Reset {
+		s.Regions, s.Sticky, s.Restart = nil, miosa.Sticky{Mode: miosa.StickyNone}, miosa.RestartPolicy{Mode: miosa.RestartAlways}
+	}
+	if a.Regions != nil {
+		s.Regions = p.c.regions(&f, "regions", *a.Regions)
+	}
+	if a.Sticky != nil {
+		s.Sticky = f.sticky("sticky", *a.Sticky)
+	}
+	s.Restart = f.restart("restart", s.Restart, a.Restart)
+	return s
+}
+
+// differ reports whether what may change without a version is not the same.
+func differ(a, b miosa.Service) bool {
+	return a.DesiredReplicas != b.DesiredReplicas || !slices.Equal(a.Regions, b.Regions) || a.Sticky != b.Sticky || a.Restart != b.Restart
+}
+
+// publishedVars are the variables that a publish sets, sealed: that is done
+// before anything is written.
+func (c *call) publishedVars(in resource.Publish) (map[string]miosa.Var, error) {
+	if len(in.Variables) == 0 {
+		return nil, nil
+	}
+	dep, err := c.deployment()
+	if err != nil {
+		return nil, err
+	}
+	env, err := c.environment(dep, in.Environment)
+	if err != nil {
+		return nil, err
+	}
+	values := map[string]*string{}
+	for key, value := range in.Variables {
+		values[key] = &value
+	}
+	return c.sealVars(dep, env, values, false)
+}
+
+// setVars merges them into those of the environment. A secret is not
+// overwritten: who publishes a value has it in a file.
+func (p *publication) setVars(tx *store.Tx) error {
+	if len(p.vars) == 0 {
+		return nil
+	}
+	vars, err := store.Load(tx, store.VarSets, store.VarsKey(p.dep.TenantID, p.dep.ID, p.env.ID))
+	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+		return err
+	}
+	var f faults
+	for _, v := range vars.Vars {
+		if _, given := p.vars[v.Key]; given && v.Secret {
+			f.add("variables."+v.Key, "is a secret of %s, which a publish does not overwrite: leave it out here, or remove the secret first", p.env.Name)
+		}
+	}
+	if err := f.err(); err != nil {
+		return err
+	}
+	values := map[string]*string{}
+	for key, value := range p.in.Variables {
+		values[key] = &value
+	}
+	vars.TenantID, vars.DeploymentID, vars.EnvironmentID = p.dep.TenantID, p.dep.ID, p.env.ID
+	touched, err := merge(&vars, values, p.vars, false)
+	if err != nil {
+		return err
+	}
+	if err := p.c.saveVars(tx, p.env, vars); err != nil {
+		return err
+	}
+	return p.c.audit(tx, miosa.Event{
+		DeploymentID: p.dep.ID, Type: "variables.changed",
+		Message: fmt.Sprintf("variables of %s were set with a publish: %s", p.env.Name, summary(touched)),
+	})
 }
 
 // published shows how far the publish has come.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
+	"github.com/miosa/miosa/health"
 	"github.com/miosa/miosa/registry"
 	"github.com/miosa/miosa/store"
 )
@@ -58,10 +59,15 @@ func (c *call) deploymentView(dep miosa.Deployment) (resource.Deployment, int64,
 	if u, err := url.Parse(where); err == nil {
 		host = u.Hostname()
 	}
+	condition, err := c.condition(env, active)
+	if err != nil {
+		return resource.Deployment{}, 0, err
+	}
 	spec := primary(active)
 	out := resource.Deployment{
 		ID: dep.ID, TenantID: dep.TenantID, OwnerID: str(dep.OwnerID), WorkspaceID: str(dep.WorkspaceID),
 		ProjectID: str(dep.ProjectID), Name: dep.Name, Slug: dep.Slug, SourceType: dep.SourceType, State: string(dep.State),
+		Health: str(string(condition.Health)), Reasons: lines(condition.Reasons),
 		ActiveVersionID: str(env.ActiveVersionID), ActiveReleaseID: str(spec.ReleaseID), RunningArtifactSHA256: str(spec.SHA256),
 		RunCommand: str(dep.RunCommand), DeploymentProduct: "miosa_deploy", RolloutID: str(rollout),
 		Metadata: metadata(dep.Metadata), Attributed: attributed(dep.Attribution),
@@ -71,6 +77,19 @@ func (c *call) deploymentView(dep miosa.Deployment) (resource.Deployment, int64,
 		out.RunCommand = str(spec.Command)
 	}
 	return out, max(dep.Revision, env.Revision), nil
+}
+
+// condition is how what is live in an environment does.
+func (c *call) condition(env miosa.Environment, active miosa.Version) (health.Condition, error) {
+	if active.ID == "" {
+		return health.Condition{}, nil
+	}
+	services, err := c.servicesOf(env)
+	if err != nil {
+		return health.Condition{}, err
+	}
+	instances, err := c.instances(env.DeploymentID, func(i miosa.Instance) bool { return i.VersionID == active.ID })
+	return health.Environment(c.s.now(), active, services, instances), err
 }
 
 // liveRollout is the ID of the rollout that goes on in an environment, or "".
@@ -319,7 +338,16 @@ func (c *call) environmentResource(dep miosa.Deployment, env miosa.Environment) 
 	if err != nil {
 		return resource.Environment{}, err
 	}
+	active, err := c.version(dep, env.ActiveVersionID)
+	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+		return resource.Environment{}, err
+	}
+	condition, err := c.condition(env, active)
+	if err != nil {
+		return resource.Environment{}, err
+	}
 	return resource.Environment{
+		Health: str(string(condition.Health)), Reasons: lines(condition.Reasons),
 		ID: env.ID, DeploymentID: env.DeploymentID, TenantID: env.TenantID, Name: env.Name,
 		ActiveVersionID: str(env.ActiveVersionID), PreviousVersionID: str(env.PreviousVersionID), ActiveSince: at(env.ActiveSince),
 		RolloutID: str(rollout), PublicURL: c.s.cfg.PublicURL(c.tenant, dep, env),

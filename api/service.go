@@ -338,7 +338,7 @@ func (c *call) txService(tx *store.Tx, s miosa.Service, p resource.ServicePatch,
 		s.DesiredReplicas = *p.DesiredReplicas
 	}
 	if p.Regions != nil {
-		s.Regions = c.regions(&f, *p.Regions)
+		s.Regions = c.regions(&f, "regions", *p.Regions)
 	}
 	if p.Sticky != nil {
 		s.Sticky = f.sticky("sticky", *p.Sticky)
@@ -366,7 +366,7 @@ func (c *call) txService(tx *store.Tx, s miosa.Service, p resource.ServicePatch,
 	return s, store.Save(tx, store.Services, s)
 }
 
-func (c *call) regions(f *faults, slugs []string) []string {
+func (c *call) regions(f *faults, field string, slugs []string) []string {
 	var known []string
 	for _, r := range c.s.cfg.Regions {
 		known = append(known, r.Slug)
@@ -374,7 +374,7 @@ func (c *call) regions(f *faults, slugs []string) []string {
 	out := []string{}
 	for n, slug := range slugs {
 		if !slices.Contains(known, slug) {
-			f.add(fmt.Sprintf("regions[%d]", n), "must be one of %s", strings.Join(known, ", "))
+			f.add(fmt.Sprintf("%s[%d]", field, n), "must be one of %s", strings.Join(known, ", "))
 		} else if !slices.Contains(out, slug) {
 			out = append(out, slug)
 		}

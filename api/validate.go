@@ -204,13 +204,18 @@ func (f *faults) varName(field, v string) bool {
 	return ok
 }
 
-// ownVar refuses a variable that the platform sets.
-func (f *faults) ownVar(field, v string) {
+// variable checks one to be set.
+func (f *faults) variable(field, key, value string) {
 	switch {
-	case v == "PORT":
+	case !f.varName(field, key):
+	case key == "PORT":
 		f.add(field, "is set by the platform, to the port of the service: say that one where you publish (port, or --port)")
-	case miosa.PlatformVar(v):
+	case miosa.PlatformVar(key):
 		f.add(field, "is set by the platform: names that begin with MIOSA_ tell an app where it runs; choose another")
+	case len(value) > maxVarValue:
+		f.add(field, "may have at most %d KB", maxVarValue>>10)
+	case strings.ContainsRune(value, 0):
+		f.add(field, "may not hold a NUL character")
 	}
 }
 

@@ -241,7 +241,7 @@ func TestPublishKeepsOtherServices(t *testing.T) {
 		}
 		got = append(got, fmt.Sprint(s.Name, " ", *s.RunCommand, " ", live.DesiredReplicas))
 	}
-	if want := []string{"front /app/server 2", "jobs /app/jobs 1"}; v.VersionNumber != 3 || !slices.Equal(got, want) {
+	if want := []string{"jobs /app/jobs 1", "front /app/server 2"}; v.VersionNumber != 3 || !slices.Equal(got, want) {
 		t.Errorf("version %d has %q, want %q", v.VersionNumber, got, want)
 	}
 }

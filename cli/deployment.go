@@ -55,17 +55,41 @@ func (a *app) deployments(ctx context.Context, c *client.Client) error {
 		}
 		rows := [][]string{}
 		for _, d := range found {
-			rows = append(rows, []string{d.Slug, d.State, a.age(d.CreatedAt), d.PublicURL})
+			rows = append(rows, []string{d.Slug, d.State, text(d.Health), a.age(d.CreatedAt), d.PublicURL})
 		}
-		a.table([]string{"DEPLOYMENT", "STATE", "AGE", "URL"}, rows)
+		a.table([]string{"DEPLOYMENT", "STATE", "HEALTH", "AGE", "URL"}, rows)
+		a.sayUnwell(found)
 	})
+}
+
+// unwell reports whether what is live of it is not ok.
+func unwell(d resource.Deployment) bool { return d.Health != nil && *d.Health != "ok" }
+
+// sayUnwell says of deployments that are not ok why, one a line.
+func (a *app) sayUnwell(found []resource.Deployment) {
+	for _, d := range found {
+		if !unwell(d) {
+			continue
+		}
+		why := ""
+		if len(d.Reasons) > 0 {
+			why = ": " + d.Reasons[0]
+		}
+		if more := len(d.Reasons) - 1; more > 0 {
+			why += fmt.Sprintf(" (and %d more)", more)
+		}
+		a.printf("%s is %s%s. See: miosa why %s\n", d.Slug, *d.Health, printable(why), d.Slug)
+	}
 }
 
 func (a *app) showDeployment(ctx context.Context, c *client.Client, d resource.Deployment) {
 	a.fields([][2]string{
 		{"deployment", d.Slug}, {"name", d.Name}, {"id", d.ID}, {"state", d.State}, {"url", d.PublicURL},
-		{"version", text(d.ActiveVersionID)}, {"rollout", text(d.RolloutID)},
+		{"health", text(d.Health)}, {"version", text(d.ActiveVersionID)}, {"rollout", text(d.RolloutID)},
 	})
+	for _, r := range d.Reasons {
+		a.printf("  because: %s\n", printable(r))
+	}
 	for s, err := range c.Services(ctx, d.ID) {
 		if err != nil {
 			return

@@ -52,6 +52,7 @@ func TestFullDevice(t *testing.T) {
 		"promote hello 1", "promote hello 2", "rollback hello 1", "rollback hello 2 --wait=false",
 		"env set hello A=b", "env ls hello", "env rm hello A", "events", "events hello", "events hello -f",
 		"logs hello", "logs hello --since 2026-03-01", "logs hello -f", "logs hello -f --since 2026-03-01", "log-limit hello", "log-limit hello 100",
+		"schema", "init --force " + t.TempDir(), "init --stdout", "services ls hello", "services get hello", "services set hello --replicas 2", "services set hello --stop-grace 20s",
 		"drains", "drains ls", "drains show away", "drains add https://logs.example/in --name there", "drains pause away", "drains resume away",
 		"top hello", "top hello --once", "why hello", "usage", "usage --csv", "deployments", "deployments ls", "deployments get hello",
 		"instances", "instances ls", "instances get " + of.InstanceID, "instances stop " + of.InstanceID,
@@ -73,6 +74,10 @@ func TestFullDevice(t *testing.T) {
 			switch line {
 			case "usage --csv":
 				if len(args) > 2 {
+					continue
+				}
+			case "schema": // JSON in any case
+				if len(args) > 1 {
 					continue
 				}
 			case "registry logout registry.example", "drains rm away", "webhooks rm " + made.ID, "rm hello --yes", "env rm hello A", "instances stop " + of.InstanceID, "instances restart " + of.InstanceID:

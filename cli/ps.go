@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -46,11 +47,21 @@ func (a *app) instances(ctx context.Context, c *client.Client, args []string, al
 	if a.json {
 		return a.show(found, nil)
 	}
+	of, err := client.Collect(c.Deployments(ctx))
+	if err != nil {
+		return err
+	}
+	shown := slices.DeleteFunc(slices.Clone(of), func(d resource.Deployment) bool { return deployment != "" && d.ID != deployment })
+	if len(found) == 0 && slices.ContainsFunc(shown, unwell) {
+		a.printf("No instances.\n")
+		a.sayUnwell(shown)
+		return nil
+	}
 	if len(found) == 0 {
 		a.printf("No instances. Publish an app with: miosa publish FILE --name NAME\n")
 		return nil
 	}
-	names, numbers, err := a.names(ctx, c, found)
+	names, numbers, err := a.names(ctx, c, of, found)
 	if err != nil {
 		return err
 	}
@@ -61,17 +72,15 @@ func (a *app) instances(ctx context.Context, c *client.Client, args []string, al
 		})
 	}
 	a.table([]string{"DEPLOYMENT", "SERVICE", "INSTANCE", "STATE", "VERSION", "RESTARTS", "AGE", "NOTE"}, rows)
+	a.sayUnwell(shown)
 	return nil
 }
 
 // names are the slugs of the deployments and the numbers of the versions that
 // instances belong to.
-func (a *app) names(ctx context.Context, c *client.Client, found []resource.Instance) (names, numbers map[string]string, err error) {
+func (a *app) names(ctx context.Context, c *client.Client, of []resource.Deployment, found []resource.Instance) (names, numbers map[string]string, err error) {
 	names, numbers = map[string]string{}, map[string]string{}
-	for d, err := range c.Deployments(ctx) {
-		if err != nil {
-			return nil, nil, err
-		}
+	for _, d := range of {
 		names[d.ID] = d.Slug
 	}
 	for _, i := range found {

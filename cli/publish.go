@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,53 +15,64 @@ import (
 	"github.com/miosa/miosa/client"
 )
 
+// publishFlags are what a publish was asked for.
 type publishFlags struct {
-	name, run, health, environment, kind string
-	image, platform                      string
-	port, replicas                       int
-	memory, cpus, disk                   int
-	worker, wait, promote                bool
+	serviceFlags
+	name, environment, kind string
+	image, platform         string
+	of                      string // the service that the flags are for
+	config                  string // the app's file; "": looked for
+	worker, wait, promote   bool
+	noConfig                bool
+	file                    *appFile // nil: none
 }
 
 func (a *app) publishCommand() *cobra.Command {
 	f := publishFlags{}
 	cmd := &cobra.Command{
-		Use:   "publish [FILE|-] --name NAME",
+		Use:   "publish [FILE|-] [--name NAME]",
 		Short: "Upload a packaged app, or name an image in a registry, and make it live",
 		Long: `Upload FILE (an image as docker save, podman save or an OCI layout has it, or a
 Linux root file system, as a tar, tar.gz or tar.zst; - is standard input) and roll
 it out as a new version. With --image there is no FILE: the platform pulls the
 image from its registry, once, and keeps its digest; see "miosa registry" for those
 that want a login. The deployment is made if there is none of that name. What is
-not said (command, port, health check, size) stays
-as in the version that is live.
+not said (command, port, health check, size) stays as in the version that is live.
+
+Where there is a miosa.toml beside FILE, or else in this folder, the app is as it
+says, all its services at once: flags win over it, it wins over the image, and
+what it does not say is the default. "miosa init" writes one.
 
 New instances start beside the old ones; only when all are healthy do requests
 go to them. If they never are, what was live goes on serving and the command
-ends with exit code 4.`,
+ends with exit code 4.
+
+Durations are written like 30s, 1m30s or 500ms.`,
 		Example: `  miosa publish ./rootfs.tar.zst --name hello --run "/app/server" --port 8080 --health /healthz
   docker save shop | miosa publish - --name shop
   miosa publish ./image.tar --name shop
   miosa publish --image registry.example/shop:1.4 --name shop
-  miosa publish ./rootfs.tar.zst --name hello --environment staging`,
+  miosa publish ./rootfs.tar.zst --name hello --environment staging
+  miosa publish ./app.tar --name shop --health-grace 5m --stop-grace 60s --stop-signal SIGQUIT
+  miosa publish ./app.tar --name jobs --worker --run "/app/jobs" --health-command "/app/jobs alive"`,
 	}
-	fl := cmd.Flags()
-	fl.StringVar(&f.name, "name", "", "name of the deployment (needed)")
-	fl.StringVar(&f.image, "image", "", "`REFERENCE` of an image to pull, instead of FILE: registry.example/shop:1.4")
-	fl.StringVar(&f.platform, "platform", "", "platform of the image (default, and all that runs here: linux/amd64)")
-	fl.StringVar(&f.run, "run", "", "command to run in it")
-	fl.IntVar(&f.port, "port", 0, "port it listens on, 1–65535")
-	fl.StringVar(&f.health, "health", "", "path that answers 2xx when it is healthy")
-	fl.StringVar(&f.environment, "environment", "production", "environment to publish to")
-	fl.StringVar(&f.kind, "kind", "", "rootfs or oci (default: told by what is in it)")
-	fl.IntVar(&f.replicas, "replicas", 0, "how many instances")
-	fl.IntVar(&f.memory, "memory", 0, "MB of memory an instance")
-	fl.IntVar(&f.cpus, "cpus", 0, "vCPUs an instance")
-	fl.IntVar(&f.disk, "disk", 0, "MB of disk an instance")
-	fl.BoolVar(&f.worker, "worker", false, "it has no port: healthy while its process runs")
-	fl.BoolVar(&f.promote, "promote", true, "make it live; with --promote=false it is only proven to become healthy")
-	fl.BoolVar(&f.wait, "wait", true, "wait until it is live or has failed")
+	what := newFlagGroup("What is published, and where")
+	what.StringVar(&f.name, "name", "", "name of the deployment (needed, unless miosa.toml has it)")
+	what.StringVar(&f.image, "image", "", "`REFERENCE` of an image to pull, instead of FILE: registry.example/shop:1.4")
+	what.StringVar(&f.platform, "platform", "", "platform of the image (default, and all that runs here: linux/amd64)")
+	what.StringVar(&f.environment, "environment", "production", "environment to publish to")
+	what.StringVar(&f.kind, "kind", "", "rootfs or oci (default: told by what is in it)")
+	what.StringVar(&f.config, "config", "", "the app's `FILE` of settings (default: miosa.toml beside what is published, or else here)")
+	what.BoolVar(&f.noConfig, "no-config", false, "look for no miosa.toml")
+	what.StringVar(&f.of, "service", "", "the service that the flags below are for (default: the one that requests go to)")
+	what.BoolVar(&f.worker, "worker", false, "it has no port: healthy while its process runs")
+	what.BoolVar(&f.promote, "promote", true, "make it live; with --promote=false it is only proven to become healthy")
+	what.BoolVar(&f.wait, "wait", true, "wait until it is live or has failed")
+	group(cmd, append([]flagGroup{what}, f.groups()...)...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := a.findAppFile(&f, args, cmd.Flags().Changed); err != nil {
+			return err
+		}
 		if f.name == "" {
 			return usagef("--name is needed: the deployment's name\nSee: %s --help", cmd.CommandPath())
 		}
@@ -71,21 +81,21 @@ ends with exit code 4.`,
 				return usagef("--image comes instead of FILE and --kind\nSee: %s --help", cmd.CommandPath())
 			}
 			return a.run(0, 0, func(ctx context.Context, c *client.Client, _ []string) error {
-				return a.publish(ctx, c, "", f, cmd.Flags().Changed)
+				return a.publish(ctx, c, "", &f)
 			})(cmd, args)
 		}
 		if f.platform != "" {
 			return usagef("--platform is of an --image")
 		}
 		return a.run(1, 1, func(ctx context.Context, c *client.Client, args []string) error {
-			return a.publish(ctx, c, args[0], f, cmd.Flags().Changed)
+			return a.publish(ctx, c, args[0], &f)
 		})(cmd, args)
 	}
 	return cmd
 }
 
-func (a *app) publish(ctx context.Context, c *client.Client, path string, f publishFlags, given func(string) bool) error {
-	body, err := f.body(given)
+func (a *app) publish(ctx context.Context, c *client.Client, path string, f *publishFlags) error {
+	body, err := f.body()
 	if err != nil {
 		return err
 	}
@@ -100,18 +110,20 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 	}
 	p := a.progress()
 	defer p.end()
+	if f.file != nil {
+		p.step("Settings are those of %s", f.file.path)
+	}
 	dep, made, err := findOrCreate(ctx, c, f.name)
 	if err != nil {
 		return err
 	}
 	if made {
 		p.step("Deployment %s is new: %s", dep.Slug, dep.PublicURL)
-	} else if len(body.Services) > 0 && !f.worker {
-		live, err := liveVersion(ctx, c, dep, f.environment)
-		if err != nil {
-			return err
-		}
-		body.Services = beside(live, body.Services[0])
+	} else if err := f.beside(ctx, c, dep, &body); err != nil {
+		return err
+	}
+	if err := f.file.satisfied(ctx, c, dep, f.environment); err != nil {
+		return err
 	}
 	if f.image != "" {
 		body.Image = &resource.PublishImage{Reference: f.image, Platform: f.platform}
@@ -143,7 +155,7 @@ func (a *app) publish(ctx context.Context, c *client.Client, path string, f publ
 	}
 	out, err := c.Publish(ctx, dep.ID, body, options...)
 	if err != nil {
-		return err
+		return f.file.words(err)
 	}
 	if f.wait && !a.json {
 		p.step("Version %d of %s is being rolled out to %s", out.Version.VersionNumber, dep.Slug, f.environment)
@@ -207,85 +219,6 @@ func (a *app) url(ctx context.Context, c *client.Client, dep resource.Deployment
 		}
 	}
 	return dep.PublicURL
-}
-
-// body of the publish. A flag for one service makes it name its service.
-func (f publishFlags) body(given func(string) bool) (resource.Publish, error) {
-	out := resource.Publish{Environment: f.environment}
-	if !f.promote {
-		out.Promote = new(false)
-	}
-	if given("port") && (f.port < 1 || f.port > 65535) {
-		return out, usagef("--port must be 1–65535, not %d", f.port)
-	}
-	if f.health != "" && f.health[0] != '/' {
-		return out, usagef("--health must begin with /")
-	}
-	if f.worker && (given("port") || given("health")) {
-		return out, usagef("a --worker has no --port and no --health")
-	}
-	var port *int
-	if given("port") {
-		port = &f.port
-	}
-	if !f.worker && !given("replicas") && !given("memory") && !given("cpus") && !given("disk") {
-		out.RunCommand, out.Port, out.HealthCheckPath = f.run, port, f.health
-		return out, nil
-	}
-	s := resource.PublishService{Name: "web", Type: "web", RunCommand: f.run, Port: port, HealthCheckPath: f.health}
-	if f.worker {
-		s.Name, s.Type = "worker", "worker"
-	}
-	if given("replicas") {
-		s.DesiredReplicas = &f.replicas
-	}
-	if given("memory") || given("cpus") || given("disk") {
-		s.Resources = &resource.ResourcesPatch{}
-		for name, to := range map[string]**int{"memory": &s.Resources.MemoryMB, "cpus": &s.Resources.VCPUs, "disk": &s.Resources.DiskMB} {
-			if given(name) {
-				*to = map[string]*int{"memory": &f.memory, "cpus": &f.cpus, "disk": &f.disk}[name]
-			}
-		}
-	}
-	out.Services = []resource.PublishService{s}
-	return out, nil
-}
-
-// liveVersion is the one that is live in an environment, or the zero one.
-func liveVersion(ctx context.Context, c *client.Client, dep resource.Deployment, environment string) (resource.Version, error) {
-	for e, err := range c.Environments(ctx, dep.ID) {
-		if err != nil {
-			return resource.Version{}, err
-		}
-		if (e.Name == environment || e.ID == environment) && e.ActiveVersionID != nil {
-			return c.Version(ctx, dep.ID, *e.ActiveVersionID)
-		}
-	}
-	return resource.Version{}, nil
-}
-
-// beside is what a publish names when flags are for one service: that of the
-// live version's that requests go to, and the others as they are, since what a
-// version does not name ends with it. Of workers alone it is the first.
-func beside(version resource.Version, s resource.PublishService) []resource.PublishService {
-	live := version.Services
-	whole := slices.IndexFunc(live, func(v resource.VersionService) bool {
-		return version.RoutedServiceID != nil && v.ServiceID == *version.RoutedServiceID
-	})
-	if whole < 0 {
-		whole = slices.IndexFunc(live, func(v resource.VersionService) bool {
-			return v.Type != "worker" || s.Port == nil && s.HealthCheckPath == ""
-		})
-	}
-	out := []resource.PublishService{s}
-	for n, v := range live {
-		if n == whole {
-			out[0].Name, out[0].Type = v.Name, v.Type
-			continue
-		}
-		out = append(out, resource.PublishService{Name: v.Name, Type: v.Type})
-	}
-	return out
 }
 
 // findOrCreate takes an ID, a slug or a name.

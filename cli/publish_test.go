@@ -109,7 +109,7 @@ func (s *shell) publishes(t *testing.T, path string, args ...string) resource.Re
 		t.Fatalf("%v in %s", err, out.String())
 	}
 	s.settle()
-	return published.Release
+	return *published.Release
 }
 
 // What a pipe brings is published as it comes: docker save shop | miosa publish -

@@ -90,7 +90,7 @@ func New(cfg Config) *cobra.Command {
 	root.PersistentFlags().StringVar(&a.context, "context", "", "context `FILE` of the platform (default: MIOSA_CONTEXT, or the last \"miosa up\" of this user)")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(
-		a.publishCommand(), a.psCommand(), a.scaleCommand(), a.restartCommand(), a.versionsCommand(), a.rollbackCommand(), a.promoteCommand(),
+		a.publishCommand(), a.initCommand(), a.schemaCommand(), a.psCommand(), a.scaleCommand(), a.servicesCommand(), a.restartCommand(), a.versionsCommand(), a.rollbackCommand(), a.promoteCommand(),
 		a.envCommand(), a.eventsCommand(), a.logsCommand(), a.logLimitCommand(), a.drainsCommand(), a.topCommand(), a.whyCommand(), a.usageCommand(), a.removeCommand(), a.deploymentsCommand(), a.instancesCommand(), a.webhooksCommand(), a.registryCommand(),
 	)
 	return root

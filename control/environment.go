@@ -3,9 +3,11 @@ package control
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/health"
 	"github.com/miosa/miosa/reconcile"
 	"github.com/miosa/miosa/rollout"
 	"github.com/miosa/miosa/schedule"
@@ -57,6 +59,7 @@ func (m *Machine) decideAll(now time.Time, envs map[string]bool) []Effect {
 		}
 		delete(m.wakes, id)
 		if !ok {
+			delete(m.watches, id)
 			continue
 		}
 		p := pass{m: m, now: now, env: env, fleet: fleet, commit: Commit{Tenant: env.TenantID, Environment: id, Seen: m.w.revision}}
@@ -157,6 +160,7 @@ func (p *pass) decide() {
 	p.slots()
 	p.existing()
 	p.deploymentState()
+	p.tellHealth()
 	if p.envChanged {
 		p.env.UpdatedAt = p.now
 		p.commit.Put = append(p.commit.Put, p.env)
@@ -508,6 +512,40 @@ func (p *pass) deploymentState() {
 		p.dep.State, p.dep.UpdatedAt = next, p.now
 		p.depChanged = true
 	}
+}
+
+// tellHealth tells how the environment does when that has changed for long enough.
+func (p *pass) tellHealth() {
+	if p.deleted() {
+		return
+	}
+	w := p.m.watches[p.env.ID]
+	if w == nil {
+		w = &health.Watch{}
+		p.m.watches[p.env.ID] = w
+	}
+	live, _ := p.version(p.env.ActiveVersionID)
+	seen := health.Environment(p.now, live, p.m.servicesOf(p.env.ID), p.all)
+	tell, wake := w.Look(p.now, p.env.ToldHealth, seen.Health)
+	p.wakeAt(wake)
+	p.wakeAt(seen.Wake)
+	if tell == "" {
+		return
+	}
+	was := p.env.ToldHealth
+	if was == "" {
+		was = miosa.EnvironmentOK
+	}
+	p.env.ToldHealth, p.envChanged = tell, true
+	message := fmt.Sprintf("%s is %s", p.env.Name, tell)
+	if len(seen.Reasons) > 0 {
+		message += ": " + strings.Join(seen.Reasons, "; ")
+	}
+	p.commit.Events = append(p.commit.Events, miosa.Event{
+		TenantID: p.env.TenantID, DeploymentID: p.env.DeploymentID, VersionID: p.env.ActiveVersionID,
+		Type: "deployment.health_changed", Message: message, Actor: "control", At: p.now,
+		Details: map[string]string{"environment": p.env.Name, "health": string(tell), "was": string(was)},
+	})
 }
 
 func (p *pass) summary() miosa.DeploymentState {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/health"
 	"github.com/miosa/miosa/reconcile"
 	"github.com/miosa/miosa/routing"
 )
@@ -48,8 +49,9 @@ type Machine struct {
 	busy    map[string]*commitUnderWay
 	wakes   map[string]time.Time // by environment ID
 	purging map[string]bool
-	routed  bool // the table was built once
-	stale   bool // the table may have to be built anew
+	watches map[string]*health.Watch // by environment ID: how it does, until that is told
+	routed  bool                     // the table was built once
+	stale   bool                     // the table may have to be built anew
 }
 
 // commitUnderWay keeps an environment from being decided again on a picture
@@ -86,7 +88,7 @@ func (b *commitUnderWay) over(now time.Time, revision int64) bool {
 func NewMachine(cfg Config) *Machine {
 	return &Machine{
 		cfg: cfg, w: newWorld(), routers: map[string]*router{}, left: map[string]int64{}, flipped: map[string]int64{},
-		busy: map[string]*commitUnderWay{}, wakes: map[string]time.Time{}, purging: map[string]bool{},
+		busy: map[string]*commitUnderWay{}, wakes: map[string]time.Time{}, purging: map[string]bool{}, watches: map[string]*health.Watch{},
 	}
 }
 

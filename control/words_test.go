@@ -22,6 +22,7 @@ type stage struct {
 	service  miosa.Service
 	all      map[string]miosa.Instance
 	rollouts map[string]miosa.Rollout
+	events   []miosa.Event
 }
 
 func spec() miosa.ServiceSpec {
@@ -77,6 +78,7 @@ func (s *stage) carryOut(effects []control.Effect) {
 			continue
 		}
 		put := slices.Clone(c.Put)
+		s.events = append(s.events, c.Events...)
 		for n, i := range c.Create {
 			i.ID, i.BootSpec = fmt.Sprintf("ri_of_%s_%d_%d", i.VersionID, i.Slot, n), []byte("sealed")
 			put = append(put, i)

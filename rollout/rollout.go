@@ -206,13 +206,14 @@ func (p *progress) stuck() string {
 		return p.words()
 	}
 	i := p.waiting[0]
+	words := p.words() + "; " + i.Spec.Name
 	switch {
 	case i.HostID == "" && len(i.Reasons) > 0:
-		return p.words() + "; no host for the next: " + strings.Join(i.Reasons, "; ")
+		return words + ": no host for the next: " + strings.Join(i.Reasons, "; ")
 	case i.Observed.Failure.Message != "":
-		return p.words() + "; " + i.Observed.Failure.Message
+		return words + ": " + i.Observed.Failure.Message
 	}
-	return fmt.Sprintf("%s; %s is %s", p.words(), i.ID, i.State())
+	return fmt.Sprintf("%s: %s is %s", words, i.ID, i.State())
 }
 
 func flipping(in Input) Decision {
@@ -238,6 +239,12 @@ func flipping(in Input) Decision {
 			d = failed(p.failed)
 		}
 		d.Reason = "its instances were lost before it was live: " + d.Reason
+		return d
+	case survey(in).failed.ID != "":
+		// The services of a version go live together, or none does: also one that
+		// gets no requests.
+		d := failed(survey(in).failed)
+		d.Reason = "it failed before it was live: " + d.Reason
 		return d
 	case in.Acknowledged:
 		return Decision{Step: miosa.StepDraining, Activate: true, Deadline: end, Reason: "every router sends requests to the new instances"}

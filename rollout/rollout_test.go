@@ -170,10 +170,14 @@ func TestSteps(t *testing.T) {
 				t.Fatalf("%+v, live before: %t", d, live)
 			case d.Activate && !answers(in):
 				t.Fatalf("made live without a backend: %+v", in.Instances)
-			case was == miosa.StepFlipping && d.Step == miosa.StepFailed && answers(in):
+			case was == miosa.StepFlipping && d.Step == miosa.StepFailed && answers(in) && !slices.ContainsFunc(in.Instances, gaveUp(in)):
 				t.Fatal("failed while flipping, although it could answer")
 			case was == miosa.StepPulling && d.Step == miosa.StepStarting && !in.Target.Pulled():
 				t.Fatal("started without its bytes")
+			case was == miosa.StepStarting && (d.Ready || d.Step == miosa.StepFlipping) && !allWell(in):
+				t.Fatalf("not all services are well, and yet %+v", d)
+			case d.Activate && slices.ContainsFunc(in.Instances, gaveUp(in)) && !allWell(in):
+				t.Fatalf("made live, although a service failed: %+v", in.Instances)
 			case !in.Rollout.Promote && (d.Activate || d.Step == miosa.StepFlipping):
 				t.Fatalf("not to be promoted, and yet %+v", d)
 			case !d.Step.Terminal() && d.Step == was && d.Wake.IsZero():
@@ -204,6 +208,37 @@ func answers(in rollout.Input) bool {
 	return slices.ContainsFunc(in.Instances, func(i miosa.Instance) bool {
 		return i.VersionID == "ver_2" && i.ServiceID == in.Target.RoutedServiceID && i.HostID != "" && i.Goal == miosa.GoalRun && i.Observed.State == miosa.Healthy
 	})
+}
+
+// allWell: every place of every service of the target has an occupant that is
+// healthy, or a worker that is done with its work.
+func allWell(in rollout.Input) bool {
+	for _, svc := range in.Services {
+		spec, ok := in.Target.Service(svc.ID)
+		if !ok {
+			continue
+		}
+		for slot := range max(svc.DesiredReplicas, 1) {
+			if !slices.ContainsFunc(in.Instances, func(i miosa.Instance) bool {
+				done := i.Observed.State == miosa.Stopped && i.Observed.Failure.Kind == miosa.FailureCompleted && spec.Port == 0 && !i.CreatedAt.Before(in.Rollout.CreatedAt)
+				return i.VersionID == "ver_2" && i.ServiceID == svc.ID && i.Slot == slot && (i.Observed.State == miosa.Healthy || done)
+			}) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// gaveUp: of the target, since the rollout began, and nothing more is tried.
+func gaveUp(in rollout.Input) func(miosa.Instance) bool {
+	return func(i miosa.Instance) bool {
+		spec, ok := in.Target.Service(i.ServiceID)
+		n := slices.IndexFunc(in.Services, func(s miosa.Service) bool { return s.ID == i.ServiceID })
+		completed := i.Observed.State == miosa.Stopped && i.Observed.Failure.Kind == miosa.FailureCompleted && spec.Port != 0
+		return ok && i.VersionID == "ver_2" && i.Slot < max(in.Services[n].DesiredReplicas, 1) && !i.CreatedAt.Before(in.Rollout.CreatedAt) &&
+			(i.Observed.State == miosa.Failed || completed)
+	}
 }
 
 func drawInput(t *rapid.T) rollout.Input {

@@ -1,12 +1,14 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/control"
+	"github.com/miosa/miosa/health"
 	"github.com/miosa/miosa/routing"
 	"github.com/miosa/miosa/schedule"
 	"github.com/miosa/miosa/store"
@@ -363,6 +365,34 @@ func (c *checker) settledApp(a *app) error {
 		if err := c.settledService(a, env, c.services[spec.ServiceID], spec); err != nil {
 			return err
 		}
+	}
+	return c.settledHealth(env)
+}
+
+// settledHealth: what was last told of an environment's health is how it does,
+// where that has been so for longer than telling takes.
+func (c *checker) settledHealth(env miosa.Environment) error {
+	const long = health.BetterAfter + 30*time.Second
+	services := []miosa.Service{}
+	for _, id := range sortedIDs(c.services) {
+		if c.services[id].EnvironmentID == env.ID {
+			services = append(services, c.services[id])
+		}
+	}
+	of := func(now time.Time) miosa.EnvironmentHealth {
+		return health.Environment(now, c.versions[env.ActiveVersionID], services, c.s.instances()).Health
+	}
+	is := of(c.s.now)
+	if of(c.s.now.Add(-long)) != is {
+		return nil // an instance's failures were forgotten just now
+	}
+	for _, i := range c.s.instances() {
+		if i.EnvironmentID == env.ID && c.s.now.Sub(c.since[i.ID]) < long {
+			return nil
+		}
+	}
+	if told := cmp.Or(env.ToldHealth, miosa.EnvironmentOK); told != is {
+		return fmt.Errorf("in the end %s is %s, and told of as %s", env.ID, is, told)
 	}
 	return nil
 }

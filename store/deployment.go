@@ -85,16 +85,17 @@ var Environments = shape[miosa.Environment, environmentRecord]{
 }.kind()
 
 type environmentRecord struct {
-	ID                string    `json:"id,omitempty"`
-	TenantID          string    `json:"tenant_id,omitempty"`
-	DeploymentID      string    `json:"deployment_id,omitempty"`
-	Name              string    `json:"name,omitempty"`
-	ActiveVersionID   string    `json:"active_version_id,omitempty"`
-	PreviousVersionID string    `json:"previous_version_id,omitempty"`
-	ActiveSince       time.Time `json:"active_since,omitzero"`
-	VarsRevision      int64     `json:"vars_revision,omitempty"`
-	CreatedAt         time.Time `json:"created_at,omitzero"`
-	UpdatedAt         time.Time `json:"updated_at,omitzero"`
+	ID                string                  `json:"id,omitempty"`
+	TenantID          string                  `json:"tenant_id,omitempty"`
+	DeploymentID      string                  `json:"deployment_id,omitempty"`
+	Name              string                  `json:"name,omitempty"`
+	ActiveVersionID   string                  `json:"active_version_id,omitempty"`
+	PreviousVersionID string                  `json:"previous_version_id,omitempty"`
+	ActiveSince       time.Time               `json:"active_since,omitzero"`
+	VarsRevision      int64                   `json:"vars_revision,omitempty"`
+	ToldHealth        miosa.EnvironmentHealth `json:"told_health,omitempty"`
+	CreatedAt         time.Time               `json:"created_at,omitzero"`
+	UpdatedAt         time.Time               `json:"updated_at,omitzero"`
 }
 
 func environmentToRecord(v miosa.Environment) environmentRecord {
@@ -107,6 +108,7 @@ func environmentToRecord(v miosa.Environment) environmentRecord {
 		PreviousVersionID: v.PreviousVersionID,
 		ActiveSince:       utc(v.ActiveSince),
 		VarsRevision:      v.VarsRevision,
+		ToldHealth:        v.ToldHealth,
 		CreatedAt:         utc(v.CreatedAt),
 		UpdatedAt:         utc(v.UpdatedAt),
 	}
@@ -122,6 +124,7 @@ func (r environmentRecord) noun() miosa.Environment {
 		PreviousVersionID: r.PreviousVersionID,
 		ActiveSince:       r.ActiveSince,
 		VarsRevision:      r.VarsRevision,
+		ToldHealth:        r.ToldHealth,
 		CreatedAt:         r.CreatedAt,
 		UpdatedAt:         r.UpdatedAt,
 	}

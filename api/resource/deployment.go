@@ -13,6 +13,8 @@ type Deployment struct {
 	Slug                  string         `json:"slug" doc:"Made from the name at creation; unique per tenant; part of public_url."`
 	SourceType            string         `json:"source_type"`
 	State                 string         `json:"state" enum:"pending,building,running,stopped,failed"`
+	Health                *string        `json:"health" enum:"ok,degraded,down" doc:"How what is live in production does, beside state: degraded when an instance that is wanted is missing, fails or crash-loops, down when the service that requests go to has no healthy one; null while nothing is live."`
+	Reasons               []string       `json:"reasons" doc:"Why health is not ok, in words."`
 	ActiveVersionID       *string        `json:"active_version_id" doc:"The version that is live in production."`
 	ActiveReleaseID       *string        `json:"active_release_id"`
 	RunningArtifactSHA256 *string        `json:"running_artifact_sha256"`
@@ -57,19 +59,21 @@ type DeploymentPatch struct {
 
 // Publish is the body of a publish. Exactly one source is named.
 type Publish struct {
-	ReleaseID       string           `json:"release_id,omitempty"`
-	ArtifactSHA256  string           `json:"artifact_sha256,omitempty" doc:"Digest of an artefact already uploaded to this deployment, hex."`
-	Image           *PublishImage    `json:"image,omitempty" doc:"An image to pull from a registry: its reference, or an object."`
-	SourceSandboxID string           `json:"source_sandbox_id,omitempty" doc:"A release ID given here is taken as release_id."`
-	Kind            string           `json:"kind,omitempty" enum:"auto,static,dynamic" doc:"auto: told by the release."`
-	Environment     string           `json:"environment,omitempty" doc:"Default production."`
-	RunCommand      string           `json:"run_command,omitempty" doc:"Default: that of the active version, of the deployment, of the image."`
-	Port            *int             `json:"port,omitempty" doc:"1–65535. Default: that of the active version, the image's first exposed port, 8080."`
-	HealthCheckPath string           `json:"health_check_path,omitempty" doc:"Default: that of the active version, /."`
-	Services        []PublishService `json:"services,omitempty" doc:"Several services of one version; default is one, web."`
-	Promote         *bool            `json:"promote,omitempty" doc:"Default true. false: only prove that it becomes healthy."`
-	DataServices    []any            `json:"data_services,omitempty" doc:"Accepted for compatibility; bindings are the operator's."`
-	Metadata        map[string]any   `json:"metadata,omitempty"`
+	ReleaseID       string            `json:"release_id,omitempty"`
+	ArtifactSHA256  string            `json:"artifact_sha256,omitempty" doc:"Digest of an artefact already uploaded to this deployment, hex."`
+	Image           *PublishImage     `json:"image,omitempty" doc:"An image to pull from a registry: its reference, or an object."`
+	SourceSandboxID string            `json:"source_sandbox_id,omitempty" doc:"A release ID given here is taken as release_id."`
+	Kind            string            `json:"kind,omitempty" enum:"auto,static,dynamic" doc:"auto: told by the release."`
+	Environment     string            `json:"environment,omitempty" doc:"Default production."`
+	RunCommand      string            `json:"run_command,omitempty" doc:"Default: that of the active version, of the deployment, of the image."`
+	Port            *int              `json:"port,omitempty" doc:"1–65535. Default: that of the active version, the image's first exposed port, 8080."`
+	HealthCheckPath string            `json:"health_check_path,omitempty" doc:"Default: that of the active version, /."`
+	Services        []PublishService  `json:"services,omitempty" doc:"Several services of one version; default is one, web."`
+	Reset           bool              `json:"reset,omitempty" doc:"What a service does not say is the default, not what the active version has; only desired_replicas and logs stay as they are."`
+	Variables       map[string]string `json:"variables,omitempty" doc:"Plain variables of the environment to set with it; those that are not named stay. A secret is not overwritten."`
+	Promote         *bool             `json:"promote,omitempty" doc:"Default true. false: only prove that it becomes healthy."`
+	DataServices    []any             `json:"data_services,omitempty" doc:"Accepted for compatibility; bindings are the operator's."`
+	Metadata        map[string]any    `json:"metadata,omitempty"`
 	Attribution
 }
 
@@ -84,6 +88,9 @@ type PublishService struct {
 	HealthCheck     *HealthPatch    `json:"health_check,omitempty"`
 	DesiredReplicas *int            `json:"desired_replicas,omitempty"`
 	Resources       *ResourcesPatch `json:"resources,omitempty"`
+	Regions         *[]string       `json:"regions,omitempty" doc:"Slugs of /compute/regions; empty: any. As desired_replicas, sticky and restart, no part of the version: they apply at once."`
+	Sticky          *Sticky         `json:"sticky,omitempty"`
+	Restart         *RestartPatch   `json:"restart,omitempty"`
 }
 
 // Published is the outcome of a publish, or how far it has come.
@@ -165,6 +172,8 @@ type Environment struct {
 	DeploymentID      string     `json:"deployment_id"`
 	TenantID          string     `json:"tenant_id"`
 	Name              string     `json:"name"`
+	Health            *string    `json:"health" enum:"ok,degraded,down" doc:"How what is live in it does, as a deployment's; null while nothing is live."`
+	Reasons           []string   `json:"reasons" doc:"Why health is not ok, in words."`
 	ActiveVersionID   *string    `json:"active_version_id"`
 	PreviousVersionID *string    `json:"previous_version_id" doc:"What was live before: an empty rollback's target."`
 	ActiveSince       *time.Time `json:"active_since"`

@@ -1,0 +1,155 @@
+package health
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/miosa/miosa"
+)
+
+// Looping is from how many rapid failures in a row on an instance counts as
+// crash-looping, also while it is healthy between two of them.
+const Looping = 2
+
+// maxReasons bounds what is said of one environment; the rest is counted.
+const maxReasons = 10
+
+// Condition is how what is live in an environment does, and why it is not ok.
+type Condition struct {
+	Health  miosa.EnvironmentHealth // "" where nothing is live
+	Reasons []string
+	Wake    time.Time // when it may be otherwise although nothing happens; zero: never
+}
+
+// Environment judges what is live: the version, the environment's services, and
+// all instances of it, in any order. It is ok when every instance that is wanted
+// is healthy; down when the service that requests go to has none that is;
+// degraded when any is missing, fails, or is healthy between two crashes. A
+// service that is scaled to nothing wants none, a worker that did its work is
+// well, and static files have no instances.
+func Environment(now time.Time, live miosa.Version, services []miosa.Service, instances []miosa.Instance) Condition {
+	if live.ID == "" {
+		return Condition{}
+	}
+	v := Condition{Health: miosa.EnvironmentOK}
+	if live.Kind == miosa.KindStatic {
+		return v
+	}
+	routed, _ := live.Routed()
+	for _, spec := range live.Services {
+		wanted, healthy := 0, 0
+		for _, s := range services {
+			if s.ID == spec.ServiceID {
+				wanted = s.DesiredReplicas
+			}
+		}
+		for slot := range wanted {
+			i := occupant(live.ID, spec.ServiceID, slot, instances)
+			well, reason := place(now, spec, slot, i)
+			if well && reason != "" {
+				v.Wake = earlier(v.Wake, i.Observed.HealthyAt.Add(Settled))
+			}
+			if well {
+				healthy++
+			}
+			if reason != "" {
+				v.Health = worse(v.Health, miosa.EnvironmentDegraded)
+				v.Reasons = append(v.Reasons, reason)
+			}
+		}
+		if wanted > 0 && healthy == 0 && spec.ServiceID == routed.ServiceID {
+			v.Health = miosa.EnvironmentDown
+		}
+	}
+	if over := len(v.Reasons) - maxReasons; over > 0 {
+		v.Reasons = append(v.Reasons[:maxReasons:maxReasons], fmt.Sprintf("and %d more", over))
+	}
+	return v
+}
+
+// occupant is who fills a slot: a healthy one, else one that did its work, else
+// the newest; the zero one where it is empty.
+func occupant(version, service string, slot int, instances []miosa.Instance) miosa.Instance {
+	rank := func(i miosa.Instance) int {
+		switch {
+		case i.ID == "":
+			return 0
+		case i.State() == miosa.Healthy:
+			return 3
+		case completed(i):
+			return 2
+		}
+		return 1
+	}
+	var best miosa.Instance
+	for _, i := range instances {
+		if i.VersionID != version || i.ServiceID != service || i.Slot != slot {
+			continue
+		}
+		if cmp.Or(cmp.Compare(rank(i), rank(best)), strings.Compare(i.ID, best.ID)) > 0 {
+			best = i
+		}
+	}
+	return best
+}
+
+func completed(i miosa.Instance) bool {
+	return i.Spec.Port == 0 && i.State() == miosa.Stopped && i.Observed.Failure.Kind == miosa.FailureCompleted
+}
+
+// place judges one slot. What is well has a reason, too, when it crash-loops.
+func place(now time.Time, spec miosa.ServiceSpec, slot int, i miosa.Instance) (well bool, reason string) {
+	o := i.Observed
+	who := fmt.Sprintf("%s %d", spec.Name, slot)
+	because := func(words, why string) string {
+		if o.RestartCount > 0 && i.State() != miosa.Unhealthy {
+			words += fmt.Sprintf(" after %d restarts", o.RestartCount)
+		}
+		if why != "" {
+			words += ": " + why
+		}
+		return who + " " + words
+	}
+	switch {
+	case i.ID == "":
+		return false, who + " has no instance yet"
+	case completed(i):
+		return true, ""
+	case i.State() == miosa.Healthy:
+		if o.Failures >= Looping && now.Sub(o.HealthyAt) < Settled {
+			return true, fmt.Sprintf("%s is healthy, but failed %d times in a row before; last: %s", who, o.Failures, cmp.Or(o.Failure.Message, "not recorded"))
+		}
+		return true, ""
+	case i.State() == miosa.Pending && i.HostID == "":
+		return false, because("waits for a host", strings.Join(i.Reasons, "; "))
+	case i.State() == miosa.Pending:
+		return false, because("waits for its next boot", o.Failure.Message)
+	case i.State() == miosa.Starting:
+		return false, because("is starting", o.Failure.Message)
+	case i.State() == miosa.Unhealthy:
+		return false, because("fails its health check", o.LastProbe)
+	case i.State() == miosa.Failed:
+		return false, because("failed for good", o.Failure.Message)
+	}
+	return false, because("is "+string(i.State()), i.GoalReason)
+}
+
+func worse(a, b miosa.EnvironmentHealth) miosa.EnvironmentHealth {
+	if badness(b) > badness(a) {
+		return b
+	}
+	return a
+}
+
+// badness counts up from ok; nothing live is as good.
+func badness(h miosa.EnvironmentHealth) int {
+	switch h {
+	case miosa.EnvironmentDegraded:
+		return 1
+	case miosa.EnvironmentDown:
+		return 2
+	}
+	return 0
+}
