@@ -357,6 +357,7 @@ func (m *Machine) served(versions []routing.Served, id string) []routing.Served 
 	}
 	next := routing.Served{Version: id}
 	if spec, ok := v.Routed(); ok {
+		next.Spec = spec
 		if next.Service, ok = m.w.services[spec.ServiceID]; !ok {
 			next.Service = miosa.Service{ID: spec.ServiceID}
 		}

@@ -297,7 +297,7 @@ func (up *upload) discarding() bool {
 // extend gives the app time to answer that begins when it has the whole body.
 // It reports false when that time is over.
 func (up *upload) extend(c *upstream) bool {
-	left := up.x.rt.cfg.ResponseTimeout
+	left := up.x.responseTimeout()
 	select {
 	case <-up.done:
 		left -= time.Since(up.ended)

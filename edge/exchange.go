@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"net/http"
@@ -323,11 +324,16 @@ const spokeFirst = "the app sent something before it was asked: what listens on 
 // prepare makes all ready for the request to be written.
 func (x *exchange) prepare(c *upstream) {
 	c.writeWithin(x.now, x.rt.cfg.StallTimeout)
-	c.readWithin(x.now, x.rt.cfg.ResponseTimeout)
+	c.readWithin(x.now, x.responseTimeout())
 	c.out = x.appendHead(c.out[:0])
 	if !x.body.streamed {
 		c.out = append(c.out, x.body.whole...)
 	}
+}
+
+// responseTimeout is how long the answer may take to begin.
+func (x *exchange) responseTimeout() time.Duration {
+	return cmp.Or(x.pool.ResponseTimeout, x.rt.cfg.ResponseTimeout)
 }
 
 // converse sends the rest of the request and brings the answer back. It reports

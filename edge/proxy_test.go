@@ -627,6 +627,42 @@ func TestPages(t *testing.T) {
 	}
 }
 
+// A service says itself how long its answers may take to begin, and one that
+// says more than the router waits for by itself is waited for.
+func TestEachServiceHasItsResponseTimeout(t *testing.T) {
+	g, _ := newRig(t, Config{ResponseTimeout: 20 * time.Millisecond})
+	late, asked := make(chan struct{}), make(chan struct{}, 2)
+	at := at("ri_a", app(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		asked <- struct{}{}
+		select {
+		case <-late:
+		case <-r.Context().Done():
+		}
+	}))
+	patient, hasty := poolOf(at), poolOf(at)
+	patient.ResponseTimeout, hasty.ResponseTimeout = time.Hour, 10*time.Millisecond
+	g.route(map[string]routing.Pool{"patient.test": patient, "hasty.test": hasty})
+	for _, body := range []func() io.Reader{
+		func() io.Reader { return nil },
+		func() io.Reader { return io.MultiReader(strings.NewReader("streamed")) },
+	} {
+		waited := make(chan answerTo, 1)
+		go func() { waited <- g.do("POST", "http://patient.test/", body()) }()
+		<-asked
+		got := g.do("POST", "http://hasty.test/", body())
+		<-asked
+		if got.StatusCode != 504 || !strings.Contains(got.body, "did not answer in time") {
+			t.Errorf("hasty: %d %s", got.StatusCode, got.body)
+		}
+		// The router's own limit has passed as well by now.
+		late <- struct{}{}
+		if got := <-waited; got.StatusCode != 200 {
+			t.Errorf("patient: %d %s", got.StatusCode, got.body)
+		}
+	}
+}
+
 func TestWantsHTML(t *testing.T) {
 	for accept, want := range map[string]bool{
 		"": false, "*/*": false, "text/html": true, "application/json": false,

@@ -476,7 +476,7 @@ func (x *exchange) converseExpecting(c *upstream) (how outcome, keep bool) {
 	_ = c.SetReadDeadline(time.Now().Add(time.Second))
 	c.stayInterrupted()
 	_, err := c.br.Peek(1)
-	c.readWithin(time.Now(), x.rt.cfg.ResponseTimeout)
+	c.readWithin(time.Now(), x.responseTimeout())
 	if err != nil && (!errors.Is(err, os.ErrDeadlineExceeded) || c.ended.Load() != 0) {
 		return x.lostOn(c, err), false
 	}

@@ -39,7 +39,7 @@ type Config struct {
 	HeadTimeout     time.Duration // for a request's head; 10 s
 	KeepAlive       time.Duration // a client's connection between requests; 75 s
 	DialTimeout     time.Duration // to a backend; 2 s
-	ResponseTimeout time.Duration // from the request sent to the answer's head, up to a quarter more; 120 s
+	ResponseTimeout time.Duration // from the request sent to the answer's head, up to a quarter more, where a pool says nothing; 120 s
 	StallTimeout    time.Duration // without a byte while sending, either way; 60 s
 	IdleTimeout     time.Duration // of a stream or tunnel without a byte; 1 h
 	RestTimeout     time.Duration // a backend's connection between requests; 55 s
@@ -123,7 +123,7 @@ func (c *Config) setDefaults() {
 		{&c.HeadTimeout, 10 * time.Second},
 		{&c.KeepAlive, 75 * time.Second},
 		{&c.DialTimeout, 2 * time.Second},
-		{&c.ResponseTimeout, 120 * time.Second},
+		{&c.ResponseTimeout, miosa.DefaultResponseTimeout},
 		{&c.StallTimeout, 60 * time.Second},
 		{&c.IdleTimeout, time.Hour},
 		{&c.RestTimeout, 55 * time.Second},

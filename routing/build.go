@@ -24,6 +24,7 @@ type Served struct {
 	// Service is the zero one where the version serves no HTTP: then that is its
 	// answer.
 	Service miosa.Service
+	Spec    miosa.ServiceSpec // of that service in the version
 }
 
 // Build makes the table of all sites. It is the only place that decides who
@@ -48,6 +49,7 @@ func (s Site) pool() Pool {
 			continue
 		}
 		p.VersionID, p.ServiceID, p.Sticky, p.Backends = v.Version, v.Service.ID, v.Service.Sticky, b
+		p.ResponseTimeout = cmp.Or(v.Spec.ResponseTimeout, miosa.DefaultResponseTimeout)
 		if p.Drain = time.Duration(v.Service.DrainSeconds) * time.Second; p.Drain <= 0 {
 			p.Drain = miosa.DefaultDrain
 		}

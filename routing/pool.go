@@ -11,6 +11,7 @@ func (p Pool) Equal(q Pool) bool {
 		p.VersionID == q.VersionID &&
 		p.Sticky == q.Sticky &&
 		p.Drain == q.Drain &&
+		p.ResponseTimeout == q.ResponseTimeout &&
 		slices.Equal(p.Backends, q.Backends)
 }
 

@@ -24,7 +24,10 @@ type Pool struct {
 	VersionID    string // being served; "" when nothing was ever published
 	Sticky       miosa.Sticky
 	Drain        time.Duration // how long connections of a leaving backend may go on
-	Backends     []Backend     // sorted by instance ID; may be empty: 503
+	// ResponseTimeout is how long an answer may take to begin once the request is
+	// sent; 0: as the router has it.
+	ResponseTimeout time.Duration
+	Backends        []Backend // sorted by instance ID; may be empty: 503
 }
 
 // Backend is one instance in a pool.
