@@ -80,6 +80,7 @@ func (l *loop) carry(ev event) {
 			b.retired.Store(true)
 			b.drain()
 		case forget:
+			l.backend(e.backend).drain()
 			l.mu.Lock()
 			delete(l.backends, e.backend)
 			l.mu.Unlock()

@@ -250,9 +250,10 @@ func TestCutOffAnswersDoNotLookWhole(t *testing.T) {
 	}
 }
 
+// Trailers and streams come through whatever either side speaks.
 func TestTrailersBothWays(t *testing.T) {
 	for _, announce := range []bool{true, false} {
-		g := one(t, Config{}, func(w http.ResponseWriter, r *http.Request) {
+		handler := func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
 			prefix := http.TrailerPrefix
 			if announce {
@@ -261,18 +262,22 @@ func TestTrailersBothWays(t *testing.T) {
 			}
 			_, _ = io.WriteString(w, "body")
 			w.(http.Flusher).Flush()
-			w.Header().Set(prefix+"X-Sum", "of "+r.Trailer.Get("X-Check"))
-		})
-		req, _ := http.NewRequest("POST", "http://app.test/", io.MultiReader(strings.NewReader("streamed")))
-		req.Trailer = http.Header{"X-Check": {"42"}}
-		res, err := g.http.Do(req)
-		if err != nil {
-			t.Fatal(err)
+			w.Header().Set(prefix+"X-Sum", "of "+r.Trailer.Get("X-Check")+" by "+r.Proto)
 		}
-		b, err := io.ReadAll(res.Body)
-		res.Body.Close()
-		if err != nil || string(b) != "body" || res.Trailer.Get("X-Sum") != "of 42" {
-			t.Errorf("announced %v: %q, trailer %v, %v", announce, b, res.Trailer, err)
+		for proto, g := range map[string]*rig{"HTTP/1.1": one(t, Config{}, handler), "HTTP/2.0": oneH2C(t, Config{}, handler)} {
+			for _, client := range []*http.Client{g.http, g.http2Client()} {
+				req, _ := http.NewRequest("POST", "http://app.test/", io.MultiReader(strings.NewReader("streamed")))
+				req.Trailer = http.Header{"X-Check": {"42"}}
+				res, err := client.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := io.ReadAll(res.Body)
+				res.Body.Close()
+				if err != nil || string(b) != "body" || res.Trailer.Get("X-Sum") != "of 42 by "+proto {
+					t.Errorf("announced %v, %s to %s: %q, trailer %v, %v", announce, res.Proto, proto, b, res.Trailer, err)
+				}
+			}
 		}
 	}
 }

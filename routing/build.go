@@ -49,6 +49,7 @@ func (s Site) pool() Pool {
 			continue
 		}
 		p.VersionID, p.ServiceID, p.Sticky, p.Backends = v.Version, v.Service.ID, v.Service.Sticky, b
+		p.Protocol = v.Spec.Protocol
 		p.ResponseTimeout = cmp.Or(v.Spec.ResponseTimeout, miosa.DefaultResponseTimeout)
 		if p.Drain = time.Duration(v.Service.DrainSeconds) * time.Second; p.Drain <= 0 {
 			p.Drain = miosa.DefaultDrain

@@ -9,6 +9,7 @@ func (p Pool) Equal(q Pool) bool {
 		p.DeploymentID == q.DeploymentID &&
 		p.ServiceID == q.ServiceID &&
 		p.VersionID == q.VersionID &&
+		p.Protocol == q.Protocol &&
 		p.Sticky == q.Sticky &&
 		p.Drain == q.Drain &&
 		p.ResponseTimeout == q.ResponseTimeout &&

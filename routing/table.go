@@ -20,8 +20,9 @@ type Table struct {
 type Pool struct {
 	TenantID     string
 	DeploymentID string
-	ServiceID    string // of the version; "" when it has none that serves HTTP
-	VersionID    string // being served; "" when nothing was ever published
+	ServiceID    string         // of the version; "" when it has none that serves HTTP
+	VersionID    string         // being served; "" when nothing was ever published
+	Protocol     miosa.Protocol // that its backends speak; "": ProtocolHTTP1
 	Sticky       miosa.Sticky
 	Drain        time.Duration // how long connections of a leaving backend may go on
 	// ResponseTimeout is how long an answer may take to begin once the request is
