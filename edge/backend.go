@@ -37,6 +37,7 @@ type backend struct {
 	resting []*upstream            // a stack: the most recently used is taken first
 	conns   map[*upstream]struct{} // all that are open
 	calls   map[*call]struct{}     // under way over HTTP/2
+	pipes   map[*pipe]struct{}     // raw TCP
 	h2      *http.Transport        // to it; nil until the first call
 	mute    int                    // connections in a row on which it said nothing before it closed them
 	said    map[string]bool        // what complain was told of by sayOnce
@@ -51,7 +52,7 @@ const (
 )
 
 func newBackend(id routing.Backend, token string, idle chan<- routing.Backend) *backend {
-	return &backend{Backend: id, token: token, idle: idle, conns: map[*upstream]struct{}{}, calls: map[*call]struct{}{}, said: map[string]bool{}}
+	return &backend{Backend: id, token: token, idle: idle, conns: map[*upstream]struct{}{}, calls: map[*call]struct{}{}, pipes: map[*pipe]struct{}{}, said: map[string]bool{}}
 }
 
 // release counts one request or upgraded connection out.
@@ -273,7 +274,8 @@ func (q *queue) pop() *upstream {
 	return c
 }
 
-// cut ends everything in flight but the tunnels, or only the streams of events.
+// cut ends everything in flight but the tunnels, or only what would not end by
+// itself: streams of events, and raw connections on which nothing goes on.
 func (b *backend) cut(why int32, eventsOnly bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -285,6 +287,11 @@ func (b *backend) cut(why int32, eventsOnly bool) {
 	for c := range b.calls {
 		if !eventsOnly || c.events.Load() {
 			c.interrupt(why)
+		}
+	}
+	for p := range b.pipes {
+		if !eventsOnly || p.silent() {
+			p.interrupt(why)
 		}
 	}
 }

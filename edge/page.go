@@ -21,7 +21,7 @@ var (
 	badTarget      = failure{400, "bad_target", "Bad request", "The request's target is not valid.", 0}
 	badBody        = failure{400, "bad_body", "Bad request", "The request's body could not be read.", 0}
 	unknownHost    = failure{404, "unknown_host", "Not found", "There is nothing at this address.", 0}
-	noHTTP         = failure{404, "no_http", "Not found", "The application that is live here serves no HTTP: it has workers only.", 0}
+	noHTTP         = failure{404, "no_http", "Not found", "The application that is live here serves no HTTP: it has workers, or services on ports of their own.", 0}
 	noTunnels      = failure{405, "method_not_allowed", "Method not allowed", "This method is not served here.", 0}
 	slowBody       = failure{408, "body_timeout", "Request timeout", "The request's body did not arrive in time.", 0}
 	badResponse    = failure{502, "bad_response", "Bad gateway", "The application gave an answer that could not be understood.", 0}

@@ -46,6 +46,11 @@ type Config struct {
 	BackendWait     time.Duration // for a backend to come, before 502 or 503; 1 s
 	StopGrace       time.Duration // for requests in flight when the router stops; 10 s
 
+	// PortHost is the address, without a port, at which the ports of raw TCP
+	// services are listened on; "": all of the machine.
+	PortHost        string
+	MaxConnsPerPort int // at once, of a raw TCP service; 4096
+
 	MaxHeadBytes      int   // of a request; 64 KiB
 	MaxIdlePerBackend int   // connections at rest; 256
 	MaxWaiting        int32 // requests per host name that wait for a backend; 1000
@@ -58,6 +63,7 @@ type Router struct {
 	feed      Feed
 	log       *slog.Logger
 	table     *table
+	ports     *ports
 	accessLog *accessLog
 
 	applied    atomic.Bool // a table has been applied
@@ -109,6 +115,7 @@ func New(cfg Config, feed Feed, log *slog.Logger) (*Router, error) {
 		stopped: make(chan struct{}),
 		tunnels: map[tunnelID]*tunnel{},
 	}
+	rt.ports = newPorts(rt)
 	if cfg.AccessLog != nil {
 		rt.accessLog = newAccessLog(cfg.AccessLog, log)
 	}
@@ -136,6 +143,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxHeadBytes <= 0 {
 		c.MaxHeadBytes = 64 << 10
+	}
+	if c.MaxConnsPerPort <= 0 {
+		c.MaxConnsPerPort = 4096
 	}
 	if c.MaxIdlePerBackend <= 0 {
 		c.MaxIdlePerBackend = 256
@@ -221,6 +231,7 @@ func (rt *Router) Run(ctx context.Context) error {
 		err = fmt.Errorf("serve requests: %w", err)
 	case <-ctx.Done():
 		rt.post(stopping{})
+		rt.ports.close()
 		grace, cancel := context.WithTimeout(after, rt.cfg.StopGrace)
 		loop.cutAll(true)
 		if server.Shutdown(grace) != nil {
@@ -232,6 +243,7 @@ func (rt *Router) Run(ctx context.Context) error {
 			_ = server.Close()
 		}
 		rt.awaitTunnels(grace)
+		rt.ports.await(grace, loop)
 		cancel()
 		if e := <-served; !errors.Is(e, http.ErrServerClosed) {
 			rt.log.Warn("listener ended with an error", "err", e)

@@ -13,6 +13,7 @@ import (
 type Table struct {
 	Generation int64           // grows; a router never applies an older one
 	Routes     map[string]Pool // by host name: lower case, no port
+	Ports      map[int]Pool    // by port of the router's: raw TCP
 }
 
 // Pool is what one host name is served by. It is comparable field by field
