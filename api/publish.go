@@ -29,6 +29,7 @@ type publication struct {
 	release miosa.Release
 	active  miosa.Version // of the environment; zero before the first
 	all     []miosa.Service
+	ports   int // given away by this publish
 	version miosa.Version
 	rollout miosa.Rollout
 }
@@ -290,7 +291,8 @@ func (p *publication) spec(tx *store.Tx, a resource.PublishService) (miosa.Servi
 			spec = s
 		}
 	}
-	service, err := p.service(tx, a)
+	raw := spec.Protocol == miosa.ProtocolTCP && a.Protocol == nil || a.Protocol != nil && *a.Protocol == string(miosa.ProtocolTCP)
+	service, err := p.service(tx, a, raw && a.Type != string(miosa.ServiceWorker))
 	if err != nil {
 		return miosa.ServiceSpec{}, err
 	}
@@ -358,8 +360,9 @@ func (p *publication) known(name, kind string) (int, error) {
 	return found, nil
 }
 
-// service finds a service of the environment by name, or makes it.
-func (p *publication) service(tx *store.Tx, a resource.PublishService) (miosa.Service, error) {
+// service finds a service of the environment by name, or makes it; one that
+// speaks raw TCP has a port of the routers'.
+func (p *publication) service(tx *store.Tx, a resource.PublishService, raw bool) (miosa.Service, error) {
 	c, now := p.c, p.c.s.now().UTC()
 	n, err := p.known(a.Name, a.Type)
 	if err != nil {
@@ -367,13 +370,21 @@ func (p *publication) service(tx *store.Tx, a resource.PublishService) (miosa.Se
 	}
 	if n >= 0 {
 		s := p.all[n]
-		if a.DesiredReplicas == nil || *a.DesiredReplicas == s.DesiredReplicas {
+		scaled := a.DesiredReplicas != nil && *a.DesiredReplicas != s.DesiredReplicas
+		if raw = raw && s.PublicPort == 0; !scaled && !raw {
 			return s, nil
 		}
 		if s, err = store.Load(tx, store.Services, store.ServiceKey(s.TenantID, s.DeploymentID, s.ID)); err != nil {
 			return miosa.Service{}, err
 		}
-		s.DesiredReplicas, s.UpdatedAt = *a.DesiredReplicas, now
+		if s.UpdatedAt = now; scaled {
+			s.DesiredReplicas = *a.DesiredReplicas
+		}
+		if raw {
+			if s.PublicPort, err = p.publicPort(tx, s.ID); err != nil {
+				return miosa.Service{}, err
+			}
+		}
 		p.all[n] = s
 		return s, store.Save(tx, store.Services, s)
 	}
@@ -392,8 +403,20 @@ func (p *publication) service(tx *store.Tx, a resource.PublishService) (miosa.Se
 	if a.DesiredReplicas != nil {
 		s.DesiredReplicas = *a.DesiredReplicas
 	}
+	if raw {
+		if s.PublicPort, err = p.publicPort(tx, s.ID); err != nil {
+			return miosa.Service{}, err
+		}
+	}
 	p.all = append(p.all, s)
 	return s, store.Save(tx, store.Services, s)
+}
+
+// publicPort gives one more service of the version a port.
+func (p *publication) publicPort(tx *store.Tx, serviceID string) (int, error) {
+	port, err := p.c.txPublicPort(tx, p.plan, serviceID, p.ports)
+	p.ports++
+	return port, err
 }
 
 // published shows how far the publish has come.
