@@ -138,10 +138,14 @@ type Service struct {
 	Restart         RestartPolicy
 	DrainSeconds    int // how long requests in flight may go on; 0: DefaultDrain
 	Logs            LogLimit
-	Metadata        map[string]any
-	CreatedAt       time.Time
-	UpdatedAt       time.Time
-	Revision        int64
+	// PublicPort is the router's port that leads to it where it speaks raw TCP:
+	// 1–65535, of no other service of the cell, the same over all versions; 0: it
+	// has none.
+	PublicPort int
+	Metadata   map[string]any
+	CreatedAt  time.Time
+	UpdatedAt  time.Time
+	Revision   int64
 }
 
 // StickyMode says what ties a client to a backend.

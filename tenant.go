@@ -38,6 +38,7 @@ type Plan struct {
 	MaxReleases     int // whose bytes are kept, in all deployments
 	MaxStorageMB    int // of releases whose bytes are kept
 	MaxLogStorageMB int // of the tenant's log text of the last LogDays; what is over it is not kept
+	MaxPublicPorts  int // of raw TCP services of the tenant, those of former versions that can come back among them
 	CreatedAt       time.Time
 	UpdatedAt       time.Time
 	Revision        int64
@@ -49,7 +50,7 @@ func DefaultPlan() Plan {
 		Name: "default", LogDays: 7, MaxReplicas: 50, MaxInstances: 200,
 		MaxVCPUs: 8, MaxMemoryMB: 16384, MaxDiskMB: 102400, MaxDeployments: 1000,
 		MaxLogRate:      50_000,
-		MaxEnvironments: 20, MaxServices: 20, MaxWebhooks: 20, MaxLogDrains: 200, MaxRegistries: 50, MaxAPIKeys: 200, MaxReleases: 10000, MaxStorageMB: 100000, MaxLogStorageMB: 50000,
+		MaxEnvironments: 20, MaxServices: 20, MaxWebhooks: 20, MaxLogDrains: 200, MaxRegistries: 50, MaxAPIKeys: 200, MaxReleases: 10000, MaxStorageMB: 100000, MaxLogStorageMB: 50000, MaxPublicPorts: 20,
 	}
 }
 

@@ -72,10 +72,10 @@ func (v Version) Service(serviceID string) (ServiceSpec, bool) {
 }
 
 // Routed is the service that requests to this version go to. It depends on
-// nothing but the version itself. It is false for one that serves no HTTP: all
-// its services are workers.
+// nothing but the version itself. It is false for one that serves no HTTP: its
+// services are workers, or speak raw TCP.
 func (v Version) Routed() (ServiceSpec, bool) {
-	if s, ok := v.Service(v.RoutedServiceID); ok {
+	if s, ok := v.Service(v.RoutedServiceID); ok && s.Protocol.HTTP() {
 		return s, true
 	}
 	return v.Service(RoutedService(v.Services))
@@ -83,13 +83,13 @@ func (v Version) Routed() (ServiceSpec, bool) {
 
 // RoutedService is the ID of the service of a new version that requests are to
 // go to: the one named "web", else the first of type web, else the first of
-// another type with a port; "" where all are workers. Versions keep the answer.
+// another type with a port; "" where none speaks HTTP. Versions keep the answer.
 func RoutedService(services []ServiceSpec) string {
 	id, best := "", 3
 	for _, s := range services {
 		rank := 2
 		switch {
-		case s.Type == ServiceWorker || s.Port == 0 && s.Kind != KindStatic:
+		case s.Type == ServiceWorker || s.Port == 0 && s.Kind != KindStatic || !s.Protocol.HTTP():
 			continue
 		case s.Name == "web":
 			rank = 0

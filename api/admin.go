@@ -201,6 +201,7 @@ func (c *call) writePlan(name string, in resource.PlanPut, exists bool) (resourc
 		{"max_api_keys", in.MaxAPIKeys, func(p *miosa.Plan) *int { return &p.MaxAPIKeys }},
 		{"max_releases", in.MaxReleases, func(p *miosa.Plan) *int { return &p.MaxReleases }},
 		{"max_storage_mb", in.MaxStorageMB, func(p *miosa.Plan) *int { return &p.MaxStorageMB }},
+		{"max_public_ports", in.MaxPublicPorts, func(p *miosa.Plan) *int { return &p.MaxPublicPorts }},
 		{"max_log_storage_mb", in.MaxLogStorageMB, func(p *miosa.Plan) *int { return &p.MaxLogStorageMB }},
 	}
 	for _, l := range open {

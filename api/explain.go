@@ -255,7 +255,12 @@ func (c *call) explainDeployment(dep miosa.Deployment) (resource.Explanation, er
 		e.NextStep = "Publish a version."
 	} else {
 		e.Summary = fmt.Sprintf("%s serves version %d in production.", dep.Name, active.Number)
-		if _, ok := active.Routed(); !ok {
+		_, ok := active.Routed()
+		raw := slices.ContainsFunc(active.Services, func(s miosa.ServiceSpec) bool { return s.Protocol == miosa.ProtocolTCP })
+		switch {
+		case !ok && raw:
+			e.Summary = fmt.Sprintf("%s runs version %d in production: it serves no HTTP, but raw TCP on a port of its own.", dep.Name, active.Number)
+		case !ok:
 			e.Summary = fmt.Sprintf("%s runs version %d in production: workers only, which serve no HTTP.", dep.Name, active.Number)
 		}
 	}

@@ -32,6 +32,7 @@ type publication struct {
 	vars    map[string]miosa.Var // to set with it, sealed
 	active  miosa.Version        // of the environment; zero before the first
 	all     []miosa.Service
+	ports   int // given away by this publish
 	version miosa.Version
 	rollout miosa.Rollout
 }
@@ -321,7 +322,8 @@ func (p *publication) spec(tx *store.Tx, a resource.PublishService) (miosa.Servi
 			spec = s
 		}
 	}
-	service, err := p.service(tx, a)
+	raw := spec.Protocol == miosa.ProtocolTCP && a.Protocol == nil || a.Protocol != nil && *a.Protocol == string(miosa.ProtocolTCP)
+	service, err := p.service(tx, a, raw && a.Type != string(miosa.ServiceWorker))
 	if err != nil {
 		return miosa.ServiceSpec{}, err
 	}
@@ -388,8 +390,9 @@ func (p *publication) known(name, kind string) (int, error) {
 	return found, nil
 }
 
-// service finds a service of the environment by name, or makes it.
-func (p *publication) service(tx *store.Tx, a resource.PublishService) (miosa.Service, error) {
+// service finds a service of the environment by name, or makes it; one that
+// speaks raw TCP has a port of the routers'.
+func (p *publication) service(tx *store.Tx, a resource.PublishService, raw bool) (miosa.Service, error) {
 	c, now := p.c, p.c.s.now().UTC()
 	n, err := p.known(a.Name, a.Type)
 	if err != nil {
@@ -397,7 +400,7 @@ func (p *publication) service(tx *store.Tx, a resource.PublishService) (miosa.Se
 	}
 	if n >= 0 {
 		s := p.all[n]
-		if !differ(s, p.unfrozen(s, a)) {
+		if !differ(s, p.unfrozen(s, a)) && (!raw || s.PublicPort != 0) {
 			return s, nil
 		}
 		if s, err = store.Load(tx, store.Services, store.ServiceKey(s.TenantID, s.DeploymentID, s.ID)); err != nil {
@@ -405,6 +408,11 @@ func (p *publication) service(tx *store.Tx, a resource.PublishService) (miosa.Se
 		}
 		s = p.unfrozen(s, a)
 		s.UpdatedAt = now
+		if raw && s.PublicPort == 0 {
+			if s.PublicPort, err = p.publicPort(tx, s.ID); err != nil {
+				return miosa.Service{}, err
+			}
+		}
 		p.all[n] = s
 		return s, store.Save(tx, store.Services, s)
 	}
@@ -421,6 +429,11 @@ func (p *publication) service(tx *store.Tx, a resource.PublishService) (miosa.Se
 		Restart: miosa.RestartPolicy{Mode: miosa.RestartAlways}, CreatedAt: now, UpdatedAt: now,
 	}
 	s = p.unfrozen(s, a)
+	if raw {
+		if s.PublicPort, err = p.publicPort(tx, s.ID); err != nil {
+			return miosa.Service{}, err
+		}
+	}
 	p.all = append(p.all, s)
 	return s, store.Save(tx, store.Services, s)
 }
@@ -448,6 +461,13 @@ func (p *publication) unfrozen(s miosa.Service, a resource.PublishService) miosa
 // differ reports whether what may change without a version is not the same.
 func differ(a, b miosa.Service) bool {
 	return a.DesiredReplicas != b.DesiredReplicas || !slices.Equal(a.Regions, b.Regions) || a.Sticky != b.Sticky || a.Restart != b.Restart
+}
+
+// publicPort gives one more service of the version a port.
+func (p *publication) publicPort(tx *store.Tx, serviceID string) (int, error) {
+	port, err := p.c.txPublicPort(tx, p.plan, serviceID, p.ports)
+	p.ports++
+	return port, err
 }
 
 // publishedVars are the variables that a publish sets, sealed: that is done

@@ -2,7 +2,9 @@ package api
 
 import (
 	"cmp"
+	"net"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/miosa/miosa"
@@ -55,14 +57,11 @@ func (c *call) deploymentView(dep miosa.Deployment) (resource.Deployment, int64,
 		return resource.Deployment{}, 0, err
 	}
 	where := c.s.cfg.PublicURL(c.tenant, dep, env)
-	host := ""
-	if u, err := url.Parse(where); err == nil {
-		host = u.Hostname()
-	}
 	condition, err := c.condition(env, active)
 	if err != nil {
 		return resource.Deployment{}, 0, err
 	}
+	host := c.hostOf(dep, env)
 	spec := primary(active)
 	out := resource.Deployment{
 		ID: dep.ID, TenantID: dep.TenantID, OwnerID: str(dep.OwnerID), WorkspaceID: str(dep.WorkspaceID),
@@ -172,6 +171,15 @@ func (c *call) releaseResource(r miosa.Release, latest miosa.Version) resource.R
 	return out
 }
 
+// hostOf is the host name that leads to an environment.
+func (c *call) hostOf(dep miosa.Deployment, env miosa.Environment) string {
+	u, err := url.Parse(c.s.cfg.PublicURL(c.tenant, dep, env))
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
+}
+
 // spoken is how a service is spoken to, with what is the default.
 func spoken(s miosa.ServiceSpec) resource.Spoken {
 	return resource.Spoken{
@@ -200,7 +208,7 @@ func resourcesResource(r miosa.Resources) resource.Resources {
 }
 
 // serviceView joins a service with the version it runs and its instances.
-func serviceView(s miosa.Service, st standing, instances []miosa.Instance) resource.Service {
+func serviceView(s miosa.Service, st standing, instances []miosa.Instance, host string) resource.Service {
 	active := st.active
 	spec, live := active.Service(s.ID)
 	if !live {
@@ -230,6 +238,9 @@ func serviceView(s miosa.Service, st standing, instances []miosa.Instance) resou
 	}
 	if live {
 		out.VersionID = str(active.ID)
+	}
+	if out.PublicPort = num(s.PublicPort); s.PublicPort != 0 && spec.Protocol == miosa.ProtocolTCP {
+		out.PublicURL = new("tcp://" + net.JoinHostPort(host, strconv.Itoa(s.PublicPort)))
 	}
 	if out.Sticky.Mode == "" {
 		out.Sticky.Mode = string(miosa.StickyNone)
@@ -378,6 +389,7 @@ func planResource(p miosa.Plan) resource.Plan {
 		MaxLogRate:      logRate(p),
 		MaxEnvironments: planLimit(p, func(p miosa.Plan) int { return p.MaxEnvironments }), MaxServices: planLimit(p, func(p miosa.Plan) int { return p.MaxServices }), MaxWebhooks: planLimit(p, func(p miosa.Plan) int { return p.MaxWebhooks }), MaxLogDrains: planLimit(p, func(p miosa.Plan) int { return p.MaxLogDrains }), MaxRegistries: planLimit(p, func(p miosa.Plan) int { return p.MaxRegistries }), MaxAPIKeys: planLimit(p, func(p miosa.Plan) int { return p.MaxAPIKeys }), MaxReleases: planLimit(p, func(p miosa.Plan) int { return p.MaxReleases }), MaxStorageMB: planLimit(p, func(p miosa.Plan) int { return p.MaxStorageMB }),
 		MaxLogStorageMB: planLimit(p, func(p miosa.Plan) int { return p.MaxLogStorageMB }),
+		MaxPublicPorts:  planLimit(p, func(p miosa.Plan) int { return p.MaxPublicPorts }),
 		CreatedAt:       p.CreatedAt.UTC(), UpdatedAt: p.UpdatedAt.UTC(),
 	}
 }

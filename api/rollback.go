@@ -278,7 +278,7 @@ func (c *call) txCarry(tx *store.Tx, dep *miosa.Deployment, env miosa.Environmen
 	p := publication{c: c, dep: *dep, env: env, plan: plan, active: active, all: services}
 	var specs []miosa.ServiceSpec
 	for _, spec := range from.Services {
-		s, err := p.service(tx, resource.PublishService{Name: spec.Name, Type: string(spec.Type)})
+		s, err := p.service(tx, resource.PublishService{Name: spec.Name, Type: string(spec.Type)}, spec.Protocol == miosa.ProtocolTCP)
 		if err != nil {
 			return miosa.Version{}, miosa.Rollout{}, err
 		}

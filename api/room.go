@@ -195,6 +195,30 @@ func roomForService(plan miosa.Plan, known int) error {
 		"give a service a name that it had, or ask the operator for another plan", plan.Name, keptServices*most, known))
 }
 
+// txPublicPort gives a service a port of the routers', if the plan has one left
+// besides those that this transaction has given away.
+func (c *call) txPublicPort(tx *store.Tx, plan miosa.Plan, serviceID string, given int) (int, error) {
+	if most := planLimit(plan, func(p miosa.Plan) int { return p.MaxPublicPorts }); most >= 0 {
+		if err := c.txCount(tx, c.tenant.ID); err != nil {
+			return 0, err
+		}
+		all, err := c.allServices()
+		if err != nil {
+			return 0, err
+		}
+		for _, s := range all {
+			if s.PublicPort != 0 {
+				given++
+			}
+		}
+		if given >= most {
+			return 0, quota(fmt.Sprintf("plan %s allows %d services of protocol tcp, those of versions that can be rolled back to among them, and there are %d: "+
+				"delete a deployment that has one, or ask the operator for another plan", plan.Name, most, given))
+		}
+	}
+	return store.ClaimPort(tx, c.s.cfg.PublicPorts, serviceID)
+}
+
 // stored is how many bytes of releases are kept for the tenant.
 func (c *call) stored() (bytes int64, err error) {
 	for r, err := range store.List(c.r.Context(), c.s.store, store.Releases, store.ReleasesOf(c.tenant.ID, ""), store.ScanOptions{}) {

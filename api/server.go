@@ -33,6 +33,9 @@ const BasePath = "/api/v1"
 type Config struct {
 	// PublicURL is where one environment of a deployment is served.
 	PublicURL func(miosa.Tenant, miosa.Deployment, miosa.Environment) string
+	// PublicPorts are the routers' ports for services that speak raw TCP; the zero
+	// range: there are none, and such services are refused.
+	PublicPorts store.PortRange
 	// Regions are offered to customers.
 	Regions []miosa.Region
 	// Version of the binary, for the OpenAPI document.

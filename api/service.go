@@ -45,7 +45,7 @@ func (c *call) serviceViews(environment string, dep miosa.Deployment, left bool)
 		}
 		for _, s := range services {
 			if left || st.names(s.ID) {
-				out = append(out, serviceView(s, st, instances))
+				out = append(out, serviceView(s, st, instances, c.hostOf(dep, env)))
 			}
 		}
 	}
@@ -103,7 +103,7 @@ func (c *call) showService(at store.Location, dep miosa.Deployment) (resource.Se
 		return resource.Service{}, err
 	}
 	c.etag = service.Revision
-	return serviceView(service, st, instances), nil
+	return serviceView(service, st, instances, c.hostOf(dep, env)), nil
 }
 
 // serviceChange is what one request wants of a service.
@@ -405,6 +405,15 @@ func (c *call) txRefreeze(tx *store.Tx, dep *miosa.Deployment, env miosa.Environ
 	}
 	if err := fits(plan, s.Name, specs[n].Resources); err != nil {
 		return miosa.Rollout{}, err
+	}
+	if specs[n].Protocol == miosa.ProtocolTCP && s.PublicPort == 0 {
+		if s.PublicPort, err = c.txPublicPort(tx, plan, s.ID, 0); err != nil {
+			return miosa.Rollout{}, err
+		}
+		s.UpdatedAt = c.s.now().UTC()
+		if err := store.Save(tx, store.Services, s); err != nil {
+			return miosa.Rollout{}, err
+		}
 	}
 	if err := c.room(tx, plan, env, []miosa.Service{s}); err != nil {
 		return miosa.Rollout{}, err

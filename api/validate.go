@@ -329,6 +329,9 @@ func (f *faults) spoken(prefix string, s *miosa.ServiceSpec, p resource.SpokenPa
 		f.oneOf(prefix+"protocol", *p.Protocol, "http1", "h2c", "tcp")
 		s.Protocol = miosa.Protocol(*p.Protocol)
 	}
+	if s.Protocol == miosa.ProtocolTCP && s.Type == miosa.ServiceWorker {
+		f.add(prefix+"protocol", "is tcp, and a worker is not spoken to: give the service the type api")
+	}
 	seconds := func(name string, to *time.Duration, v resource.Nullable[float64], most time.Duration) {
 		switch {
 		case !v.Set:

@@ -73,6 +73,17 @@ func (a *app) instances(ctx context.Context, c *client.Client, args []string, al
 	}
 	a.table([]string{"DEPLOYMENT", "SERVICE", "INSTANCE", "STATE", "VERSION", "RESTARTS", "AGE", "NOTE"}, rows)
 	a.sayUnwell(shown)
+	if deployment == "" {
+		return nil
+	}
+	for s, err := range c.Services(ctx, deployment) {
+		if err != nil {
+			return err
+		}
+		if s.PublicURL != nil {
+			a.printf("%s: %s\n", s.Name, *s.PublicURL)
+		}
+	}
 	return nil
 }
 

@@ -204,11 +204,32 @@ func (a *app) artifact(ctx context.Context, path string) (client.Artifact, error
 
 // live says that a version is, and where it is served.
 func (a *app) live(ctx context.Context, c *client.Client, dep resource.Deployment, v resource.Version) {
-	if v.RoutedServiceID == nil {
+	raw := a.rawServices(ctx, c, dep, v.EnvironmentID)
+	switch {
+	case v.RoutedServiceID != nil:
+		a.printf("Version %d of %s is live: %s\n", v.VersionNumber, dep.Slug, a.url(ctx, c, dep, v.EnvironmentID))
+	case len(raw) == 0:
 		a.printf("Version %d of %s is live. It has workers only, and serves no HTTP.\n", v.VersionNumber, dep.Slug)
-		return
+	default:
+		a.printf("Version %d of %s is live.\n", v.VersionNumber, dep.Slug)
 	}
-	a.printf("Version %d of %s is live: %s\n", v.VersionNumber, dep.Slug, a.url(ctx, c, dep, v.EnvironmentID))
+	for _, s := range raw {
+		a.printf("  %s: %s\n", s.Name, text(s.PublicURL))
+	}
+}
+
+// rawServices are those of an environment that are reached on a port of their
+// own. What cannot be had is left out.
+func (a *app) rawServices(ctx context.Context, c *client.Client, dep resource.Deployment, environment string) (out []resource.Service) {
+	for s, err := range c.Services(ctx, dep.ID) {
+		if err != nil {
+			return out
+		}
+		if s.EnvironmentID == environment && s.PublicURL != nil {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // url is where the environment with that ID is served.

@@ -157,6 +157,7 @@ func PurgeRecords(ctx context.Context, s store.Store, e Purge) error {
 		func() error { return removeAll(ctx, s, store.Rollouts, store.RolloutsOf(e.Tenant, e.Deployment)) },
 		func() error { return removeAll(ctx, s, store.Versions, store.VersionsOf(e.Tenant, e.Deployment)) },
 		func() error { return removeAll(ctx, s, store.Releases, store.ReleasesOf(e.Tenant, e.Deployment)) },
+		func() error { return releasePorts(ctx, s, e) },
 		func() error { return removeAll(ctx, s, store.Services, store.ServicesOf(e.Tenant, e.Deployment)) },
 		func() error { return removeAll(ctx, s, store.VarSets, store.VarSetsOf(e.Tenant, e.Deployment)) },
 		func() error { return removeKeys(ctx, s, store.EnvironmentNameKey(e.Tenant, e.Deployment, "")) },
@@ -191,6 +192,23 @@ func PurgeRecords(ctx context.Context, s store.Store, e Purge) error {
 	})
 	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
 		return fmt.Errorf("purge %s: %w", e.Deployment, err)
+	}
+	return nil
+}
+
+// releasePorts gives the ports of a deployment's services back.
+func releasePorts(ctx context.Context, s store.Store, e Purge) error {
+	services, err := store.Collect(store.List(ctx, s, store.Services, store.ServicesOf(e.Tenant, e.Deployment), store.ScanOptions{}))
+	if err != nil {
+		return err
+	}
+	for _, v := range services {
+		if v.PublicPort == 0 {
+			continue
+		}
+		if _, err := store.Update(ctx, s, func(tx *store.Tx) error { return store.ReleasePort(tx, v) }); err != nil {
+			return err
+		}
 	}
 	return nil
 }

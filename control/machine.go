@@ -322,7 +322,7 @@ func (m *Machine) markLeft(next routing.Table) {
 
 func backendsOf(t routing.Table) map[string]bool {
 	set := map[string]bool{}
-	for _, p := range t.Routes {
+	for _, p := range t.Pools() {
 		for _, b := range p.Backends {
 			set[b.InstanceID] = true
 		}
@@ -345,9 +345,29 @@ func (m *Machine) sites() []routing.Site {
 			site.Versions = m.served(site.Versions, r.TargetID)
 		}
 		site.Versions = m.served(site.Versions, env.ActiveVersionID)
+		for _, v := range site.Versions {
+			site.Ports = m.ports(site.Ports, v.Version)
+		}
 		out = append(out, site)
 	}
 	return out
+}
+
+// ports adds a version's services that have a port of the routers'.
+func (m *Machine) ports(ports []routing.Port, id string) []routing.Port {
+	for _, spec := range m.w.versions[id].Services {
+		s := m.w.services[spec.ServiceID]
+		if spec.Protocol != miosa.ProtocolTCP || s.PublicPort == 0 {
+			continue
+		}
+		n := slices.IndexFunc(ports, func(p routing.Port) bool { return p.Number == s.PublicPort })
+		if n < 0 {
+			n = len(ports)
+			ports = append(ports, routing.Port{Number: s.PublicPort})
+		}
+		ports[n].Versions = append(ports[n].Versions, routing.Served{Version: id, Service: s, Spec: spec})
+	}
+	return ports
 }
 
 // served adds a version with the service that its requests go to, which is the
@@ -359,6 +379,7 @@ func (m *Machine) served(versions []routing.Served, id string) []routing.Served 
 	}
 	next := routing.Served{Version: id}
 	if spec, ok := v.Routed(); ok {
+		next.Spec = spec
 		if next.Service, ok = m.w.services[spec.ServiceID]; !ok {
 			next.Service = miosa.Service{ID: spec.ServiceID}
 		}
@@ -374,7 +395,15 @@ func (m *Machine) named(r miosa.Rollout) bool {
 		return true // it has no name that could lead to it
 	}
 	p := m.table.Routes[hosts[0]]
-	return p.VersionID == r.TargetID && p.Answers()
+	if p.VersionID != r.TargetID || !p.Answers() {
+		return false
+	}
+	for _, port := range m.ports(nil, r.TargetID) {
+		if p := m.table.Ports[port.Number]; p.VersionID != r.TargetID || !p.Answers() {
+			return false
+		}
+	}
+	return true
 }
 
 func (m *Machine) servicesOf(env string) []miosa.Service {

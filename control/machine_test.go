@@ -31,10 +31,14 @@ func deploymentOf(app int) string  { return fmt.Sprint("dep_", app) }
 func environmentOf(app int) string { return fmt.Sprint("env_", app) }
 
 // serviceOf is the ID of an app's service. Versions name some of these, in any
-// order: requests go to web, else to front, else to api, never to jobs.
+// order: requests go to web, else to front, else to api, never to jobs or db.
 func serviceOf(app int, name string) string { return fmt.Sprint("svc_", app, "_", name) }
 
-var serviceTypes = map[string]miosa.ServiceType{"web": miosa.ServiceWeb, "front": miosa.ServiceWeb, "api": miosa.ServiceAPI, "jobs": miosa.ServiceWorker}
+var serviceTypes = map[string]miosa.ServiceType{"web": miosa.ServiceWeb, "front": miosa.ServiceWeb, "api": miosa.ServiceAPI, "jobs": miosa.ServiceWorker, "db": miosa.ServiceAPI}
+
+// portOf is the port of the routers that leads to an app's db, which speaks raw
+// TCP.
+func portOf(app int) int { return 30000 + app }
 
 func routedOf(v miosa.Version) string {
 	for _, name := range []string{"web", "front", "api"} {
@@ -96,9 +100,12 @@ func (p *picture) take(c control.Changed) {
 }
 
 // backends are the instances that requests to a version may go to.
-func (p *picture) backends(v miosa.Version) (ids []string) {
+func (p *picture) backends(v miosa.Version) []string { return p.serving(v, routedOf(v)) }
+
+// serving are the instances of one service of a version that serve.
+func (p *picture) serving(v miosa.Version, service string) (ids []string) {
 	for _, i := range p.instances {
-		if i.VersionID == v.ID && i.ServiceID == routedOf(v) && i.HostID != "" && i.Goal == miosa.GoalRun && i.Observed.State == miosa.Healthy && i.Spec.Port != 0 {
+		if i.VersionID == v.ID && i.ServiceID == service && i.HostID != "" && i.Goal == miosa.GoalRun && i.Observed.State == miosa.Healthy && i.Spec.Port != 0 {
 			ids = append(ids, i.ID)
 		}
 	}
@@ -142,7 +149,7 @@ func newBench(t *rapid.T) *bench {
 		})
 		for _, name := range slices.Sorted(maps.Keys(serviceTypes)) {
 			b.update(func(tx *store.Tx) error {
-				return store.Save(tx, store.Services, miosa.Service{ID: serviceOf(app, name), TenantID: tenant, DeploymentID: deploymentOf(app), EnvironmentID: environmentOf(app), Name: name, Type: serviceTypes[name], DesiredReplicas: rapid.IntRange(0, 3).Draw(t, "replicas")})
+				return store.Save(tx, store.Services, miosa.Service{ID: serviceOf(app, name), TenantID: tenant, DeploymentID: deploymentOf(app), EnvironmentID: environmentOf(app), Name: name, Type: serviceTypes[name], PublicPort: map[string]int{"db": portOf(app)}[name], DesiredReplicas: rapid.IntRange(0, 3).Draw(t, "replicas")})
 			})
 		}
 		b.publish(app)
@@ -280,6 +287,12 @@ func (b *bench) activates(e control.Commit) {
 		if v := b.seen.versions[env.ActiveVersionID]; routedOf(v) != "" && len(b.seen.backends(v)) == 0 {
 			b.Fatalf("%s is made live without a backend", v.ID)
 		}
+		app, v := env.ID[len("env_"):], b.seen.versions[env.ActiveVersionID]
+		if db := "svc_" + app + "_db"; v.ID != "" {
+			if _, has := v.Service(db); has && len(b.seen.serving(v, db)) == 0 {
+				b.Fatalf("%s is made live with nobody at its port", v.ID)
+			}
+		}
 	}
 }
 
@@ -307,6 +320,31 @@ func (b *bench) routes() {
 	}
 }
 
+// ports: so it is with the port that leads to db, where a version has it.
+func (b *bench) ports() {
+	for app := range apps {
+		env, ok := b.seen.envs[environmentOf(app)]
+		if !ok {
+			continue
+		}
+		db, target := serviceOf(app, "db"), b.seen.target(env.ID)
+		var want miosa.Version
+		for _, v := range []miosa.Version{target, b.seen.versions[env.ActiveVersionID]} {
+			if _, has := v.Service(db); has && (want.ID == "" || len(b.seen.serving(want, db)) == 0 && len(b.seen.serving(v, db)) > 0) {
+				want = v
+			}
+		}
+		pool, open := b.table.Ports[portOf(app)]
+		var got []string
+		for _, backend := range pool.Backends {
+			got = append(got, backend.InstanceID)
+		}
+		if open != (want.ID != "") || open && (pool.VersionID != want.ID || pool.ServiceID != db || pool.Protocol != miosa.ProtocolTCP || !slices.Equal(got, b.seen.serving(want, db))) {
+			b.Fatalf("port %d is served by %s of %s, %v; want %s, %v", portOf(app), pool.ServiceID, pool.VersionID, got, want.ID, b.seen.serving(want, db))
+		}
+	}
+}
+
 func (b *bench) load() {
 	loaded, err := control.LoadAll(context.Background(), b.store)
 	if err != nil {
@@ -318,6 +356,7 @@ func (b *bench) load() {
 	}
 	b.feed(loaded)
 	b.routes()
+	b.ports()
 }
 
 // next delivers the oldest batch that was not.
@@ -326,6 +365,7 @@ func (b *bench) next() {
 	b.told++
 	b.feed(b.batches[b.told-1])
 	b.routes()
+	b.ports()
 }
 
 // commit carries one of the commits out, or lets it fail for passing reasons.
@@ -364,7 +404,7 @@ func (b *bench) answer() {
 }
 
 func (b *bench) name() string {
-	return rapid.SampledFrom([]string{"web", "front", "api", "jobs"}).Draw(b.T, "name")
+	return rapid.SampledFrom([]string{"web", "front", "api", "jobs", "db"}).Draw(b.T, "name")
 }
 
 // rollback makes the version before live again, whatever goes on.
@@ -401,10 +441,13 @@ func (b *bench) rollback(app int) {
 
 // specs are a version's services: any, with any port, in any order.
 func (b *bench) specs(app int) (specs []miosa.ServiceSpec) {
-	for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"web", "front", "api", "jobs"}), 1, 2, rapid.ID[string]).Draw(b.T, "services") {
+	for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"web", "front", "api", "jobs", "db"}), 1, 3, rapid.ID[string]).Draw(b.T, "services") {
 		spec := miosa.ServiceSpec{ServiceID: serviceOf(app, name), Name: name, Type: serviceTypes[name], Resources: miosa.Resources{VCPUs: 1, MemoryMB: 256, DiskMB: 1024}}
 		if name != "jobs" {
 			spec.Port = rapid.SampledFrom([]int{80, 8080}).Draw(b.T, "port")
+		}
+		if name == "db" {
+			spec.Protocol = miosa.ProtocolTCP
 		}
 		specs = append(specs, spec)
 	}

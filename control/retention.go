@@ -35,6 +35,7 @@ type Records struct {
 	Releases     []miosa.Release
 	Rollouts     []miosa.Rollout
 	Instances    []miosa.Instance // Observed joined
+	Services     []miosa.Service
 }
 
 // Sweep is what retention lets go of.
@@ -43,6 +44,7 @@ type Sweep struct {
 	Collect   []miosa.Release // their bytes may go
 	Rollouts  []miosa.Rollout
 	Instances []miosa.Instance
+	Services  []miosa.Service // that give their port back
 	// Environments of the deployment: while a rollout is live in one, nothing
 	// is archived or collected.
 	Environments []miosa.Environment
@@ -84,6 +86,11 @@ func Retain(now time.Time, r Records) Sweep {
 			}
 		}
 	}
+	for _, s := range r.Services {
+		if s.PublicPort != 0 && !mayServe(s, r.Versions, keep) {
+			out.Services = append(out.Services, s)
+		}
+	}
 	for _, rel := range r.Releases {
 		if rel.State == miosa.ReleaseReady && !used[rel.ID] && now.Sub(rel.CreatedAt) >= KeepUnused {
 			out.Collect = append(out.Collect, rel)
@@ -97,6 +104,16 @@ func Retain(now time.Time, r Records) Sweep {
 		}
 	}
 	return out
+}
+
+// mayServe reports whether a service speaks raw TCP in a version that is live, or
+// may come to be.
+func mayServe(s miosa.Service, versions []miosa.Version, keep map[string]bool) bool {
+	return slices.ContainsFunc(versions, func(v miosa.Version) bool {
+		spec, ok := v.Service(s.ID)
+		gone := v.State == miosa.VersionArchived || v.State == miosa.VersionFailed
+		return ok && spec.Protocol == miosa.ProtocolTCP && (!gone || keep[v.ID])
+	})
 }
 
 // newestFirst groups by a key, each group ordered by ID, the newest first;
@@ -221,6 +238,8 @@ func (r *Retention) load(ctx context.Context) (map[string]*Records, error) {
 			of(v.DeploymentID).Releases = append(of(v.DeploymentID).Releases, v)
 		case miosa.Rollout:
 			of(v.DeploymentID).Rollouts = append(of(v.DeploymentID).Rollouts, v)
+		case miosa.Service:
+			of(v.DeploymentID).Services = append(of(v.DeploymentID).Services, v)
 		case miosa.Instance:
 			v.Observed = observed[v.ID]
 			of(v.DeploymentID).Instances = append(of(v.DeploymentID).Instances, v)
@@ -261,6 +280,11 @@ func (r *Retention) apply(ctx context.Context, now time.Time, s Sweep) (archived
 		}
 		archived[rel.ID] = done
 	}
+	for _, v := range s.Services {
+		if _, err := r.one(ctx, func(tx *store.Tx) error { return r.releasePort(ctx, tx, s.Environments, v) }); err != nil {
+			return nil, err
+		}
+	}
 	for _, ro := range s.Rollouts {
 		if _, err := r.one(ctx, func(tx *store.Tx) error { return store.Remove(tx, store.Rollouts, ro) }); err != nil {
 			return nil, err
@@ -300,6 +324,35 @@ func (r *Retention) unused(ctx context.Context, tx *store.Tx, rel miosa.Release)
 		}
 	}
 	return nil
+}
+
+// releasePort takes a service's port back, unless a version has come to need it
+// since it was looked at: one that is made, or becomes live, writes a rollout
+// and its environment.
+func (r *Retention) releasePort(ctx context.Context, tx *store.Tx, environments []miosa.Environment, s miosa.Service) error {
+	if err := idle(tx, environments); err != nil {
+		return err
+	}
+	keep := map[string]bool{}
+	for _, env := range environments {
+		now, err := store.Load(tx, store.Environments, store.EnvironmentKey(env.TenantID, env.DeploymentID, env.ID))
+		if err != nil {
+			return err
+		}
+		keep[now.ActiveVersionID], keep[now.PreviousVersionID] = true, true
+	}
+	versions, err := store.Collect(store.List(ctx, r.Store, store.Versions, store.VersionsOf(s.TenantID, s.DeploymentID), store.ScanOptions{}))
+	if err != nil {
+		return err
+	}
+	if mayServe(s, versions, keep) {
+		return store.ErrConflict
+	}
+	if err := store.ReleasePort(tx, s); err != nil {
+		return err
+	}
+	s.PublicPort = 0
+	return store.Save(tx, store.Services, s)
 }
 
 // idle makes it a condition that no rollout is live: a publish, or a rollback,

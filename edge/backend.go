@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
@@ -35,6 +36,11 @@ type backend struct {
 	cooling queue                  // served a moment ago
 	resting []*upstream            // a stack: the most recently used is taken first
 	conns   map[*upstream]struct{} // all that are open
+	calls   map[*call]struct{}     // under way over HTTP/2
+	pipes   map[*pipe]struct{}     // raw TCP
+	h2      *http.Transport        // to it; nil until the first call
+	mute    int                    // connections in a row on which it said nothing before it closed them
+	said    map[string]bool        // what complain was told of by sayOnce
 }
 
 // How long a backend is passed over after a failed dial: it doubles from the
@@ -46,7 +52,7 @@ const (
 )
 
 func newBackend(id routing.Backend, token string, idle chan<- routing.Backend) *backend {
-	return &backend{Backend: id, token: token, idle: idle, conns: map[*upstream]struct{}{}}
+	return &backend{Backend: id, token: token, idle: idle, conns: map[*upstream]struct{}{}, calls: map[*call]struct{}{}, pipes: map[*pipe]struct{}{}, said: map[string]bool{}}
 }
 
 // release counts one request or upgraded connection out.
@@ -167,6 +173,24 @@ func (b *backend) distrust(why string) {
 	}
 }
 
+// sayOnce has it said in the app's own log what is wrong with it, once.
+func (b *backend) sayOnce(why string) {
+	b.mu.Lock()
+	news := !b.said[why]
+	b.said[why] = true
+	b.mu.Unlock()
+	if news && b.complain != nil {
+		b.complain(b.Backend, why)
+	}
+}
+
+// told reports whether it was said.
+func (b *backend) told(why string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.said[why]
+}
+
 // answered notes how long the backend took to begin an answer.
 func (b *backend) answered(c *upstream, took time.Duration) {
 	b.mu.Lock()
@@ -179,7 +203,11 @@ func (b *backend) drain() {
 	b.mu.Lock()
 	resting := append(b.resting, b.cooling.all()...)
 	b.resting, b.cooling = nil, queue{}
+	h2 := b.h2
 	b.mu.Unlock()
+	if h2 != nil {
+		h2.CloseIdleConnections() // those with calls under way close themselves once they have none
+	}
 	for _, c := range resting {
 		c.close()
 	}
@@ -246,7 +274,8 @@ func (q *queue) pop() *upstream {
 	return c
 }
 
-// cut ends everything in flight but the tunnels, or only the streams of events.
+// cut ends everything in flight but the tunnels, or only what would not end by
+// itself: streams of events, and raw connections on which nothing goes on.
 func (b *backend) cut(why int32, eventsOnly bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -255,10 +284,33 @@ func (b *backend) cut(why int32, eventsOnly bool) {
 			c.interrupt(why)
 		}
 	}
+	for c := range b.calls {
+		if !eventsOnly || c.events.Load() {
+			c.interrupt(why)
+		}
+	}
+	for p := range b.pipes {
+		if !eventsOnly || p.silent() {
+			p.interrupt(why)
+		}
+	}
 }
 
-// dial opens a connection, and has it let in.
+// dial opens a connection for HTTP/1.1, and has it let in.
 func (b *backend) dial(ctx context.Context, timeout time.Duration) (*upstream, error) {
+	conn, err := b.connect(ctx, timeout)
+	if err != nil {
+		return nil, err
+	}
+	c := newUpstream(conn, b)
+	b.mu.Lock()
+	b.conns[c] = struct{}{}
+	b.mu.Unlock()
+	return c, nil
+}
+
+// connect opens a connection, and has it let in.
+func (b *backend) connect(ctx context.Context, timeout time.Duration) (net.Conn, error) {
 	d := net.Dialer{
 		Timeout: timeout,
 		// A VM that is killed sends no reset: the kernel finds out within
@@ -277,11 +329,7 @@ func (b *backend) dial(ctx context.Context, timeout time.Duration) (*upstream, e
 			return nil, err
 		}
 	}
-	c := newUpstream(conn, b)
-	b.mu.Lock()
-	b.conns[c] = struct{}{}
-	b.mu.Unlock()
-	return c, nil
+	return conn, nil
 }
 
 // ownShortage reports whether a dial failed for want of something of ours: it

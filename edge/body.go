@@ -96,6 +96,8 @@ func (x *exchange) bodyRead() bool {
 		return true
 	case x.up != nil:
 		return x.up.read.Load()
+	case x.in != nil:
+		return x.in.read.Load()
 	}
 	return x.body.read
 }
@@ -112,6 +114,10 @@ const (
 // came, the client knows by now that its connection ends.
 func (x *exchange) drainBody() {
 	if x.up != nil && x.up.sent() {
+		return
+	}
+	if x.in != nil {
+		x.in.end(x.r.ProtoMajor == 1)
 		return
 	}
 	if x.up == nil && (x.bodyRead() || x.r.ProtoMajor != 1) {
@@ -143,6 +149,9 @@ func (x *exchange) stopUpload() {
 	if x.up != nil {
 		x.up.discard(longAgo)
 		<-x.up.done
+	}
+	if x.in != nil {
+		x.in.end(false)
 	}
 }
 
@@ -297,7 +306,7 @@ func (up *upload) discarding() bool {
 // extend gives the app time to answer that begins when it has the whole body.
 // It reports false when that time is over.
 func (up *upload) extend(c *upstream) bool {
-	left := up.x.rt.cfg.ResponseTimeout
+	left := up.x.responseTimeout()
 	select {
 	case <-up.done:
 		left -= time.Since(up.ended)

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"net/http"
@@ -32,6 +33,7 @@ type exchange struct {
 	cookie  string // of stickiness
 	body    body
 	up      *upload // of a body that streams, once it has begun
+	in      *intake // the same where the backend speaks HTTP/2
 
 	entry *entry
 	pool  *pool
@@ -195,7 +197,7 @@ func (x *exchange) forward() {
 			// about the backend, and a new connection to it may be tried. Lost
 			// on a new connection, one more backend may try: a request that
 			// kills what it meets should not get to meet them all.
-			if !x.body.replayable(x.r.Method) || x.upgrade != "" || !reused && fresh && last == lost {
+			if !x.body.replayable(x.r.Method) || x.upgrade != "" && x.pool.Protocol != miosa.ProtocolH2C || !reused && fresh && last == lost {
 				x.giveUp(lost)
 				return
 			}
@@ -250,6 +252,14 @@ func (x *exchange) await(p *pool, until time.Time) bool {
 // attempt brings the request to one backend.
 func (x *exchange) attempt(b *backend, fresh bool) (how outcome, reused bool) {
 	defer b.release()
+	switch {
+	case x.pool.Protocol == miosa.ProtocolH2C:
+		return x.call(b), false
+	case x.in != nil && x.in.began():
+		// The body was begun for a backend of another version, which spoke HTTP/2.
+		x.page(lost)
+		return gaveUp, false
+	}
 	c := x.connect(b, fresh)
 	if c == nil {
 		if x.status != 0 || x.r.Context().Err() != nil {
@@ -299,8 +309,12 @@ func (x *exchange) connect(b *backend, fresh bool) *upstream {
 			b.dialWorked()
 			return c
 		case surplus:
+			why := spokeFirst
+			if c.got >= frameHead && isSettings(c.first[:frameHead]) {
+				why = speaksH2C
+			}
 			c.close()
-			b.distrust(spokeFirst)
+			b.distrust(why)
 			x.page(badResponse)
 			return nil
 		case hungUp: // nothing was sent: it is as if the dial had failed
@@ -323,11 +337,16 @@ const spokeFirst = "the app sent something before it was asked: what listens on 
 // prepare makes all ready for the request to be written.
 func (x *exchange) prepare(c *upstream) {
 	c.writeWithin(x.now, x.rt.cfg.StallTimeout)
-	c.readWithin(x.now, x.rt.cfg.ResponseTimeout)
+	c.readWithin(x.now, x.responseTimeout())
 	c.out = x.appendHead(c.out[:0])
 	if !x.body.streamed {
 		c.out = append(c.out, x.body.whole...)
 	}
+}
+
+// responseTimeout is how long the answer may take to begin.
+func (x *exchange) responseTimeout() time.Duration {
+	return cmp.Or(x.pool.ResponseTimeout, x.rt.cfg.ResponseTimeout)
 }
 
 // converse sends the rest of the request and brings the answer back. It reports

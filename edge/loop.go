@@ -71,6 +71,10 @@ func (l *loop) carry(ev event) {
 			l.rt.table.set(e.host, l.pool(e.pool))
 		case dropHost:
 			l.rt.table.drop(e.host)
+		case setPort:
+			l.rt.ports.set(e.port, l.pool(e.pool))
+		case dropPort:
+			l.rt.ports.drop(e.port)
 		case admit:
 			l.backend(e.backend).retired.Store(false)
 		case retire:
@@ -80,6 +84,7 @@ func (l *loop) carry(ev event) {
 			b.retired.Store(true)
 			b.drain()
 		case forget:
+			l.backend(e.backend).drain()
 			l.mu.Lock()
 			delete(l.backends, e.backend)
 			l.mu.Unlock()
@@ -139,6 +144,7 @@ func (l *loop) backend(id routing.Backend) *backend {
 
 func (l *loop) sweep() {
 	now := time.Now()
+	l.rt.ports.retry()
 	for _, b := range l.backends {
 		b.sweep(now, now.Add(-l.rt.cfg.RestTimeout))
 	}
@@ -156,6 +162,7 @@ func (l *loop) cutAll(eventsOnly bool) {
 }
 
 func (l *loop) closeAll() {
+	l.rt.ports.close()
 	for _, b := range l.backends {
 		b.retired.Store(true)
 		b.drain()

@@ -98,6 +98,13 @@ type (
 	}
 	// dropHost: the host name is no longer known.
 	dropHost struct{ host string }
+	// setPort: the port leads to this pool from now on.
+	setPort struct {
+		port int
+		pool routing.Pool
+	}
+	// dropPort: nothing is behind the port any more.
+	dropPort struct{ port int }
 	// admit: a backend that was leaving is in the table again.
 	admit struct{ backend routing.Backend }
 	// retire: no pool holds the backend; its resting connections go, and it
@@ -117,6 +124,8 @@ type (
 
 func (setPool) isEffect()     {}
 func (dropHost) isEffect()    {}
+func (setPort) isEffect()     {}
+func (dropPort) isEffect()    {}
 func (admit) isEffect()       {}
 func (retire) isEffect()      {}
 func (forget) isEffect()      {}
@@ -207,7 +216,7 @@ func (m *machine) take(now time.Time, next routing.Table) []effect {
 	out := m.flips(next)
 
 	serving := map[routing.Backend]time.Duration{}
-	for _, pool := range next.Routes {
+	for _, pool := range next.Pools() {
 		for _, b := range pool.Backends {
 			serving[b] = max(serving[b], drainOf(pool))
 		}
@@ -240,7 +249,7 @@ func (m *machine) take(now time.Time, next routing.Table) []effect {
 	return append(out, count{})
 }
 
-// flips are the host names whose pool changes, in order.
+// flips are the host names and ports whose pool changes, in order.
 func (m *machine) flips(next routing.Table) []effect {
 	var changed, dropped []string
 	for host, pool := range next.Routes {
@@ -261,6 +270,16 @@ func (m *machine) flips(next routing.Table) []effect {
 	}
 	for _, host := range dropped {
 		out = append(out, dropHost{host})
+	}
+	for _, port := range slices.Sorted(maps.Keys(next.Ports)) {
+		if old, known := m.table.Ports[port]; !known || !old.Equal(next.Ports[port]) {
+			out = append(out, setPort{port, next.Ports[port]})
+		}
+	}
+	for _, port := range slices.Sorted(maps.Keys(m.table.Ports)) {
+		if _, stays := next.Ports[port]; !stays {
+			out = append(out, dropPort{port})
+		}
 	}
 	return out
 }

@@ -43,6 +43,10 @@ func (f *fleet) carry(t *rapid.T, m *machine, now time.Time, effects []effect) {
 			f.pools[e.host] = e.pool
 		case dropHost:
 			delete(f.pools, e.host)
+		case setPort:
+			f.pools[fmt.Sprint(":", e.port)] = e.pool
+		case dropPort:
+			delete(f.pools, fmt.Sprint(":", e.port))
 		case retire:
 			f.retired[e.backend] = now
 			delete(f.cut, e.backend)
@@ -80,7 +84,7 @@ func (f *fleet) carry(t *rapid.T, m *machine, now time.Time, effects []effect) {
 }
 
 func drawTable(t *rapid.T, generation int64) routing.Table {
-	table := routing.Table{Generation: generation, Routes: map[string]routing.Pool{}}
+	table := routing.Table{Generation: generation, Routes: map[string]routing.Pool{}, Ports: map[int]routing.Pool{}}
 	for h := range rapid.IntRange(0, 4).Draw(t, "hosts") {
 		var pool routing.Pool
 		pool.Drain = time.Duration(rapid.IntRange(0, 60).Draw(t, "drain")) * time.Second
@@ -88,7 +92,11 @@ func drawTable(t *rapid.T, generation int64) routing.Table {
 			pool.Backends = append(pool.Backends, testBackend(i))
 		}
 		slices.SortFunc(pool.Backends, compareBackends)
-		table.Routes[fmt.Sprintf("h%d.example", h)] = pool
+		if rapid.Bool().Draw(t, "port") {
+			table.Ports[30000+h] = pool
+		} else {
+			table.Routes[fmt.Sprintf("h%d.example", h)] = pool
+		}
 	}
 	return table
 }
@@ -204,8 +212,8 @@ func TestMachineProperties(t *testing.T) {
 			"": func(t *rapid.T) {
 				advance(0) // the loop looks at wake after every event
 				// What serves is what the table says, no more and no less.
-				if !maps.EqualFunc(f.pools, current.Routes, routing.Pool.Equal) {
-					t.Fatalf("pools %v, table %v", f.pools, current.Routes)
+				if !maps.EqualFunc(f.pools, maps.Collect(current.Pools()), routing.Pool.Equal) {
+					t.Fatalf("pools %v, table %v", f.pools, current)
 				}
 				inTable := map[routing.Backend]bool{}
 				for _, p := range f.pools {

@@ -1,6 +1,8 @@
 package edge
 
 import (
+	"strconv"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -21,12 +23,23 @@ var (
 		"Requests at an instance at this moment, upgraded connections included.", []string{"host"}, nil)
 	hostsDesc = prometheus.NewDesc("miosa_router_hosts",
 		"Host names in the route table.", nil, nil)
+	connsDesc = prometheus.NewDesc("miosa_router_tcp_connections_total",
+		"Connections to a port of a raw TCP service that ended: served; refused, where no instance took it or there were too many.", []string{"port", "result"}, nil)
+	connsOpenDesc = prometheus.NewDesc("miosa_router_tcp_open",
+		"Connections to a port of a raw TCP service at this moment.", []string{"port"}, nil)
+	connsReceivedDesc = prometheus.NewDesc("miosa_router_tcp_received_bytes_total",
+		"Bytes from clients of a raw TCP service.", []string{"port"}, nil)
+	connsSentDesc = prometheus.NewDesc("miosa_router_tcp_sent_bytes_total",
+		"Bytes to clients of a raw TCP service.", []string{"port"}, nil)
+	portFailedDesc = prometheus.NewDesc("miosa_router_tcp_port_failed",
+		"1 where the router cannot listen on the port of a raw TCP service: somebody else has it.", []string{"port"}, nil)
 	lostLinesDesc = prometheus.NewDesc("miosa_router_access_log_lost_total",
 		"Lines of the access log that were dropped because its writer was too slow.", nil, nil)
 )
 
 var metricDescs = []*prometheus.Desc{
 	requestsDesc, latencyDesc, retriesDesc, receivedDesc, sentDesc, inFlightDesc, hostsDesc, lostLinesDesc,
+	connsDesc, connsOpenDesc, connsReceivedDesc, connsSentDesc, portFailedDesc,
 }
 
 var classes = [6]string{"gone", "1xx", "2xx", "3xx", "4xx", "5xx"}
@@ -75,6 +88,19 @@ func (rt *Router) Collect(out chan<- prometheus.Metric) {
 		counter(receivedDesc, s.BytesIn, e.host)
 		counter(sentDesc, s.BytesOut, e.host)
 		gauge(inFlightDesc, busy, e.host)
+	}
+	for _, p := range rt.ports.all() {
+		label, s := strconv.Itoa(p.number), p.stats.read()
+		counter(connsDesc, s.Requests[2], label, "served")
+		counter(connsDesc, s.Requests[5], label, "refused")
+		gauge(connsOpenDesc, p.open.Load(), label)
+		counter(connsReceivedDesc, s.BytesIn, label)
+		counter(connsSentDesc, s.BytesOut, label)
+		failed := int64(0)
+		if p.failed.Load() {
+			failed = 1
+		}
+		gauge(portFailedDesc, failed, label)
 	}
 	gauge(hostsDesc, hosts)
 	counter(lostLinesDesc, rt.AccessLogDropped())

@@ -21,11 +21,12 @@ var (
 	badTarget      = failure{400, "bad_target", "Bad request", "The request's target is not valid.", 0}
 	badBody        = failure{400, "bad_body", "Bad request", "The request's body could not be read.", 0}
 	unknownHost    = failure{404, "unknown_host", "Not found", "There is nothing at this address.", 0}
-	noHTTP         = failure{404, "no_http", "Not found", "The application that is live here serves no HTTP: it has workers only.", 0}
+	noHTTP         = failure{404, "no_http", "Not found", "The application that is live here serves no HTTP: it has workers, or services on ports of their own.", 0}
 	noTunnels      = failure{405, "method_not_allowed", "Method not allowed", "This method is not served here.", 0}
 	slowBody       = failure{408, "body_timeout", "Request timeout", "The request's body did not arrive in time.", 0}
 	badResponse    = failure{502, "bad_response", "Bad gateway", "The application gave an answer that could not be understood.", 0}
 	lost           = failure{502, "no_response", "Bad gateway", "The application closed the connection without an answer.", 0}
+	notH2C         = failure{502, "not_h2c", "Bad gateway", "The application does not speak HTTP/2 without TLS (h2c), though its service says so.", 0}
 	unreachable    = failure{502, "unreachable", "Bad gateway", "The application could not be reached. Try again in a moment.", 1}
 	noBackend      = failure{503, "unavailable", "Service unavailable", "The application is not ready. Try again in a moment.", 1}
 	notReady       = failure{503, "starting", "Service unavailable", "The service is starting. Try again in a moment.", 1}
@@ -47,6 +48,12 @@ func (x *exchange) page(f failure) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	if f.retryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(f.retryAfter))
+	}
+	if x.r.ProtoMajor == 2 && isGRPC(x.r.Header) {
+		x.endGRPC(f.grpc(), f.message)
+		x.begin(http.StatusOK)
+		x.status = f.status // counted and logged as what it is
+		return
 	}
 	var body []byte
 	if wantsHTML(x.r.Header.Values("Accept")) {

@@ -250,9 +250,10 @@ func TestCutOffAnswersDoNotLookWhole(t *testing.T) {
 	}
 }
 
+// Trailers and streams come through whatever either side speaks.
 func TestTrailersBothWays(t *testing.T) {
 	for _, announce := range []bool{true, false} {
-		g := one(t, Config{}, func(w http.ResponseWriter, r *http.Request) {
+		handler := func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
 			prefix := http.TrailerPrefix
 			if announce {
@@ -261,18 +262,22 @@ func TestTrailersBothWays(t *testing.T) {
 			}
 			_, _ = io.WriteString(w, "body")
 			w.(http.Flusher).Flush()
-			w.Header().Set(prefix+"X-Sum", "of "+r.Trailer.Get("X-Check"))
-		})
-		req, _ := http.NewRequest("POST", "http://app.test/", io.MultiReader(strings.NewReader("streamed")))
-		req.Trailer = http.Header{"X-Check": {"42"}}
-		res, err := g.http.Do(req)
-		if err != nil {
-			t.Fatal(err)
+			w.Header().Set(prefix+"X-Sum", "of "+r.Trailer.Get("X-Check")+" by "+r.Proto)
 		}
-		b, err := io.ReadAll(res.Body)
-		res.Body.Close()
-		if err != nil || string(b) != "body" || res.Trailer.Get("X-Sum") != "of 42" {
-			t.Errorf("announced %v: %q, trailer %v, %v", announce, b, res.Trailer, err)
+		for proto, g := range map[string]*rig{"HTTP/1.1": one(t, Config{}, handler), "HTTP/2.0": oneH2C(t, Config{}, handler)} {
+			for _, client := range []*http.Client{g.http, g.http2Client()} {
+				req, _ := http.NewRequest("POST", "http://app.test/", io.MultiReader(strings.NewReader("streamed")))
+				req.Trailer = http.Header{"X-Check": {"42"}}
+				res, err := client.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := io.ReadAll(res.Body)
+				res.Body.Close()
+				if err != nil || string(b) != "body" || res.Trailer.Get("X-Sum") != "of 42 by "+proto {
+					t.Errorf("announced %v, %s to %s: %q, trailer %v, %v", announce, res.Proto, proto, b, res.Trailer, err)
+				}
+			}
 		}
 	}
 }
@@ -623,6 +628,42 @@ func TestPages(t *testing.T) {
 		}
 		if head := g.do("HEAD", "http://"+host+"/", nil); head.StatusCode != status || head.body != "" {
 			t.Errorf("%s: HEAD gives %d %q", host, head.StatusCode, head.body)
+		}
+	}
+}
+
+// A service says itself how long its answers may take to begin, and one that
+// says more than the router waits for by itself is waited for.
+func TestEachServiceHasItsResponseTimeout(t *testing.T) {
+	g, _ := newRig(t, Config{ResponseTimeout: 20 * time.Millisecond})
+	late, asked := make(chan struct{}), make(chan struct{}, 2)
+	at := at("ri_a", app(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		asked <- struct{}{}
+		select {
+		case <-late:
+		case <-r.Context().Done():
+		}
+	}))
+	patient, hasty := poolOf(at), poolOf(at)
+	patient.ResponseTimeout, hasty.ResponseTimeout = time.Hour, 10*time.Millisecond
+	g.route(map[string]routing.Pool{"patient.test": patient, "hasty.test": hasty})
+	for _, body := range []func() io.Reader{
+		func() io.Reader { return nil },
+		func() io.Reader { return io.MultiReader(strings.NewReader("streamed")) },
+	} {
+		waited := make(chan answerTo, 1)
+		go func() { waited <- g.do("POST", "http://patient.test/", body()) }()
+		<-asked
+		got := g.do("POST", "http://hasty.test/", body())
+		<-asked
+		if got.StatusCode != 504 || !strings.Contains(got.body, "did not answer in time") {
+			t.Errorf("hasty: %d %s", got.StatusCode, got.body)
+		}
+		// The router's own limit has passed as well by now.
+		late <- struct{}{}
+		if got := <-waited; got.StatusCode != 200 {
+			t.Errorf("patient: %d %s", got.StatusCode, got.body)
 		}
 	}
 }

@@ -93,39 +93,7 @@ func (x *exchange) appendHead(b []byte) []byte {
 	b = append(b, r.Host...)
 	b = append(b, "\r\n"...)
 
-	connection := r.Header["Connection"]
-	listed := len(connection) > 0 && !(len(connection) == 1 && (connection[0] == "keep-alive" || connection[0] == "close"))
-	for name, values := range r.Header {
-		if hopByHop(name) || ours(name) || name == "Expect" {
-			continue
-		}
-		if !x.peer.trusted && claimed(name) {
-			continue
-		}
-		if strings.IndexByte(name, '_') >= 0 {
-			// Many apps can't tell X_Forwarded_For from X-Forwarded-For.
-			alias := http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
-			if ours(alias) || hopByHop(alias) || claimed(alias) || alias == "Host" {
-				continue
-			}
-		}
-		if listed && hasToken(connection, name) {
-			continue
-		}
-		for _, v := range values {
-			b = appendField(b, name, v)
-		}
-	}
-
-	o := x.origin()
-	b = appendField(b, "X-Forwarded-For", o.forwardedFor)
-	b = appendField(b, "X-Forwarded-Proto", o.proto)
-	b = appendField(b, "X-Forwarded-Host", o.host)
-	b = appendField(b, "Forwarded", o.forwarded)
-	b = appendField(b, "X-Request-Id", x.id)
-	if hasToken(r.Header["Te"], "trailers") {
-		b = append(b, "Te: trailers\r\n"...)
-	}
+	x.eachField(func(name, value string) { b = appendField(b, name, value) })
 	switch {
 	case x.upgrade != "":
 		b = append(b, "Connection: Upgrade\r\n"...)
@@ -155,6 +123,45 @@ func (x *exchange) appendHead(b []byte) []byte {
 		b = append(b, "Expect: 100-continue\r\n"...)
 	}
 	return append(b, "\r\n"...)
+}
+
+// eachField yields the fields of the header as the app is to see them, but for
+// those that concern one connection or the framing.
+func (x *exchange) eachField(yield func(name, value string)) {
+	r := x.r
+	connection := r.Header["Connection"]
+	listed := len(connection) > 0 && !(len(connection) == 1 && (connection[0] == "keep-alive" || connection[0] == "close"))
+	for name, values := range r.Header {
+		if hopByHop(name) || ours(name) || name == "Expect" {
+			continue
+		}
+		if !x.peer.trusted && claimed(name) {
+			continue
+		}
+		if strings.IndexByte(name, '_') >= 0 {
+			// Many apps can't tell X_Forwarded_For from X-Forwarded-For.
+			alias := http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
+			if ours(alias) || hopByHop(alias) || claimed(alias) || alias == "Host" {
+				continue
+			}
+		}
+		if listed && hasToken(connection, name) {
+			continue
+		}
+		for _, v := range values {
+			yield(name, v)
+		}
+	}
+
+	o := x.origin()
+	yield("X-Forwarded-For", o.forwardedFor)
+	yield("X-Forwarded-Proto", o.proto)
+	yield("X-Forwarded-Host", o.host)
+	yield("Forwarded", o.forwarded)
+	yield("X-Request-Id", x.id)
+	if hasToken(r.Header["Te"], "trailers") {
+		yield("Te", "trailers")
+	}
 }
 
 // expectsLength reports whether "no body" is to be said aloud (RFC 9110, 8.6):

@@ -257,6 +257,10 @@ func (x *exchange) receive(c *upstream) (how outcome, keep bool) {
 			}
 			return x.lostOn(c, err), false
 		}
+		if informational == 0 && speaksFrames(c.br) {
+			c.backend.sayOnce(speaksH2C)
+			return x.brokeOff(c, errBadHead), false
+		}
 		if informational == 0 && c.served > 0 && !beginsAnswer(c.br) {
 			// What was left over from the answer before came late: there is
 			// none to this request yet.
@@ -294,6 +298,12 @@ func beginsAnswer(br *bufio.Reader) bool {
 	const begin = "HTTP/1."
 	b, _ := br.Peek(min(br.Buffered(), len(begin)))
 	return strings.HasPrefix(begin, string(b))
+}
+
+// speaksFrames reports whether what has come is HTTP/2.
+func speaksFrames(br *bufio.Reader) bool {
+	b, _ := br.Peek(min(br.Buffered(), frameHead))
+	return len(b) == frameHead && isSettings(b)
 }
 
 // brokeOff answers for an app whose answer began and made no sense, or did
@@ -476,7 +486,7 @@ func (x *exchange) converseExpecting(c *upstream) (how outcome, keep bool) {
 	_ = c.SetReadDeadline(time.Now().Add(time.Second))
 	c.stayInterrupted()
 	_, err := c.br.Peek(1)
-	c.readWithin(time.Now(), x.rt.cfg.ResponseTimeout)
+	c.readWithin(time.Now(), x.responseTimeout())
 	if err != nil && (!errors.Is(err, os.ErrDeadlineExceeded) || c.ended.Load() != 0) {
 		return x.lostOn(c, err), false
 	}

@@ -39,12 +39,17 @@ type Config struct {
 	HeadTimeout     time.Duration // for a request's head; 10 s
 	KeepAlive       time.Duration // a client's connection between requests; 75 s
 	DialTimeout     time.Duration // to a backend; 2 s
-	ResponseTimeout time.Duration // from the request sent to the answer's head, up to a quarter more; 120 s
+	ResponseTimeout time.Duration // from the request sent to the answer's head, up to a quarter more, where a pool says nothing; 120 s
 	StallTimeout    time.Duration // without a byte while sending, either way; 60 s
 	IdleTimeout     time.Duration // of a stream or tunnel without a byte; 1 h
 	RestTimeout     time.Duration // a backend's connection between requests; 55 s
 	BackendWait     time.Duration // for a backend to come, before 502 or 503; 1 s
 	StopGrace       time.Duration // for requests in flight when the router stops; 10 s
+
+	// PortHost is the address, without a port, at which the ports of raw TCP
+	// services are listened on; "": all of the machine.
+	PortHost        string
+	MaxConnsPerPort int // at once, of a raw TCP service; 4096
 
 	MaxHeadBytes      int   // of a request; 64 KiB
 	MaxIdlePerBackend int   // connections at rest; 256
@@ -58,6 +63,7 @@ type Router struct {
 	feed      Feed
 	log       *slog.Logger
 	table     *table
+	ports     *ports
 	accessLog *accessLog
 
 	applied    atomic.Bool // a table has been applied
@@ -109,6 +115,7 @@ func New(cfg Config, feed Feed, log *slog.Logger) (*Router, error) {
 		stopped: make(chan struct{}),
 		tunnels: map[tunnelID]*tunnel{},
 	}
+	rt.ports = newPorts(rt)
 	if cfg.AccessLog != nil {
 		rt.accessLog = newAccessLog(cfg.AccessLog, log)
 	}
@@ -123,7 +130,7 @@ func (c *Config) setDefaults() {
 		{&c.HeadTimeout, 10 * time.Second},
 		{&c.KeepAlive, 75 * time.Second},
 		{&c.DialTimeout, 2 * time.Second},
-		{&c.ResponseTimeout, 120 * time.Second},
+		{&c.ResponseTimeout, miosa.DefaultResponseTimeout},
 		{&c.StallTimeout, 60 * time.Second},
 		{&c.IdleTimeout, time.Hour},
 		{&c.RestTimeout, 55 * time.Second},
@@ -136,6 +143,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxHeadBytes <= 0 {
 		c.MaxHeadBytes = 64 << 10
+	}
+	if c.MaxConnsPerPort <= 0 {
+		c.MaxConnsPerPort = 4096
 	}
 	if c.MaxIdlePerBackend <= 0 {
 		c.MaxIdlePerBackend = 256
@@ -221,6 +231,7 @@ func (rt *Router) Run(ctx context.Context) error {
 		err = fmt.Errorf("serve requests: %w", err)
 	case <-ctx.Done():
 		rt.post(stopping{})
+		rt.ports.close()
 		grace, cancel := context.WithTimeout(after, rt.cfg.StopGrace)
 		loop.cutAll(true)
 		if server.Shutdown(grace) != nil {
@@ -232,6 +243,7 @@ func (rt *Router) Run(ctx context.Context) error {
 			_ = server.Close()
 		}
 		rt.awaitTunnels(grace)
+		rt.ports.await(grace, loop)
 		cancel()
 		if e := <-served; !errors.Is(e, http.ErrServerClosed) {
 			rt.log.Warn("listener ended with an error", "err", e)

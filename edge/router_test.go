@@ -67,9 +67,14 @@ func (f *testFeed) Report(_ context.Context, r routing.Report) error {
 
 // set publishes the next generation and returns its number.
 func (f *testFeed) set(routes map[string]routing.Pool) int64 {
+	return f.publish(routing.Table{Routes: routes})
+}
+
+func (f *testFeed) publish(t routing.Table) int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.table = routing.Table{Generation: f.table.Generation + 1, Routes: routes}
+	t.Generation = f.table.Generation + 1
+	f.table = t
 	close(f.changed)
 	f.changed = make(chan struct{})
 	return f.table.Generation
@@ -170,7 +175,12 @@ func newRig(t testing.TB, cfg Config) (_ *rig, stop func()) {
 // route makes the pools the table and waits until the router says so.
 func (g *rig) route(routes map[string]routing.Pool) {
 	g.t.Helper()
-	generation := g.feed.set(routes)
+	g.publish(routing.Table{Routes: routes})
+}
+
+func (g *rig) publish(t routing.Table) {
+	g.t.Helper()
+	generation := g.feed.publish(t)
 	if err := g.feed.await(g.t.Context(), func(r routing.Report) bool { return r.Generation >= generation }); err != nil {
 		g.t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package edge
 import (
 	"cmp"
 	"context"
+	"iter"
 	"slices"
 	"time"
 
@@ -74,7 +75,7 @@ func (s *sampler) pass(rt *Router, now time.Time) metrics.Pass {
 		*t = traffic{requests: t.requests, errors: t.errors}
 	}
 	seen := make(map[*entry]HostStats, len(s.seen))
-	for e := range rt.entries() {
+	for e := range rt.served() {
 		p := e.pool.Load()
 		if p == nil || p.ServiceID == "" {
 			continue
@@ -98,6 +99,22 @@ func (s *sampler) pass(rt *Router, now time.Time) metrics.Pass {
 	}
 	slices.SortFunc(pass.Samples, func(a, b metrics.Sample) int { return cmp.Compare(a.Owner.ServiceID, b.Owner.ServiceID) })
 	return pass
+}
+
+// served yields the entries of host names and of ports.
+func (rt *Router) served() iter.Seq[*entry] {
+	return func(yield func(*entry) bool) {
+		for e := range rt.entries() {
+			if !yield(e) {
+				return
+			}
+		}
+		for _, p := range rt.ports.all() {
+			if !yield(&p.entry) {
+				return
+			}
+		}
+	}
 }
 
 // asked reports whether a request for the host name ever ended.

@@ -81,10 +81,12 @@ func (rt *Router) Stats() iter.Seq2[string, HostStats] {
 }
 
 // entries yields the table's entries, in no order, holding no lock meanwhile.
-func (rt *Router) entries() iter.Seq[*entry] {
+func (rt *Router) entries() iter.Seq[*entry] { return rt.table.all() }
+
+func (t *table) all() iter.Seq[*entry] {
 	return func(yield func(*entry) bool) {
-		for i := range rt.table.shards {
-			s := &rt.table.shards[i]
+		for i := range t.shards {
+			s := &t.shards[i]
 			s.mu.RLock()
 			entries := make([]*entry, 0, len(s.entries))
 			for _, e := range s.entries {

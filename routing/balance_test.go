@@ -121,7 +121,9 @@ func TestPoolEqual(t *testing.T) {
 		"service":    func(p *routing.Pool) { p.ServiceID = "x" },
 		"version":    func(p *routing.Pool) { p.VersionID = "x" },
 		"sticky":     func(p *routing.Pool) { p.Sticky.Mode = miosa.StickyNone },
+		"protocol":   func(p *routing.Pool) { p.Protocol = miosa.ProtocolH2C },
 		"drain":      func(p *routing.Pool) { p.Drain++ },
+		"timeout":    func(p *routing.Pool) { p.ResponseTimeout++ },
 		"no backend": func(p *routing.Pool) { p.Backends = nil },
 		"address":    func(p *routing.Pool) { p.Backends[0].Address = netip.MustParseAddrPort("10.0.0.1:81") },
 	} {

@@ -2,7 +2,10 @@ package routing
 
 import (
 	"cmp"
+	"iter"
+	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/miosa/miosa"
@@ -14,6 +17,7 @@ type Site struct {
 	Tenant     string
 	Deployment string
 	Versions   []Served // most wanted first: the first that can answer is served
+	Ports      []Port   // of its services that speak raw TCP
 	Instances  []miosa.Instance
 }
 
@@ -24,6 +28,13 @@ type Served struct {
 	// Service is the zero one where the version serves no HTTP: then that is its
 	// answer.
 	Service miosa.Service
+	Spec    miosa.ServiceSpec // of that service in the version
+}
+
+// Port is a port of the routers' that leads to a service.
+type Port struct {
+	Number   int
+	Versions []Served // as Site.Versions; each names the service
 }
 
 // Build makes the table of all sites. It is the only place that decides who
@@ -34,6 +45,18 @@ func Build(generation int64, sites []Site) Table {
 		p := s.pool()
 		for _, h := range s.Hosts {
 			t.Routes[h] = p
+		}
+		for _, port := range s.Ports {
+			if t.Ports == nil {
+				t.Ports = map[int]Pool{}
+			}
+			of := s
+			of.Versions = port.Versions
+			p := of.pool()
+			if p.Sticky.Mode != miosa.StickyClientIP {
+				p.Sticky = miosa.Sticky{} // there is nothing else to tell clients by
+			}
+			t.Ports[port.Number] = p
 		}
 	}
 	return t
@@ -48,6 +71,8 @@ func (s Site) pool() Pool {
 			continue
 		}
 		p.VersionID, p.ServiceID, p.Sticky, p.Backends = v.Version, v.Service.ID, v.Service.Sticky, b
+		p.Protocol = v.Spec.Protocol
+		p.ResponseTimeout = cmp.Or(v.Spec.ResponseTimeout, miosa.DefaultResponseTimeout)
 		if p.Drain = time.Duration(v.Service.DrainSeconds) * time.Second; p.Drain <= 0 {
 			p.Drain = miosa.DefaultDrain
 		}
@@ -80,5 +105,21 @@ func SameRoutes(a, b Table) bool {
 			return false
 		}
 	}
-	return true
+	return maps.EqualFunc(a.Ports, b.Ports, Pool.Equal)
+}
+
+// Pools yields all pools: of host names, and of ports as ":30001". In no order.
+func (t Table) Pools() iter.Seq2[string, Pool] {
+	return func(yield func(string, Pool) bool) {
+		for host, p := range t.Routes {
+			if !yield(host, p) {
+				return
+			}
+		}
+		for port, p := range t.Ports {
+			if !yield(":"+strconv.Itoa(port), p) {
+				return
+			}
+		}
+	}
 }

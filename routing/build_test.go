@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -107,6 +108,8 @@ func TestSameRoutes(t *testing.T) {
 		"another host name":     func(s *routing.Site) { s.Hosts = []string{"b.test"} },
 		"stickiness":            func(s *routing.Site) { s.Versions[0].Service.Sticky.Mode = miosa.StickyCookie },
 		"the drain limit":       func(s *routing.Site) { s.Versions[0].Service.DrainSeconds = 5 },
+		"the protocol":          func(s *routing.Site) { s.Versions[0].Spec.Protocol = miosa.ProtocolH2C },
+		"the response timeout":  func(s *routing.Site) { s.Versions[0].Spec.ResponseTimeout = time.Second },
 		"an address":            func(s *routing.Site) { s.Instances[0].Observed.Addr = netip.MustParseAddrPort("10.0.0.2:80") },
 		"an instance that left": func(s *routing.Site) { s.Instances[0].Goal = miosa.GoalDrain },
 	} {

@@ -9,8 +9,10 @@ func (p Pool) Equal(q Pool) bool {
 		p.DeploymentID == q.DeploymentID &&
 		p.ServiceID == q.ServiceID &&
 		p.VersionID == q.VersionID &&
+		p.Protocol == q.Protocol &&
 		p.Sticky == q.Sticky &&
 		p.Drain == q.Drain &&
+		p.ResponseTimeout == q.ResponseTimeout &&
 		slices.Equal(p.Backends, q.Backends)
 }
 

@@ -13,6 +13,7 @@ import (
 type Table struct {
 	Generation int64           // grows; a router never applies an older one
 	Routes     map[string]Pool // by host name: lower case, no port
+	Ports      map[int]Pool    // by port of the router's: raw TCP
 }
 
 // Pool is what one host name is served by. It is comparable field by field
@@ -20,11 +21,15 @@ type Table struct {
 type Pool struct {
 	TenantID     string
 	DeploymentID string
-	ServiceID    string // of the version; "" when it has none that serves HTTP
-	VersionID    string // being served; "" when nothing was ever published
+	ServiceID    string         // of the version; "" when it has none that serves HTTP
+	VersionID    string         // being served; "" when nothing was ever published
+	Protocol     miosa.Protocol // that its backends speak; "": ProtocolHTTP1
 	Sticky       miosa.Sticky
 	Drain        time.Duration // how long connections of a leaving backend may go on
-	Backends     []Backend     // sorted by instance ID; may be empty: 503
+	// ResponseTimeout is how long an answer may take to begin once the request is
+	// sent; 0: as the router has it.
+	ResponseTimeout time.Duration
+	Backends        []Backend // sorted by instance ID; may be empty: 503
 }
 
 // Backend is one instance in a pool.

@@ -187,6 +187,7 @@ type serviceRecord struct {
 	Restart         restartPolicyRecord `json:"restart,omitzero"`
 	DrainSeconds    int                 `json:"drain_seconds,omitempty"`
 	Logs            logLimitRecord      `json:"logs,omitzero"`
+	PublicPort      int                 `json:"public_port,omitempty"`
 	Metadata        map[string]any      `json:"metadata,omitempty"`
 	CreatedAt       time.Time           `json:"created_at,omitzero"`
 	UpdatedAt       time.Time           `json:"updated_at,omitzero"`
@@ -206,6 +207,7 @@ func serviceToRecord(v miosa.Service) serviceRecord {
 		Restart:         restartPolicyToRecord(v.Restart),
 		DrainSeconds:    v.DrainSeconds,
 		Logs:            logLimitToRecord(v.Logs),
+		PublicPort:      v.PublicPort,
 		Metadata:        v.Metadata,
 		CreatedAt:       utc(v.CreatedAt),
 		UpdatedAt:       utc(v.UpdatedAt),
@@ -226,6 +228,7 @@ func (r serviceRecord) noun() miosa.Service {
 		Restart:         r.Restart.noun(),
 		DrainSeconds:    r.DrainSeconds,
 		Logs:            r.Logs.noun(),
+		PublicPort:      r.PublicPort,
 		Metadata:        r.Metadata,
 		CreatedAt:       r.CreatedAt,
 		UpdatedAt:       r.UpdatedAt,

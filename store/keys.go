@@ -2,6 +2,7 @@ package store
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/miosa/miosa"
@@ -21,6 +22,7 @@ const (
 	apiKeyIDRoot  = root + "keyid/"
 	hostRoot      = root + "host/"
 	outboxRoot    = root + "outbox/"
+	publicPorts   = root + "port/"
 	noOne         = "-" // stands for an absent tenant or deployment in a key
 	segDeployment = "dep"
 	segEnv        = "env"
@@ -192,6 +194,10 @@ func OutboxKey(id string) string { return outboxRoot + id }
 
 // OutboxPrefix lists the events in transit.
 func OutboxPrefix() string { return outboxRoot }
+
+// PublicPortKey is the index entry of a port of the routers' → the service that
+// has it.
+func PublicPortKey(port int) string { return publicPorts + strconv.Itoa(port) }
 
 // FormerEventsOf lists a tenant's events (with "" those of none) where they
 // were kept before there was an event store.

@@ -76,6 +76,7 @@ type planRecord struct {
 	MaxReleases     int       `json:"max_releases,omitempty"`
 	MaxStorageMB    int       `json:"max_storage_mb,omitempty"`
 	MaxLogStorageMB int       `json:"max_log_storage_mb,omitempty"`
+	MaxPublicPorts  int       `json:"max_public_ports,omitempty"`
 	CreatedAt       time.Time `json:"created_at,omitzero"`
 	UpdatedAt       time.Time `json:"updated_at,omitzero"`
 }
@@ -102,6 +103,7 @@ func planToRecord(v miosa.Plan) planRecord {
 		MaxReleases:     v.MaxReleases,
 		MaxStorageMB:    v.MaxStorageMB,
 		MaxLogStorageMB: v.MaxLogStorageMB,
+		MaxPublicPorts:  v.MaxPublicPorts,
 		CreatedAt:       utc(v.CreatedAt),
 		UpdatedAt:       utc(v.UpdatedAt),
 	}
@@ -129,6 +131,7 @@ func (r planRecord) noun() miosa.Plan {
 		MaxReleases:     r.MaxReleases,
 		MaxStorageMB:    r.MaxStorageMB,
 		MaxLogStorageMB: r.MaxLogStorageMB,
+		MaxPublicPorts:  r.MaxPublicPorts,
 		CreatedAt:       r.CreatedAt,
 		UpdatedAt:       r.UpdatedAt,
 	}

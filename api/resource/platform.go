@@ -72,6 +72,7 @@ type Plan struct {
 	MaxReleases     int       `json:"max_releases" doc:"Whose bytes are kept, in all deployments. -1: any number."`
 	MaxStorageMB    int       `json:"max_storage_mb" doc:"Of releases whose bytes are kept. -1: any number."`
 	MaxLogStorageMB int       `json:"max_log_storage_mb" doc:"Of the text of the tenant's log lines of the last log_days, before compression, purged ones too; what is over it is dropped, and counted in the log. -1: any number."`
+	MaxPublicPorts  int       `json:"max_public_ports" doc:"Of the tenant's services of protocol tcp, those of versions that can be rolled back to among them. -1: any number."`
 	CreatedAt       time.Time `json:"created_at"`
 	UpdatedAt       time.Time `json:"updated_at"`
 }
@@ -97,6 +98,7 @@ type PlanPut struct {
 	MaxAPIKeys      *int   `json:"max_api_keys,omitempty" doc:"Of the tenant, revoked ones aside. -1: any number; 0: the default plan's."`
 	MaxReleases     *int   `json:"max_releases,omitempty" doc:"Whose bytes are kept, in all deployments. -1: any number; 0: the default plan's."`
 	MaxStorageMB    *int   `json:"max_storage_mb,omitempty" doc:"Of releases whose bytes are kept. -1: any number; 0: the default plan's."`
+	MaxPublicPorts  *int   `json:"max_public_ports,omitempty" doc:"Of the tenant's services of protocol tcp. -1: any number; 0: the default plan's."`
 	MaxLogStorageMB *int   `json:"max_log_storage_mb,omitempty" doc:"Of the text of log lines that are kept. -1: any number; 0: the default plan's."`
 }
 

@@ -18,6 +18,8 @@ type Service struct {
 	VersionID       *string `json:"version_id" doc:"The version it runs; null where it is no part of a live one."`
 	RunCommand      *string `json:"run_command"`
 	Port            *int    `json:"port"`
+	PublicPort      *int    `json:"public_port" doc:"Of the router's, leading to a service of protocol tcp. It stays the same over all versions, for as long as one can be rolled back to that has it; null: none."`
+	PublicURL       *string `json:"public_url" doc:"Where a service of protocol tcp is reached, as tcp://HOST:PORT; null: it is none of the live version's."`
 	Spoken
 	HealthCheck HealthCheck    `json:"health_check"`
 	Resources   Resources      `json:"resources"`

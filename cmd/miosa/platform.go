@@ -66,6 +66,7 @@ type platformConfig struct {
 	victoriaLogs                                    map[int]string // by the days that each keeps lines for; empty: logs are kept here
 	allowTargets                                    []netip.Prefix // addresses that customers may name though they are not public
 	trustedProxies                                  []netip.Prefix
+	tcpPorts                                        store.PortRange
 	proxyProtocol                                   bool
 }
 
@@ -389,6 +390,9 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 		return err
 	}
 	routerConfig := edge.Config{RouterID: "router-" + c.id, Listener: httpListener, Traffic: p.history, TrustedProxies: p.cfg.trustedProxies, ProxyProtocol: p.cfg.proxyProtocol}
+	if routerConfig.PortHost, _, err = net.SplitHostPort(p.cfg.http); err != nil {
+		return fmt.Errorf("address of the router: %w", err)
+	}
 	if g, ok := p.network.(network.Greeter); ok {
 		routerConfig.Greet = g.Greet
 	}
@@ -400,7 +404,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 		return err
 	}
 	server, err := api.New(api.Config{
-		PublicURL: p.public.url, Version: version, MaxLogDays: p.cfg.longestDays(),
+		PublicURL: p.public.url, Version: version, MaxLogDays: p.cfg.longestDays(), PublicPorts: p.cfg.tcpPorts,
 		Regions: []miosa.Region{{ID: p.cfg.region, Name: p.cfg.region, Slug: p.cfg.region, Available: true}}, Targets: targets,
 	}, api.Deps{
 		Store: p.store, Uploads: uploads{p.blobs, p.memory}, Memory: p.memory, Secrets: p.vault, Log: p.log, Ready: p.answers,

@@ -2,10 +2,12 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -13,6 +15,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/control"
+	"github.com/miosa/miosa/store"
 )
 
 // upFlags are what an operator says on the command line.
@@ -26,6 +29,7 @@ type upFlags struct {
 	overcommit                                      float64
 	example, verbose                                bool
 	accessLog                                       string
+	tcpPorts                                        string
 	otlpTraces                                      string
 	victoriaLogs                                    []string
 }
@@ -65,6 +69,7 @@ a crash. "miosa down" stops everything.`,
 	fl.StringVar(&f.data, "data", defaultDataDir(), "directory of everything the platform keeps")
 	fl.StringVar(&f.api, "api", "127.0.0.1:7070", "address of the API")
 	fl.StringVar(&f.http, "http", "127.0.0.1:7080", "address of the router: where the apps answer")
+	fl.StringVar(&f.tcpPorts, "tcp-ports", "", "ports of the router's, `FIRST-LAST`, for services of protocol tcp, at the address of --http; without it such services are refused")
 	fl.IntVar(&f.templates, "templates", 4, "machine sizes kept booted in memory, for instances to start from (under emulation only; some 100 MB each); 0: every instance boots a kernel")
 	fl.StringVar(&f.metrics, "metrics", defaultMetrics, "address of /metrics (Prometheus); empty: none")
 	fl.IntVar(&f.logRate, "log-rate", 0, "log lines a second that one instance may write for long; 0: 5000, negative: any number")
@@ -109,6 +114,16 @@ func (f upFlags) config() (platformConfig, error) {
 	if cfg.domain == "" {
 		return cfg, miosa.Errorf(miosa.Invalid, "--managed-domain must name a domain, e.g. apps.example")
 	}
+	if cfg.tcpPorts, err = parsePorts(f.tcpPorts); err != nil {
+		return cfg, err
+	}
+	for name, addr := range map[string]string{"--api": f.api, "--http": f.http, "--metrics": f.metrics} {
+		if _, port, err := net.SplitHostPort(addr); err == nil {
+			if n, err := strconv.Atoi(port); err == nil && n != 0 && n >= cfg.tcpPorts.First && n <= cfg.tcpPorts.Last {
+				return cfg, miosa.Errorf(miosa.Invalid, "--tcp-ports %s holds port %d of %s: give it other ports", cfg.tcpPorts, n, name)
+			}
+		}
+	}
 	if f.logSpoolMB < 0 {
 		return cfg, miosa.Errorf(miosa.Invalid, "--log-spool-mb must not be negative; 0 is the default of 64")
 	}
@@ -143,6 +158,24 @@ func (f upFlags) config() (platformConfig, error) {
 		return cfg, miosa.Errorf(miosa.Invalid, "--proxy-protocol needs --trusted-proxy: from anybody else the header would be a way to pose as others")
 	}
 	return cfg, nil
+}
+
+// parsePorts reads the flag --tcp-ports: FIRST-LAST, or a single one; "": none.
+func parsePorts(v string) (r store.PortRange, err error) {
+	if v == "" {
+		return r, nil
+	}
+	first, last, found := strings.Cut(v, "-")
+	if !found {
+		last = first
+	}
+	if r.First, err = strconv.Atoi(first); err == nil {
+		r.Last, err = strconv.Atoi(last)
+	}
+	if err != nil || r.First < 1 || r.Last > 65535 || r.First > r.Last {
+		return store.PortRange{}, miosa.Errorf(miosa.Invalid, "--tcp-ports %q is no range of ports: write 30000-30999", v)
+	}
+	return r, nil
 }
 
 // parseRange reads a flag's range of addresses, or a single one.

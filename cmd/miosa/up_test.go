@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/store"
 )
 
 func TestAllowTarget(t *testing.T) {
@@ -31,6 +32,25 @@ func TestLogSpoolIsNoDebt(t *testing.T) {
 		f := upFlags{driver: "sim", accel: "auto", domain: "localhost", overcommit: 1, logSpoolMB: mb}
 		if _, err := f.config(); miosa.CodeOf(err) != want {
 			t.Errorf("%d MB: %v", mb, err)
+		}
+	}
+}
+
+// Ports for raw TCP are a range that nothing else of the platform is in.
+func TestTCPPorts(t *testing.T) {
+	base := upFlags{driver: "sim", accel: "auto", domain: "localhost", overcommit: 1, http: "127.0.0.1:7080"}
+	for v, want := range map[string]store.PortRange{"": {}, "30000-30999": {First: 30000, Last: 30999}, "5432": {First: 5432, Last: 5432}} {
+		f := base
+		f.tcpPorts = v
+		if cfg, err := f.config(); err != nil || cfg.tcpPorts != want {
+			t.Errorf("%q: %v, %v", v, cfg.tcpPorts, err)
+		}
+	}
+	for _, v := range []string{"x", "0-5", "5-4", "1-70000", "1-", "7000-7100"} {
+		f := base
+		f.tcpPorts = v
+		if _, err := f.config(); miosa.CodeOf(err) != miosa.Invalid || !strings.Contains(err.Error(), "--tcp-ports") {
+			t.Errorf("%q: %v", v, err)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/store"
 )
 
@@ -54,6 +55,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"a compacted revision ends the watch", compacted},
 		{"entries disappear after their TTL", ttl},
 		{"a later put decides about expiry", ttlReplaced},
+		{"no two services have one port", publicPorts},
 		{"an ended context ends calls", ended},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, open(t)) })
@@ -648,6 +650,75 @@ func ttlReplaced(t *testing.T, s Store) {
 	}
 	if got, want := keys(scan(t, s, "/t/", store.ScanOptions{})), []string{"/t/again", "/t/kept"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// publicPorts: however many ask at once, each gets another port, until there is
+// none left; one that is given back is there for the next.
+func publicPorts(t *testing.T, s Store) {
+	const ports, askers, each = 24, 4, 8 // more are wanted than there are
+	r := store.PortRange{First: 30000, Last: 30000 + ports - 1}
+	var mu sync.Mutex
+	holders := map[int]string{}
+	var asking sync.WaitGroup
+	for n := range askers {
+		asking.Go(func() {
+			for i := range each {
+				var got [2]int
+				ids := [2]string{fmt.Sprintf("svc_%d_%d_a", n, i), fmt.Sprintf("svc_%d_%d_b", n, i)}
+				_, err := store.Update(t.Context(), s, func(tx *store.Tx) (err error) {
+					for k, id := range ids { // two in one transaction, or none
+						if got[k], err = store.ClaimPort(tx, r, id); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+				if err != nil {
+					if miosa.CodeOf(err) != miosa.Unavailable {
+						t.Error(err)
+					}
+					continue
+				}
+				mu.Lock()
+				for k, port := range got {
+					if other := holders[port]; other != "" || port < r.First || port > r.Last {
+						t.Errorf("port %d for %s, held by %q", port, ids[k], other)
+					}
+					holders[port] = ids[k]
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	asking.Wait()
+	if len(holders) != ports {
+		t.Errorf("%d of %d ports were given away", len(holders), ports)
+	}
+	for port, id := range holders {
+		for _, by := range []string{"svc_other", id} { // it is nobody else's to give back
+			if _, err := store.Update(t.Context(), s, func(tx *store.Tx) error {
+				return store.ReleasePort(tx, miosa.Service{ID: by, PublicPort: port})
+			}); err != nil {
+				t.Fatal(err)
+			}
+			var again int
+			_, err := store.Update(t.Context(), s, func(tx *store.Tx) (err error) {
+				again, err = store.ClaimPort(tx, r, "svc_next")
+				return err
+			})
+			if by == id && (err != nil || again != port) || by != id && miosa.CodeOf(err) != miosa.Unavailable {
+				t.Errorf("given back by %s: %d, %v", by, again, err)
+			}
+		}
+		break
+	}
+	_, err := store.Update(t.Context(), s, func(tx *store.Tx) error {
+		_, err := store.ClaimPort(tx, store.PortRange{}, "svc_x")
+		return err
+	})
+	if miosa.CodeOf(err) != miosa.Invalid || !strings.Contains(err.Error(), "--tcp-ports") {
+		t.Error(err)
 	}
 }
 

@@ -1,0 +1,150 @@
+package edge
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// pipe is one client's connection to a service that speaks raw TCP: bytes both
+// ways, each way until its source ends. The kernel moves them (splice).
+type pipe struct {
+	port    *port
+	backend *backend
+	client  *net.TCPConn
+	app     *net.TCPConn
+	started time.Time
+	active  atomic.Int64 // since started: when bytes were last seen to move
+	broken  atomic.Bool  // it did not end as both sides wanted
+	timer   *time.Timer
+}
+
+// pipePiece is how many bytes go in one call to the kernel, so that it is known
+// that some went; pipeLook how long such a call may take.
+const (
+	pipePiece = 256 << 10
+	pipeLook  = 15 * time.Second
+)
+
+// silence is how long nothing has gone on a connection that a router which stops
+// does not wait for.
+const silence = time.Second
+
+func newPipe(t *port, b *backend, client, app *net.TCPConn) *pipe {
+	return &pipe{port: t, backend: b, client: client, app: app, started: time.Now()}
+}
+
+// run copies until both ways have ended.
+func (p *pipe) run() {
+	ps, b := p.port.ports, p.backend
+	ps.mu.Lock()
+	ps.pipes[p] = struct{}{}
+	ps.mu.Unlock()
+	b.mu.Lock()
+	b.pipes[p] = struct{}{}
+	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		delete(b.pipes, p)
+		b.mu.Unlock()
+		ps.mu.Lock()
+		delete(ps.pipes, p)
+		ps.mu.Unlock()
+	}()
+	p.timer = time.AfterFunc(time.Hour, func() { p.look() })
+	p.timer.Reset(ps.rt.cfg.IdleTimeout)
+	defer p.timer.Stop()
+	var other sync.WaitGroup
+	other.Go(func() { p.copy(p.app, p.client, &p.port.stats.in) })
+	p.copy(p.client, p.app, &p.port.stats.out)
+	other.Wait()
+	if p.broken.Load() {
+		reset(p.client)
+		reset(p.app)
+		return
+	}
+	_ = p.client.Close()
+	_ = p.app.Close()
+}
+
+// copy moves what comes from src to dst, and the end of it.
+func (p *pipe) copy(dst, src *net.TCPConn, count *atomic.Uint64) {
+	idle := p.port.ports.rt.cfg.IdleTimeout
+	for {
+		_ = src.SetReadDeadline(time.Now().Add(min(idle/4, pipeLook)))
+		if p.broken.Load() {
+			p.wake()
+		}
+		n, err := dst.ReadFrom(&io.LimitedReader{R: src, N: pipePiece})
+		if n > 0 {
+			count.Add(uint64(n))
+			p.active.Store(int64(time.Since(p.started)))
+		}
+		switch {
+		case p.broken.Load():
+			return
+		case err == nil && n < pipePiece: // the end of what src sends
+			if dst.CloseWrite() != nil {
+				p.interrupt(0)
+			}
+			return
+		case err == nil:
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			// Neither side has anything from the other any more.
+			p.interrupt(0)
+			return
+		}
+	}
+}
+
+// look ends the connection once nothing has gone for long.
+func (p *pipe) look() {
+	left := time.Duration(p.active.Load()) + p.port.ports.rt.cfg.IdleTimeout - time.Since(p.started)
+	if left <= 0 {
+		p.interrupt(0)
+		return
+	}
+	p.timer.Reset(left)
+}
+
+// interrupt ends the connection, whatever goes on. Why does not matter to those
+// who speak something that we know nothing of.
+func (p *pipe) interrupt(int32) {
+	p.broken.Store(true)
+	p.wake()
+}
+
+// wake makes every pending call return.
+func (p *pipe) wake() {
+	_ = p.client.SetDeadline(longAgo)
+	_ = p.app.SetDeadline(longAgo)
+}
+
+// silent reports whether nothing has come from either side for a moment, as the
+// kernel has it.
+func (p *pipe) silent() bool {
+	for _, c := range []*net.TCPConn{p.client, p.app} {
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return true
+		}
+		since := silence
+		if err := raw.Control(func(fd uintptr) {
+			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+				since = time.Duration(info.Last_data_recv) * time.Millisecond
+			}
+		}); err != nil {
+			return true
+		}
+		if since < silence {
+			return false
+		}
+	}
+	return true
+}
