@@ -390,8 +390,8 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 		return err
 	}
 	routerConfig := edge.Config{RouterID: "router-" + c.id, Listener: httpListener, Traffic: p.history, TrustedProxies: p.cfg.trustedProxies, ProxyProtocol: p.cfg.proxyProtocol}
-	if routerConfig.PortHost, _, err = net.SplitHostPort(p.cfg.http); err != nil {
-		return fmt.Errorf("address of the router: %w", err)
+	if host, _, err := net.SplitHostPort(p.cfg.http); err == nil { // else nobody listens there
+		routerConfig.PortHost = host
 	}
 	if g, ok := p.network.(network.Greeter); ok {
 		routerConfig.Greet = g.Greet
