@@ -20,6 +20,7 @@ import (
 	"github.com/miosa/miosa/api/resource"
 	"github.com/miosa/miosa/cli"
 	"github.com/miosa/miosa/client"
+	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
 )
 
@@ -37,7 +38,7 @@ type shell struct {
 
 func newShell(t *testing.T) *shell {
 	t.Helper()
-	p := apitest.Start(t, memory.New(time.Now), api.Config{})
+	p := apitest.Start(t, memory.New(time.Now), api.Config{PublicPorts: store.PortRange{First: 30000, Last: 30099}})
 	s := &shell{t: t, p: p, context: filepath.Join(t.TempDir(), "context.json")}
 	raw, err := json.Marshal(map[string]string{"api_url": p.URL, "api_key": p.Key, "admin_key": p.Admin, "http_url": "http://127.0.0.1:1"})
 	if err != nil {

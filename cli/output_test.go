@@ -54,7 +54,7 @@ func TestFullDevice(t *testing.T) {
 		"logs hello", "logs hello --since 2026-03-01", "logs hello -f", "logs hello -f --since 2026-03-01", "log-limit hello", "log-limit hello 100",
 		"schema", "init --force " + t.TempDir(), "init --stdout", "services ls hello", "services get hello", "services set hello --replicas 2", "services set hello --stop-grace 20s",
 		"drains", "drains ls", "drains show away", "drains add https://logs.example/in --name there", "drains pause away", "drains resume away",
-		"top hello", "top hello --once", "why hello", "usage", "usage --csv", "deployments", "deployments ls", "deployments get hello",
+		"top hello", "top hello --once", "why hello", "usage", "usage --csv", "deployments", "deployments ls", "deployments get hello", "deployments create other",
 		"instances", "instances ls", "instances get " + of.InstanceID, "instances stop " + of.InstanceID,
 		"webhooks", "webhooks ls", "webhooks add https://example.com/in", "webhooks disable " + made.ID, "webhooks enable " + made.ID, "webhooks test " + made.ID,
 		"webhooks deliveries " + made.ID, "webhooks redeliver " + made.ID + " " + sent.EventID, "webhooks rotate " + made.ID, "webhooks rm " + made.ID,
@@ -80,7 +80,7 @@ func TestFullDevice(t *testing.T) {
 				if len(args) > 1 {
 					continue
 				}
-			case "registry logout registry.example", "drains rm away", "webhooks rm " + made.ID, "rm hello --yes", "env rm hello A", "instances stop " + of.InstanceID, "instances restart " + of.InstanceID:
+			case "deployments create other", "registry logout registry.example", "drains rm away", "webhooks rm " + made.ID, "rm hello --yes", "env rm hello A", "instances stop " + of.InstanceID, "instances restart " + of.InstanceID:
 				// Done once. As JSON they print as all others do.
 				if args[len(args)-1] == "--json" {
 					continue

@@ -130,6 +130,9 @@ func (a *app) listServices(dep resource.Deployment, environment string, found []
 		if s.Port != nil {
 			port = strconv.Itoa(*s.Port)
 		}
+		if s.PublicURL != nil {
+			port += " at " + *s.PublicURL
+		}
 		rows = append(rows, []string{s.Name, s.Type, s.State, fmt.Sprintf("%d/%d", s.ReadyReplicas, s.DesiredReplicas), port, s.HealthCheck.Type, text(s.RunCommand)})
 	}
 	a.table([]string{"SERVICE", "TYPE", "STATE", "READY", "PORT", "HEALTH", "COMMAND"}, rows)
@@ -170,6 +173,9 @@ func serviceFields(s resource.Service) [][2]string {
 		rows = append(rows, [2]string{"health command", text(h.Command)})
 	case "none":
 		rows = append(rows, [2]string{"health stable", span(h.StableSeconds)})
+	}
+	if s.PublicURL != nil {
+		rows = append(rows, [2]string{"url", *s.PublicURL})
 	}
 	return append(rows, [][2]string{
 		{"health interval", span(h.IntervalSeconds)}, {"health timeout", span(h.TimeoutSeconds)}, {"health grace", span(h.GracePeriodSeconds)},
