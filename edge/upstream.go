@@ -28,10 +28,11 @@ type upstream struct {
 	got   int                        // how much of it
 	found condition                  // what peek found
 
-	begin func(fd uintptr)
-	asked time.Time // what begin did: when it began to write out,
-	wrote int       // how much of it the kernel took at once,
-	wrong error     // and why it did not
+	begin  func(fd uintptr)
+	looked time.Time // what begin did: when it was about to look,
+	asked  time.Time // when to write out,
+	wrote  int       // how much of it the kernel took at once,
+	wrong  error     // and why it did not
 
 	served     int       // requests before this one
 	rested     time.Time // since when
@@ -81,6 +82,7 @@ func newUpstream(conn net.Conn, b *backend) *upstream {
 		}
 	}
 	c.begin = func(fd uintptr) {
+		c.looked = time.Now()
 		if c.peek(fd); c.found != quiet {
 			return
 		}
@@ -264,8 +266,9 @@ func keepDates() (release func(), err error) {
 const atOnce = 50 * time.Microsecond
 
 // wasInterrupted reports whether there may have been more than a moment between
-// the last look and the write: on a busy machine it may be a long one.
-func (c *upstream) wasInterrupted() bool { return time.Since(c.asked) > atOnce }
+// the last look and the write: on a busy machine it may be a long one, and it
+// may come as soon as the look is done.
+func (c *upstream) wasInterrupted() bool { return time.Since(c.looked) > atOnce }
 
 // spokeBefore reports whether what can be read came before the request was
 // written, which was begun at the time given. As a rule nothing can be read

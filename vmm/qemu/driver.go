@@ -110,8 +110,11 @@ type Driver struct {
 	placesMu sync.Mutex
 
 	shelf shelf
-	jail  jail
-	told  struct{ users, disk sync.Once } // what is said once
+	// patience is how long a template may take to boot and be saved.
+	patience time.Duration
+
+	jail jail
+	told struct{ users, disk sync.Once } // what is said once
 
 	// accelMu guards the decision between KVM and TCG, taken once.
 	accelMu sync.Mutex
@@ -128,7 +131,7 @@ const maxSocketPath = 107
 // New checks the configuration and what the host has; it starts nothing. From
 // here on the process, and every VM's, leaves no core file.
 func New(config Config, log *slog.Logger) (*Driver, error) {
-	d := &Driver{config: config, log: log, root: os.Geteuid() == 0}
+	d := &Driver{config: config, log: log, root: os.Geteuid() == 0, patience: templateTime}
 	c := &d.config
 	switch {
 	case !filepath.IsAbs(c.DataDir):
