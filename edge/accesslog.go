@@ -39,8 +39,14 @@ func newAccessLog(out io.Writer, log *slog.Logger) *accessLog {
 	return &accessLog{out: out, log: log, wake: make(chan struct{}, 1)}
 }
 
-// add puts in the line that write appends.
-func (l *accessLog) add(x *exchange, took time.Duration) {
+// logged is what has a line in the access log: a request, or a connection to a
+// service that speaks raw TCP.
+type logged interface {
+	appendLog(line []byte, took time.Duration) []byte
+}
+
+// add puts the line of what is over in.
+func (l *accessLog) add(x logged, took time.Duration) {
 	l.mu.Lock()
 	if len(l.batch) >= logBatchMax {
 		l.dropped++
@@ -137,6 +143,23 @@ func (x *exchange) appendLog(b []byte, took time.Duration) []byte {
 		b = append(b, `,"retries":`...)
 		b = strconv.AppendInt(b, int64(x.retries), 10)
 	}
+	b = x.appendLogBackend(b)
+	if x.upgraded {
+		b = append(b, `,"upgraded":true`...)
+	}
+	if x.failed != "" {
+		b = append(b, `,"error":`...)
+		b = appendJSONString(b, x.failed, logWordMax)
+	}
+	if ua := x.r.UserAgent(); ua != "" {
+		b = append(b, `,"user_agent":`...)
+		b = appendJSONString(b, ua, logAgentMax)
+	}
+	return append(b, "}\n"...)
+}
+
+// appendLogBackend appends whose the request was, and who answered.
+func (x *exchange) appendLogBackend(b []byte) []byte {
 	if x.pool != nil {
 		b = append(b, `,"tenant":`...)
 		b = appendJSONString(b, x.pool.TenantID, logWordMax)
@@ -149,16 +172,31 @@ func (x *exchange) appendLog(b []byte, took time.Duration) []byte {
 		b = append(b, `,"instance":`...)
 		b = appendJSONString(b, x.instance, logWordMax)
 	}
-	if x.upgraded {
-		b = append(b, `,"upgraded":true`...)
+	return b
+}
+
+// appendLog appends the line of a connection to a service that speaks raw TCP.
+func (s *session) appendLog(b []byte, took time.Duration) []byte {
+	b = append(b, `{"time":"`...)
+	b = s.started.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z07:00")
+	b = append(b, `","client":"`...)
+	b = s.client.AppendTo(b)
+	b = append(b, `","proto":"tcp","port":`...)
+	b = strconv.AppendInt(b, int64(s.port.number), 10)
+	b = append(b, `,"bytes_in":`...)
+	b = strconv.AppendInt(b, s.in, 10)
+	b = append(b, `,"bytes_out":`...)
+	b = strconv.AppendInt(b, s.out, 10)
+	b = append(b, `,"duration_us":`...)
+	b = strconv.AppendInt(b, took.Microseconds(), 10)
+	if s.retries > 0 {
+		b = append(b, `,"retries":`...)
+		b = strconv.AppendInt(b, int64(s.retries), 10)
 	}
-	if x.failed != "" {
+	b = s.appendLogBackend(b)
+	if s.failed != "" {
 		b = append(b, `,"error":`...)
-		b = appendJSONString(b, x.failed, logWordMax)
-	}
-	if ua := x.r.UserAgent(); ua != "" {
-		b = append(b, `,"user_agent":`...)
-		b = appendJSONString(b, ua, logAgentMax)
+		b = appendJSONString(b, s.failed, logWordMax)
 	}
 	return append(b, "}\n"...)
 }

@@ -15,13 +15,13 @@ import (
 // pipe is one client's connection to a service that speaks raw TCP: bytes both
 // ways, each way until its source ends. The kernel moves them (splice).
 type pipe struct {
-	port    *port
+	session *session
 	backend *backend
 	client  *net.TCPConn
 	app     *net.TCPConn
 	started time.Time
 	active  atomic.Int64 // since started: when bytes were last seen to move
-	broken  atomic.Bool  // it did not end as both sides wanted
+	broken  atomic.Int32 // why it did not end as both sides wanted; 0: it did, or goes on
 	timer   *time.Timer
 }
 
@@ -36,13 +36,35 @@ const (
 // does not wait for.
 const silence = time.Second
 
-func newPipe(t *port, b *backend, client, app *net.TCPConn) *pipe {
-	return &pipe{port: t, backend: b, client: client, app: app, started: time.Now()}
+// Why a connection was ended, besides what ends an exchange from outside.
+const (
+	endedByReset   int32 = 100 + iota // of the client or of the app
+	endedBySilence                    // nothing went on for long
+)
+
+// why is the word for that in the access log.
+func (p *pipe) why() string {
+	switch p.broken.Load() {
+	case 0:
+		return ""
+	case endedBySilence:
+		return "idle"
+	case endedByDrain:
+		return "drained"
+	case endedByStop:
+		return "stopping"
+	}
+	return "reset"
+}
+
+func newPipe(s *session, b *backend, client, app *net.TCPConn) *pipe {
+	return &pipe{session: s, backend: b, client: client, app: app, started: time.Now()}
 }
 
 // run copies until both ways have ended.
 func (p *pipe) run() {
-	ps, b := p.port.ports, p.backend
+	port, b := p.session.port, p.backend
+	ps := port.ports
 	ps.mu.Lock()
 	ps.pipes[p] = struct{}{}
 	ps.mu.Unlock()
@@ -61,10 +83,10 @@ func (p *pipe) run() {
 	p.timer.Reset(ps.rt.cfg.IdleTimeout)
 	defer p.timer.Stop()
 	var other sync.WaitGroup
-	other.Go(func() { p.copy(p.app, p.client, &p.port.stats.in) })
-	p.copy(p.client, p.app, &p.port.stats.out)
+	other.Go(func() { p.copy(p.app, p.client, &p.session.in, &port.stats.in) })
+	p.copy(p.client, p.app, &p.session.out, &port.stats.out)
 	other.Wait()
-	if p.broken.Load() {
+	if p.broken.Load() != 0 {
 		reset(p.client)
 		reset(p.app)
 		return
@@ -74,30 +96,31 @@ func (p *pipe) run() {
 }
 
 // copy moves what comes from src to dst, and the end of it.
-func (p *pipe) copy(dst, src *net.TCPConn, count *atomic.Uint64) {
-	idle := p.port.ports.rt.cfg.IdleTimeout
+func (p *pipe) copy(dst, src *net.TCPConn, count *int64, all *atomic.Uint64) {
+	idle := p.session.port.ports.rt.cfg.IdleTimeout
 	for {
 		_ = src.SetReadDeadline(time.Now().Add(min(idle/4, pipeLook)))
-		if p.broken.Load() {
+		if p.broken.Load() != 0 {
 			p.wake()
 		}
 		n, err := dst.ReadFrom(&io.LimitedReader{R: src, N: pipePiece})
 		if n > 0 {
-			count.Add(uint64(n))
+			*count += n
+			all.Add(uint64(n))
 			p.active.Store(int64(time.Since(p.started)))
 		}
 		switch {
-		case p.broken.Load():
+		case p.broken.Load() != 0:
 			return
 		case err == nil && n < pipePiece: // the end of what src sends
 			if dst.CloseWrite() != nil {
-				p.interrupt(0)
+				p.interrupt(endedByReset)
 			}
 			return
 		case err == nil:
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			// Neither side has anything from the other any more.
-			p.interrupt(0)
+			p.interrupt(endedByReset)
 			return
 		}
 	}
@@ -105,18 +128,17 @@ func (p *pipe) copy(dst, src *net.TCPConn, count *atomic.Uint64) {
 
 // look ends the connection once nothing has gone for long.
 func (p *pipe) look() {
-	left := time.Duration(p.active.Load()) + p.port.ports.rt.cfg.IdleTimeout - time.Since(p.started)
+	left := time.Duration(p.active.Load()) + p.session.port.ports.rt.cfg.IdleTimeout - time.Since(p.started)
 	if left <= 0 {
-		p.interrupt(0)
+		p.interrupt(endedBySilence)
 		return
 	}
 	p.timer.Reset(left)
 }
 
-// interrupt ends the connection, whatever goes on. Why does not matter to those
-// who speak something that we know nothing of.
-func (p *pipe) interrupt(int32) {
-	p.broken.Store(true)
+// interrupt ends the connection, whatever goes on; the first reason stays.
+func (p *pipe) interrupt(why int32) {
+	p.broken.CompareAndSwap(0, why)
 	p.wake()
 }
 

@@ -163,45 +163,74 @@ func (t *port) accept(l net.Listener) {
 		}
 		client, ok := conn.(*net.TCPConn)
 		if !ok || t.open.Add(1) > int64(rt.cfg.MaxConnsPerPort) {
-			t.open.Add(-1)
-			t.stats.class[5].Add(1)
+			s := t.session(conn)
+			s.failed = overloaded.code
 			_ = conn.Close()
+			t.open.Add(-1)
+			s.done(5)
 			continue
 		}
 		go t.serve(client)
 	}
 }
 
+// session is one client's connection to the port: an exchange without a request.
+type session struct {
+	exchange
+	port    *port
+	in, out int64 // bytes from the client, and to it
+}
+
+func (t *port) session(client net.Conn) *session {
+	rt := t.ports.rt
+	s := &session{exchange: exchange{rt: rt, started: time.Now(), entry: &t.entry, pool: t.pool.Load()}, port: t}
+	s.now, s.tried = s.started, s.array[:0]
+	s.client = rt.peerOf(client.RemoteAddr().String()).addr
+	return s
+}
+
 // serve connects one client with a backend.
 func (t *port) serve(client *net.TCPConn) {
 	defer t.open.Add(-1)
-	rt := t.ports.rt
-	x := &exchange{rt: rt, started: time.Now(), entry: &t.entry}
-	x.now, x.tried = x.started, x.array[:0]
-	x.client = rt.peerOf(client.RemoteAddr().String()).addr
-	b, app := t.connect(x)
+	s := t.session(client)
+	b, app := t.connect(s)
 	if b == nil {
-		t.stats.class[5].Add(1)
 		reset(client)
+		s.done(5)
 		return
 	}
-	defer b.release()
-	p := newPipe(t, b, client, app)
+	p := newPipe(s, b, client, app)
 	p.run()
-	t.stats.class[2].Add(1)
+	b.release()
+	s.failed = p.why()
+	s.done(2)
+}
+
+// done counts and logs the connection, in the class of status codes that a
+// request with that outcome would be in.
+func (s *session) done(class int) {
+	s.port.stats.class[class].Add(1)
+	if s.rt.accessLog != nil {
+		s.rt.accessLog.add(s, time.Since(s.started))
+	}
 }
 
 // connect finds a backend that takes the connection, and counts it in there.
-func (t *port) connect(x *exchange) (*backend, *net.TCPConn) {
-	until := x.started.Add(x.rt.cfg.BackendWait)
+// Where there is none, failed says why.
+func (t *port) connect(s *session) (*backend, *net.TCPConn) {
+	until := s.started.Add(s.rt.cfg.BackendWait)
 	for {
-		p, b := t.acquire(x)
-		if p == nil {
-			return nil, nil
+		p, b := t.acquire(&s.exchange)
+		if p != nil {
+			s.pool = p
 		}
 		if b == nil {
 			pause := time.Until(until)
-			if pause <= 0 {
+			if p == nil || pause <= 0 {
+				s.failed = noBackend.code
+				if s.retries > 0 {
+					s.failed = unreachable.code
+				}
 				return nil, nil
 			}
 			timer := time.NewTimer(min(pause, 100*time.Millisecond))
@@ -210,23 +239,26 @@ func (t *port) connect(x *exchange) (*backend, *net.TCPConn) {
 			case <-timer.C:
 			}
 			timer.Stop()
-			x.tried, x.now = x.tried[:0], time.Now()
+			s.tried, s.now = s.tried[:0], time.Now()
 			continue
 		}
-		conn, err := b.connect(context.Background(), x.rt.cfg.DialTimeout)
+		s.instance = b.InstanceID
+		conn, err := b.connect(context.Background(), s.rt.cfg.DialTimeout)
 		if app, ok := conn.(*net.TCPConn); ok && err == nil {
 			b.dialWorked()
 			return b, app
 		}
 		b.release()
 		if err != nil && ownShortage(err) {
-			x.rt.log.Error("no connection to be had", "instance", b.InstanceID, "err", err)
+			s.rt.log.Error("no connection to be had", "instance", b.InstanceID, "err", err)
+			s.failed = overloaded.code
 			return nil, nil
 		}
 		b.dialFailed(time.Now())
-		x.tried = append(x.tried, b)
+		s.tried = append(s.tried, b)
+		s.retries++
 		t.stats.retries.Add(1)
-		x.now = time.Now()
+		s.now = time.Now()
 	}
 }
 

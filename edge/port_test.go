@@ -2,6 +2,7 @@ package edge
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -55,28 +56,28 @@ func (g *rig) leads(port int, p routing.Pool) {
 	g.publish(routing.Table{Ports: map[int]routing.Pool{port: p}})
 }
 
-type session struct {
+type talk struct {
 	*net.TCPConn
 	br   *bufio.Reader
 	name string // of who answers
 }
 
 // session is a connection to the port, to whoever says its name first.
-func (g *rig) session(port int) (session, error) {
+func (g *rig) session(port int) (talk, error) {
 	g.t.Helper()
 	c, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
-		return session{}, err
+		return talk{}, err
 	}
 	g.t.Cleanup(func() { c.Close() })
 	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
-	s := session{TCPConn: c.(*net.TCPConn), br: bufio.NewReader(c)}
+	s := talk{TCPConn: c.(*net.TCPConn), br: bufio.NewReader(c)}
 	s.name, err = s.br.ReadString('\n')
 	s.name = strings.TrimSpace(s.name)
 	return s, err
 }
 
-func (s session) echo(text string) error {
+func (s talk) echo(text string) error {
 	if _, err := io.WriteString(s, text+"\n"); err != nil {
 		return err
 	}
@@ -243,7 +244,7 @@ func TestRawConnectionsAreRefused(t *testing.T) {
 		t.Error("nobody's name came")
 	}
 	g.leads(port, tcpPool(at("ri_a", tcpApp(t, named("a")))))
-	var open []session
+	var open []talk
 	for range 2 {
 		s, err := g.session(port)
 		if err != nil {
@@ -259,6 +260,84 @@ func TestRawConnectionsAreRefused(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// Each connection has its line in the access log once it is over, and a line
+// says how it ended.
+func TestRawConnectionsAreLogged(t *testing.T) {
+	g, stop := newRig(t, Config{PortHost: "127.0.0.1", BackendWait: time.Millisecond, MaxConnsPerPort: 2})
+	port := freePort(t)
+	ended := func(n int) {
+		t.Helper()
+		for until := time.Now().Add(30 * time.Second); len(logLines(t, g.log)) < n; time.Sleep(time.Millisecond) {
+			if time.Now().After(until) {
+				t.Fatalf("%d lines do not come: %s", n, g.log)
+			}
+		}
+	}
+	g.leads(port, tcpPool())
+	if _, err := g.session(port); err == nil {
+		t.Error("nobody's name came")
+	}
+	ended(1)
+	g.leads(port, tcpPool(at("ri_a", closedPort(t))))
+	if _, err := g.session(port); err == nil {
+		t.Error("the name of one who does not listen came")
+	}
+	ended(2)
+	pool := tcpPool(at("ri_b", tcpApp(t, named("b"))))
+	pool.Drain = 50 * time.Millisecond
+	g.leads(port, pool)
+	well, err := g.session(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := g.session(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.session(port); err == nil {
+		t.Error("one too many was served")
+	}
+	ended(3)
+	if err := well.echo("1234"); err != nil {
+		t.Fatal(err)
+	}
+	well.Close()
+	ended(4)
+	g.leads(port, tcpPool())
+	ended(5)
+	held.Close()
+	stop()
+	lines := logLines(t, g.log)
+	for i, want := range []map[string]any{
+		{"error": "unavailable", "bytes_in": 0.0, "bytes_out": 0.0, "deployment": "dep_1", "instance": nil},
+		{"error": "unreachable", "instance": "ri_a"},
+		{"error": "overloaded", "instance": nil},
+		{"error": nil, "bytes_in": 5.0, "bytes_out": 7.0, "instance": "ri_b", "tenant": "ten_1", "version": "ver_1", "client": "127.0.0.1", "port": float64(port), "proto": "tcp"},
+		{"error": "drained", "bytes_in": 0.0, "bytes_out": 2.0, "instance": "ri_b"},
+	} {
+		for key, value := range want {
+			if lines[i][key] != value {
+				t.Errorf("line %d: %s is %v, want %v", i+1, key, lines[i][key], value)
+			}
+		}
+	}
+	if len(lines) != 5 {
+		t.Error(g.log)
+	}
+}
+
+func logLines(t *testing.T, log *lockedBuffer) (lines []map[string]any) {
+	t.Helper()
+	for line := range strings.Lines(log.String()) {
+		var got map[string]any
+		if err := json.Unmarshal([]byte(line), &got); err != nil {
+			t.Fatal(line, err)
+		}
+		lines = append(lines, got)
+	}
+	return lines
 }
 
 // A connection on which nothing goes is ended in the end, and one that its app

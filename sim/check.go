@@ -66,8 +66,9 @@ func (c *checker) committed(b control.Changed) {
 // leaving, for longer than the news takes.
 func (c *checker) published(t routing.Table) {
 	c.routed(t)
-	for _, name := range sortedIDs(t.Routes) {
-		for _, b := range t.Routes[name].Backends {
+	for _, name := range doors(t) {
+		pool, _ := poolBehind(t, name)
+		for _, b := range pool.Backends {
 			i, ok := c.instances[b.InstanceID]
 			if ok && i.State() != miosa.Healthy && c.s.now.Sub(c.since[b.InstanceID]) > time.Second {
 				c.s.fail("table %d sends %s to %s, which is %s", t.Generation, name, b.InstanceID, i.State())
@@ -77,29 +78,45 @@ func (c *checker) published(t routing.Table) {
 }
 
 // routed: each host name leads to the service that its version named for
-// requests, and to every instance of it that has been well for longer than the
-// news takes, whatever else is published, fails or was there before.
+// requests, each port to the one service that has it, and both to every instance
+// of it that has been well for longer than the news takes, whatever else is
+// published, fails or was there before.
 func (c *checker) routed(t routing.Table) {
-	for _, name := range sortedIDs(t.Routes) {
-		pool := t.Routes[name]
+	for _, name := range doors(t) {
+		pool, _ := poolBehind(t, name)
 		v, ok := c.versions[pool.VersionID]
 		if !ok {
 			continue
 		}
-		if pool.ServiceID != routedOf(v) {
-			c.s.fail("table %d sends %s to service %q of %s, not to %q", t.Generation, name, pool.ServiceID, v.ID, routedOf(v))
+		service := routedOf(v)
+		if pool.Protocol == miosa.ProtocolTCP {
+			service = pool.ServiceID
+			if svc, ok := c.services[service]; ok && door(svc.PublicPort) != name {
+				c.s.fail("table %d sends %s to %s, whose port is %d", t.Generation, name, service, svc.PublicPort)
+			}
+			if spec, ok := v.Service(service); !ok || spec.Protocol != miosa.ProtocolTCP {
+				c.s.fail("table %d sends %s to %s, which is no such service of %s", t.Generation, name, service, v.ID)
+			}
 		}
-		if active := c.envs[v.EnvironmentID].ActiveVersionID; active != "" && active != v.ID && len(pool.Backends) == 0 && pool.ServiceID != "" && len(c.backends(c.versions[active], time.Second)) > 0 {
-			c.s.fail("table %d sends %s to nobody of %s, although %s is live", t.Generation, name, v.ID, active)
+		if pool.ServiceID != service {
+			c.s.fail("table %d sends %s to service %q of %s, not to %q", t.Generation, name, pool.ServiceID, v.ID, service)
 		}
-		if pool.VersionID != c.envs[v.EnvironmentID].ActiveVersionID {
+		active := c.versions[c.envs[v.EnvironmentID].ActiveVersionID]
+		instead := routedOf(active)
+		if pool.Protocol == miosa.ProtocolTCP {
+			instead = service
+		}
+		if active.ID != "" && active.ID != v.ID && len(pool.Backends) == 0 && pool.ServiceID != "" && len(c.backends(active, instead, time.Second)) > 0 {
+			c.s.fail("table %d sends %s to nobody of %s, although %s is live", t.Generation, name, v.ID, active.ID)
+		}
+		if v.ID != active.ID {
 			continue
 		}
 		held := map[string]bool{}
 		for _, b := range pool.Backends {
 			held[b.InstanceID] = true
 		}
-		for _, id := range c.backends(v, time.Second) {
+		for _, id := range c.backends(v, service, time.Second) {
 			if !held[id] {
 				c.s.fail("table %d does not send %s to %s of the live version, which is healthy", t.Generation, name, id)
 			}
@@ -107,11 +124,11 @@ func (c *checker) routed(t routing.Table) {
 	}
 }
 
-// backends are the instances that requests to a version may go to, healthy for
-// at least so long.
-func (c *checker) backends(v miosa.Version, steady time.Duration) (ids []string) {
+// backends are a version's instances that what is sent to the service may go
+// to, healthy for at least so long.
+func (c *checker) backends(v miosa.Version, service string, steady time.Duration) (ids []string) {
 	for _, id := range sortedIDs(c.instances) {
-		if i := c.instances[id]; i.VersionID == v.ID && i.ServiceID == routedOf(v) && i.Serving() && c.s.now.Sub(c.since[id]) >= steady {
+		if i := c.instances[id]; i.VersionID == v.ID && i.ServiceID == service && i.Serving() && c.s.now.Sub(c.since[id]) >= steady {
 			ids = append(ids, id)
 		}
 	}
@@ -192,7 +209,23 @@ func (c *checker) take(noun any) {
 		if was, ok := c.services[v.ID]; ok && was.DesiredReplicas == 0 && v.DesiredReplicas > 0 {
 			c.awake[v.ID] = c.s.now
 		}
+		c.ported(v)
 		c.services[v.ID] = v
+	}
+}
+
+// ported: a port is one service's, and stays it.
+func (c *checker) ported(svc miosa.Service) {
+	if was := c.services[svc.ID].PublicPort; was != 0 && svc.PublicPort != was {
+		c.s.fail("the port of %s was %d and is %d", svc.ID, was, svc.PublicPort)
+	}
+	if svc.PublicPort == 0 {
+		return
+	}
+	for _, id := range sortedIDs(c.services) {
+		if other := c.services[id]; id != svc.ID && other.PublicPort == svc.PublicPort {
+			c.s.fail("port %d is %s's, and %s's", svc.PublicPort, svc.ID, id)
+		}
 	}
 }
 
@@ -202,15 +235,18 @@ func (c *checker) flipped(env miosa.Environment) {
 	if c.unproven[env.ActiveVersionID] {
 		c.s.fail("%s was made live; it was only to be proven", env.ActiveVersionID)
 	}
-	if v := c.versions[env.ActiveVersionID]; !c.s.cfg.Faults && routedOf(v) != "" && c.services[routedOf(v)].DesiredReplicas > 0 && len(c.backends(v, 0)) == 0 && c.s.now.Sub(c.stopped[env.DeploymentID]) > time.Second {
+	if v := c.versions[env.ActiveVersionID]; !c.s.cfg.Faults && routedOf(v) != "" && c.services[routedOf(v)].DesiredReplicas > 0 && len(c.backends(v, routedOf(v), 0)) == 0 && c.s.now.Sub(c.stopped[env.DeploymentID]) > time.Second {
 		c.s.fail("%s was made live without a backend", v.ID)
 	}
 	if c.s.cfg.Faults {
 		return // deadlines pass and instances die: the drain has its own checks
 	}
 	for _, r := range c.s.routers {
-		for _, name := range sortedIDs(r.table.Routes) {
-			pool := r.table.Routes[name]
+		for _, name := range doors(r.table) {
+			pool, _ := poolBehind(r.table, name)
+			if _, stays := c.versions[env.ActiveVersionID].Service(pool.ServiceID); pool.Protocol == miosa.ProtocolTCP && !stays {
+				continue // its port closes with the version that had it
+			}
 			if c.versions[pool.VersionID].EnvironmentID == env.ID && pool.VersionID != env.ActiveVersionID && c.services[pool.ServiceID].DesiredReplicas > 0 && !c.recentlyEmptied(c.services[pool.ServiceID]) {
 				c.s.fail("%s was made live while %s still serves %s", env.ActiveVersionID, r.id, pool.VersionID)
 			}
@@ -277,18 +313,21 @@ func (c *checker) always() error {
 
 // noBackend: a request found nobody. Without injected faults that must not be
 // once a version is live, but where the customer took the capacity away.
-func (c *checker) noBackend(hostName string, pool routing.Pool, excused bool) {
+func (c *checker) noBackend(at string, pool routing.Pool, excused bool) {
 	svc := c.services[pool.ServiceID]
 	env := c.envs[svc.EnvironmentID]
 	if pool.Workers() || env.ActiveVersionID == "" || svc.DesiredReplicas == 0 {
 		return // as the customer wants it
+	}
+	if _, live := c.versions[env.ActiveVersionID].Service(pool.ServiceID); pool.Protocol == miosa.ProtocolTCP && !live {
+		return // its port was opened by a version that is not live yet, or no more
 	}
 	if c.s.cfg.Faults || excused || len(pool.Backends) == 0 && c.recentlyEmptied(svc) {
 		c.s.report.Excused++
 		return
 	}
 	c.s.report.Lost++
-	c.s.fail("no backend for %s although its version is live (%d in the pool)", hostName, len(pool.Backends))
+	c.s.fail("no backend for %s although its version is live (%d in the pool)", at, len(pool.Backends))
 }
 
 // recentlyEmptied: a customer stopped an instance by hand, or scaled up from

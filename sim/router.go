@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/miosa/miosa"
@@ -20,7 +23,7 @@ type router struct {
 	tables   lane
 	reports  lane
 	next     int
-	hosts    []string // of the table, sorted
+	doors    []string // of the table: host names and ports, sorted
 	silent   bool     // cut off from control: serves on from the table it has
 	// behind: it was cut off for longer than control waits for a router, and
 	// has not had a table since. What it loses is nobody's fault.
@@ -47,7 +50,7 @@ func (r *router) apply(t routing.Table) {
 	if t.Generation <= r.table.Generation {
 		return
 	}
-	r.table, r.hosts = t, sortedIDs(t.Routes)
+	r.table, r.doors = t, doors(t)
 	r.report()
 }
 
@@ -87,20 +90,45 @@ func (r *router) beat() {
 	r.s.after(2*time.Second, r.beat)
 }
 
-// traffic is one request to one host name after the other.
+// doors are where clients may knock: the table's host names, and its ports.
+func doors(t routing.Table) []string {
+	all := sortedIDs(t.Routes)
+	for _, number := range slices.Sorted(maps.Keys(t.Ports)) {
+		all = append(all, door(number))
+	}
+	return all
+}
+
+func door(port int) string { return fmt.Sprint("port ", port) }
+
+// poolBehind is the pool that a door leads to.
+func poolBehind(t routing.Table, at string) (routing.Pool, bool) {
+	if number, ok := strings.CutPrefix(at, "port "); ok {
+		n, _ := strconv.Atoi(number)
+		p, open := t.Ports[n]
+		return p, open
+	}
+	p, open := t.Routes[at]
+	return p, open
+}
+
+// traffic is one request, or raw connection, at one door after the other.
 func (r *router) traffic() {
-	if len(r.hosts) > 0 {
-		r.request(r.hosts[r.s.rng.IntN(len(r.hosts))])
+	if len(r.doors) > 0 {
+		r.request(r.doors[r.s.rng.IntN(len(r.doors))])
 	}
 	r.s.after(r.s.between(5*time.Millisecond, 3*time.Second), r.traffic)
 }
 
-func (r *router) request(hostName string) {
-	pool := r.table.Routes[hostName]
+func (r *router) request(at string) {
+	pool, _ := poolBehind(r.table, at)
 	if pool.VersionID == "" {
 		return
 	}
 	r.s.report.Requests++
+	if pool.Protocol == miosa.ProtocolTCP {
+		r.s.report.Connections++
+	}
 	excused := r.behind
 	for range pool.Backends {
 		r.next++
@@ -110,17 +138,17 @@ func (r *router) request(hostName string) {
 			// Refused: tried on the next one. A backend that was told to stop while
 			// a router still holds it is what must never be.
 			if o != nil && o.vm.alive && o.vm.stopping && !o.vm.injured && !r.behind && !r.s.jumpedLately() {
-				r.s.fail("request to %s refused by %s, which was told to stop while a router held it", hostName, b.InstanceID)
+				r.s.fail("request to %s refused by %s, which was told to stop while a router held it", at, b.InstanceID)
 			}
 			if o == nil && r.s.cfg.Faults || o != nil && o.vm.injured || o != nil && o.vm.deaf {
 				excused = true
 			}
 			continue
 		}
-		r.begin(hostName, b.InstanceID, o.vm, pool.Drain)
+		r.begin(at, b.InstanceID, o.vm, pool.Drain)
 		return
 	}
-	r.s.check.noBackend(hostName, pool, excused)
+	r.s.check.noBackend(at, pool, excused)
 }
 
 // at finds the VM behind an address.
@@ -133,7 +161,7 @@ func (s *Sim) at(b routing.Backend) *occupant {
 	return nil
 }
 
-func (r *router) begin(hostName, instance string, v *vm, limit time.Duration) {
+func (r *router) begin(at, instance string, v *vm, limit time.Duration) {
 	took := r.s.between(time.Millisecond, time.Second)
 	if r.s.chance(0.05) {
 		took = r.s.between(time.Second, 2*limit) // a long one: may pass the drain limit
@@ -143,7 +171,7 @@ func (r *router) begin(hostName, instance string, v *vm, limit time.Duration) {
 	r.s.after(took, func() {
 		if r.inFlight[instance]--; r.inFlight[instance] <= 0 {
 			delete(r.inFlight, instance)
-			if _, routed := r.table.Routes[hostName]; routed {
+			if _, open := poolBehind(r.table, at); open {
 				r.report()
 			}
 		}
@@ -155,7 +183,7 @@ func (r *router) begin(hostName, instance string, v *vm, limit time.Duration) {
 			r.s.report.Excused++
 		default:
 			r.s.report.Lost++
-			r.s.fail("a request of %s to %s was cut after %s, within the drain limit, by no fault", hostName, instance, r.s.now.Sub(began))
+			r.s.fail("a request of %s to %s was cut after %s, within the drain limit, by no fault", at, instance, r.s.now.Sub(began))
 		}
 	})
 }

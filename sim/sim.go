@@ -40,6 +40,7 @@ type Report struct {
 	Events, Commits, Conflicts int
 	Publishes, Flips, Failures int // rollouts asked for, made live, failed
 	Requests, Lost, Excused    int // Excused: cut by a fault that was injected
+	Connections                int // of those: to a port
 	Boots, Crashes             int
 	Reloads, Refused           int // watches that began anew; commits that failed for passing reasons
 }

@@ -42,6 +42,7 @@ func run(t *testing.T, cfg sim.Config) {
 		total.Flips += report.Flips
 		total.Failures += report.Failures
 		total.Requests += report.Requests
+		total.Connections += report.Connections
 		total.Lost += report.Lost
 		total.Excused += report.Excused
 		total.Boots += report.Boots
@@ -50,7 +51,7 @@ func run(t *testing.T, cfg sim.Config) {
 		total.Refused += report.Refused
 	}
 	t.Logf("%d seeds: %+v", *seeds, total)
-	if total.Flips == 0 || total.Failures == 0 || total.Requests == 0 {
+	if total.Flips == 0 || total.Failures == 0 || total.Requests == 0 || total.Connections == 0 {
 		t.Error("the simulation exercised nothing")
 	}
 }

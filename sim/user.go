@@ -104,10 +104,14 @@ func (u *users) create() {
 }
 
 // serviceTypes are the names that versions choose from. Requests go to web,
-// else to front, else to api; the others get none.
+// else to front, else to api; db speaks raw TCP on a port of its own; the others
+// get none.
 var serviceTypes = map[string]miosa.ServiceType{
-	"web": miosa.ServiceWeb, "front": miosa.ServiceWeb, "api": miosa.ServiceAPI, "queue": miosa.ServiceWorker, "job": miosa.ServiceWorker,
+	"web": miosa.ServiceWeb, "front": miosa.ServiceWeb, "api": miosa.ServiceAPI, "queue": miosa.ServiceWorker, "job": miosa.ServiceWorker, "db": miosa.ServiceAPI,
 }
+
+// publicPorts are fewer than the apps may want.
+var publicPorts = store.PortRange{First: 30000, Last: 30002}
 
 // routedOf is the service that requests to a version are to go to.
 func routedOf(v miosa.Version) string {
@@ -123,7 +127,7 @@ func routedOf(v miosa.Version) string {
 
 // choose names the services of the app's next versions, in any order: mostly
 // one that gets requests, now and then two or none, and in some a worker that
-// runs on or a job that comes to an end.
+// runs on, a job that comes to an end, or a service that speaks raw TCP.
 func (u *users) choose(a *app) {
 	s := u.s
 	var names []string
@@ -140,6 +144,9 @@ func (u *users) choose(a *app) {
 	}
 	if s.chance(0.2) {
 		names = append(names, "job")
+	}
+	if s.chance(0.25) {
+		names = append(names, "db")
 	}
 	s.rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 	a.named = nil
@@ -311,6 +318,9 @@ func (u *users) begin(a *app, kind miosa.RolloutKind, target miosa.Version, canc
 				return err
 			}
 		}
+		if err := claimPorts(tx, target); err != nil {
+			return err
+		}
 		tx.SetIndex(key, id, 0)
 		if target.Revision == 0 {
 			if err := store.Save(tx, store.Versions, target); err != nil {
@@ -323,9 +333,33 @@ func (u *users) begin(a *app, kind miosa.RolloutKind, target miosa.Version, canc
 			Deadline: u.s.clock().Add(10 * time.Minute), CreatedAt: u.s.clock(),
 		})
 	})
-	if err != nil && miosa.CodeOf(err) != miosa.Conflict && miosa.CodeOf(err) != miosa.NotFound {
+	if err != nil && miosa.CodeOf(err) != miosa.Conflict && miosa.CodeOf(err) != miosa.NotFound && miosa.CodeOf(err) != miosa.Unavailable {
 		u.s.fail("%s: %v", kind, err)
 	}
+}
+
+// claimPorts gives a port to each service of the version that needs one and has
+// none; the error is Unavailable where there are no more.
+func claimPorts(tx *store.Tx, v miosa.Version) error {
+	for _, spec := range v.Services {
+		if spec.Protocol != miosa.ProtocolTCP {
+			continue
+		}
+		svc, err := store.Load(tx, store.Services, store.ServiceKey(v.TenantID, v.DeploymentID, spec.ServiceID))
+		if err != nil {
+			return err
+		}
+		if svc.PublicPort != 0 {
+			continue
+		}
+		if svc.PublicPort, err = store.ClaimPort(tx, publicPorts, svc.ID); err != nil {
+			return err
+		}
+		if err := store.Save(tx, store.Services, svc); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (u *users) publish(a *app, b behaviour, promote bool) {
@@ -337,6 +371,9 @@ func (u *users) publish(a *app, b behaviour, promote bool) {
 		}
 		if svc.Type != miosa.ServiceWorker {
 			spec.Port = 8080 + u.s.rng.IntN(2)
+		}
+		if svc.Name == "db" {
+			spec.Protocol = miosa.ProtocolTCP
 		}
 		switch {
 		case svc.Name == "job":
