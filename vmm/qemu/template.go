@@ -343,7 +343,7 @@ func (c *console) await(ctx context.Context, ended <-chan struct{}, words []byte
 		case <-ended:
 			return fmt.Errorf("the machine ended: %s", lastLine(c.bytes()))
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("%w; it last said: %s", ctx.Err(), lastLine(c.bytes()))
 		}
 	}
 }
