@@ -2,8 +2,11 @@ package edge
 
 import (
 	"bufio"
+	"flag"
 	"fmt"
 	"io"
+	"math"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -122,7 +125,7 @@ func ask(addr string, n int) error {
 }
 
 // cpuTime is what this process has used so far, user and system.
-func cpuTime(b *testing.B) time.Duration {
+func cpuTime(b testing.TB) time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		b.Fatal(err)
@@ -130,42 +133,70 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// startDriver starts the backend and the client; the function makes n requests
+// at an address.
+func startDriver(b *testing.B) (backend string, ask func(addr string, n int)) {
+	b.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	say, hear := startBeside(b, exec.Command(exe), driverEnv+"=1")
+	return hear(), func(addr string, n int) {
+		say(fmt.Sprintln(addr, n))
+		hear()
+	}
+}
+
+// startBeside starts a process that is talked to in lines, until the benchmark
+// ends.
+func startBeside(b *testing.B, cmd *exec.Cmd, env string) (say func(line string), hear func() string) {
+	b.Helper()
+	cmd.Env = append(os.Environ(), env)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		stdin.Close()
+		_ = cmd.Wait()
+	})
+	said := bufio.NewScanner(stdout)
+	say = func(line string) { _, _ = io.WriteString(stdin, line) }
+	hear = func() string {
+		if !said.Scan() {
+			b.Fatalf("%s ended", cmd.Path)
+		}
+		return said.Text()
+	}
+	return say, hear
+}
+
+// benchRouter is a router in front of the backend.
+func benchRouter(t testing.TB, backend string) *rig {
+	g, _ := newRig(t, Config{AccessLog: io.Discard})
+	generation := g.feed.set(map[string]routing.Pool{"app.test": poolOf(at("ri_a", backend))})
+	if err := g.feed.await(t.Context(), func(r routing.Report) bool { return r.Generation >= generation }); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
 // BenchmarkProxy prints the CPU time that a request costs the router, and
 // what it costs httputil.ReverseProxy in the same run.
 //
 //	go test -run '^$' -bench Proxy -benchtime 1x ./edge
 func BenchmarkProxy(b *testing.B) {
-	exe, err := os.Executable()
-	if err != nil {
-		b.Fatal(err)
-	}
-	driver := exec.Command(exe)
-	driver.Env = append(os.Environ(), driverEnv+"=1")
-	driver.Stderr = os.Stderr
-	stdin, err := driver.StdinPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	stdout, err := driver.StdoutPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := driver.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		stdin.Close()
-		_ = driver.Wait()
-	})
-	said := bufio.NewScanner(stdout)
-	said.Scan()
-	backend := said.Text()
-
-	g, _ := newRig(b, Config{AccessLog: io.Discard})
-	generation := g.feed.set(map[string]routing.Pool{"app.test": poolOf(at("ri_a", backend))})
-	if err := g.feed.await(b.Context(), func(r routing.Report) bool { return r.Generation >= generation }); err != nil {
-		b.Fatal(err)
-	}
+	backend, ask := startDriver(b)
+	g := benchRouter(b, backend)
 	target := &url.URL{Scheme: "http", Host: backend}
 	std := httptest.NewServer(&httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) {
@@ -184,10 +215,7 @@ func BenchmarkProxy(b *testing.B) {
 	for range turns {
 		for i, addr := range []string{g.addr, std.Listener.Addr().String()} {
 			before := cpuTime(b)
-			fmt.Fprintln(stdin, addr, n)
-			if !said.Scan() {
-				b.Fatal("the driver ended")
-			}
+			ask(addr, n)
 			used[i] += cpuTime(b) - before
 		}
 	}
@@ -196,4 +224,83 @@ func BenchmarkProxy(b *testing.B) {
 	b.ReportMetric(per(used[0]), "cpu-ns/req")
 	b.ReportMetric(per(used[1]), "reverseproxy-cpu-ns/req")
 	b.ReportMetric(float64(used[0])/float64(used[1]), "ratio")
+}
+
+var against = flag.String("against", "", "the test binary of another build of this package, for BenchmarkBuilds")
+
+// routerEnv makes TestRouterOfABenchmark serve in front of the backend that it
+// names.
+const routerEnv = "EDGE_BENCH_ROUTER"
+
+// BenchmarkBuilds prints what a request costs the routers of two builds: this
+// one, and the one of -against. Both run all the time, in processes of their
+// own, and take requests by many short turns in an order of chance. What else the
+// machine does falls on both: the mean of some hundred turns tells a
+// percent, where two runs of BenchmarkProxy differ by five.
+//
+//	go test -c -o /tmp/before.test ./edge                        # in a checkout of the other build
+//	go test -run '^$' -bench Builds -against /tmp/before.test ./edge
+func BenchmarkBuilds(b *testing.B) {
+	if *against == "" {
+		b.Skip("-against names no other build")
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	backend, ask := startDriver(b)
+	type build struct {
+		addr string
+		cpu  func() time.Duration
+		per  []float64 // nanoseconds a request, of each turn
+	}
+	start := func(binary string) *build {
+		say, hear := startBeside(b, exec.Command(binary, "-test.run", "^TestRouterOfABenchmark$"), routerEnv+"="+backend)
+		out := &build{addr: hear()}
+		out.cpu = func() time.Duration {
+			say("\n")
+			used, err := time.ParseDuration(hear())
+			if err != nil {
+				b.Fatal(err)
+			}
+			return used
+		}
+		ask(out.addr, 5000)
+		return out
+	}
+	builds := []*build{start(exe), start(*against)}
+	const turns, n = 300, 3000
+	for range turns {
+		for _, i := range rand.Perm(len(builds)) {
+			x := builds[i]
+			before := x.cpu()
+			ask(x.addr, n)
+			x.per = append(x.per, float64((x.cpu()-before).Nanoseconds())/n)
+		}
+	}
+	var sum, squares, here, there float64
+	for i := range turns {
+		d := 100 * (builds[0].per[i]/builds[1].per[i] - 1)
+		sum, squares = sum+d, squares+d*d
+		here, there = here+builds[0].per[i], there+builds[1].per[i]
+	}
+	mean := sum / turns
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(here/turns, "cpu-ns/req")
+	b.ReportMetric(there/turns, "other-cpu-ns/req")
+	b.ReportMetric(100*(here/there-1), "%more")
+	b.ReportMetric(math.Sqrt((squares/turns-mean*mean)/turns), "±%")
+}
+
+// TestRouterOfABenchmark is a router for BenchmarkBuilds: it says its address,
+// and to each line that it reads its CPU time.
+func TestRouterOfABenchmark(t *testing.T) {
+	backend := os.Getenv(routerEnv)
+	if backend == "" {
+		t.Skip("no benchmark asks")
+	}
+	fmt.Println(benchRouter(t, backend).addr)
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		fmt.Println(cpuTime(t))
+	}
 }

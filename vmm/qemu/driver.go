@@ -110,11 +110,8 @@ type Driver struct {
 	placesMu sync.Mutex
 
 	shelf shelf
-	// patience is how long a template may take to boot and be saved.
-	patience time.Duration
-
-	jail jail
-	told struct{ users, disk sync.Once } // what is said once
+	jail  jail
+	told  struct{ users, disk sync.Once } // what is said once
 
 	// accelMu guards the decision between KVM and TCG, taken once.
 	accelMu sync.Mutex
@@ -131,7 +128,7 @@ const maxSocketPath = 107
 // New checks the configuration and what the host has; it starts nothing. From
 // here on the process, and every VM's, leaves no core file.
 func New(config Config, log *slog.Logger) (*Driver, error) {
-	d := &Driver{config: config, log: log, root: os.Geteuid() == 0, patience: templateTime}
+	d := &Driver{config: config, log: log, root: os.Geteuid() == 0}
 	c := &d.config
 	switch {
 	case !filepath.IsAbs(c.DataDir):

@@ -91,7 +91,6 @@ func (h *host) driver(t testing.TB) *Driver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.patience = 5 * time.Minute // the machine may have more to do than this
 	return d
 }
 

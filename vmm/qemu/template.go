@@ -30,7 +30,7 @@ import (
 // starts in a blink there.
 
 const (
-	templateTime  = time.Minute      // for one to boot and be saved: see Driver.patience
+	templateTime  = time.Minute      // for one to boot and be saved
 	templateRetry = 10 * time.Minute // after one that failed
 	resumeTime    = 15 * time.Second // for a copy to run
 	killTime      = 30 * time.Second // for the process of one to end
@@ -239,7 +239,7 @@ func (d *Driver) awaitTurn(ctx context.Context, like vmm.Spec, data *os.File) (*
 		return nil, ctx.Err()
 	}
 	defer func() { <-d.shelf.one }()
-	ctx, cancel := context.WithTimeout(ctx, d.patience)
+	ctx, cancel := context.WithTimeout(ctx, templateTime)
 	defer cancel()
 	return d.bootTemplate(ctx, like, data)
 }
@@ -343,7 +343,7 @@ func (c *console) await(ctx context.Context, ended <-chan struct{}, words []byte
 		case <-ended:
 			return fmt.Errorf("the machine ended: %s", lastLine(c.bytes()))
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("%w; it last said: %s", ctx.Err(), lastLine(c.bytes()))
 		}
 	}
 }
