@@ -15,7 +15,8 @@ debian_root() {
 	rm -f "$root/usr/bin/sh"
 	ln -s dash "$root/usr/bin/sh"
 	mkdir -p "$root"/{run/lock,var/{log,lib,cache},home}
-	ln -sfn /run "$root/var/run"
+	rm -rf "$root/var/run"
+	ln -s /run "$root/var/run"
 	mkdir -p "$root/etc/ssl/certs"
 	cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/" 2>/dev/null || true
 }
