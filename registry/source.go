@@ -38,6 +38,9 @@ type Config struct {
 	Pause time.Duration
 	// Silence is how long a body may bring nothing; 0: 1 minute.
 	Silence time.Duration
+	// Document is how long a manifest or config may take, all tries together but
+	// for the pauses between them; 0: 2 minutes.
+	Document time.Duration
 }
 
 // Login is what a registry knows who asks by.
@@ -49,15 +52,16 @@ type Login struct {
 const (
 	longestPause  = 30 * time.Second
 	maxRedirects  = 10
-	maxDocument   = 4 << 20 // bytes of a manifest or config
+	maxDocument   = 4 << 20 // bytes of a manifest or config: an image has at most two in memory
 	maxTotalTries = 100     // of one layer, however far each comes
-	// documents is what reading them holds at most: the bytes several times over,
-	// and 64 Ki values.
+	// documents is what reading one takes at most: its bytes several times over, and
+	// 64 Ki values.
 	documents = 32 << 20
 )
 
 var (
 	errSilent    = errors.New("nothing came for too long")
+	errSlow      = errors.New("a document took too long")
 	errRedirects = errors.New("too many redirects")
 )
 
@@ -77,6 +81,7 @@ type Source struct {
 func Open(cfg Config, ref Reference, login Login) (*Source, error) {
 	cfg.Bytes = cmp.Or(cfg.Bytes, artifact.DefaultLimits().Bytes)
 	cfg.Tries, cfg.Pause, cfg.Silence = cmp.Or(cfg.Tries, 5), cmp.Or(cfg.Pause, time.Second), cmp.Or(cfg.Silence, time.Minute)
+	cfg.Document = cmp.Or(cfg.Document, 2*time.Minute)
 	if cfg.Memory == nil {
 		cfg.Memory = artifact.NewMemory()
 	}
@@ -201,6 +206,8 @@ func (s *Source) get(ctx context.Context, path, accept string, from int64) (*htt
 	}
 	body.ReadCloser = resp.Body
 	resp.Body = body
+	// What is said of a failure has no longer than the answer itself.
+	body.bounded = resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusPartialContent
 	if err := transport.CheckError(resp, http.StatusOK, http.StatusPartialContent); err != nil {
 		_ = resp.Body.Close()
 		return nil, err
@@ -215,11 +222,12 @@ type watched struct {
 	cancel  context.CancelCauseFunc
 	timer   *time.Timer
 	silence time.Duration
+	bounded bool // silence is for all of it
 }
 
 func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.ReadCloser.Read(p)
-	if n > 0 {
+	if n > 0 && !w.bounded {
 		w.timer.Reset(w.silence)
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -277,40 +285,59 @@ func (s *Source) again(ctx context.Context, what string, fn func() (further bool
 	}
 }
 
-// document reads a manifest or config whole and checks its digest; "": none is known.
+// document reads a manifest or config whole and checks its digest; "": none is
+// known.
 func (s *Source) document(ctx context.Context, path, accept, digest, what string) (raw []byte, mediaType string, err error) {
+	left := s.cfg.Document
 	err = s.again(ctx, what, func() (bool, error) {
-		resp, err := s.get(ctx, path, accept, 0)
+		began := time.Now()
+		inner, cancel := context.WithTimeoutCause(ctx, left, errSlow)
+		defer cancel()
+		var header http.Header
+		var err error
+		raw, header, err = s.documentOnce(inner, path, accept, what)
+		left -= time.Since(began)
 		if err != nil {
+			if cause := context.Cause(inner); errors.Is(cause, errSlow) {
+				err = cause
+			}
 			return false, err
 		}
-		defer resp.Body.Close()
-		if resp.ContentLength > maxDocument {
-			return false, documentTooLarge(what)
-		}
-		raw, err = io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
-		if err != nil {
-			return false, err
-		}
-		if len(raw) > maxDocument {
-			return false, documentTooLarge(what)
-		}
-		mediaType, _, _ = strings.Cut(resp.Header.Get("Content-Type"), ";")
+		mediaType, _, _ = strings.Cut(header.Get("Content-Type"), ";")
 		sum := digestOf(raw)
 		if digest == "" {
 			// The tag's digest is what the registry says it is; where it says
 			// something else than the bytes do, one of them is not the image's.
-			digest = strings.TrimSpace(resp.Header.Get("Docker-Content-Digest"))
-			if !strings.HasPrefix(digest, "sha256:") || schema1(mediaType, raw) {
+			digest = strings.TrimSpace(header.Get("Docker-Content-Digest"))
+			if checkDigest(digest) != nil || schema1(mediaType, raw) {
 				digest = sum
 			}
 		}
 		if sum != digest {
-			return false, invalid(CodeDigest, "%s gave bytes for %s that have the digest %s, not %s: they were changed on the way, or the registry is damaged", s.ref.Host, what, sum, shown(digest))
+			return false, invalid(CodeDigest, "%s gave bytes for %s that have the digest %s, not %s: they were changed on the way, or the registry is damaged", s.ref.Host, what, sum, digest)
 		}
 		return false, nil
 	})
 	return raw, strings.TrimSpace(mediaType), err
+}
+
+func (s *Source) documentOnce(ctx context.Context, path, accept, what string) ([]byte, http.Header, error) {
+	resp, err := s.get(ctx, path, accept, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	if resp.ContentLength > maxDocument {
+		return nil, nil, documentTooLarge(what)
+	}
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(raw) > maxDocument {
+		return nil, nil, documentTooLarge(what)
+	}
+	return raw, resp.Header, nil
 }
 
 func documentTooLarge(what string) error {

@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httputil"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -224,7 +222,7 @@ func TestRefusedForms(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Push(t, "plainlayer:1", shop(t, 10))
-	front := frontOf(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
+	front := registrytest.Front(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
 		switch {
 		case strings.HasSuffix(q.URL.Path, "/manifests/foreign"):
 			raw, err := foreign.RawManifest()
@@ -247,18 +245,6 @@ func TestRefusedForms(t *testing.T) {
 		_, _, err := pull(t, open(t, only, "http://"+front+tag, Login{}))
 		says(t, err, CodeFormat, words)
 	}
-}
-
-// frontOf stands in front of a registry without TLS. odd answers itself, or lets
-// the registry do it.
-func frontOf(t *testing.T, host string, odd func(w http.ResponseWriter, r *http.Request) bool) string {
-	t.Helper()
-	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: host})
-	return serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !odd(w, r) {
-			proxy.ServeHTTP(w, r)
-		}
-	}))
 }
 
 // TestCut cuts the connection in the middle of a layer, again and again: it goes
@@ -286,7 +272,7 @@ func TestCutForGood(t *testing.T) {
 	var left atomic.Int64
 	left.Store(300_000) // bytes of the layer that are given
 	var asked []string
-	front := frontOf(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
+	front := registrytest.Front(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
 		if !strings.Contains(q.URL.Path, "/blobs/") || left.Load() < 0 {
 			return false
 		}
@@ -417,7 +403,7 @@ func TestLies(t *testing.T) {
 		}, "/blobs/" + digest.String(), CodeFailing, "another part"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			front := frontOf(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
+			front := registrytest.Front(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
 				if strings.HasSuffix(q.URL.Path, c.on) {
 					c.odd(w, q)
 					return true
@@ -489,7 +475,7 @@ func TestDiskFull(t *testing.T) {
 func TestSilence(t *testing.T) {
 	r := registrytest.Start(t, registrytest.Options{})
 	r.Push(t, "shop:1", shop(t, 10_000))
-	front := frontOf(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
+	front := registrytest.Front(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
 		if !strings.Contains(q.URL.Path, "/manifests/") {
 			return false
 		}
@@ -513,6 +499,64 @@ func TestSilence(t *testing.T) {
 	cancel()
 	if _, err := s.Resolve(ctx, Here); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestDrip: a registry that sends a document byte by byte has none of the memory
+// that others read with, and not for ever our ear.
+func TestDrip(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	r.Push(t, "shop:1", shop(t, 10_000))
+	for _, on := range []string{"/manifests/", "/blobs/"} {
+		dripping := make(chan struct{}, 1)
+		front := registrytest.Front(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
+			if !strings.Contains(q.URL.Path, on) {
+				return false
+			}
+			for q.Context().Err() == nil {
+				if _, err := io.WriteString(w, " "); err != nil {
+					break
+				}
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case dripping <- struct{}{}:
+				case <-time.After(10 * time.Millisecond):
+				case <-q.Context().Done():
+				}
+			}
+			return true
+		})
+		ref, err := Parse("http://" + front + "/shop:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		memory := artifact.NewMemory()
+		s, err := Open(Config{Guard: only, Pause: time.Microsecond, Memory: memory}, ref, Login{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			_, err := s.Resolve(ctx, Here)
+			ended <- err
+		}()
+		<-dripping
+		<-dripping
+		if now, _ := memory.Held(); now != 0 {
+			t.Errorf("%s: %d MB are held while it drips", on, now>>20)
+		}
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: got %v", on, err)
+		}
+		s.Close()
+		if s, err = Open(Config{Guard: only, Pause: time.Microsecond, Document: 300 * time.Millisecond}, ref, Login{}); err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.Resolve(t.Context(), Here)
+		says(t, err, CodeUnreached, "takes more than 300ms to send")
+		s.Close()
 	}
 }
 

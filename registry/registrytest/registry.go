@@ -18,6 +18,8 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -230,6 +232,29 @@ func Serve(t *testing.T, c *CA, h http.Handler, names ...string) string {
 		t.Fatal(err)
 	}
 	s := &http.Server{Handler: h, ReadHeaderTimeout: time.Minute}
+	var end sync.WaitGroup
+	end.Go(func() { _ = s.Serve(l) })
+	t.Cleanup(func() {
+		_ = s.Close()
+		end.Wait()
+	})
+	return l.Addr().String()
+}
+
+// Front stands in front of a registry without TLS until the test ends, and returns
+// its host and port. odd answers itself, or lets the registry do it.
+func Front(t *testing.T, host string, odd func(w http.ResponseWriter, r *http.Request) bool) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: host})
+	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !odd(w, r) {
+			proxy.ServeHTTP(w, r)
+		}
+	})}
 	var end sync.WaitGroup
 	end.Go(func() { _ = s.Serve(l) })
 	t.Cleanup(func() {
