@@ -12,7 +12,6 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/artifact"
 	"github.com/miosa/miosa/freespace"
-	"github.com/miosa/miosa/ration"
 	"github.com/miosa/miosa/registry"
 	"github.com/miosa/miosa/store"
 )
@@ -137,12 +136,6 @@ func (j *job) pull(ctx context.Context) error {
 	if err != nil || known {
 		return err
 	}
-	// What describes it stays in memory until it is taken in.
-	share, err := j.p.cfg.Memory.Take(ctx, ration.Terms{Patience: -1, Unbounded: true}, int64(len(img.Manifest)+len(img.Document)))
-	if err != nil {
-		return err
-	}
-	defer share.Release()
 	if err := j.keeper.RoomForImage(ctx, r.TenantID, img.Bytes()); err != nil {
 		return err
 	}
@@ -282,22 +275,9 @@ func (j *job) fetch(ctx context.Context, source *registry.Source, want []registr
 	return artifact.StorageError(context.Cause(inner))
 }
 
-// receive gives the image to who takes uploads in, as an archive.
+// receive gives the image to who takes uploads in, as an archive. Written once, it
+// waits for the memory to be read with for as long as the pull lasts.
 func (j *job) receive(ctx context.Context, img registry.Image, entries map[string]*registry.Entry) (artifact.Stored, error) {
-	for {
-		stored, err := j.receiveOnce(ctx, img, entries)
-		if said, ok := errors.AsType[*miosa.Error](err); !ok || said.Public != artifact.CodeBusy {
-			return stored, err
-		}
-		select {
-		case <-time.After(busyPause):
-		case <-ctx.Done():
-			return artifact.Stored{}, ctx.Err()
-		}
-	}
-}
-
-func (j *job) receiveOnce(ctx context.Context, img registry.Image, entries map[string]*registry.Entry) (artifact.Stored, error) {
 	r, w := io.Pipe()
 	var wrote error
 	var work sync.WaitGroup
@@ -305,7 +285,7 @@ func (j *job) receiveOnce(ctx context.Context, img registry.Image, entries map[s
 		wrote = img.WriteLayout(w, func(b registry.Blob) (io.ReadCloser, error) { return entries[b.Digest].Open() })
 		_ = w.CloseWithError(wrote)
 	})
-	stored, err := j.p.uploads.Receive(ctx, artifact.Upload{Kind: miosa.KindOCI, MediaType: artifact.MediaOCI, Body: r})
+	stored, err := j.p.uploads.Receive(ctx, artifact.Upload{Kind: miosa.KindOCI, MediaType: artifact.MediaOCI, Body: r, Patient: true})
 	_ = r.Close()
 	work.Wait()
 	if wrote != nil && !errors.Is(wrote, io.ErrClosedPipe) {

@@ -32,8 +32,6 @@ const (
 	cacheAge   = time.Hour
 	// leaveFree is what a pull leaves of the disk, in bytes.
 	leaveFree = 512 << 20
-	// busyPause is how long to wait when all memory for reading is taken.
-	busyPause = 5 * time.Second
 	// writeTries is how often a result is written, with growing pauses, before it
 	// is left to the rollout's deadline.
 	writeTries = 8

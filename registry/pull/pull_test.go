@@ -247,6 +247,55 @@ func TestKilledInTheMiddle(t *testing.T) {
 	}
 }
 
+// TestNothingIsHeldWhileLayersCome: a pull that waits for its registry has none of
+// the memory that others read with.
+func TestNothingIsHeldWhileLayersCome(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	r.Push(t, "shop:1", app(t, 7, 1000))
+	asked, let := make(chan struct{}, 8), make(chan struct{})
+	front := registrytest.Front(t, r.Host, func(_ http.ResponseWriter, q *http.Request) bool {
+		if q.Method == http.MethodGet && strings.Contains(q.URL.Path, "/blobs/") {
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+			select {
+			case <-let:
+			case <-q.Context().Done():
+			}
+		}
+		return false
+	})
+	w := newWorld(t)
+	w.end()
+	w.cfg.Memory = artifact.NewMemory()
+	w.begin("")
+	dep := w.deploy("shop")
+	status, out := w.call("POST", "/deployments/"+dep+"/publish", map[string]any{"image": "http://" + front + "/shop:1"})
+	if status != 202 {
+		t.Fatalf("%d %v", status, out)
+	}
+	version, _ := at(out, "data.version.id").(string)
+	<-asked // the config
+	if now, _ := w.cfg.Memory.Held(); now != 0 {
+		t.Errorf("%d MB are held while the config comes", now>>20)
+	}
+	let <- struct{}{}
+	poll(t, func() bool {
+		s, _ := w.Status(version)
+		return s.State == miosa.PullFetching
+	})
+	<-asked
+	if now, _ := w.cfg.Memory.Held(); now != 0 {
+		t.Errorf("%d MB are held while layers come", now>>20)
+	}
+	close(let)
+	rollout, _ := at(out, "data.rollout.id").(string)
+	if _, out = w.call("GET", "/rollouts/"+rollout+"?wait=true", nil); at(out, "data.step") != "draining" && at(out, "data.step") != "done" {
+		t.Errorf("it came to %v", at(out, "data"))
+	}
+}
+
 // TestCalledOff ends a pull that nobody wants any more.
 func TestCalledOff(t *testing.T) {
 	r := registrytest.Start(t, registrytest.Options{})
