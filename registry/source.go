@@ -38,6 +38,11 @@ type Config struct {
 	Pause time.Duration
 	// Silence is how long a body may bring nothing; 0: 1 minute.
 	Silence time.Duration
+	// LeastRate is what layers come with at least, all that are on their way together,
+	// in bytes a second; 0: 64 KiB. It is measured over RateOver of waiting for them;
+	// 0: 2 minutes. What is slower is tried once more, and then given up.
+	LeastRate int64
+	RateOver  time.Duration
 	// Document is how long a manifest or config may take, all tries together but
 	// for the pauses between them; 0: 2 minutes.
 	Document time.Duration
@@ -62,6 +67,7 @@ const (
 var (
 	errSilent    = errors.New("nothing came for too long")
 	errSlow      = errors.New("a document took too long")
+	errTrickle   = errors.New("layers come too slowly")
 	errRedirects = errors.New("too many redirects")
 )
 
@@ -72,6 +78,7 @@ type Source struct {
 	login Login
 	base  *guarded
 	after sync.Map // Retry-After of the last refusal, by host
+	pace  pace     // of layers
 
 	mu     sync.Mutex
 	client *http.Client // that has introduced itself; guarded by mu
@@ -82,6 +89,7 @@ func Open(cfg Config, ref Reference, login Login) (*Source, error) {
 	cfg.Bytes = cmp.Or(cfg.Bytes, artifact.DefaultLimits().Bytes)
 	cfg.Tries, cfg.Pause, cfg.Silence = cmp.Or(cfg.Tries, 5), cmp.Or(cfg.Pause, time.Second), cmp.Or(cfg.Silence, time.Minute)
 	cfg.Document = cmp.Or(cfg.Document, 2*time.Minute)
+	cfg.LeastRate, cfg.RateOver = cmp.Or(cfg.LeastRate, 64<<10), cmp.Or(cfg.RateOver, 2*time.Minute)
 	if cfg.Memory == nil {
 		cfg.Memory = artifact.NewMemory()
 	}
@@ -98,7 +106,7 @@ func Open(cfg Config, ref Reference, login Login) (*Source, error) {
 			return nil, invalid(CodeTrust, "the certificate authority kept for %s is no certificate", ref.Host)
 		}
 	}
-	s := &Source{cfg: cfg, ref: ref, login: login}
+	s := &Source{cfg: cfg, ref: ref, login: login, pace: pace{rate: cfg.LeastRate, over: cfg.RateOver}}
 	plain := outbound.Guard{Allow: cfg.Guard.Allow, Only: true, Cell: cfg.Guard.Cell}
 	s.base = &guarded{
 		secure: cfg.Guard.ClientTLS(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}).Transport,

@@ -560,8 +560,6 @@ func TestDrip(t *testing.T) {
 	}
 }
 
-func serve(t *testing.T, h http.Handler) string { return serveAt(t, "127.0.0.1:0", h) }
-
 func serveAt(t *testing.T, address string, h http.Handler) string {
 	t.Helper()
 	l, err := listen(address)

@@ -79,6 +79,8 @@ func (s *Source) explain(err error, what string) error {
 		f.Message = fmt.Sprintf("what answers at %s speaks no TLS; a registry without it is named http://%s/…, and its address has to be allowed by the operator with --allow-target", place, s.ref.Host)
 	case miosa.CodeOf(err) == miosa.Forbidden, errors.As(err, &op) && op.Op == "dial":
 		f.Message = fmt.Sprintf("nothing answers at %s, or it may not be called from here: only public addresses may (without TLS none), and what the operator allows with --allow-target", place)
+	case errors.Is(err, errTrickle):
+		f.Message = fmt.Sprintf("%s sends layers more slowly than %d KB a second, which is the least", place, s.cfg.LeastRate/1000)
 	case errors.Is(err, errSlow):
 		f.Message = fmt.Sprintf("%s takes more than %s to send %s, which is the limit", place, s.cfg.Document, what)
 	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded), errors.Is(err, errSilent):

@@ -58,12 +58,7 @@ func (j *job) status() miosa.PullStatus {
 // run pulls and has the result written. When ctx ends there is none: the pull
 // was called off, or the platform ends.
 func (j *job) run(ctx context.Context) {
-	select {
-	case <-j.begin:
-	case <-ctx.Done():
-		return
-	}
-	err := j.pull(ctx)
+	err := j.inTime(ctx)
 	if ctx.Err() != nil || err == nil {
 		return
 	}
@@ -75,6 +70,26 @@ func (j *job) run(ctx context.Context) {
 	}
 	j.p.log.Info("an image was not pulled", "rollout", j.rollout.ID, "err", err)
 	_ = j.write(ctx, "say that an image was not pulled", func() error { return j.keeper.FailImage(ctx, j.rollout, reason) })
+}
+
+// inTime pulls when there is a place, and ends a wait or a pull that takes too long.
+func (j *job) inTime(ctx context.Context) error {
+	patience := time.NewTimer(j.p.cfg.Waits)
+	defer patience.Stop()
+	select {
+	case <-j.begin:
+	case <-patience.C:
+		return miosa.Errorf(miosa.Unavailable, "other images were pulled for all of %s, and this one had to wait: publish it again", j.p.cfg.Waits)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	inner, cancel := context.WithTimeout(ctx, j.p.cfg.Takes)
+	defer cancel()
+	err := j.pull(inner)
+	if err != nil && inner.Err() != nil {
+		return miosa.Errorf(miosa.Unavailable, "it did not come within %s: publish it again, what came of it is kept for a while", j.p.cfg.Takes)
+	}
+	return err
 }
 
 // write tries until a result is in the records. What the records themselves say
@@ -118,7 +133,7 @@ func (j *job) pull(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	source, err := registry.Open(registry.Config{Guard: j.p.cfg.Guard, Roots: j.p.cfg.Roots, Memory: j.p.cfg.Memory, Pause: j.p.cfg.Pause}, ref, login)
+	source, err := registry.Open(registry.Config{Guard: j.p.cfg.Guard, Roots: j.p.cfg.Roots, Memory: j.p.cfg.Memory, Pause: j.p.cfg.Pause, LeastRate: j.p.cfg.LeastRate, RateOver: j.p.cfg.RateOver}, ref, login)
 	if err != nil {
 		return err
 	}

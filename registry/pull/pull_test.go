@@ -2,6 +2,7 @@ package pull_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,7 @@ type world struct {
 	blobs artifact.Blobs
 	now   *pull.Puller
 	end   func()
+	key   string // of who calls; "": the platform's first tenant
 }
 
 type uploads struct{ blobs artifact.Blobs }
@@ -99,7 +101,7 @@ func (w *world) call(method, path string, body any) (int, map[string]any) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	r.Header.Set("Authorization", "Bearer "+w.Key)
+	r.Header.Set("Authorization", "Bearer "+cmp.Or(w.key, w.Key))
 	r.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
@@ -111,6 +113,60 @@ func (w *world) call(method, path string, body any) (int, map[string]any) {
 		w.t.Fatal(err)
 	}
 	return resp.StatusCode, out
+}
+
+// tenant is the same world for another tenant.
+func (w *world) tenant(slug string) *world {
+	w.t.Helper()
+	other := *w
+	other.key = w.AddKey(miosa.RolePlatform, w.AddTenant(slug).ID, "")
+	return &other
+}
+
+// drip stands in front of a registry and lets the layers of an image come byte by
+// byte.
+func drip(t *testing.T, host string, img v1.Image) string {
+	t.Helper()
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow := map[string]bool{}
+	for _, l := range layers {
+		digest, err := l.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		slow["/v2/shop/blobs/"+digest.String()] = true
+	}
+	return registrytest.Front(t, host, func(w http.ResponseWriter, q *http.Request) bool {
+		if !slow[q.URL.Path] {
+			return false
+		}
+		for q.Context().Err() == nil {
+			if _, err := w.Write([]byte("x")); err != nil {
+				break
+			}
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-q.Context().Done():
+			}
+		}
+		return true
+	})
+}
+
+// start publishes and does not wait.
+func (w *world) start(dep, image string) (version, rollout string) {
+	w.t.Helper()
+	status, out := w.call("POST", "/deployments/"+dep+"/publish", map[string]any{"image": image})
+	version, _ = at(out, "data.version.id").(string)
+	rollout, _ = at(out, "data.rollout.id").(string)
+	if status != 202 || version == "" || rollout == "" {
+		w.t.Fatalf("%d %v", status, out)
+	}
+	return version, rollout
 }
 
 func at(v any, path string) any {
@@ -293,6 +349,88 @@ func TestNothingIsHeldWhileLayersCome(t *testing.T) {
 	rollout, _ := at(out, "data.rollout.id").(string)
 	if _, out = w.call("GET", "/rollouts/"+rollout+"?wait=true", nil); at(out, "data.step") != "draining" && at(out, "data.step") != "done" {
 		t.Errorf("it came to %v", at(out, "data"))
+	}
+}
+
+// TestSlowTenants: two tenants whose registries drip don't have all places.
+func TestSlowTenants(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	img := app(t, 8, 100_000)
+	r.Push(t, "shop:1", img)
+	front := drip(t, r.Host, img)
+	w := newWorld(t)
+	var slow []string
+	for _, slug := range []string{"slow", "slower"} {
+		tenant := w.tenant(slug)
+		for _, name := range []string{"a", "b"} {
+			version, _ := tenant.start(tenant.deploy(name), "http://"+front+"/shop:1")
+			slow = append(slow, version)
+		}
+	}
+	poll(t, func() bool {
+		fetching := 0
+		for _, version := range slow {
+			if s, _ := w.Status(version); s.State == miosa.PullFetching {
+				fetching++
+			}
+		}
+		return fetching >= 3
+	})
+	if out := w.publish(w.deploy("shop"), "http://"+r.Host+"/shop:1"); at(out, "data.promoted") != true {
+		t.Errorf("beside them: %v", at(out, "data.version"))
+	}
+}
+
+// TestTrickle: who drips is not listened to for ever, and its place is another's.
+func TestTrickle(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	img := app(t, 9, 100_000)
+	r.Push(t, "shop:1", img)
+	front := drip(t, r.Host, img)
+	w := newWorld(t)
+	w.end()
+	w.cfg.LeastRate, w.cfg.RateOver = 10_000, 500*time.Millisecond
+	w.begin("")
+	slow := map[string]*world{}
+	for _, slug := range []string{"a", "b", "c", "d"} {
+		tenant := w.tenant("slow-" + slug)
+		_, rollout := tenant.start(tenant.deploy("shop"), "http://"+front+"/shop:1")
+		slow[rollout] = tenant
+	}
+	if out := w.publish(w.deploy("shop"), "http://"+r.Host+"/shop:1"); at(out, "data.promoted") != true {
+		t.Errorf("after them: %v", at(out, "data.version"))
+	}
+	for rollout, tenant := range slow {
+		_, out := tenant.call("GET", "/rollouts/"+rollout+"?wait=true", nil)
+		if reason, _ := at(out, "data.reason").(string); at(out, "data.step") != "failed" || !strings.Contains(reason, "more slowly than 10 KB a second") {
+			t.Errorf("%v", at(out, "data"))
+		}
+	}
+}
+
+// TestTooLong: a pull has its time from when it begins, and a wait for a place has
+// an end, too.
+func TestTooLong(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	img := app(t, 10, 1000)
+	r.Push(t, "shop:1", img)
+	front := drip(t, r.Host, img)
+	for words, set := range map[string]func(*pull.Config){
+		"it did not come within 500ms":              func(c *pull.Config) { c.Takes = 500 * time.Millisecond },
+		"other images were pulled for all of 500ms": func(c *pull.Config) { c.Waits = 500 * time.Millisecond },
+	} {
+		w := newWorld(t)
+		w.end()
+		set(&w.cfg)
+		w.begin("")
+		for _, name := range []string{"a", "b"} {
+			w.start(w.deploy(name), "http://"+front+"/shop:1")
+		}
+		out := w.publish(w.deploy("c"), "http://"+front+"/shop:1")
+		if m, _ := at(out, "data.version.error_message").(string); !strings.Contains(m, words) {
+			t.Errorf("wanted %s: %s", words, m)
+		}
+		w.end()
 	}
 }
 
