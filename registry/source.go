@@ -281,7 +281,9 @@ func (s *Source) again(ctx context.Context, what string, fn func() (further bool
 		case !f.again, f.after > longestAfter:
 			return f.refusal
 		case failed >= s.cfg.Tries, total >= maxTotalTries:
-			f.Message = fmt.Sprintf("%s (tried %d times)", f.Message, total)
+			if !f.quiet {
+				f.Message = fmt.Sprintf("%s (tried %d times)", f.Message, total)
+			}
 			return f.refusal
 		}
 		select {

@@ -264,6 +264,66 @@ func TestCut(t *testing.T) {
 	}
 }
 
+// watching tells of each answer, or failure to have one.
+type watching struct {
+	http.RoundTripper
+	told func(error)
+}
+
+func (w watching) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := w.RoundTripper.RoundTrip(r)
+	w.told(err)
+	return resp, err
+}
+
+// TestGoneForAMoment: in the middle of a layer the registry is gone, and back after
+// a few attempts to reach it.
+func TestGoneForAMoment(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	const size = 1 << 20
+	r.Push(t, "shop:1", shop(t, size))
+	cutter := registrytest.Cut(t, r.Host, 400<<10, 1)
+	cutter.Vanish()
+	s := open(t, only, "http://"+cutter.Host+"/shop:1", Login{})
+	refused := 0
+	s.base.plain = watching{s.base.plain, func(err error) {
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			return
+		}
+		if refused++; refused == 3 {
+			if err := cutter.Return(); err != nil {
+				t.Error(err)
+			}
+		}
+	}}
+	if _, stored, err := pull(t, s); err != nil || stored.Manifest.TotalBytes < size {
+		t.Fatalf("got %+v, %v", stored, err)
+	}
+	if cutter.Done() != 1 || refused != 3 {
+		t.Errorf("%d connections were cut, %d refused; wanted 1, 3", cutter.Done(), refused)
+	}
+}
+
+// TestRecordsFailForAMoment: that the guard can't tell our own addresses is no
+// refusal; that one is our own is one.
+func TestRecordsFailForAMoment(t *testing.T) {
+	for want, cell := range map[int]func() ([]netip.Addr, error){
+		5: func() ([]netip.Addr, error) { return nil, errors.New("the records fail") },
+		1: func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil },
+	} {
+		asked := 0
+		s := open(t, outbound.Guard{Cell: func(context.Context) ([]netip.Addr, error) {
+			asked++
+			return cell()
+		}}, "192.0.2.1:5000/shop:1", Login{})
+		_, err := s.Resolve(t.Context(), Here)
+		says(t, err, CodeUnreached, "may not be called from here")
+		if asked != want || strings.Contains(err.Error(), "tried") {
+			t.Errorf("asked %d times, wanted %d: %v", asked, want, err)
+		}
+	}
+}
+
 // TestCutForGood gives up after a bounded number of tries, and goes on with what
 // came when it is called again.
 func TestCutForGood(t *testing.T) {

@@ -26,6 +26,9 @@ type failure struct {
 	*refusal
 	again bool
 	after time.Duration // before which it is of no use; 0: not said
+	// quiet: how often it was tried is not told. It would tell what is not called from
+	// what does not answer.
+	quiet bool
 }
 
 // refusal is what its words are in: embedded by this name, its Error is a method.
@@ -47,7 +50,8 @@ func (s *Source) explain(err error, what string) error {
 	if _, ok := errors.AsType[*failure](err); ok {
 		return err
 	}
-	if said, ok := errors.AsType[*miosa.Error](err); ok && said.Code != miosa.Forbidden {
+	refusal, refused := errors.AsType[*miosa.Error](err)
+	if refused && refusal.Code != miosa.Forbidden {
 		return err // it has its words
 	}
 	if _, ok := errors.AsType[*diskError](err); ok {
@@ -77,7 +81,9 @@ func (s *Source) explain(err error, what string) error {
 		f.Public, f.Message = CodeTrust, fmt.Sprintf("the certificate of %s is not trusted: %s", place, untrusted(cert.Err, host))
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		f.Message = fmt.Sprintf("what answers at %s speaks no TLS; a registry without it is named http://%s/…, and its address has to be allowed by the operator with --allow-target", place, s.ref.Host)
-	case miosa.CodeOf(err) == miosa.Forbidden, errors.As(err, &op) && op.Op == "dial":
+	case refused, errors.As(err, &op) && op.Op == "dial":
+		// Who does not answer for a moment, as when it is restarted, does later.
+		f.again, f.quiet = !refused || refusal.Passing, true
 		f.Message = fmt.Sprintf("nothing answers at %s, or it may not be called from here: only public addresses may (without TLS none), and what the operator allows with --allow-target", place)
 	case errors.Is(err, errTrickle):
 		f.Message = fmt.Sprintf("%s sends layers more slowly than %d KB a second, which is the least", place, s.cfg.LeastRate/1000)
