@@ -29,6 +29,11 @@ type job struct {
 	state miosa.PullState
 	there map[string]int64 // bytes, by layer
 	want  []registry.Blob  // each layer once
+	// archive is what the release is still going to take of the disk, 0 before it is
+	// promised and when it is there; grown is what came since the disk was looked at;
+	// both in bytes.
+	archive, grown int64
+	promised       bool
 }
 
 func (j *job) is(s miosa.PullState) {
@@ -194,9 +199,11 @@ func (j *job) take(ctx context.Context, source *registry.Source, img registry.Im
 		e := j.p.cache.Hold(j.rollout.TenantID, b)
 		defer e.Release()
 		entries[b.Digest] = e
-		j.came(b, b.Size-e.Missing())
+		j.mu.Lock()
+		j.there[b.Digest] = b.Size - e.Missing()
+		j.mu.Unlock()
 	}
-	err := j.space(entries, img.Bytes())
+	err := j.space(img.Bytes())
 	if err == nil {
 		err = j.fetch(ctx, source, want, entries)
 	}
@@ -220,35 +227,113 @@ func drop(entries map[string]*registry.Entry) {
 	}
 }
 
-func (j *job) came(b registry.Blob, there int64) {
+// came notes how much of a layer is there, and looks at the disk now and then.
+func (j *job) came(b registry.Blob, there int64) error {
+	j.mu.Lock()
+	more := there - j.there[b.Digest]
+	j.there[b.Digest] = there
+	j.mu.Unlock()
+	return j.grew(max(more, 0))
+}
+
+// grew counts what is on the disk now, and says NoSpace when others took what was
+// there for it.
+func (j *job) grew(n int64) error {
+	j.mu.Lock()
+	j.grown += n
+	look := j.grown >= lookEvery
+	if look {
+		j.grown = 0
+	}
+	j.mu.Unlock()
+	if !look {
+		return nil
+	}
+	room, err := j.p.room(leaveFree)
+	if err == nil && !room {
+		err = j.full()
+	}
+	return err
+}
+
+// owes is what the pull was promised of the disk and has not taken yet, in bytes.
+func (j *job) owes() int64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.there[b.Digest] = there
+	if !j.promised {
+		return 0
+	}
+	return j.missing() + j.archive
+}
+
+// missing is how many bytes of layers are not there; j.mu is held.
+func (j *job) missing() int64 {
+	var n int64
+	for _, b := range j.want {
+		n += max(b.Size-j.there[b.Digest], 0)
+	}
+	return n
 }
 
 // space makes sure of the disk: for the layers, and for the release that is made
-// of them.
-func (j *job) space(entries map[string]*registry.Entry, whole int64) error {
-	need := whole + leaveFree
-	for _, e := range entries {
-		need += e.Missing()
+// of them, besides what other pulls were promised.
+func (j *job) space(whole int64) error {
+	j.p.disk.Lock()
+	defer j.p.disk.Unlock()
+	j.mu.Lock()
+	need := j.missing() + whole + leaveFree
+	j.mu.Unlock()
+	room, err := j.p.room(need + j.p.owed())
+	if err != nil {
+		return err
 	}
+	if !room {
+		return j.full()
+	}
+	j.mu.Lock()
+	j.archive, j.promised = whole, true
+	j.mu.Unlock()
+	return nil
+}
+
+func (j *job) full() error {
+	var whole int64
+	for _, b := range j.want {
+		whole += b.Size
+	}
+	return miosa.Errorf(miosa.NoSpace, "the platform has no disk space left for an image of %d MB; try again later", whole/1e6)
+}
+
+// room reports whether the disk has so many bytes, if need be without layers that
+// nobody holds.
+func (p *Puller) room(need int64) (bool, error) {
 	for _, last := range []bool{false, true} {
-		free, err := j.p.cfg.Free(j.p.cache.Dir())
+		free, err := p.cfg.Free(p.cache.Dir())
 		if err != nil {
-			return err
+			return false, err
 		}
 		if free >= uint64(need) {
-			return nil
+			return true, nil
 		}
 		if last {
 			break
 		}
-		if err := j.p.cache.Sweep(time.Now(), true); err != nil {
-			return err
+		if err := p.cache.Sweep(time.Now(), true); err != nil {
+			return false, err
 		}
 	}
-	return miosa.Errorf(miosa.NoSpace, "the platform has no disk space left for an image of %d MB; try again later", whole/1e6)
+	return false, nil
+}
+
+// owed is what all pulls together are still going to take of the disk, in bytes.
+func (p *Puller) owed() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var n int64
+	for _, j := range p.jobs {
+		n += j.owes()
+	}
+	return n
 }
 
 func free(dir string) (uint64, error) {
@@ -266,13 +351,18 @@ func (j *job) fetch(ctx context.Context, source *registry.Source, want []registr
 		work.Go(func() {
 			for b := range next {
 				err := entries[b.Digest].Fill(inner, func(f *os.File) error {
-					return source.Fetch(inner, b, f, func(there int64) { j.came(b, there) })
+					return source.Fetch(inner, b, f, func(there int64) {
+						if err := j.came(b, there); err != nil {
+							cancel(err)
+						}
+					})
 				})
+				if err == nil {
+					err = j.came(b, b.Size)
+				}
 				if err != nil {
 					cancel(err)
-					continue
 				}
-				j.came(b, b.Size)
 			}
 		})
 	}
@@ -297,14 +387,34 @@ func (j *job) receive(ctx context.Context, img registry.Image, entries map[strin
 	var wrote error
 	var work sync.WaitGroup
 	work.Go(func() {
-		wrote = img.WriteLayout(w, func(b registry.Blob) (io.ReadCloser, error) { return entries[b.Digest].Open() })
+		wrote = img.WriteLayout(growing{w, j}, func(b registry.Blob) (io.ReadCloser, error) { return entries[b.Digest].Open() })
 		_ = w.CloseWithError(wrote)
 	})
 	stored, err := j.p.uploads.Receive(ctx, artifact.Upload{Kind: miosa.KindOCI, MediaType: artifact.MediaOCI, Body: r, Patient: true})
 	_ = r.Close()
 	work.Wait()
+	if _, said := errors.AsType[*miosa.Error](wrote); said {
+		return artifact.Stored{}, wrote
+	}
 	if wrote != nil && !errors.Is(wrote, io.ErrClosedPipe) {
 		return artifact.Stored{}, fmt.Errorf("pack the image: %w", wrote)
 	}
 	return stored, err
+}
+
+// growing is the archive on its way to the disk.
+type growing struct {
+	io.Writer
+	j *job
+}
+
+func (g growing) Write(p []byte) (int, error) {
+	n, err := g.Writer.Write(p)
+	g.j.mu.Lock()
+	g.j.archive = max(g.j.archive-int64(n), 0)
+	g.j.mu.Unlock()
+	if lerr := g.j.grew(int64(n)); err == nil {
+		err = lerr
+	}
+	return n, err
 }

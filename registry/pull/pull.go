@@ -33,6 +33,8 @@ const (
 	cacheAge   = time.Hour
 	// leaveFree is what a pull leaves of the disk, in bytes.
 	leaveFree = 512 << 20
+	// lookEvery is how much a pull writes before it looks at the disk again, in bytes.
+	lookEvery = 1 << 20
 	// writeTries is how often a result is written, with growing pauses, before it
 	// is left to the rollout's deadline.
 	writeTries = 8
@@ -89,6 +91,7 @@ type Puller struct {
 	cache   *registry.Cache
 
 	running sync.WaitGroup // every job's goroutine
+	disk    sync.Mutex     // held by who promises some of it to a pull
 
 	mu   sync.Mutex // guards the rest
 	jobs []*job     // in the order in which they came

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -155,6 +156,21 @@ func drip(t *testing.T, host string, img v1.Image) string {
 		}
 		return true
 	})
+}
+
+// empty checks that no layer lies there.
+func (w *world) empty() {
+	w.t.Helper()
+	left := 0
+	err := filepath.WalkDir(w.cfg.Dir, func(_ string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			left++
+		}
+		return err
+	})
+	if err != nil || left > 0 {
+		w.t.Errorf("%d files stayed (%v)", left, err)
+	}
 }
 
 // start publishes and does not wait.
@@ -475,16 +491,67 @@ func TestDiskFull(t *testing.T) {
 	if m, _ := at(out, "data.version.error_message").(string); at(out, "data.version.state") != "failed" || !strings.Contains(m, "no disk space left") {
 		t.Errorf("%v: %s", at(out, "data.version.state"), m)
 	}
-	left := 0
-	err := filepath.WalkDir(w.cfg.Dir, func(_ string, d os.DirEntry, err error) error {
-		if err == nil && !d.IsDir() {
-			left++
+	w.empty()
+}
+
+// TestDiskIsPromisedOnce: of two images that begin together, and each have room
+// alone, one is refused at once.
+func TestDiskIsPromisedOnce(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	r.Push(t, "shop:1", app(t, 11, 1<<20))
+	r.Push(t, "shop:2", app(t, 12, 1<<20))
+	asked, let := make(chan struct{}, 8), make(chan struct{})
+	front := registrytest.Front(t, r.Host, func(_ http.ResponseWriter, q *http.Request) bool {
+		if strings.Contains(q.URL.Path, "/blobs/") {
+			asked <- struct{}{}
+			select {
+			case <-let:
+			case <-q.Context().Done():
+			}
 		}
-		return err
+		return false
 	})
-	if err != nil || left > 0 {
-		t.Errorf("%d files stayed (%v)", left, err)
+	w := newWorld(t)
+	w.end()
+	// For each the layers, and the archive of them.
+	w.cfg.Free = func(string) (uint64, error) { return 512<<20 + 3<<20, nil }
+	w.begin("")
+	_, rollout := w.start(w.deploy("first"), "http://"+front+"/shop:1")
+	<-asked // the config
+	let <- struct{}{}
+	<-asked // a layer
+	out := w.publish(w.deploy("second"), "http://"+r.Host+"/shop:2")
+	if m, _ := at(out, "data.version.error_message").(string); !strings.Contains(m, "no disk space left") {
+		t.Errorf("the second: %v: %s", at(out, "data.version.state"), m)
 	}
+	close(let)
+	if _, out = w.call("GET", "/rollouts/"+rollout+"?wait=true", nil); at(out, "data.step") != "draining" && at(out, "data.step") != "done" {
+		t.Errorf("the first came to %v", at(out, "data"))
+	}
+	if out := w.publish(w.deploy("third"), "http://"+r.Host+"/shop:2"); at(out, "data.promoted") != true {
+		t.Errorf("when it has ended: %v", at(out, "data.version"))
+	}
+}
+
+// TestDiskFillsUp: what others write while layers come counts, too.
+func TestDiskFillsUp(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	r.Push(t, "shop:1", app(t, 13, 3<<20))
+	w := newWorld(t)
+	w.end()
+	var asked atomic.Int64
+	w.cfg.Free = func(string) (uint64, error) {
+		if asked.Add(1) == 1 {
+			return 1 << 40, nil
+		}
+		return 512<<20 - 1, nil
+	}
+	w.begin("")
+	out := w.publish(w.deploy("shop"), "http://"+r.Host+"/shop:1")
+	if m, _ := at(out, "data.version.error_message").(string); at(out, "data.version.state") != "failed" || !strings.Contains(m, "no disk space left") {
+		t.Errorf("%v: %s", at(out, "data.version.state"), m)
+	}
+	w.empty()
 }
 
 // TestNoRoom: what a plan has no room for is not pulled.
