@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -317,9 +316,8 @@ func decode(raw []byte, into any, what string) error {
 		return invalid(CodeFormat, "%s is described by more than %d values", what, maxValues)
 	}
 	if err := json.Unmarshal(raw, into); err != nil {
-		e := invalid(CodeFormat, "%s is not described in JSON as it should be", what)
-		e.Err = fmt.Errorf("decode: %w", err)
-		return e
+		// The error quotes it.
+		return invalid(CodeFormat, "%s is not described in JSON as it should be", what)
 	}
 	return nil
 }

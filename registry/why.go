@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -36,31 +37,73 @@ type refusal = miosa.Error
 
 func (f *failure) Unwrap() error { return f.refusal }
 
+// Ended is what a request came to, without a byte that somebody sent: for the
+// operator's log. URLs may be signed, and registries may say what they were sent.
+type Ended struct {
+	Status int    // of the answer; 0: none that is one
+	Why    string // in words of ours; "": its error code says it
+}
+
+func (e *Ended) Error() string {
+	switch {
+	case e.Status != 0:
+		return fmt.Sprintf("status %d", e.Status)
+	case e.Why != "":
+		return e.Why
+	}
+	return "no answer that can be read"
+}
+
+// ended sums an error up.
+func ended(err error) *Ended {
+	var dns *net.DNSError
+	var cert *tls.CertificateVerificationError
+	var timeout interface{ Timeout() bool }
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &dns):
+		return &Ended{Why: outbound.Unresolved(dns)}
+	case errors.As(err, &cert):
+		return &Ended{Why: "the certificate is not trusted: " + untrusted(cert.Err, "")}
+	case miosa.CodeOf(err) == miosa.Forbidden:
+		return &Ended{Why: "not called"}
+	case errors.As(err, &errno):
+		return &Ended{Why: errno.Error()}
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return &Ended{Why: "timeout"}
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return &Ended{Why: "cut"}
+	}
+	for _, own := range []error{errSilent, errSlow, errTrickle, errRedirects, errPlain} {
+		if errors.Is(err, own) {
+			return &Ended{Why: own.Error()}
+		}
+	}
+	return &Ended{}
+}
+
 // longestAfter bounds what a registry may have us wait for, once.
 const longestAfter = 2 * time.Minute
 
 var errPlain = errors.New("a request without TLS that the reference does not ask for")
 
-// explain words what a request ended in, for who named the image. what is what
-// was asked for.
+// explain words what a request ended in, for who named the image, and keeps
+// nothing else of it. what is what was asked for.
 func (s *Source) explain(err error, what string) error {
-	if err == nil || errors.Is(err, context.Canceled) {
-		return err
-	}
 	if _, ok := errors.AsType[*failure](err); ok {
 		return err
 	}
 	refusal, refused := errors.AsType[*miosa.Error](err)
 	if refused && refusal.Code != miosa.Forbidden {
-		return err // it has its words
+		return refusal // it has its words
 	}
-	if _, ok := errors.AsType[*diskError](err); ok {
-		return err
+	if disk, ok := errors.AsType[*diskError](err); ok {
+		return disk
 	}
 	if answer, ok := errors.AsType[*transport.Error](err); ok {
 		return s.answered(answer, what)
 	}
-	f := &failure{refusal: &miosa.Error{Code: miosa.Unavailable, Public: CodeUnreached, Err: err}}
+	f := &failure{refusal: &miosa.Error{Code: miosa.Unavailable, Public: CodeUnreached, Err: ended(err)}}
 	host, place := s.ref.Host, s.ref.Host
 	// Behind a redirect it is another's fault. Its name is nothing that the user
 	// wrote: it is not repeated.
@@ -112,7 +155,7 @@ func (s *Source) same(host string) bool {
 
 // answered words an answer that is no success.
 func (s *Source) answered(e *transport.Error, what string) error {
-	f := &failure{refusal: &miosa.Error{Err: e}}
+	f := &failure{refusal: &miosa.Error{Err: &Ended{Status: e.StatusCode}}}
 	has := func(code transport.ErrorCode) bool {
 		return slices.ContainsFunc(e.Errors, func(d transport.Diagnostic) bool { return d.Code == code })
 	}

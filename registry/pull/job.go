@@ -24,6 +24,7 @@ type job struct {
 	cancel  context.CancelFunc
 	begin   chan struct{} // closed when there is a place
 	begun   bool          // guarded by p.mu
+	host    string        // of the registry, once it is known: run's own
 
 	mu    sync.Mutex // guards the rest
 	state miosa.PullState
@@ -70,11 +71,21 @@ func (j *job) run(ctx context.Context) {
 	reason := "the platform could not take it in; publish it again"
 	if said, ok := errors.AsType[*miosa.Error](err); ok && said.Code != miosa.Internal {
 		reason = said.Message
+		j.notPulled(said)
 	} else {
 		j.p.log.Error("pull an image", "rollout", j.rollout.ID, "err", err)
 	}
-	j.p.log.Info("an image was not pulled", "rollout", j.rollout.ID, "err", err)
 	_ = j.write(ctx, "say that an image was not pulled", func() error { return j.keeper.FailImage(ctx, j.rollout, reason) })
+}
+
+// notPulled logs why, in nobody's words but ours: its message may quote the
+// registry, and that what it was sent.
+func (j *job) notPulled(said *miosa.Error) {
+	ended, ok := errors.AsType[*registry.Ended](said)
+	if !ok {
+		ended = &registry.Ended{}
+	}
+	j.p.log.Info("an image was not pulled", "rollout", j.rollout.ID, "host", j.host, "code", said.Code, "public", said.Public, "status", ended.Status, "why", ended.Why)
 }
 
 // inTime pulls when there is a place, and ends a wait or a pull that takes too long.
@@ -134,6 +145,7 @@ func (j *job) pull(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	j.host = ref.Host
 	login, err := j.login(ctx, ref.Host, v.Image.WorkspaceID)
 	if err != nil {
 		return err

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -40,6 +43,7 @@ type world struct {
 	now   *pull.Puller
 	end   func()
 	key   string // of who calls; "": the platform's first tenant
+	log   *apitest.Log
 }
 
 type uploads struct{ blobs artifact.Blobs }
@@ -60,7 +64,7 @@ func (w *world) Status(id string) (miosa.PullStatus, bool) { return w.now.Status
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, blobs: artifacttest.NewMemory(time.Now), cfg: pull.Config{
+	w := &world{t: t, log: &apitest.Log{}, blobs: artifacttest.NewMemory(time.Now), cfg: pull.Config{
 		Dir: t.TempDir(), Guard: outbound.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}}, Pause: time.Microsecond,
 	}}
 	records := memory.New(time.Now)
@@ -73,7 +77,7 @@ func newWorld(t *testing.T) *world {
 // begin starts a puller, as a start of the platform does.
 func (w *world) begin(secret string) {
 	w.t.Helper()
-	p, err := pull.New(w.cfg, w.Store, uploads{w.blobs}, opener{secret}, slog.New(slog.DiscardHandler))
+	p, err := pull.New(w.cfg, w.Store, uploads{w.blobs}, opener{secret}, slog.New(slog.NewTextHandler(w.log, nil)))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -552,6 +556,82 @@ func TestDiskFillsUp(t *testing.T) {
 		t.Errorf("%v: %s", at(out, "data.version.state"), m)
 	}
 	w.empty()
+}
+
+// TestNothingOfOthersIsLogged: registries that say again what they were sent, token
+// servers whose answer is none, and signed redirects leave nothing of it in the
+// operator's log.
+func TestNothingOfOthersIsLogged(t *testing.T) {
+	const secret = "hunter2"
+	basic := base64.StdEncoding.EncodeToString([]byte("ann:" + secret))
+	for name, c := range map[string]struct {
+		odd func(host string, w http.ResponseWriter, q *http.Request)
+		log string
+	}{
+		"an echo": {func(_ string, w http.ResponseWriter, q *http.Request) {
+			said := q.Header.Get("Authorization")
+			if said == "" {
+				w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			w.WriteHeader(http.StatusTeapot)
+			_, _ = io.WriteString(w, said)
+		}, "code=unavailable public=registry_failing status=418"},
+		"an echo as a document": {func(_ string, w http.ResponseWriter, q *http.Request) {
+			said := q.Header.Get("Authorization")
+			if said == "" {
+				w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			w.Header().Set("Content-Type", said)
+			_, _ = fmt.Fprintf(w, `{"schemaVersion": 2, "mediaType": %q}`, said)
+		}, "code=invalid public=image_format"},
+		"a token's answer": {func(host string, w http.ResponseWriter, q *http.Request) {
+			if q.URL.Path == "/token" {
+				_, _ = io.WriteString(w, `{"refresh": "sesame"}`)
+				return
+			}
+			w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+host+`/token",service="sesame"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		}, "code=unavailable public=registry_failing"},
+		"a signed redirect": {func(_ string, w http.ResponseWriter, q *http.Request) {
+			if strings.Contains(q.URL.Path, "/manifests/") {
+				http.Redirect(w, q, "http://127.0.0.1:1/x?X-Amz-Signature=sesame", http.StatusTemporaryRedirect)
+			}
+		}, `public=registry_unreachable status=0 why="connection refused"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var host string
+			host = registrytest.Front(t, "", func(w http.ResponseWriter, q *http.Request) bool {
+				c.odd(host, w, q)
+				return true
+			})
+			w := newWorld(t)
+			w.end()
+			w.begin(secret)
+			if status, out := w.call("POST", "/registries", map[string]any{"host": host, "username": "ann", "password": secret}); status != 201 {
+				t.Fatal(out)
+			}
+			if out := w.publish(w.deploy("shop"), "http://"+host+"/shop:1"); at(out, "data.version.state") != "failed" {
+				t.Errorf("%v", at(out, "data.version"))
+			}
+			w.end()
+			text := w.log.String()
+			for _, leak := range []string{secret, basic, "sesame", "X-Amz"} {
+				if strings.Contains(text, leak) {
+					t.Errorf("%s is in the log", leak)
+				}
+			}
+			if !strings.Contains(text, "host="+host) || !strings.Contains(text, c.log) {
+				t.Errorf("the log lacks %s", c.log)
+			}
+			if t.Failed() {
+				t.Log(text)
+			}
+		})
+	}
 }
 
 // TestNoRoom: what a plan has no room for is not pulled.
