@@ -2,6 +2,8 @@ package registry
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"io/fs"
@@ -17,7 +19,8 @@ const partSuffix = ".part"
 
 // Cache keeps layers that were fetched, and the beginnings of those that were
 // cut, for a while: who pulls the same image again, or goes on after the
-// platform was ended in the middle, has them. Tenants share nothing.
+// platform was ended in the middle, has them. Nothing is shared but by who would
+// ask the same repository with the same login: see Scope.
 //
 // One process owns its directory.
 type Cache struct {
@@ -54,6 +57,20 @@ func (c *Cache) Close() error { return c.root.Close() }
 // Dir is where it lies.
 func (c *Cache) Dir() string { return c.dir }
 
+// Scope is whose layers they are: who knows a digest has not shown that they may
+// read what it names, there and with their login.
+type Scope struct {
+	Tenant, Workspace string // as logins are kept
+	Host, Repository  string // as references name them
+}
+
+// dir is where layers of the scope lie, in the cache's directory.
+func (s Scope) dir() string {
+	// No part of it has a NUL byte.
+	sum := sha256.Sum256([]byte(strings.Join([]string{s.Workspace, s.Host, s.Repository}, "\x00")))
+	return filepath.Join(s.Tenant, hex.EncodeToString(sum[:16]))
+}
+
 // Entry is one layer in the cache, which stays there until it is released.
 type Entry struct {
 	cache *Cache
@@ -61,9 +78,9 @@ type Entry struct {
 	size  int64
 }
 
-// Hold takes a layer of a tenant's, whether it is there or not.
-func (c *Cache) Hold(tenant string, b Blob) *Entry {
-	path := filepath.Join(c.dir, tenant, b.hex())
+// Hold takes a layer, whether it is there or not.
+func (c *Cache) Hold(of Scope, b Blob) *Entry {
+	path := filepath.Join(c.dir, of.dir(), b.hex())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := c.held[path]
@@ -164,12 +181,19 @@ func (c *Cache) Sweep(now time.Time, all bool) error {
 		at   time.Time
 	}
 	var rest []lying
+	var dirs []string // those above first
 	var sum int64
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err := fs.WalkDir(c.root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+		if err != nil {
 			return err
+		}
+		if d.IsDir() {
+			if name != "." {
+				dirs = append(dirs, name)
+			}
+			return nil
 		}
 		info, err := d.Info()
 		if err != nil {
@@ -194,5 +218,20 @@ func (c *Cache) Sweep(now time.Time, all bool) error {
 		}
 		sum -= l.size
 	}
+	for _, name := range slices.Backward(dirs) {
+		if !c.holds(name) {
+			_ = c.root.Remove(name) // not while something lies there
+		}
+	}
 	return nil
+}
+
+// holds reports whether somebody holds a layer in a directory; c.mu is held.
+func (c *Cache) holds(name string) bool {
+	for path := range c.held {
+		if strings.HasPrefix(path, filepath.Join(c.dir, name)+string(filepath.Separator)) {
+			return true
+		}
+	}
+	return false
 }

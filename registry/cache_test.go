@@ -32,7 +32,8 @@ func TestCache(t *testing.T) {
 			return err
 		})
 	}
-	a := c.Hold("ten_a", blob("a"))
+	mine := Scope{Tenant: "ten_a", Workspace: "ws_a", Host: "registry.example", Repository: "team/shop"}
+	a := c.Hold(mine, blob("a"))
 	if err := put(a, "abc"); err == nil || a.Missing() != 3 {
 		t.Errorf("%v, %d bytes are missing", err, a.Missing())
 	}
@@ -50,17 +51,22 @@ func TestCache(t *testing.T) {
 	if cerr := r.Close(); err != nil || cerr != nil || string(raw) != "abcdef" {
 		t.Errorf("it holds %q (%v, %v)", raw, err, cerr)
 	}
-	other := c.Hold("ten_b", blob("a"))
-	if other.Missing() != 6 {
-		t.Error("a tenant has what another pulled")
+	for _, of := range []Scope{
+		{"ten_b", mine.Workspace, mine.Host, mine.Repository}, {mine.Tenant, "ws_b", mine.Host, mine.Repository},
+		{mine.Tenant, mine.Workspace, "other.example", mine.Repository}, {mine.Tenant, mine.Workspace, mine.Host, "team/other"},
+	} {
+		other := c.Hold(of, blob("a"))
+		if other.Missing() != 6 {
+			t.Errorf("%v has what %v pulled", of, mine)
+		}
+		other.Release()
 	}
-	other.Release()
 	now := time.Now()
 	if err := c.Sweep(now.Add(24*time.Hour), true); err != nil || a.Missing() != 0 {
 		t.Errorf("what is held was removed (%v)", err)
 	}
 	a.Release()
-	b := c.Hold("ten_a", blob("b"))
+	b := c.Hold(mine, blob("b"))
 	if err := put(b, "ghi"); err == nil {
 		t.Error("it was whole")
 	}
@@ -69,7 +75,7 @@ func TestCache(t *testing.T) {
 		var names []string
 		for _, digit := range []string{"a", "b", "c"} {
 			for _, suffix := range []string{"", partSuffix} {
-				if _, err := os.Stat(filepath.Join(dir, "ten_a", blob(digit).hex()+suffix)); err == nil {
+				if _, err := os.Stat(filepath.Join(dir, mine.dir(), blob(digit).hex()+suffix)); err == nil {
 					names = append(names, digit+suffix)
 				}
 			}
@@ -79,13 +85,13 @@ func TestCache(t *testing.T) {
 	if err := c.Sweep(now, false); err != nil || left() != "a b.part" {
 		t.Errorf("left: %s (%v)", left(), err)
 	}
-	cc := c.Hold("ten_a", blob("c"))
+	cc := c.Hold(mine, blob("c"))
 	if err := put(cc, "jklmno"); err != nil {
 		t.Fatal(err)
 	}
 	cc.Release()
 	old := now.Add(-10 * time.Minute)
-	if err := os.Chtimes(filepath.Join(dir, "ten_a", blob("a").hex()), old, old); err != nil {
+	if err := os.Chtimes(filepath.Join(dir, mine.dir(), blob("a").hex()), old, old); err != nil {
 		t.Fatal(err)
 	}
 	// 15 bytes are too many: the oldest goes.
@@ -94,5 +100,8 @@ func TestCache(t *testing.T) {
 	}
 	if err := c.Sweep(now.Add(2*time.Hour), false); err != nil || left() != "" {
 		t.Errorf("left: %s (%v)", left(), err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		t.Errorf("%v stayed (%v)", entries, err)
 	}
 }

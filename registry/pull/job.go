@@ -171,7 +171,8 @@ func (j *job) pull(ctx context.Context) error {
 	if err := j.keeper.RoomForImage(ctx, r.TenantID, img.Bytes()); err != nil {
 		return err
 	}
-	stored, err := j.take(ctx, source, img)
+	of := registry.Scope{Tenant: r.TenantID, Workspace: v.Image.WorkspaceID, Host: ref.Host, Repository: ref.Repository}
+	stored, err := j.take(ctx, source, of, img)
 	if err != nil {
 		return err
 	}
@@ -201,14 +202,14 @@ func (j *job) login(ctx context.Context, host, workspace string) (registry.Login
 }
 
 // take fetches the layers that are not there and makes one artefact of all.
-func (j *job) take(ctx context.Context, source *registry.Source, img registry.Image) (artifact.Stored, error) {
+func (j *job) take(ctx context.Context, source *registry.Source, of registry.Scope, img registry.Image) (artifact.Stored, error) {
 	entries := map[string]*registry.Entry{}
 	j.mu.Lock()
 	j.state, j.there, j.want = miosa.PullFetching, map[string]int64{}, img.Blobs()
 	want := j.want
 	j.mu.Unlock()
 	for _, b := range want {
-		e := j.p.cache.Hold(j.rollout.TenantID, b)
+		e := j.p.cache.Hold(of, b)
 		defer e.Release()
 		entries[b.Digest] = e
 		j.mu.Lock()

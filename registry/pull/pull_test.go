@@ -304,7 +304,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 		return cutter.Done() > 0 && done > 0 && done < all
 	})
 	w.end()
-	parts, err := filepath.Glob(filepath.Join(w.cfg.Dir, w.Tenant.ID, "*.part"))
+	parts, err := filepath.Glob(filepath.Join(w.cfg.Dir, w.Tenant.ID, "*", "*.part"))
 	var kept int64
 	for _, part := range parts {
 		if info, err := os.Stat(part); err == nil {
