@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -26,6 +27,7 @@ const partSuffix = ".part"
 type Cache struct {
 	dir  string
 	root *os.Root      // of dir
+	fsys fs.FS         // the same
 	most int64         // bytes of what nobody holds
 	age  time.Duration // of what nobody holds
 
@@ -48,7 +50,7 @@ func OpenCache(dir string, most int64, age time.Duration) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the directory of layers: %w", err)
 	}
-	return &Cache{dir: dir, root: root, most: most, age: age, held: map[string]*holding{}}, nil
+	return &Cache{dir: dir, root: root, fsys: root.FS(), most: most, age: age, held: map[string]*holding{}}, nil
 }
 
 // Close lets go of the directory.
@@ -185,7 +187,10 @@ func (c *Cache) Sweep(now time.Time, all bool) error {
 	var sum int64
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	err := fs.WalkDir(c.root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(c.fsys, ".", func(name string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -195,14 +200,18 @@ func (c *Cache) Sweep(now time.Time, all bool) error {
 			}
 			return nil
 		}
+		if c.held[filepath.Join(c.dir, strings.TrimSuffix(name, partSuffix))] != nil {
+			return nil // its name may be another by now
+		}
 		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
-		if c.held[filepath.Join(c.dir, strings.TrimSuffix(name, partSuffix))] == nil {
-			rest = append(rest, lying{name, info.Size(), info.ModTime()})
-			sum += info.Size()
-		}
+		rest = append(rest, lying{name, info.Size(), info.ModTime()})
+		sum += info.Size()
 		return nil
 	})
 	if err != nil {
@@ -213,7 +222,7 @@ func (c *Cache) Sweep(now time.Time, all bool) error {
 		if !all && sum <= c.most && now.Sub(l.at) < c.age {
 			break
 		}
-		if err := c.root.Remove(l.name); err != nil {
+		if err := c.root.Remove(l.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("sweep layers: %w", err)
 		}
 		sum -= l.size

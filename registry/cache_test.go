@@ -3,6 +3,7 @@ package registry
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -103,5 +104,52 @@ func TestCache(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
 		t.Errorf("%v stayed (%v)", entries, err)
+	}
+}
+
+// listing does something else between the listing of a directory of layers and a
+// look at what is in it.
+type listing struct {
+	fs.FS
+	then func()
+}
+
+func (l listing) ReadDir(name string) ([]fs.DirEntry, error) {
+	list, err := fs.ReadDir(l.FS, name)
+	if len(list) > 0 && !list[0].IsDir() {
+		l.then()
+	}
+	return list, err
+}
+
+// TestSweepWhileLayersBecomeWhole: what is listed may have another name by the time
+// that it is looked at, or none.
+func TestSweepWhileLayersBecomeWhole(t *testing.T) {
+	c, err := OpenCache(t.TempDir(), 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	mine := Scope{Tenant: "ten_a"}
+	begun := func(digit string) *Entry {
+		e := c.Hold(mine, Blob{Digest: "sha256:" + strings.Repeat(digit, 64), Size: 1})
+		_ = e.Fill(t.Context(), func(*os.File) error { return errors.New("cut") })
+		return e
+	}
+	held, gone, rest := begun("a"), begun("b"), begun("c")
+	gone.Release()
+	rest.Release()
+	c.fsys = listing{c.fsys, func() {
+		_ = os.Rename(held.path+partSuffix, held.path) // as Fill does, in the end
+		_ = os.Remove(gone.path + partSuffix)
+	}}
+	if err := c.Sweep(time.Now(), true); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(held.path); err != nil {
+		t.Errorf("what is held was removed: %v", err)
+	}
+	if _, err := os.Stat(rest.path + partSuffix); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the rest stayed (%v)", err)
 	}
 }
