@@ -80,8 +80,11 @@ type Source struct {
 	after sync.Map // Retry-After of the last refusal, by host
 	pace  pace     // of layers
 
-	mu     sync.Mutex
-	client *http.Client // that has introduced itself; guarded by mu
+	// idle are clients that have introduced themselves. One request at a time has
+	// each: what go-containerregistry keeps of a token server's answer is not made for
+	// more.
+	mu   sync.Mutex
+	idle []*http.Client // guarded by mu
 }
 
 // Open makes a source; nothing is sent yet.
@@ -151,13 +154,27 @@ func (g *guarded) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// connect introduces itself to the registry, once.
-func (s *Source) connect(ctx context.Context) (*http.Client, error) {
+// client is one that nobody else has, until it is given back.
+func (s *Source) client(ctx context.Context) (*http.Client, error) {
+	s.mu.Lock()
+	if n := len(s.idle); n > 0 {
+		c := s.idle[n-1]
+		s.idle = s.idle[:n-1]
+		s.mu.Unlock()
+		return c, nil
+	}
+	s.mu.Unlock()
+	return s.connect(ctx)
+}
+
+func (s *Source) giveBack(c *http.Client) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.client != nil {
-		return s.client, nil
-	}
+	s.idle = append(s.idle, c)
+}
+
+// connect introduces itself to the registry.
+func (s *Source) connect(ctx context.Context) (*http.Client, error) {
 	who := authn.Anonymous
 	if s.login.User != "" {
 		who = authn.FromConfig(authn.AuthConfig{Username: s.login.User, Password: s.login.Secret})
@@ -168,19 +185,18 @@ func (s *Source) connect(ctx context.Context) (*http.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.client = &http.Client{Transport: by, CheckRedirect: func(_ *http.Request, via []*http.Request) error {
+	return &http.Client{Transport: by, CheckRedirect: func(_ *http.Request, via []*http.Request) error {
 		if len(via) >= maxRedirects {
 			return errRedirects
 		}
 		return nil
-	}}
-	return s.client, nil
+	}}, nil
 }
 
 // get asks for something of the repository from a byte on. The body ends when
 // nothing comes for too long.
 func (s *Source) get(ctx context.Context, path, accept string, from int64) (*http.Response, error) {
-	client, err := s.connect(ctx)
+	client, err := s.client(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -192,6 +208,7 @@ func (s *Source) get(ctx context.Context, path, accept string, from int64) (*htt
 	url := fmt.Sprintf("%s://%s/v2/%s/%s", scheme, s.ref.repository.RegistryStr(), s.ref.Repository, path)
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
+		s.giveBack(client)
 		cancel(nil)
 		return nil, err
 	}
@@ -205,6 +222,7 @@ func (s *Source) get(ctx context.Context, path, accept string, from int64) (*htt
 	body := &watched{ctx: ctx, cancel: cancel, silence: s.cfg.Silence}
 	body.timer = time.AfterFunc(s.cfg.Silence, func() { cancel(errSilent) })
 	resp, err := client.Do(r)
+	s.giveBack(client)
 	if err != nil {
 		body.end()
 		if cause := context.Cause(ctx); errors.Is(cause, errSilent) {

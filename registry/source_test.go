@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -188,6 +189,59 @@ func TestPullByToken(t *testing.T) {
 	}
 	_, _, err := pull(t, open(t, only, r.Host+"/team/shop:1.4", Login{User: "ann", Secret: "wrong", CA: string(ca.PEM)}))
 	says(t, err, CodeLogin, "refuses the login", "miosa registry login "+r.Host)
+}
+
+// TestRefreshTokens has a token server give out what is good for one request, and
+// a refresh token with it, while several layers come at once.
+func TestRefreshTokens(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	var layers []v1.Layer
+	for n := range 6 {
+		layers = append(layers, registrytest.Layer(t, map[string]string{"data": registrytest.Noise(uint64(n), 1000)}))
+	}
+	r.Push(t, "shop:1", registrytest.Image(t, "amd64", v1.Config{Cmd: []string{"/app"}}, layers...))
+	var given, refreshed atomic.Int64
+	var used sync.Map
+	var front string
+	front = registrytest.Front(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
+		switch _, again := used.LoadOrStore(q.Header.Get("Authorization"), true); {
+		case q.URL.Path == "/token":
+			if q.Method == http.MethodPost {
+				refreshed.Add(1)
+			}
+			_, _ = fmt.Fprintf(w, `{"token": "t%d", "refresh_token": "r"}`, given.Add(1))
+		case again || q.URL.Path == "/v2/":
+			w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+front+`/token",service="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		default:
+			return false
+		}
+		return true
+	})
+	s := open(t, only, "http://"+front+"/shop:1", Login{})
+	img, err := s.Resolve(t.Context(), Here)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	var all sync.WaitGroup
+	for _, b := range img.Blobs() {
+		all.Go(func() {
+			f, err := os.Create(filepath.Join(dir, b.hex()))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer f.Close()
+			if err := s.Fetch(t.Context(), b, f, func(int64) {}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if refreshed.Load() == 0 {
+		t.Error("nothing was refreshed")
+	}
 }
 
 // TestPlatform picks by platform, and says what there is instead.
