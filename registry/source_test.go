@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -189,6 +190,30 @@ func TestPullByToken(t *testing.T) {
 	}
 	_, _, err := pull(t, open(t, only, r.Host+"/team/shop:1.4", Login{User: "ann", Secret: "wrong", CA: string(ca.PEM)}))
 	says(t, err, CodeLogin, "refuses the login", "miosa registry login "+r.Host)
+}
+
+// TestTokenServerByAddress: what the library does not go to is not tried again, and
+// the registry's operator is told what to mend.
+func TestTokenServerByAddress(t *testing.T) {
+	for name, realm := range map[string]string{"a private address": "http://10.0.0.1/token", "redirected to one": "", "without TLS": "ftp://registry.example/token"} {
+		asked := 0
+		var front string
+		front = registrytest.Front(t, "", func(w http.ResponseWriter, q *http.Request) bool {
+			if q.URL.Path == "/token" {
+				http.Redirect(w, q, "http://10.0.0.1/token", http.StatusTemporaryRedirect)
+				return true
+			}
+			asked++
+			w.Header().Set("WWW-Authenticate", fmt.Sprintf("Bearer realm=%q", cmp.Or(realm, "http://"+front+"/token")))
+			w.WriteHeader(http.StatusUnauthorized)
+			return true
+		})
+		_, err := open(t, only, "http://"+front+"/shop:1", Login{}).Resolve(t.Context(), Here)
+		says(t, err, CodeFailing, "has to name the token server by a host name")
+		if asked != 1 {
+			t.Errorf("%s: asked %d times", name, asked)
+		}
+	}
 }
 
 // TestRefreshTokens has a token server give out what is good for one request, and

@@ -128,6 +128,8 @@ func (s *Source) explain(err error, what string) error {
 		// Who does not answer for a moment, as when it is restarted, does later.
 		f.again, f.quiet = !refused || refusal.Passing, true
 		f.Message = fmt.Sprintf("nothing answers at %s, or it may not be called from here: only public addresses may (without TLS none), and what the operator allows with --allow-target", place)
+	case realmRefused(err):
+		f.Public, f.Message = CodeFailing, s.ref.Host+" sends to a token server by a private address, or without TLS: its operator has to name the token server by a host name, https://…"
 	case errors.Is(err, errTrickle):
 		f.Message = fmt.Sprintf("%s sends layers more slowly than %d KB a second, which is the least", place, s.cfg.LeastRate/1000)
 	case errors.Is(err, errSlow):
@@ -145,6 +147,13 @@ func (s *Source) explain(err error, what string) error {
 		f.Public, f.Message, f.again = CodeFailing, fmt.Sprintf("%s does not answer as a registry does", place), true
 	}
 	return f
+}
+
+// realmRefused reports whether go-containerregistry did not go to a token server: it
+// has no type for that.
+func realmRefused(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "invalid realm in www-authenticate: ") || strings.Contains(text, "refusing token-server redirect to ")
 }
 
 // same reports whether a host of a request is the registry's own.
