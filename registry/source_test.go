@@ -217,7 +217,8 @@ func TestTokenServerByAddress(t *testing.T) {
 }
 
 // TestRefreshTokens has a token server give out what is good for one request, and
-// a refresh token with it, while several layers come at once.
+// a refresh token with it, while several layers come at once: the library takes
+// one answer at a time.
 func TestRefreshTokens(t *testing.T) {
 	r := registrytest.Start(t, registrytest.Options{})
 	var layers []v1.Layer
@@ -226,15 +227,23 @@ func TestRefreshTokens(t *testing.T) {
 	}
 	r.Push(t, "shop:1", registrytest.Image(t, "amd64", v1.Config{Cmd: []string{"/app"}}, layers...))
 	var given, refreshed atomic.Int64
-	var used sync.Map
+	var used, busy sync.Map
 	var front string
 	front = registrytest.Front(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
 		switch _, again := used.LoadOrStore(q.Header.Get("Authorization"), true); {
 		case q.URL.Path == "/token":
+			n := given.Add(1)
+			refresh := fmt.Sprintf("r%d", n)
 			if q.Method == http.MethodPost {
+				refresh = q.PostFormValue("refresh_token")
+				if _, twice := busy.LoadOrStore(refresh, true); twice {
+					t.Errorf("%s is used twice at a time", refresh)
+				}
+				<-time.After(20 * time.Millisecond) // as others would come
+				busy.Delete(refresh)
 				refreshed.Add(1)
 			}
-			_, _ = fmt.Fprintf(w, `{"token": "t%d", "refresh_token": "r"}`, given.Add(1))
+			_, _ = fmt.Fprintf(w, `{"token": "t%d", "refresh_token": %q}`, n, refresh)
 		case again || q.URL.Path == "/v2/":
 			w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+front+`/token",service="test"`)
 			w.WriteHeader(http.StatusUnauthorized)
