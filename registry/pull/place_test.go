@@ -16,7 +16,7 @@ func TestNext(t *testing.T) {
 		{"a b c d", "e", -1}, {"a a b c", "d", -1},
 	} {
 		running := map[string]int{}
-		for _, tenant := range strings.Fields(c.running) {
+		for tenant := range strings.FieldsSeq(c.running) {
 			running[tenant]++
 		}
 		if got := next(running, strings.Fields(c.waiting)); got != c.want {
