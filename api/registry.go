@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -62,8 +63,8 @@ func (c *call) txRegistry(tx *store.Tx, host string) (miosa.RegistryLogin, error
 func (s *Server) setRegistry(c *call, in resource.RegistrySet) (resource.Registry, error) {
 	var f faults
 	host, err := registry.ParseHost(in.Host)
-	if err != nil {
-		f.add("host", "must be a registry's host, like registry.example or registry.example:5000")
+	if e, ok := errors.AsType[*miosa.Error](err); ok {
+		f.add("host", "%s", e.Message)
 	}
 	text := func(v string) bool {
 		return strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || r == 0x7f })

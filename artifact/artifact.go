@@ -67,6 +67,9 @@ type Upload struct {
 	MediaType string     // the Content-Type; "" : told from the first bytes
 	SHA256    string     // promised digest, hex; "" : none promised
 	Body      io.Reader
+	// Patient: nobody waits for the answer. Once the body is there, memory to read
+	// it with is waited for as long as ctx lasts.
+	Patient bool
 }
 
 // Stored is a verified upload.

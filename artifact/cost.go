@@ -55,13 +55,8 @@ const memoryPatience = time.Minute
 // NewMemory is the memory for everything that a process reads artefacts with.
 func NewMemory() *ration.Pool { return ration.New(CommonMemory, MostMemory) }
 
-// share begins a reading. What was received before is read whatever it takes,
-// and waits as long as its caller does: it was accepted.
-func share(ctx context.Context, memory *ration.Pool, received bool) (*ration.Share, error) {
-	terms := ration.Terms{Patience: memoryPatience}
-	if received {
-		terms = ration.Terms{Patience: -1, Unbounded: true}
-	}
+// share begins a reading.
+func share(ctx context.Context, memory *ration.Pool, terms ration.Terms) (*ration.Share, error) {
 	s, err := memory.Take(ctx, terms, costReading)
 	return s, memoryError(err, memory)
 }

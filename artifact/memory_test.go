@@ -75,3 +75,21 @@ func TestUploadsWaitForMemory(t *testing.T) {
 		}
 	})
 }
+
+// A patient upload that finds all the memory taken is written once, and waits for
+// hours.
+func TestAPatientUploadWaitsForMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		memory := ration.New(0, 64<<20)
+		other, err := memory.Take(t.Context(), ration.Terms{}, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(3*time.Hour, other.Release)
+		began := time.Now()
+		_, err = artifact.Receive(t.Context(), NewMemory(time.Now), artifact.Upload{Kind: miosa.KindRootFS, Body: bytes.NewReader(Tar(app)), Patient: true}, artifact.Limits{Memory: memory})
+		if took := time.Since(began); err != nil || took != 3*time.Hour {
+			t.Errorf("after %v: %v", took, err)
+		}
+	})
+}

@@ -1,20 +1,23 @@
 package artifact
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
-	"strings"
 )
+
+// maxShownPath is how much of a path notes have, in bytes.
+const maxShownPath = 200
 
 // omitted counts names of what was left out for one reason.
 type omitted struct {
 	n     int
-	first string // of their paths, by their bytes
+	first string // of their paths, by their bytes, as far as notes show it
 }
 
-func (o *omitted) add(path string) {
-	if o.n++; o.n == 1 || path < o.first {
-		o.first = path
+func (o *omitted) add(path []byte) {
+	if o.n++; o.n == 1 || string(path) < o.first {
+		o.first = string(path)
 	}
 }
 
@@ -35,27 +38,33 @@ func (t *Tree) omit() (notes []string) {
 		return nil
 	}
 	var own, others, pipes omitted // devices in /dev, devices elsewhere, pipes
-	var walk func(dir *Node, prefix string)
-	walk = func(dir *Node, prefix string) {
+	// The path on the way: one for all, and no more of it than is shown. Links lead
+	// deeper than any path of the archive is long.
+	shown := make([]byte, 0, maxShownPath)
+	var walk func(dir *Node)
+	walk = func(dir *Node) {
+		at := len(shown)
 		for leaf, c := range dir.children {
+			shown = appendShown(shown[:at], leaf)
 			switch {
 			case c.node.Type == Dir:
-				walk(c.node, prefix+leaf+"/")
+				shown = appendShown(shown, "/")
+				walk(c.node)
 				continue
 			case c.node.Type.kept():
 				continue
 			case c.node.Type == pipe:
-				pipes.add(prefix + leaf)
-			case strings.HasPrefix(prefix, "dev/"):
-				own.add(prefix + leaf)
+				pipes.add(shown)
+			case bytes.HasPrefix(shown[:at], []byte("dev/")):
+				own.add(shown)
 			default:
-				others.add(prefix + leaf)
+				others.add(shown)
 			}
 			t.drop(c.node)
 			delete(dir.children, leaf)
 		}
 	}
-	walk(t.Root, "")
+	walk(t.Root)
 	for _, note := range []string{
 		own.note("device node", "an instance has its own /dev"),
 		others.note("device node", "an instance has devices in /dev alone"),
@@ -68,11 +77,16 @@ func (t *Tree) omit() (notes []string) {
 	return notes
 }
 
+// appendShown adds to a path what is shown of it.
+func appendShown(path []byte, part string) []byte {
+	return append(path, part[:min(len(part), maxShownPath-len(path))]...)
+}
+
 // shownPath is a path in an instance as a note has it: short and printable.
 func shownPath(path string) string {
 	path = "/" + path
-	if len(path) > 200 {
-		return strconv.Quote(path[:200]) + "…"
+	if len(path) > maxShownPath {
+		return strconv.Quote(path[:maxShownPath]) + "…"
 	}
 	if quoted := strconv.Quote(path); quoted != `"`+path+`"` {
 		return quoted

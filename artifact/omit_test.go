@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -89,6 +90,30 @@ func TestWhatAnInstanceCannotHaveIsLeftOut(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Links lead 500 times deeper than an entry's path is long: what stands there is
+// left out at no more cost than elsewhere.
+func TestOmittedBehindAChainOfLinks(t *testing.T) {
+	layer, path := []Entry{app}, ""
+	for range 10 {
+		layer = append(layer, Symlink(path+"l", strings.Repeat("d/", 2000)))
+		path += "l/"
+	}
+	layer = append(layer, device(path+"null"))
+	body := Layout(Image{Layers: [][]byte{Tar(layer...)}})
+	s := newShelf(t)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	stored := receive(t, s, miosa.KindOCI, body)
+	runtime.ReadMemStats(&after)
+	// Its 20,000 directories take 20 MB; the paths of all of them would be 400.
+	if took := after.TotalAlloc - before.TotalAlloc; took > 100<<20 {
+		t.Errorf("%d MB were allocated", took>>20)
+	}
+	if want := `left out 1 device node, "/` + strings.Repeat("d/", 99) + `d"…: an instance has devices in /dev alone`; !slices.Equal(stored.Notes, []string{want}) {
+		t.Errorf("notes %q, want %q", stored.Notes, want)
 	}
 }
 

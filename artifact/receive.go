@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/ration"
 )
 
 // Receive takes an upload in: the body is written to the blob as it comes,
@@ -19,7 +20,7 @@ import (
 //
 // Errors: *miosa.Error with code Invalid (Public says which way), TooLarge,
 // Unsupported (a Content-Type that is not read), Limited (no memory to read it
-// with for a minute) or NoSpace; ctx's own error when it ends; what blobs says
+// with for a minute, unless it is Patient) or NoSpace; ctx's own error when it ends; what blobs says
 // otherwise. After an error the rest of the body is unread.
 func Receive(ctx context.Context, blobs Blobs, up Upload, limits Limits) (Stored, error) {
 	limits = limits.withDefaults()
@@ -50,10 +51,10 @@ func Receive(ctx context.Context, blobs Blobs, up Upload, limits Limits) (Stored
 	if sum := blob.SHA256(); promised != "" && sum != promised {
 		return Stored{}, invalid(CodeDigestMismatch, "the upload's bytes have the SHA-256 %s, promised was %s; send it again", sum, promised)
 	}
-	content, err := verify(ctx, blobs, up.Kind, limits, allowed, &whole{r: blob, left: in.n})
+	content, err := verify(ctx, blobs, up, limits, allowed, &whole{r: blob, left: in.n})
 	if errors.Is(err, errImage) {
 		up.Kind = miosa.KindOCI
-		content, err = verify(ctx, blobs, up.Kind, limits, allowed, &whole{r: blob, left: in.n})
+		content, err = verify(ctx, blobs, up, limits, allowed, &whole{r: blob, left: in.n})
 	}
 	if err != nil {
 		return Stored{}, err
@@ -73,13 +74,17 @@ func Receive(ctx context.Context, blobs Blobs, up Upload, limits Limits) (Stored
 
 // verify reads what was written from beginning to end. Of no kind it is
 // errImage for the archive of an image, and else a root file system's.
-func verify(ctx context.Context, blobs Blobs, kind miosa.Kind, limits Limits, allowed []format, in *whole) (Unpacked, error) {
-	s, err := share(ctx, limits.Memory, false)
+func verify(ctx context.Context, blobs Blobs, up Upload, limits Limits, allowed []format, in *whole) (Unpacked, error) {
+	terms := ration.Terms{Patience: memoryPatience}
+	if up.Patient {
+		terms.Patience = -1
+	}
+	s, err := share(ctx, limits.Memory, terms)
 	if err != nil {
 		return Unpacked{}, err
 	}
 	defer s.Release()
-	u := unpacker{ctx: ctx, blobs: blobs, kind: kind, limits: limits, share: s, allowance: newAllowance(limits, in.left, false)}
+	u := unpacker{ctx: ctx, blobs: blobs, kind: up.Kind, limits: limits, share: s, allowance: newAllowance(limits, in.left, false)}
 	content, err := u.unpack(in, allowed, in.r)
 	if in.err != nil {
 		return Unpacked{}, StorageError(in.err)

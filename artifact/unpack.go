@@ -41,7 +41,8 @@ func (u Unpacked) Close() {
 // TooLarge; those of sink come back wrapped.
 func Unpack(ctx context.Context, blobs Blobs, digest string, kind miosa.Kind, limits Limits, sink Sink) (_ Unpacked, err error) {
 	limits = limits.withDefaults()
-	s, err := share(ctx, limits.Memory, true)
+	// It was accepted: it is read whatever it takes.
+	s, err := share(ctx, limits.Memory, ration.Terms{Patience: -1, Unbounded: true})
 	if err != nil {
 		return Unpacked{}, err
 	}

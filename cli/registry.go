@@ -67,7 +67,7 @@ With --ca alone nobody is logged in, but the registry is trusted.`,
 		}
 		if in.Username == "" && !fromStdin && ca == "" {
 			var err error
-			if in.Username, err = a.asked("Username"); err != nil {
+			if in.Username, err = a.asked(ctx, "Username"); err != nil {
 				return err
 			}
 		}
@@ -106,13 +106,13 @@ With --ca alone nobody is logged in, but the registry is trusted.`,
 }
 
 // asked is a line that is typed at a terminal; "" where there is none.
-func (a *app) asked(what string) (string, error) {
+func (a *app) asked(ctx context.Context, what string) (string, error) {
 	f, ok := a.cfg.Stdin.(*os.File)
 	if !ok || !isTerminal(f) {
 		return "", nil
 	}
 	fmt.Fprintf(a.cfg.Stderr, "%s: ", what)
-	line, err := bufio.NewReader(f).ReadString('\n')
+	line, err := typed(ctx, func() (string, error) { return bufio.NewReader(f).ReadString('\n') })
 	return strings.TrimSpace(line), err
 }
 

@@ -1,6 +1,8 @@
 package cli_test
 
 import (
+	"context"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -49,4 +51,27 @@ func TestRegistry(t *testing.T) {
 	s.says(2, "publish", "a.tar", "--image", "nginx", "--name", "shop")
 	s.says(2, "publish", "--image", "nginx", "--kind", "oci", "--name", "shop")
 	s.says(2, "publish", "a.tar", "--platform", "linux/amd64", "--name", "shop")
+}
+
+// TestInterruptedWhileAskingForTheUser: Ctrl-C ends that, too.
+func TestInterruptedWhileAskingForTheUser(t *testing.T) {
+	s := newShell(t)
+	person, program := terminal(t)
+	s.typing = program
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	code := make(chan int, 1)
+	go func() { code <- s.run(ctx, program, "registry", "login", "registry.example") }()
+	readTo(t, person, "Username: ")
+	cancel()
+	if c := <-code; c != 130 {
+		t.Errorf("exit %d", c)
+	}
+	// Else the read would go on after the test.
+	if _, err := io.WriteString(person, "\n"); err != nil {
+		t.Fatal(err)
+	}
+	if out := s.says(0, "registry"); !strings.Contains(out, "No logins") {
+		t.Error(out)
+	}
 }

@@ -79,7 +79,8 @@ func (g Guard) Permits(a netip.Addr) bool {
 // once the name has been resolved, for each address that is tried, so that no
 // answer of a name server can change in between. The error is a *miosa.Error
 // Forbidden that does not say which address it was, or why: Why has the words
-// for whoever gave the name.
+// for whoever gave the name. It is Passing where our own addresses could not be
+// told: nothing was refused.
 func (g Guard) Dialer() *net.Dialer {
 	return &net.Dialer{Timeout: dialTimeout, ControlContext: func(ctx context.Context, _, address string, _ syscall.RawConn) error {
 		a, err := netip.ParseAddrPort(address)
@@ -89,7 +90,9 @@ func (g Guard) Dialer() *net.Dialer {
 		ours, err := g.own(ctx, a.Addr())
 		switch {
 		case err != nil:
-			return miosa.Wrap(err, miosa.Forbidden, unreached) // for all we know it is our own
+			e := miosa.Wrap(err, miosa.Forbidden, unreached) // for all we know it is our own
+			e.Passing = true
+			return e
 		case !g.Permits(a.Addr()), ours && !g.named(a.Addr()):
 			return miosa.Errorf(miosa.Forbidden, unreached)
 		}

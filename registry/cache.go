@@ -2,6 +2,9 @@ package registry
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -17,12 +20,14 @@ const partSuffix = ".part"
 
 // Cache keeps layers that were fetched, and the beginnings of those that were
 // cut, for a while: who pulls the same image again, or goes on after the
-// platform was ended in the middle, has them. Tenants share nothing.
+// platform was ended in the middle, has them. Nothing is shared but by who would
+// ask the same repository with the same login: see Scope.
 //
 // One process owns its directory.
 type Cache struct {
 	dir  string
 	root *os.Root      // of dir
+	fsys fs.FS         // the same
 	most int64         // bytes of what nobody holds
 	age  time.Duration // of what nobody holds
 
@@ -45,7 +50,7 @@ func OpenCache(dir string, most int64, age time.Duration) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the directory of layers: %w", err)
 	}
-	return &Cache{dir: dir, root: root, most: most, age: age, held: map[string]*holding{}}, nil
+	return &Cache{dir: dir, root: root, fsys: root.FS(), most: most, age: age, held: map[string]*holding{}}, nil
 }
 
 // Close lets go of the directory.
@@ -54,6 +59,20 @@ func (c *Cache) Close() error { return c.root.Close() }
 // Dir is where it lies.
 func (c *Cache) Dir() string { return c.dir }
 
+// Scope is whose layers they are: who knows a digest has not shown that they may
+// read what it names, there and with their login.
+type Scope struct {
+	Tenant, Workspace string // as logins are kept
+	Host, Repository  string // as references name them
+}
+
+// dir is where layers of the scope lie, in the cache's directory.
+func (s Scope) dir() string {
+	// No part of it has a NUL byte.
+	sum := sha256.Sum256([]byte(strings.Join([]string{s.Workspace, s.Host, s.Repository}, "\x00")))
+	return filepath.Join(s.Tenant, hex.EncodeToString(sum[:16]))
+}
+
 // Entry is one layer in the cache, which stays there until it is released.
 type Entry struct {
 	cache *Cache
@@ -61,9 +80,9 @@ type Entry struct {
 	size  int64
 }
 
-// Hold takes a layer of a tenant's, whether it is there or not.
-func (c *Cache) Hold(tenant string, b Blob) *Entry {
-	path := filepath.Join(c.dir, tenant, b.hex())
+// Hold takes a layer, whether it is there or not.
+func (c *Cache) Hold(of Scope, b Blob) *Entry {
+	path := filepath.Join(c.dir, of.dir(), b.hex())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := c.held[path]
@@ -164,21 +183,35 @@ func (c *Cache) Sweep(now time.Time, all bool) error {
 		at   time.Time
 	}
 	var rest []lying
+	var dirs []string // those above first
 	var sum int64
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	err := fs.WalkDir(c.root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
+	err := fs.WalkDir(c.fsys, ".", func(name string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
 		}
-		info, err := d.Info()
 		if err != nil {
 			return err
 		}
-		if c.held[filepath.Join(c.dir, strings.TrimSuffix(name, partSuffix))] == nil {
-			rest = append(rest, lying{name, info.Size(), info.ModTime()})
-			sum += info.Size()
+		if d.IsDir() {
+			if name != "." {
+				dirs = append(dirs, name)
+			}
+			return nil
 		}
+		if c.held[filepath.Join(c.dir, strings.TrimSuffix(name, partSuffix))] != nil {
+			return nil // its name may be another by now
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		rest = append(rest, lying{name, info.Size(), info.ModTime()})
+		sum += info.Size()
 		return nil
 	})
 	if err != nil {
@@ -189,10 +222,25 @@ func (c *Cache) Sweep(now time.Time, all bool) error {
 		if !all && sum <= c.most && now.Sub(l.at) < c.age {
 			break
 		}
-		if err := c.root.Remove(l.name); err != nil {
+		if err := c.root.Remove(l.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("sweep layers: %w", err)
 		}
 		sum -= l.size
 	}
+	for _, name := range slices.Backward(dirs) {
+		if !c.holds(name) {
+			_ = c.root.Remove(name) // not while something lies there
+		}
+	}
 	return nil
+}
+
+// holds reports whether somebody holds a layer in a directory; c.mu is held.
+func (c *Cache) holds(name string) bool {
+	for path := range c.held {
+		if strings.HasPrefix(path, filepath.Join(c.dir, name)+string(filepath.Separator)) {
+			return true
+		}
+	}
+	return false
 }

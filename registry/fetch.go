@@ -103,6 +103,8 @@ func (l *fetching) once(ctx context.Context) (further bool, err error) {
 		return true, nil
 	}
 	before := l.there
+	l.s.pace.begin()
+	defer l.s.pace.end()
 	resp, err := l.s.get(ctx, "blobs/"+l.blob.Digest, "", l.there)
 	if err != nil {
 		return false, err
@@ -144,7 +146,7 @@ func (l *fetching) Write(p []byte) (int, error) {
 	if err != nil {
 		return n, &diskError{fmt.Errorf("write layer: %w", err)}
 	}
-	return n, nil
+	return n, l.s.pace.add(n)
 }
 
 // rangeStart reads "bytes 100-199/200"; -1: it says something else.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -31,9 +30,8 @@ const (
 
 // Blob is something that a manifest names.
 type Blob struct {
-	Digest    string // "sha256:…"
-	Size      int64  // bytes
-	MediaType string
+	Digest string // "sha256:…"
+	Size   int64  // bytes
 }
 
 // hex is the digest without its algorithm.
@@ -103,14 +101,10 @@ func schema1(mediaType string, raw []byte) bool {
 		bytes.Contains(raw[:min(len(raw), 200)], []byte(`"schemaVersion": 1`)) || bytes.Contains(raw[:min(len(raw), 200)], []byte(`"schemaVersion":1,`))
 }
 
-// Resolve finds what the reference means on a platform. Errors are *miosa.Error
-// in words for who gave the reference, or the context's own.
+// Resolve finds what the reference means on a platform. While the registry is
+// waited for, no memory of Config.Memory is held: only to read what came. Errors
+// are *miosa.Error in words for who gave the reference, or the context's own.
 func (s *Source) Resolve(ctx context.Context, platform Platform) (Image, error) {
-	share, err := s.cfg.Memory.Take(ctx, ration.Terms{Patience: -1, Unbounded: true}, documents)
-	if err != nil {
-		return Image{}, err
-	}
-	defer share.Release()
 	ref, digest := s.ref.Tag, ""
 	what := "tag " + s.ref.Tag + " of " + s.ref.Repository
 	if s.ref.Digest != "" {
@@ -123,30 +117,50 @@ func (s *Source) Resolve(ctx context.Context, platform Platform) (Image, error) 
 		if err != nil {
 			return Image{}, err
 		}
-		if schema1(mediaType, raw) {
-			return Image{}, invalid(CodeFormat, "%s is kept in docker's form of before 2016 (schema 1), which is not read: push it again with a docker of today", s.ref)
-		}
-		var m manifest
-		if err := decode(raw, &m, what); err != nil {
-			return Image{}, err
-		}
-		if !m.index(mediaType) {
-			return s.image(ctx, raw, mediaType, m, platform, others)
-		}
-		next, err := s.choose(m, platform, &others)
+		var img Image
+		next := ""
+		err = s.read(ctx, func() error {
+			if schema1(mediaType, raw) {
+				return invalid(CodeFormat, "%s is kept in docker's form of before 2016 (schema 1), which is not read: push it again with a docker of today", s.ref)
+			}
+			var m manifest
+			err := decode(raw, &m, what)
+			switch {
+			case err != nil:
+			case m.index(mediaType):
+				next, err = s.choose(m, platform, &others)
+			default:
+				img, err = s.image(raw, mediaType, m, platform)
+			}
+			return err
+		})
 		if err != nil {
 			return Image{}, err
 		}
-		ref, digest = next.Digest, next.Digest
-		what = "image " + next.Digest + " for " + platform.String()
+		if next == "" {
+			return s.configured(ctx, img, others)
+		}
+		ref, digest = next, next
+		what = "image " + next + " for " + platform.String()
 	}
 	return Image{}, invalid(CodeFormat, "%s is an index in an index, more than %d deep", s.ref, maxNested)
 }
 
-// choose picks what an index has for a platform.
-func (s *Source) choose(m manifest, platform Platform, others *[]string) (descriptor, error) {
+// read takes the memory that reading one document takes, for as long as fn does
+// so. fn waits for nobody, and what it leaves has a few KB.
+func (s *Source) read(ctx context.Context, fn func() error) error {
+	share, err := s.cfg.Memory.Take(ctx, ration.Terms{Patience: -1, Unbounded: true}, documents)
+	if err != nil {
+		return err
+	}
+	defer share.Release()
+	return fn()
+}
+
+// choose picks what an index has for a platform, by its digest.
+func (s *Source) choose(m manifest, platform Platform, others *[]string) (string, error) {
 	if len(m.Manifests) > maxListed {
-		return descriptor{}, invalid(CodeFormat, "%s is an index of more than %d images", s.ref, maxListed)
+		return "", invalid(CodeFormat, "%s is an index of more than %d images", s.ref, maxListed)
 	}
 	var found, unsaid []descriptor
 	for _, d := range m.Manifests {
@@ -173,12 +187,9 @@ func (s *Source) choose(m manifest, platform Platform, others *[]string) (descri
 		found = unsaid // its config has the word
 	}
 	if len(found) == 0 {
-		return descriptor{}, s.noPlatform(platform, *others)
+		return "", s.noPlatform(platform, *others)
 	}
-	if err := checkDigest(found[0].Digest); err != nil {
-		return descriptor{}, err
-	}
-	return found[0], nil
+	return found[0].Digest, checkDigest(found[0].Digest)
 }
 
 func (s *Source) noPlatform(platform Platform, others []string) error {
@@ -198,14 +209,14 @@ func noteOther(others *[]string, what string) {
 			return '?'
 		}
 		return r
-	}, what[:min(len(what), length)])
+	}, strings.Clone(what[:min(len(what), length)]))
 	if len(*others) < most && !slices.Contains(*others, what) {
 		*others = append(*others, what)
 	}
 }
 
-// image reads an image's manifest and config.
-func (s *Source) image(ctx context.Context, raw []byte, mediaType string, m manifest, platform Platform, others []string) (Image, error) {
+// image is what a manifest says of an image.
+func (s *Source) image(raw []byte, mediaType string, m manifest, platform Platform) (Image, error) {
 	img := Image{Digest: digestOf(raw), Platform: platform, MediaType: mediaType, Manifest: raw}
 	if m.MediaType != "" {
 		img.MediaType = m.MediaType
@@ -232,29 +243,37 @@ func (s *Source) image(ctx context.Context, raw []byte, mediaType string, m mani
 			e.Public = CodeTooLarge
 			return Image{}, e
 		}
-		img.Layers = append(img.Layers, Blob{Digest: d.Digest, Size: d.Size, MediaType: d.MediaType})
+		img.Layers = append(img.Layers, Blob{Digest: d.Digest, Size: d.Size})
 	}
-	if err := checkDigest(m.Config.Digest); err != nil {
-		return Image{}, err
-	}
+	img.Config.Digest = m.Config.Digest
+	return img, checkDigest(m.Config.Digest)
+}
+
+// configured reads the config that a manifest names.
+func (s *Source) configured(ctx context.Context, img Image, others []string) (Image, error) {
 	what := "the config of " + s.ref.String()
-	config, _, err := s.document(ctx, "blobs/"+m.Config.Digest, "", m.Config.Digest, what)
+	config, _, err := s.document(ctx, "blobs/"+img.Config.Digest, "", img.Config.Digest, what)
 	if err != nil {
 		return Image{}, err
 	}
-	var c struct {
-		OS           string `json:"os"`
-		Architecture string `json:"architecture"`
-	}
-	if err := decode(config, &c, what); err != nil {
+	err = s.read(ctx, func() error {
+		var c struct {
+			OS           string `json:"os"`
+			Architecture string `json:"architecture"`
+		}
+		if err := decode(config, &c, what); err != nil {
+			return err
+		}
+		if c.OS != "" && c.OS != img.Platform.OS || c.Architecture != "" && c.Architecture != img.Platform.Architecture {
+			noteOther(&others, c.OS+"/"+c.Architecture)
+			return s.noPlatform(img.Platform, others)
+		}
+		return nil
+	})
+	if err != nil {
 		return Image{}, err
 	}
-	if c.OS != "" && c.OS != platform.OS || c.Architecture != "" && c.Architecture != platform.Architecture {
-		noteOther(&others, c.OS+"/"+c.Architecture)
-		return Image{}, s.noPlatform(platform, others)
-	}
-	img.Document = config
-	img.Config = Blob{Digest: m.Config.Digest, Size: int64(len(config)), MediaType: m.Config.MediaType}
+	img.Document, img.Config.Size = config, int64(len(config))
 	return img, nil
 }
 
@@ -297,9 +316,8 @@ func decode(raw []byte, into any, what string) error {
 		return invalid(CodeFormat, "%s is described by more than %d values", what, maxValues)
 	}
 	if err := json.Unmarshal(raw, into); err != nil {
-		e := invalid(CodeFormat, "%s is not described in JSON as it should be", what)
-		e.Err = fmt.Errorf("decode: %w", err)
-		return e
+		// The error quotes it.
+		return invalid(CodeFormat, "%s is not described in JSON as it should be", what)
 	}
 	return nil
 }

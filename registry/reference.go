@@ -64,9 +64,16 @@ func Parse(text string) (Reference, error) {
 		return Reference{}, wrong("an image reference has at most %d characters", maxReference)
 	}
 	rest, plain := strings.CutPrefix(text, plainPrefix)
-	rest = strings.TrimPrefix(rest, "https://")
+	rest, secure := strings.CutPrefix(rest, "https://")
 	if rest == "" || strings.ContainsFunc(rest, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return Reference{}, wrong("%q is no image reference: write it like registry.example/shop:1.4", text)
+	}
+	if plain && secure {
+		return Reference{}, wrong("%q is no image reference: write it like registry.example/shop:1.4", text)
+	}
+	if host, _, _ := strings.Cut(rest, "/"); (plain || secure) && host != "" && !isHost(host) {
+		// Read without its scheme it would be an image of Docker Hub.
+		return Reference{}, wrong("%q names the registry %q by a name without a dot: write its port, like %s", text, host, withPort(text, host))
 	}
 	options := []name.Option{name.WeakValidation}
 	if plain {
@@ -99,6 +106,19 @@ func Parse(text string) (Reference, error) {
 	return r, nil
 }
 
+// isHost reports whether the first part of a reference is a host, and not of an
+// image's name, as docker tells them apart.
+func isHost(part string) bool { return part == "localhost" || strings.ContainsAny(part, ".:") }
+
+// withPort is what begins with a scheme, with the scheme's own port behind its host.
+func withPort(text, host string) string {
+	scheme, port := "https://", ":443"
+	if strings.HasPrefix(text, plainPrefix) {
+		scheme, port = plainPrefix, ":80"
+	}
+	return scheme + host + port + strings.TrimPrefix(strings.TrimPrefix(text, scheme), host)
+}
+
 // String is the whole reference.
 func (r Reference) String() string {
 	out := r.Host + "/" + r.Repository
@@ -112,7 +132,8 @@ func (r Reference) String() string {
 }
 
 // ParseHost is a registry's host as credentials are kept under it: with its
-// port, if any, and docker's own by its one name.
+// port, if any, and docker's own by its one name. One without a dot has a port: no
+// reference has that host otherwise.
 func ParseHost(text string) (string, error) {
 	host := strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(text, "https://"), plainPrefix), "/"))
 	switch host {
@@ -122,6 +143,13 @@ func ParseHost(text string) (string, error) {
 	parsed, err := name.NewRegistry(host, name.WeakValidation)
 	if err != nil || len(host) > 260 || !hostAndPort.MatchString(host) {
 		return "", invalid(CodeReference, "%q is no registry: write its host, like registry.example or registry.example:5000", text)
+	}
+	if !isHost(host) {
+		port := 443
+		if strings.HasPrefix(text, plainPrefix) {
+			port = 80
+		}
+		return "", invalid(CodeReference, "%q is no registry that a reference could name: write its port, like %s:%d", text, host, port)
 	}
 	return shownHost(parsed.RegistryStr()), nil
 }

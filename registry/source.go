@@ -38,6 +38,14 @@ type Config struct {
 	Pause time.Duration
 	// Silence is how long a body may bring nothing; 0: 1 minute.
 	Silence time.Duration
+	// LeastRate is what layers come with at least, all that are on their way together,
+	// in bytes a second; 0: 64 KiB. It is measured over RateOver of waiting for them;
+	// 0: 2 minutes. What is slower is tried once more, and then given up.
+	LeastRate int64
+	RateOver  time.Duration
+	// Document is how long a manifest or config may take, all tries together but
+	// for the pauses between them; 0: 2 minutes.
+	Document time.Duration
 }
 
 // Login is what a registry knows who asks by.
@@ -49,15 +57,17 @@ type Login struct {
 const (
 	longestPause  = 30 * time.Second
 	maxRedirects  = 10
-	maxDocument   = 4 << 20 // bytes of a manifest or config
+	maxDocument   = 4 << 20 // bytes of a manifest or config: an image has at most two in memory
 	maxTotalTries = 100     // of one layer, however far each comes
-	// documents is what reading them holds at most: the bytes several times over,
-	// and 64 Ki values.
+	// documents is what reading one takes at most: its bytes several times over, and
+	// 64 Ki values.
 	documents = 32 << 20
 )
 
 var (
 	errSilent    = errors.New("nothing came for too long")
+	errSlow      = errors.New("a document took too long")
+	errTrickle   = errors.New("layers come too slowly")
 	errRedirects = errors.New("too many redirects")
 )
 
@@ -68,15 +78,21 @@ type Source struct {
 	login Login
 	base  *guarded
 	after sync.Map // Retry-After of the last refusal, by host
+	pace  pace     // of layers
 
-	mu     sync.Mutex
-	client *http.Client // that has introduced itself; guarded by mu
+	// idle are clients that have introduced themselves. One request at a time has
+	// each: what go-containerregistry keeps of a token server's answer is not made for
+	// more.
+	mu   sync.Mutex
+	idle []*http.Client // guarded by mu
 }
 
 // Open makes a source; nothing is sent yet.
 func Open(cfg Config, ref Reference, login Login) (*Source, error) {
 	cfg.Bytes = cmp.Or(cfg.Bytes, artifact.DefaultLimits().Bytes)
 	cfg.Tries, cfg.Pause, cfg.Silence = cmp.Or(cfg.Tries, 5), cmp.Or(cfg.Pause, time.Second), cmp.Or(cfg.Silence, time.Minute)
+	cfg.Document = cmp.Or(cfg.Document, 2*time.Minute)
+	cfg.LeastRate, cfg.RateOver = cmp.Or(cfg.LeastRate, 64<<10), cmp.Or(cfg.RateOver, 2*time.Minute)
 	if cfg.Memory == nil {
 		cfg.Memory = artifact.NewMemory()
 	}
@@ -93,7 +109,7 @@ func Open(cfg Config, ref Reference, login Login) (*Source, error) {
 			return nil, invalid(CodeTrust, "the certificate authority kept for %s is no certificate", ref.Host)
 		}
 	}
-	s := &Source{cfg: cfg, ref: ref, login: login}
+	s := &Source{cfg: cfg, ref: ref, login: login, pace: pace{rate: cfg.LeastRate, over: cfg.RateOver}}
 	plain := outbound.Guard{Allow: cfg.Guard.Allow, Only: true, Cell: cfg.Guard.Cell}
 	s.base = &guarded{
 		secure: cfg.Guard.ClientTLS(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}).Transport,
@@ -138,13 +154,27 @@ func (g *guarded) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// connect introduces itself to the registry, once.
-func (s *Source) connect(ctx context.Context) (*http.Client, error) {
+// client is one that nobody else has, until it is given back.
+func (s *Source) client(ctx context.Context) (*http.Client, error) {
+	s.mu.Lock()
+	if n := len(s.idle); n > 0 {
+		c := s.idle[n-1]
+		s.idle = s.idle[:n-1]
+		s.mu.Unlock()
+		return c, nil
+	}
+	s.mu.Unlock()
+	return s.connect(ctx)
+}
+
+func (s *Source) giveBack(c *http.Client) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.client != nil {
-		return s.client, nil
-	}
+	s.idle = append(s.idle, c)
+}
+
+// connect introduces itself to the registry.
+func (s *Source) connect(ctx context.Context) (*http.Client, error) {
 	who := authn.Anonymous
 	if s.login.User != "" {
 		who = authn.FromConfig(authn.AuthConfig{Username: s.login.User, Password: s.login.Secret})
@@ -155,19 +185,18 @@ func (s *Source) connect(ctx context.Context) (*http.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.client = &http.Client{Transport: by, CheckRedirect: func(_ *http.Request, via []*http.Request) error {
+	return &http.Client{Transport: by, CheckRedirect: func(_ *http.Request, via []*http.Request) error {
 		if len(via) >= maxRedirects {
 			return errRedirects
 		}
 		return nil
-	}}
-	return s.client, nil
+	}}, nil
 }
 
 // get asks for something of the repository from a byte on. The body ends when
 // nothing comes for too long.
 func (s *Source) get(ctx context.Context, path, accept string, from int64) (*http.Response, error) {
-	client, err := s.connect(ctx)
+	client, err := s.client(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -179,6 +208,7 @@ func (s *Source) get(ctx context.Context, path, accept string, from int64) (*htt
 	url := fmt.Sprintf("%s://%s/v2/%s/%s", scheme, s.ref.repository.RegistryStr(), s.ref.Repository, path)
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
+		s.giveBack(client)
 		cancel(nil)
 		return nil, err
 	}
@@ -192,6 +222,7 @@ func (s *Source) get(ctx context.Context, path, accept string, from int64) (*htt
 	body := &watched{ctx: ctx, cancel: cancel, silence: s.cfg.Silence}
 	body.timer = time.AfterFunc(s.cfg.Silence, func() { cancel(errSilent) })
 	resp, err := client.Do(r)
+	s.giveBack(client)
 	if err != nil {
 		body.end()
 		if cause := context.Cause(ctx); errors.Is(cause, errSilent) {
@@ -201,6 +232,8 @@ func (s *Source) get(ctx context.Context, path, accept string, from int64) (*htt
 	}
 	body.ReadCloser = resp.Body
 	resp.Body = body
+	// What is said of a failure has no longer than the answer itself.
+	body.bounded = resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusPartialContent
 	if err := transport.CheckError(resp, http.StatusOK, http.StatusPartialContent); err != nil {
 		_ = resp.Body.Close()
 		return nil, err
@@ -215,11 +248,12 @@ type watched struct {
 	cancel  context.CancelCauseFunc
 	timer   *time.Timer
 	silence time.Duration
+	bounded bool // silence is for all of it
 }
 
 func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.ReadCloser.Read(p)
-	if n > 0 {
+	if n > 0 && !w.bounded {
 		w.timer.Reset(w.silence)
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -265,7 +299,9 @@ func (s *Source) again(ctx context.Context, what string, fn func() (further bool
 		case !f.again, f.after > longestAfter:
 			return f.refusal
 		case failed >= s.cfg.Tries, total >= maxTotalTries:
-			f.Message = fmt.Sprintf("%s (tried %d times)", f.Message, total)
+			if !f.quiet {
+				f.Message = fmt.Sprintf("%s (tried %d times)", f.Message, total)
+			}
 			return f.refusal
 		}
 		select {
@@ -277,40 +313,59 @@ func (s *Source) again(ctx context.Context, what string, fn func() (further bool
 	}
 }
 
-// document reads a manifest or config whole and checks its digest; "": none is known.
+// document reads a manifest or config whole and checks its digest; "": none is
+// known.
 func (s *Source) document(ctx context.Context, path, accept, digest, what string) (raw []byte, mediaType string, err error) {
+	left := s.cfg.Document
 	err = s.again(ctx, what, func() (bool, error) {
-		resp, err := s.get(ctx, path, accept, 0)
+		began := time.Now()
+		inner, cancel := context.WithTimeoutCause(ctx, left, errSlow)
+		defer cancel()
+		var header http.Header
+		var err error
+		raw, header, err = s.documentOnce(inner, path, accept, what)
+		left -= time.Since(began)
 		if err != nil {
+			if cause := context.Cause(inner); errors.Is(cause, errSlow) {
+				err = cause
+			}
 			return false, err
 		}
-		defer resp.Body.Close()
-		if resp.ContentLength > maxDocument {
-			return false, documentTooLarge(what)
-		}
-		raw, err = io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
-		if err != nil {
-			return false, err
-		}
-		if len(raw) > maxDocument {
-			return false, documentTooLarge(what)
-		}
-		mediaType, _, _ = strings.Cut(resp.Header.Get("Content-Type"), ";")
+		mediaType, _, _ = strings.Cut(header.Get("Content-Type"), ";")
 		sum := digestOf(raw)
 		if digest == "" {
 			// The tag's digest is what the registry says it is; where it says
 			// something else than the bytes do, one of them is not the image's.
-			digest = strings.TrimSpace(resp.Header.Get("Docker-Content-Digest"))
-			if !strings.HasPrefix(digest, "sha256:") || schema1(mediaType, raw) {
+			digest = strings.TrimSpace(header.Get("Docker-Content-Digest"))
+			if checkDigest(digest) != nil || schema1(mediaType, raw) {
 				digest = sum
 			}
 		}
 		if sum != digest {
-			return false, invalid(CodeDigest, "%s gave bytes for %s that have the digest %s, not %s: they were changed on the way, or the registry is damaged", s.ref.Host, what, sum, shown(digest))
+			return false, invalid(CodeDigest, "%s gave bytes for %s that have the digest %s, not %s: they were changed on the way, or the registry is damaged", s.ref.Host, what, sum, digest)
 		}
 		return false, nil
 	})
 	return raw, strings.TrimSpace(mediaType), err
+}
+
+func (s *Source) documentOnce(ctx context.Context, path, accept, what string) ([]byte, http.Header, error) {
+	resp, err := s.get(ctx, path, accept, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	if resp.ContentLength > maxDocument {
+		return nil, nil, documentTooLarge(what)
+	}
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(raw) > maxDocument {
+		return nil, nil, documentTooLarge(what)
+	}
+	return raw, resp.Header, nil
 }
 
 func documentTooLarge(what string) error {

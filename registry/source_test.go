@@ -2,18 +2,18 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httputil"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -192,6 +192,92 @@ func TestPullByToken(t *testing.T) {
 	says(t, err, CodeLogin, "refuses the login", "miosa registry login "+r.Host)
 }
 
+// TestTokenServerByAddress: what the library does not go to is not tried again, and
+// the registry's operator is told what to mend.
+func TestTokenServerByAddress(t *testing.T) {
+	for name, realm := range map[string]string{"a private address": "http://10.0.0.1/token", "redirected to one": "", "without TLS": "ftp://registry.example/token"} {
+		asked := 0
+		var front string
+		front = registrytest.Front(t, "", func(w http.ResponseWriter, q *http.Request) bool {
+			if q.URL.Path == "/token" {
+				http.Redirect(w, q, "http://10.0.0.1/token", http.StatusTemporaryRedirect)
+				return true
+			}
+			asked++
+			w.Header().Set("WWW-Authenticate", fmt.Sprintf("Bearer realm=%q", cmp.Or(realm, "http://"+front+"/token")))
+			w.WriteHeader(http.StatusUnauthorized)
+			return true
+		})
+		_, err := open(t, only, "http://"+front+"/shop:1", Login{}).Resolve(t.Context(), Here)
+		says(t, err, CodeFailing, "has to name the token server by a host name")
+		if asked != 1 {
+			t.Errorf("%s: asked %d times", name, asked)
+		}
+	}
+}
+
+// TestRefreshTokens has a token server give out what is good for one request, and
+// a refresh token with it, while several layers come at once: the library takes
+// one answer at a time.
+func TestRefreshTokens(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	var layers []v1.Layer
+	for n := range 6 {
+		layers = append(layers, registrytest.Layer(t, map[string]string{"data": registrytest.Noise(uint64(n), 1000)}))
+	}
+	r.Push(t, "shop:1", registrytest.Image(t, "amd64", v1.Config{Cmd: []string{"/app"}}, layers...))
+	var given, refreshed atomic.Int64
+	var used, busy sync.Map
+	var front string
+	front = registrytest.Front(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
+		switch _, again := used.LoadOrStore(q.Header.Get("Authorization"), true); {
+		case q.URL.Path == "/token":
+			n := given.Add(1)
+			refresh := fmt.Sprintf("r%d", n)
+			if q.Method == http.MethodPost {
+				refresh = q.PostFormValue("refresh_token")
+				if _, twice := busy.LoadOrStore(refresh, true); twice {
+					t.Errorf("%s is used twice at a time", refresh)
+				}
+				<-time.After(20 * time.Millisecond) // as others would come
+				busy.Delete(refresh)
+				refreshed.Add(1)
+			}
+			_, _ = fmt.Fprintf(w, `{"token": "t%d", "refresh_token": %q}`, n, refresh)
+		case again || q.URL.Path == "/v2/":
+			w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+front+`/token",service="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		default:
+			return false
+		}
+		return true
+	})
+	s := open(t, only, "http://"+front+"/shop:1", Login{})
+	img, err := s.Resolve(t.Context(), Here)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	var all sync.WaitGroup
+	for _, b := range img.Blobs() {
+		all.Go(func() {
+			f, err := os.Create(filepath.Join(dir, b.hex()))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer f.Close()
+			if err := s.Fetch(t.Context(), b, f, func(int64) {}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if refreshed.Load() == 0 {
+		t.Error("nothing was refreshed")
+	}
+}
+
 // TestPlatform picks by platform, and says what there is instead.
 func TestPlatform(t *testing.T) {
 	r := registrytest.Start(t, registrytest.Options{})
@@ -224,7 +310,7 @@ func TestRefusedForms(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Push(t, "plainlayer:1", shop(t, 10))
-	front := frontOf(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
+	front := registrytest.Front(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
 		switch {
 		case strings.HasSuffix(q.URL.Path, "/manifests/foreign"):
 			raw, err := foreign.RawManifest()
@@ -249,18 +335,6 @@ func TestRefusedForms(t *testing.T) {
 	}
 }
 
-// frontOf stands in front of a registry without TLS. odd answers itself, or lets
-// the registry do it.
-func frontOf(t *testing.T, host string, odd func(w http.ResponseWriter, r *http.Request) bool) string {
-	t.Helper()
-	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: host})
-	return serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !odd(w, r) {
-			proxy.ServeHTTP(w, r)
-		}
-	}))
-}
-
 // TestCut cuts the connection in the middle of a layer, again and again: it goes
 // on behind what it has.
 func TestCut(t *testing.T) {
@@ -278,6 +352,66 @@ func TestCut(t *testing.T) {
 	}
 }
 
+// watching tells of each answer, or failure to have one.
+type watching struct {
+	http.RoundTripper
+	told func(error)
+}
+
+func (w watching) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := w.RoundTripper.RoundTrip(r)
+	w.told(err)
+	return resp, err
+}
+
+// TestGoneForAMoment: in the middle of a layer the registry is gone, and back after
+// a few attempts to reach it.
+func TestGoneForAMoment(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	const size = 1 << 20
+	r.Push(t, "shop:1", shop(t, size))
+	cutter := registrytest.Cut(t, r.Host, 400<<10, 1)
+	cutter.Vanish()
+	s := open(t, only, "http://"+cutter.Host+"/shop:1", Login{})
+	refused := 0
+	s.base.plain = watching{s.base.plain, func(err error) {
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			return
+		}
+		if refused++; refused == 3 {
+			if err := cutter.Return(); err != nil {
+				t.Error(err)
+			}
+		}
+	}}
+	if _, stored, err := pull(t, s); err != nil || stored.Manifest.TotalBytes < size {
+		t.Fatalf("got %+v, %v", stored, err)
+	}
+	if cutter.Done() != 1 || refused != 3 {
+		t.Errorf("%d connections were cut, %d refused; wanted 1, 3", cutter.Done(), refused)
+	}
+}
+
+// TestRecordsFailForAMoment: that the guard can't tell our own addresses is no
+// refusal; that one is our own is one.
+func TestRecordsFailForAMoment(t *testing.T) {
+	for want, cell := range map[int]func() ([]netip.Addr, error){
+		5: func() ([]netip.Addr, error) { return nil, errors.New("the records fail") },
+		1: func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil },
+	} {
+		asked := 0
+		s := open(t, outbound.Guard{Cell: func(context.Context) ([]netip.Addr, error) {
+			asked++
+			return cell()
+		}}, "192.0.2.1:5000/shop:1", Login{})
+		_, err := s.Resolve(t.Context(), Here)
+		says(t, err, CodeUnreached, "may not be called from here")
+		if asked != want || strings.Contains(err.Error(), "tried") {
+			t.Errorf("asked %d times, wanted %d: %v", asked, want, err)
+		}
+	}
+}
+
 // TestCutForGood gives up after a bounded number of tries, and goes on with what
 // came when it is called again.
 func TestCutForGood(t *testing.T) {
@@ -286,7 +420,7 @@ func TestCutForGood(t *testing.T) {
 	var left atomic.Int64
 	left.Store(300_000) // bytes of the layer that are given
 	var asked []string
-	front := frontOf(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
+	front := registrytest.Front(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
 		if !strings.Contains(q.URL.Path, "/blobs/") || left.Load() < 0 {
 			return false
 		}
@@ -417,7 +551,7 @@ func TestLies(t *testing.T) {
 		}, "/blobs/" + digest.String(), CodeFailing, "another part"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			front := frontOf(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
+			front := registrytest.Front(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
 				if strings.HasSuffix(q.URL.Path, c.on) {
 					c.odd(w, q)
 					return true
@@ -489,7 +623,7 @@ func TestDiskFull(t *testing.T) {
 func TestSilence(t *testing.T) {
 	r := registrytest.Start(t, registrytest.Options{})
 	r.Push(t, "shop:1", shop(t, 10_000))
-	front := frontOf(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
+	front := registrytest.Front(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
 		if !strings.Contains(q.URL.Path, "/manifests/") {
 			return false
 		}
@@ -516,7 +650,63 @@ func TestSilence(t *testing.T) {
 	}
 }
 
-func serve(t *testing.T, h http.Handler) string { return serveAt(t, "127.0.0.1:0", h) }
+// TestDrip: a registry that sends a document byte by byte has none of the memory
+// that others read with, and not for ever our ear.
+func TestDrip(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	r.Push(t, "shop:1", shop(t, 10_000))
+	for _, on := range []string{"/manifests/", "/blobs/"} {
+		dripping := make(chan struct{}, 1)
+		front := registrytest.Front(t, r.Host, func(w http.ResponseWriter, q *http.Request) bool {
+			if !strings.Contains(q.URL.Path, on) {
+				return false
+			}
+			for q.Context().Err() == nil {
+				if _, err := io.WriteString(w, " "); err != nil {
+					break
+				}
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case dripping <- struct{}{}:
+				case <-time.After(10 * time.Millisecond):
+				case <-q.Context().Done():
+				}
+			}
+			return true
+		})
+		ref, err := Parse("http://" + front + "/shop:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		memory := artifact.NewMemory()
+		s, err := Open(Config{Guard: only, Pause: time.Microsecond, Memory: memory}, ref, Login{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			_, err := s.Resolve(ctx, Here)
+			ended <- err
+		}()
+		<-dripping
+		<-dripping
+		if now, _ := memory.Held(); now != 0 {
+			t.Errorf("%s: %d MB are held while it drips", on, now>>20)
+		}
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: got %v", on, err)
+		}
+		s.Close()
+		if s, err = Open(Config{Guard: only, Pause: time.Microsecond, Document: 300 * time.Millisecond}, ref, Login{}); err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.Resolve(t.Context(), Here)
+		says(t, err, CodeUnreached, "takes more than 300ms to send")
+		s.Close()
+	}
+}
 
 func serveAt(t *testing.T, address string, h http.Handler) string {
 	t.Helper()

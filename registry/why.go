@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -26,6 +27,9 @@ type failure struct {
 	*refusal
 	again bool
 	after time.Duration // before which it is of no use; 0: not said
+	// quiet: how often it was tried is not told. It would tell what is not called from
+	// what does not answer.
+	quiet bool
 }
 
 // refusal is what its words are in: embedded by this name, its Error is a method.
@@ -33,30 +37,73 @@ type refusal = miosa.Error
 
 func (f *failure) Unwrap() error { return f.refusal }
 
+// Ended is what a request came to, without a byte that somebody sent: for the
+// operator's log. URLs may be signed, and registries may say what they were sent.
+type Ended struct {
+	Status int    // of the answer; 0: none that is one
+	Why    string // in words of ours; "": its error code says it
+}
+
+func (e *Ended) Error() string {
+	switch {
+	case e.Status != 0:
+		return fmt.Sprintf("status %d", e.Status)
+	case e.Why != "":
+		return e.Why
+	}
+	return "no answer that can be read"
+}
+
+// ended sums an error up.
+func ended(err error) *Ended {
+	var dns *net.DNSError
+	var cert *tls.CertificateVerificationError
+	var timeout interface{ Timeout() bool }
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &dns):
+		return &Ended{Why: outbound.Unresolved(dns)}
+	case errors.As(err, &cert):
+		return &Ended{Why: "the certificate is not trusted: " + untrusted(cert.Err, "")}
+	case miosa.CodeOf(err) == miosa.Forbidden:
+		return &Ended{Why: "not called"}
+	case errors.As(err, &errno):
+		return &Ended{Why: errno.Error()}
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return &Ended{Why: "timeout"}
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return &Ended{Why: "cut"}
+	}
+	for _, own := range []error{errSilent, errSlow, errTrickle, errRedirects, errPlain} {
+		if errors.Is(err, own) {
+			return &Ended{Why: own.Error()}
+		}
+	}
+	return &Ended{}
+}
+
 // longestAfter bounds what a registry may have us wait for, once.
 const longestAfter = 2 * time.Minute
 
 var errPlain = errors.New("a request without TLS that the reference does not ask for")
 
-// explain words what a request ended in, for who named the image. what is what
-// was asked for.
+// explain words what a request ended in, for who named the image, and keeps
+// nothing else of it. what is what was asked for.
 func (s *Source) explain(err error, what string) error {
-	if err == nil || errors.Is(err, context.Canceled) {
-		return err
-	}
 	if _, ok := errors.AsType[*failure](err); ok {
 		return err
 	}
-	if said, ok := errors.AsType[*miosa.Error](err); ok && said.Code != miosa.Forbidden {
-		return err // it has its words
+	refusal, refused := errors.AsType[*miosa.Error](err)
+	if refused && refusal.Code != miosa.Forbidden {
+		return refusal // it has its words
 	}
-	if _, ok := errors.AsType[*diskError](err); ok {
-		return err
+	if disk, ok := errors.AsType[*diskError](err); ok {
+		return disk
 	}
 	if answer, ok := errors.AsType[*transport.Error](err); ok {
 		return s.answered(answer, what)
 	}
-	f := &failure{refusal: &miosa.Error{Code: miosa.Unavailable, Public: CodeUnreached, Err: err}}
+	f := &failure{refusal: &miosa.Error{Code: miosa.Unavailable, Public: CodeUnreached, Err: ended(err)}}
 	host, place := s.ref.Host, s.ref.Host
 	// Behind a redirect it is another's fault. Its name is nothing that the user
 	// wrote: it is not repeated.
@@ -77,8 +124,16 @@ func (s *Source) explain(err error, what string) error {
 		f.Public, f.Message = CodeTrust, fmt.Sprintf("the certificate of %s is not trusted: %s", place, untrusted(cert.Err, host))
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		f.Message = fmt.Sprintf("what answers at %s speaks no TLS; a registry without it is named http://%s/…, and its address has to be allowed by the operator with --allow-target", place, s.ref.Host)
-	case miosa.CodeOf(err) == miosa.Forbidden, errors.As(err, &op) && op.Op == "dial":
+	case refused, errors.As(err, &op) && op.Op == "dial":
+		// Who does not answer for a moment, as when it is restarted, does later.
+		f.again, f.quiet = !refused || refusal.Passing, true
 		f.Message = fmt.Sprintf("nothing answers at %s, or it may not be called from here: only public addresses may (without TLS none), and what the operator allows with --allow-target", place)
+	case realmRefused(err):
+		f.Public, f.Message = CodeFailing, s.ref.Host+" sends to a token server by a private address, or without TLS: its operator has to name the token server by a host name, https://…"
+	case errors.Is(err, errTrickle):
+		f.Message = fmt.Sprintf("%s sends layers more slowly than %d KB a second, which is the least", place, s.cfg.LeastRate/1000)
+	case errors.Is(err, errSlow):
+		f.Message = fmt.Sprintf("%s takes more than %s to send %s, which is the limit", place, s.cfg.Document, what)
 	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded), errors.Is(err, errSilent):
 		f.Message, f.again = place+" does not answer in time", true
 	case errors.Is(err, errRedirects):
@@ -94,6 +149,13 @@ func (s *Source) explain(err error, what string) error {
 	return f
 }
 
+// realmRefused reports whether go-containerregistry did not go to a token server: it
+// has no type for that.
+func realmRefused(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "invalid realm in www-authenticate: ") || strings.Contains(text, "refusing token-server redirect to ")
+}
+
 // same reports whether a host of a request is the registry's own.
 func (s *Source) same(host string) bool {
 	host = strings.ToLower(host)
@@ -102,7 +164,7 @@ func (s *Source) same(host string) bool {
 
 // answered words an answer that is no success.
 func (s *Source) answered(e *transport.Error, what string) error {
-	f := &failure{refusal: &miosa.Error{Err: e}}
+	f := &failure{refusal: &miosa.Error{Err: &Ended{Status: e.StatusCode}}}
 	has := func(code transport.ErrorCode) bool {
 		return slices.ContainsFunc(e.Errors, func(d transport.Diagnostic) bool { return d.Code == code })
 	}

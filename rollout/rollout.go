@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	// PullDeadline is how long the target's image has to come from its registry.
-	PullDeadline = time.Hour
+	// PullDeadline is how long the target's image has to come from its registry: who
+	// pulls it has an hour for that from when it begins, and waits an hour for others
+	// to end.
+	PullDeadline = 2 * time.Hour
 	// StartDeadline is how long the new instances have to become healthy.
 	StartDeadline = 10 * time.Minute
 	// FlipDeadline is how long live routers have to acknowledge the routes; one

@@ -12,7 +12,6 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/artifact"
 	"github.com/miosa/miosa/freespace"
-	"github.com/miosa/miosa/ration"
 	"github.com/miosa/miosa/registry"
 	"github.com/miosa/miosa/store"
 )
@@ -25,11 +24,17 @@ type job struct {
 	cancel  context.CancelFunc
 	begin   chan struct{} // closed when there is a place
 	begun   bool          // guarded by p.mu
+	host    string        // of the registry, once it is known: run's own
 
 	mu    sync.Mutex // guards the rest
 	state miosa.PullState
 	there map[string]int64 // bytes, by layer
 	want  []registry.Blob  // each layer once
+	// archive is what the release is still going to take of the disk, 0 before it is
+	// promised and when it is there; grown is what came since the disk was looked at;
+	// both in bytes.
+	archive, grown int64
+	promised       bool
 }
 
 func (j *job) is(s miosa.PullState) {
@@ -59,23 +64,48 @@ func (j *job) status() miosa.PullStatus {
 // run pulls and has the result written. When ctx ends there is none: the pull
 // was called off, or the platform ends.
 func (j *job) run(ctx context.Context) {
-	select {
-	case <-j.begin:
-	case <-ctx.Done():
-		return
-	}
-	err := j.pull(ctx)
+	err := j.inTime(ctx)
 	if ctx.Err() != nil || err == nil {
 		return
 	}
 	reason := "the platform could not take it in; publish it again"
 	if said, ok := errors.AsType[*miosa.Error](err); ok && said.Code != miosa.Internal {
 		reason = said.Message
+		j.notPulled(said)
 	} else {
 		j.p.log.Error("pull an image", "rollout", j.rollout.ID, "err", err)
 	}
-	j.p.log.Info("an image was not pulled", "rollout", j.rollout.ID, "err", err)
 	_ = j.write(ctx, "say that an image was not pulled", func() error { return j.keeper.FailImage(ctx, j.rollout, reason) })
+}
+
+// notPulled logs why, in nobody's words but ours: its message may quote the
+// registry, and that what it was sent.
+func (j *job) notPulled(said *miosa.Error) {
+	ended, ok := errors.AsType[*registry.Ended](said)
+	if !ok {
+		ended = &registry.Ended{}
+	}
+	j.p.log.Info("an image was not pulled", "rollout", j.rollout.ID, "host", j.host, "code", said.Code, "public", said.Public, "status", ended.Status, "why", ended.Why)
+}
+
+// inTime pulls when there is a place, and ends a wait or a pull that takes too long.
+func (j *job) inTime(ctx context.Context) error {
+	patience := time.NewTimer(j.p.cfg.Waits)
+	defer patience.Stop()
+	select {
+	case <-j.begin:
+	case <-patience.C:
+		return miosa.Errorf(miosa.Unavailable, "other images were pulled for all of %s, and this one had to wait: publish it again", j.p.cfg.Waits)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	inner, cancel := context.WithTimeout(ctx, j.p.cfg.Takes)
+	defer cancel()
+	err := j.pull(inner)
+	if err != nil && inner.Err() != nil {
+		return miosa.Errorf(miosa.Unavailable, "it did not come within %s: publish it again, what came of it is kept for a while", j.p.cfg.Takes)
+	}
+	return err
 }
 
 // write tries until a result is in the records. What the records themselves say
@@ -115,11 +145,12 @@ func (j *job) pull(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	j.host = ref.Host
 	login, err := j.login(ctx, ref.Host, v.Image.WorkspaceID)
 	if err != nil {
 		return err
 	}
-	source, err := registry.Open(registry.Config{Guard: j.p.cfg.Guard, Roots: j.p.cfg.Roots, Memory: j.p.cfg.Memory, Pause: j.p.cfg.Pause}, ref, login)
+	source, err := registry.Open(registry.Config{Guard: j.p.cfg.Guard, Roots: j.p.cfg.Roots, Memory: j.p.cfg.Memory, Pause: j.p.cfg.Pause, LeastRate: j.p.cfg.LeastRate, RateOver: j.p.cfg.RateOver}, ref, login)
 	if err != nil {
 		return err
 	}
@@ -137,16 +168,11 @@ func (j *job) pull(ctx context.Context) error {
 	if err != nil || known {
 		return err
 	}
-	// What describes it stays in memory until it is taken in.
-	share, err := j.p.cfg.Memory.Take(ctx, ration.Terms{Patience: -1, Unbounded: true}, int64(len(img.Manifest)+len(img.Document)))
-	if err != nil {
-		return err
-	}
-	defer share.Release()
 	if err := j.keeper.RoomForImage(ctx, r.TenantID, img.Bytes()); err != nil {
 		return err
 	}
-	stored, err := j.take(ctx, source, img)
+	of := registry.Scope{Tenant: r.TenantID, Workspace: v.Image.WorkspaceID, Host: ref.Host, Repository: ref.Repository}
+	stored, err := j.take(ctx, source, of, img)
 	if err != nil {
 		return err
 	}
@@ -176,19 +202,21 @@ func (j *job) login(ctx context.Context, host, workspace string) (registry.Login
 }
 
 // take fetches the layers that are not there and makes one artefact of all.
-func (j *job) take(ctx context.Context, source *registry.Source, img registry.Image) (artifact.Stored, error) {
+func (j *job) take(ctx context.Context, source *registry.Source, of registry.Scope, img registry.Image) (artifact.Stored, error) {
 	entries := map[string]*registry.Entry{}
 	j.mu.Lock()
 	j.state, j.there, j.want = miosa.PullFetching, map[string]int64{}, img.Blobs()
 	want := j.want
 	j.mu.Unlock()
 	for _, b := range want {
-		e := j.p.cache.Hold(j.rollout.TenantID, b)
+		e := j.p.cache.Hold(of, b)
 		defer e.Release()
 		entries[b.Digest] = e
-		j.came(b, b.Size-e.Missing())
+		j.mu.Lock()
+		j.there[b.Digest] = b.Size - e.Missing()
+		j.mu.Unlock()
 	}
-	err := j.space(entries, img.Bytes())
+	err := j.space(img.Bytes())
 	if err == nil {
 		err = j.fetch(ctx, source, want, entries)
 	}
@@ -212,35 +240,113 @@ func drop(entries map[string]*registry.Entry) {
 	}
 }
 
-func (j *job) came(b registry.Blob, there int64) {
+// came notes how much of a layer is there, and looks at the disk now and then.
+func (j *job) came(b registry.Blob, there int64) error {
+	j.mu.Lock()
+	more := there - j.there[b.Digest]
+	j.there[b.Digest] = there
+	j.mu.Unlock()
+	return j.grew(max(more, 0))
+}
+
+// grew counts what is on the disk now, and says NoSpace when others took what was
+// there for it.
+func (j *job) grew(n int64) error {
+	j.mu.Lock()
+	j.grown += n
+	look := j.grown >= lookEvery
+	if look {
+		j.grown = 0
+	}
+	j.mu.Unlock()
+	if !look {
+		return nil
+	}
+	room, err := j.p.room(leaveFree)
+	if err == nil && !room {
+		err = j.full()
+	}
+	return err
+}
+
+// owes is what the pull was promised of the disk and has not taken yet, in bytes.
+func (j *job) owes() int64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.there[b.Digest] = there
+	if !j.promised {
+		return 0
+	}
+	return j.missing() + j.archive
+}
+
+// missing is how many bytes of layers are not there; j.mu is held.
+func (j *job) missing() int64 {
+	var n int64
+	for _, b := range j.want {
+		n += max(b.Size-j.there[b.Digest], 0)
+	}
+	return n
 }
 
 // space makes sure of the disk: for the layers, and for the release that is made
-// of them.
-func (j *job) space(entries map[string]*registry.Entry, whole int64) error {
-	need := whole + leaveFree
-	for _, e := range entries {
-		need += e.Missing()
+// of them, besides what other pulls were promised.
+func (j *job) space(whole int64) error {
+	j.p.disk.Lock()
+	defer j.p.disk.Unlock()
+	j.mu.Lock()
+	need := j.missing() + whole + leaveFree
+	j.mu.Unlock()
+	room, err := j.p.room(need + j.p.owed())
+	if err != nil {
+		return err
 	}
+	if !room {
+		return j.full()
+	}
+	j.mu.Lock()
+	j.archive, j.promised = whole, true
+	j.mu.Unlock()
+	return nil
+}
+
+func (j *job) full() error {
+	var whole int64
+	for _, b := range j.want {
+		whole += b.Size
+	}
+	return miosa.Errorf(miosa.NoSpace, "the platform has no disk space left for an image of %d MB; try again later", whole/1e6)
+}
+
+// room reports whether the disk has so many bytes, if need be without layers that
+// nobody holds.
+func (p *Puller) room(need int64) (bool, error) {
 	for _, last := range []bool{false, true} {
-		free, err := j.p.cfg.Free(j.p.cache.Dir())
+		free, err := p.cfg.Free(p.cache.Dir())
 		if err != nil {
-			return err
+			return false, err
 		}
 		if free >= uint64(need) {
-			return nil
+			return true, nil
 		}
 		if last {
 			break
 		}
-		if err := j.p.cache.Sweep(time.Now(), true); err != nil {
-			return err
+		if err := p.cache.Sweep(time.Now(), true); err != nil {
+			return false, err
 		}
 	}
-	return miosa.Errorf(miosa.NoSpace, "the platform has no disk space left for an image of %d MB; try again later", whole/1e6)
+	return false, nil
+}
+
+// owed is what all pulls together are still going to take of the disk, in bytes.
+func (p *Puller) owed() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var n int64
+	for _, j := range p.jobs {
+		n += j.owes()
+	}
+	return n
 }
 
 func free(dir string) (uint64, error) {
@@ -258,13 +364,18 @@ func (j *job) fetch(ctx context.Context, source *registry.Source, want []registr
 		work.Go(func() {
 			for b := range next {
 				err := entries[b.Digest].Fill(inner, func(f *os.File) error {
-					return source.Fetch(inner, b, f, func(there int64) { j.came(b, there) })
+					return source.Fetch(inner, b, f, func(there int64) {
+						if err := j.came(b, there); err != nil {
+							cancel(err)
+						}
+					})
 				})
+				if err == nil {
+					err = j.came(b, b.Size)
+				}
 				if err != nil {
 					cancel(err)
-					continue
 				}
-				j.came(b, b.Size)
 			}
 		})
 	}
@@ -282,34 +393,41 @@ func (j *job) fetch(ctx context.Context, source *registry.Source, want []registr
 	return artifact.StorageError(context.Cause(inner))
 }
 
-// receive gives the image to who takes uploads in, as an archive.
+// receive gives the image to who takes uploads in, as an archive. Written once, it
+// waits for the memory to be read with for as long as the pull lasts.
 func (j *job) receive(ctx context.Context, img registry.Image, entries map[string]*registry.Entry) (artifact.Stored, error) {
-	for {
-		stored, err := j.receiveOnce(ctx, img, entries)
-		if said, ok := errors.AsType[*miosa.Error](err); !ok || said.Public != artifact.CodeBusy {
-			return stored, err
-		}
-		select {
-		case <-time.After(busyPause):
-		case <-ctx.Done():
-			return artifact.Stored{}, ctx.Err()
-		}
-	}
-}
-
-func (j *job) receiveOnce(ctx context.Context, img registry.Image, entries map[string]*registry.Entry) (artifact.Stored, error) {
 	r, w := io.Pipe()
 	var wrote error
 	var work sync.WaitGroup
 	work.Go(func() {
-		wrote = img.WriteLayout(w, func(b registry.Blob) (io.ReadCloser, error) { return entries[b.Digest].Open() })
+		wrote = img.WriteLayout(growing{w, j}, func(b registry.Blob) (io.ReadCloser, error) { return entries[b.Digest].Open() })
 		_ = w.CloseWithError(wrote)
 	})
-	stored, err := j.p.uploads.Receive(ctx, artifact.Upload{Kind: miosa.KindOCI, MediaType: artifact.MediaOCI, Body: r})
+	stored, err := j.p.uploads.Receive(ctx, artifact.Upload{Kind: miosa.KindOCI, MediaType: artifact.MediaOCI, Body: r, Patient: true})
 	_ = r.Close()
 	work.Wait()
+	if _, said := errors.AsType[*miosa.Error](wrote); said {
+		return artifact.Stored{}, wrote
+	}
 	if wrote != nil && !errors.Is(wrote, io.ErrClosedPipe) {
 		return artifact.Stored{}, fmt.Errorf("pack the image: %w", wrote)
 	}
 	return stored, err
+}
+
+// growing is the archive on its way to the disk.
+type growing struct {
+	io.Writer
+	j *job
+}
+
+func (g growing) Write(p []byte) (int, error) {
+	n, err := g.Writer.Write(p)
+	g.j.mu.Lock()
+	g.j.archive = max(g.j.archive-int64(n), 0)
+	g.j.mu.Unlock()
+	if lerr := g.j.grew(int64(n)); err == nil {
+		err = lerr
+	}
+	return n, err
 }

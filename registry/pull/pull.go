@@ -5,6 +5,7 @@
 package pull
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -32,8 +33,8 @@ const (
 	cacheAge   = time.Hour
 	// leaveFree is what a pull leaves of the disk, in bytes.
 	leaveFree = 512 << 20
-	// busyPause is how long to wait when all memory for reading is taken.
-	busyPause = 5 * time.Second
+	// lookEvery is how much a pull writes before it looks at the disk again, in bytes.
+	lookEvery = 1 << 20
 	// writeTries is how often a result is written, with growing pauses, before it
 	// is left to the rollout's deadline.
 	writeTries = 8
@@ -69,7 +70,13 @@ type Config struct {
 	Guard  outbound.Guard // where registries may be
 	Roots  *x509.CertPool // that their certificates are signed by; nil: the system's
 	Memory *ration.Pool   // what manifests are read with
-	Pause  time.Duration  // see registry.Config
+	// Pause, LeastRate and RateOver are as in registry.Config.
+	Pause     time.Duration
+	LeastRate int64
+	RateOver  time.Duration
+	// Waits is how long a pull waits for its place; 0: 1 hour. Takes is how long it
+	// may take from then on; 0: 1 hour.
+	Waits, Takes time.Duration
 	// Free is how many bytes the disk of a directory has; nil: asks the system.
 	Free func(dir string) (uint64, error)
 }
@@ -84,6 +91,7 @@ type Puller struct {
 	cache   *registry.Cache
 
 	running sync.WaitGroup // every job's goroutine
+	disk    sync.Mutex     // held by who promises some of it to a pull
 
 	mu   sync.Mutex // guards the rest
 	jobs []*job     // in the order in which they came
@@ -100,6 +108,7 @@ func New(cfg Config, records store.Store, uploads Uploads, secrets Opener, log *
 	if cfg.Free == nil {
 		cfg.Free = free
 	}
+	cfg.Waits, cfg.Takes = cmp.Or(cfg.Waits, time.Hour), cmp.Or(cfg.Takes, time.Hour)
 	cache, err := registry.OpenCache(cfg.Dir, cacheBytes, cacheAge)
 	if err != nil {
 		return nil, err
@@ -215,31 +224,44 @@ func (p *Puller) changed(ctx context.Context, keeper Keeper, r miosa.Rollout) {
 
 // dispatch lets those begin for whom there is a place; p.mu is held.
 func (p *Puller) dispatch() {
-	var begun []string
+	running := map[string]int{}
+	var waiting []*job
+	var tenants []string
 	for _, j := range p.jobs {
 		if j.begun {
-			begun = append(begun, j.rollout.TenantID)
+			running[j.rollout.TenantID]++
+		} else {
+			waiting, tenants = append(waiting, j), append(tenants, j.rollout.TenantID)
 		}
 	}
-	for _, j := range p.jobs {
-		if !j.begun && mayBegin(begun, j.rollout.TenantID) {
-			j.begun = true
-			close(j.begin)
-			begun = append(begun, j.rollout.TenantID)
-		}
+	for n := next(running, tenants); n >= 0; n = next(running, tenants) {
+		waiting[n].begun = true
+		close(waiting[n].begin)
+		running[tenants[n]]++
+		waiting, tenants = slices.Delete(waiting, n, n+1), slices.Delete(tenants, n, n+1)
 	}
 }
 
-// mayBegin reports whether a pull of a tenant may begin beside those that go on,
-// each named by its tenant.
-func mayBegin(begun []string, tenant string) bool {
-	mine := 0
-	for _, t := range begun {
-		if t == tenant {
-			mine++
+// next is whose pull begins beside those that go on, so many of each tenant: of
+// those that wait, each named by its tenant and in the order in which they came,
+// the first of who has the fewest. -1: none.
+func next(running map[string]int, waiting []string) int {
+	all, best := 0, -1
+	for _, n := range running {
+		all += n
+	}
+	for n, tenant := range waiting {
+		// The last place is for who has none: two tenants can't have all.
+		mine := running[tenant]
+		may := all < atOnce
+		if mine > 0 {
+			may = mine < atOnceTenant && all < atOnce-1
+		}
+		if may && (best < 0 || mine < running[waiting[best]]) {
+			best = n
 		}
 	}
-	return len(begun) < atOnce && mine < atOnceTenant
+	return best
 }
 
 func (p *Puller) ended(j *job) {

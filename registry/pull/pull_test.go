@@ -2,9 +2,13 @@ package pull_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -12,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +42,8 @@ type world struct {
 	blobs artifact.Blobs
 	now   *pull.Puller
 	end   func()
+	key   string // of who calls; "": the platform's first tenant
+	log   *apitest.Log
 }
 
 type uploads struct{ blobs artifact.Blobs }
@@ -57,7 +64,7 @@ func (w *world) Status(id string) (miosa.PullStatus, bool) { return w.now.Status
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, blobs: artifacttest.NewMemory(time.Now), cfg: pull.Config{
+	w := &world{t: t, log: &apitest.Log{}, blobs: artifacttest.NewMemory(time.Now), cfg: pull.Config{
 		Dir: t.TempDir(), Guard: outbound.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}}, Pause: time.Microsecond,
 	}}
 	records := memory.New(time.Now)
@@ -70,7 +77,7 @@ func newWorld(t *testing.T) *world {
 // begin starts a puller, as a start of the platform does.
 func (w *world) begin(secret string) {
 	w.t.Helper()
-	p, err := pull.New(w.cfg, w.Store, uploads{w.blobs}, opener{secret}, slog.New(slog.DiscardHandler))
+	p, err := pull.New(w.cfg, w.Store, uploads{w.blobs}, opener{secret}, slog.New(slog.NewTextHandler(w.log, nil)))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -99,7 +106,7 @@ func (w *world) call(method, path string, body any) (int, map[string]any) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	r.Header.Set("Authorization", "Bearer "+w.Key)
+	r.Header.Set("Authorization", "Bearer "+cmp.Or(w.key, w.Key))
 	r.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
@@ -111,6 +118,71 @@ func (w *world) call(method, path string, body any) (int, map[string]any) {
 		w.t.Fatal(err)
 	}
 	return resp.StatusCode, out
+}
+
+// tenant is the same world for another tenant.
+func (w *world) tenant(slug string) *world {
+	w.t.Helper()
+	other := *w
+	other.key = w.AddKey(miosa.RolePlatform, w.AddTenant(slug).ID, "")
+	return &other
+}
+
+// drip stands in front of a registry and lets the last layer of an image come byte
+// by byte: for minutes, if it has 100,000.
+func drip(t *testing.T, host string, img v1.Image) string {
+	t.Helper()
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, err := layers[len(layers)-1].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return registrytest.Front(t, host, func(w http.ResponseWriter, q *http.Request) bool {
+		if !strings.HasSuffix(q.URL.Path, digest.String()) {
+			return false
+		}
+		for q.Context().Err() == nil {
+			if _, err := w.Write([]byte("x")); err != nil {
+				break
+			}
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-q.Context().Done():
+			}
+		}
+		return true
+	})
+}
+
+// empty checks that no layer lies there.
+func (w *world) empty() {
+	w.t.Helper()
+	left := 0
+	err := filepath.WalkDir(w.cfg.Dir, func(_ string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			left++
+		}
+		return err
+	})
+	if err != nil || left > 0 {
+		w.t.Errorf("%d files stayed (%v)", left, err)
+	}
+}
+
+// start publishes and does not wait.
+func (w *world) start(dep, image string) (version, rollout string) {
+	w.t.Helper()
+	status, out := w.call("POST", "/deployments/"+dep+"/publish", map[string]any{"image": image})
+	version, _ = at(out, "data.version.id").(string)
+	rollout, _ = at(out, "data.rollout.id").(string)
+	if status != 202 || version == "" || rollout == "" {
+		w.t.Fatalf("%d %v", status, out)
+	}
+	return version, rollout
 }
 
 func at(v any, path string) any {
@@ -228,7 +300,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 		return cutter.Done() > 0 && done > 0 && done < all
 	})
 	w.end()
-	parts, err := filepath.Glob(filepath.Join(w.cfg.Dir, w.Tenant.ID, "*.part"))
+	parts, err := filepath.Glob(filepath.Join(w.cfg.Dir, w.Tenant.ID, "*", "*.part"))
 	var kept int64
 	for _, part := range parts {
 		if info, err := os.Stat(part); err == nil {
@@ -244,6 +316,137 @@ func TestKilledInTheMiddle(t *testing.T) {
 	_, out = w.call("GET", "/rollouts/"+rollout+"?wait=true", nil)
 	if at(out, "data.step") != "draining" && at(out, "data.step") != "done" {
 		t.Errorf("it came to %v", at(out, "data"))
+	}
+}
+
+// TestNothingIsHeldWhileLayersCome: a pull that waits for its registry has none of
+// the memory that others read with.
+func TestNothingIsHeldWhileLayersCome(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	r.Push(t, "shop:1", app(t, 7, 1000))
+	asked, let := make(chan struct{}, 8), make(chan struct{})
+	front := registrytest.Front(t, r.Host, func(_ http.ResponseWriter, q *http.Request) bool {
+		if q.Method == http.MethodGet && strings.Contains(q.URL.Path, "/blobs/") {
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+			select {
+			case <-let:
+			case <-q.Context().Done():
+			}
+		}
+		return false
+	})
+	w := newWorld(t)
+	w.end()
+	w.cfg.Memory = artifact.NewMemory()
+	w.begin("")
+	dep := w.deploy("shop")
+	status, out := w.call("POST", "/deployments/"+dep+"/publish", map[string]any{"image": "http://" + front + "/shop:1"})
+	if status != 202 {
+		t.Fatalf("%d %v", status, out)
+	}
+	version, _ := at(out, "data.version.id").(string)
+	<-asked // the config
+	if now, _ := w.cfg.Memory.Held(); now != 0 {
+		t.Errorf("%d MB are held while the config comes", now>>20)
+	}
+	let <- struct{}{}
+	poll(t, func() bool {
+		s, _ := w.Status(version)
+		return s.State == miosa.PullFetching
+	})
+	<-asked
+	if now, _ := w.cfg.Memory.Held(); now != 0 {
+		t.Errorf("%d MB are held while layers come", now>>20)
+	}
+	close(let)
+	rollout, _ := at(out, "data.rollout.id").(string)
+	if _, out = w.call("GET", "/rollouts/"+rollout+"?wait=true", nil); at(out, "data.step") != "draining" && at(out, "data.step") != "done" {
+		t.Errorf("it came to %v", at(out, "data"))
+	}
+}
+
+// TestSlowTenants: two tenants whose registries drip don't have all places.
+func TestSlowTenants(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	img := app(t, 8, 100_000)
+	r.Push(t, "shop:1", img)
+	front := drip(t, r.Host, img)
+	w := newWorld(t)
+	var slow []string
+	for _, slug := range []string{"slow", "slower"} {
+		tenant := w.tenant(slug)
+		for _, name := range []string{"a", "b"} {
+			version, _ := tenant.start(tenant.deploy(name), "http://"+front+"/shop:1")
+			slow = append(slow, version)
+		}
+	}
+	poll(t, func() bool {
+		fetching := 0
+		for _, version := range slow {
+			if s, _ := w.Status(version); s.State == miosa.PullFetching {
+				fetching++
+			}
+		}
+		return fetching >= 3
+	})
+	if out := w.publish(w.deploy("shop"), "http://"+r.Host+"/shop:1"); at(out, "data.promoted") != true {
+		t.Errorf("beside them: %v", at(out, "data.version"))
+	}
+}
+
+// TestTrickle: who drips is not listened to for ever, and its place is another's.
+func TestTrickle(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	img := app(t, 9, 100_000)
+	r.Push(t, "shop:1", img)
+	front := drip(t, r.Host, img)
+	w := newWorld(t)
+	w.end()
+	w.cfg.LeastRate, w.cfg.RateOver = 10_000, 500*time.Millisecond
+	w.begin("")
+	slow := map[string]*world{}
+	for _, slug := range []string{"a", "b", "c", "d"} {
+		tenant := w.tenant("slow-" + slug)
+		_, rollout := tenant.start(tenant.deploy("shop"), "http://"+front+"/shop:1")
+		slow[rollout] = tenant
+	}
+	if out := w.publish(w.deploy("shop"), "http://"+r.Host+"/shop:1"); at(out, "data.promoted") != true {
+		t.Errorf("after them: %v", at(out, "data.version"))
+	}
+	for rollout, tenant := range slow {
+		_, out := tenant.call("GET", "/rollouts/"+rollout+"?wait=true", nil)
+		if reason, _ := at(out, "data.reason").(string); at(out, "data.step") != "failed" || !strings.Contains(reason, "more slowly than 10 KB a second") {
+			t.Errorf("%v", at(out, "data"))
+		}
+	}
+}
+
+// TestTooLong: a pull has its time from when it begins, and a wait for a place has
+// an end, too.
+func TestTooLong(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	img := app(t, 10, 100_000)
+	r.Push(t, "shop:1", img)
+	front := drip(t, r.Host, img)
+	for words, set := range map[string]func(*pull.Config){
+		"it did not come within 500ms":              func(c *pull.Config) { c.Takes = 500 * time.Millisecond },
+		"other images were pulled for all of 500ms": func(c *pull.Config) { c.Waits = 500 * time.Millisecond },
+	} {
+		w := newWorld(t)
+		w.end()
+		set(&w.cfg)
+		w.begin("")
+		for _, name := range []string{"a", "b"} {
+			w.start(w.deploy(name), "http://"+front+"/shop:1")
+		}
+		out := w.publish(w.deploy("c"), "http://"+front+"/shop:1")
+		if m, _ := at(out, "data.version.error_message").(string); !strings.Contains(m, words) {
+			t.Errorf("wanted %s: %s", words, m)
+		}
+		w.end()
 	}
 }
 
@@ -288,15 +491,142 @@ func TestDiskFull(t *testing.T) {
 	if m, _ := at(out, "data.version.error_message").(string); at(out, "data.version.state") != "failed" || !strings.Contains(m, "no disk space left") {
 		t.Errorf("%v: %s", at(out, "data.version.state"), m)
 	}
-	left := 0
-	err := filepath.WalkDir(w.cfg.Dir, func(_ string, d os.DirEntry, err error) error {
-		if err == nil && !d.IsDir() {
-			left++
+	w.empty()
+}
+
+// TestDiskIsPromisedOnce: of two images that begin together, and each have room
+// alone, one is refused at once.
+func TestDiskIsPromisedOnce(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	r.Push(t, "shop:1", app(t, 11, 1<<20))
+	r.Push(t, "shop:2", app(t, 12, 1<<20))
+	asked, let := make(chan struct{}, 8), make(chan struct{})
+	front := registrytest.Front(t, r.Host, func(_ http.ResponseWriter, q *http.Request) bool {
+		if strings.Contains(q.URL.Path, "/blobs/") {
+			asked <- struct{}{}
+			select {
+			case <-let:
+			case <-q.Context().Done():
+			}
 		}
-		return err
+		return false
 	})
-	if err != nil || left > 0 {
-		t.Errorf("%d files stayed (%v)", left, err)
+	w := newWorld(t)
+	w.end()
+	// For each the layers, and the archive of them.
+	w.cfg.Free = func(string) (uint64, error) { return 512<<20 + 3<<20, nil }
+	w.begin("")
+	_, rollout := w.start(w.deploy("first"), "http://"+front+"/shop:1")
+	<-asked // the config
+	let <- struct{}{}
+	<-asked // a layer
+	out := w.publish(w.deploy("second"), "http://"+r.Host+"/shop:2")
+	if m, _ := at(out, "data.version.error_message").(string); !strings.Contains(m, "no disk space left") {
+		t.Errorf("the second: %v: %s", at(out, "data.version.state"), m)
+	}
+	close(let)
+	if _, out = w.call("GET", "/rollouts/"+rollout+"?wait=true", nil); at(out, "data.step") != "draining" && at(out, "data.step") != "done" {
+		t.Errorf("the first came to %v", at(out, "data"))
+	}
+	if out := w.publish(w.deploy("third"), "http://"+r.Host+"/shop:2"); at(out, "data.promoted") != true {
+		t.Errorf("when it has ended: %v", at(out, "data.version"))
+	}
+}
+
+// TestDiskFillsUp: what others write while layers come counts, too.
+func TestDiskFillsUp(t *testing.T) {
+	r := registrytest.Start(t, registrytest.Options{})
+	r.Push(t, "shop:1", app(t, 13, 3<<20))
+	w := newWorld(t)
+	w.end()
+	var asked atomic.Int64
+	w.cfg.Free = func(string) (uint64, error) {
+		if asked.Add(1) == 1 {
+			return 1 << 40, nil
+		}
+		return 512<<20 - 1, nil
+	}
+	w.begin("")
+	out := w.publish(w.deploy("shop"), "http://"+r.Host+"/shop:1")
+	if m, _ := at(out, "data.version.error_message").(string); at(out, "data.version.state") != "failed" || !strings.Contains(m, "no disk space left") {
+		t.Errorf("%v: %s", at(out, "data.version.state"), m)
+	}
+	w.empty()
+}
+
+// TestNothingOfOthersIsLogged: registries that say again what they were sent, token
+// servers whose answer is none, and signed redirects leave nothing of it in the
+// operator's log.
+func TestNothingOfOthersIsLogged(t *testing.T) {
+	const secret = "hunter2"
+	basic := base64.StdEncoding.EncodeToString([]byte("ann:" + secret))
+	for name, c := range map[string]struct {
+		odd func(host string, w http.ResponseWriter, q *http.Request)
+		log string
+	}{
+		"an echo": {func(_ string, w http.ResponseWriter, q *http.Request) {
+			said := q.Header.Get("Authorization")
+			if said == "" {
+				w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			w.WriteHeader(http.StatusTeapot)
+			_, _ = io.WriteString(w, said)
+		}, "code=unavailable public=registry_failing status=418"},
+		"an echo as a document": {func(_ string, w http.ResponseWriter, q *http.Request) {
+			said := q.Header.Get("Authorization")
+			if said == "" {
+				w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			w.Header().Set("Content-Type", said)
+			_, _ = fmt.Fprintf(w, `{"schemaVersion": 2, "mediaType": %q}`, said)
+		}, "code=invalid public=image_format"},
+		"a token's answer": {func(host string, w http.ResponseWriter, q *http.Request) {
+			if q.URL.Path == "/token" {
+				_, _ = io.WriteString(w, `{"refresh": "sesame"}`)
+				return
+			}
+			w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+host+`/token",service="sesame"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		}, "code=unavailable public=registry_failing"},
+		"a signed redirect": {func(_ string, w http.ResponseWriter, q *http.Request) {
+			if strings.Contains(q.URL.Path, "/manifests/") {
+				http.Redirect(w, q, "http://127.0.0.1:1/x?X-Amz-Signature=sesame", http.StatusTemporaryRedirect)
+			}
+		}, `public=registry_unreachable status=0 why="connection refused"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var host string
+			host = registrytest.Front(t, "", func(w http.ResponseWriter, q *http.Request) bool {
+				c.odd(host, w, q)
+				return true
+			})
+			w := newWorld(t)
+			w.end()
+			w.begin(secret)
+			if status, out := w.call("POST", "/registries", map[string]any{"host": host, "username": "ann", "password": secret}); status != 201 {
+				t.Fatal(out)
+			}
+			if out := w.publish(w.deploy("shop"), "http://"+host+"/shop:1"); at(out, "data.version.state") != "failed" {
+				t.Errorf("%v", at(out, "data.version"))
+			}
+			w.end()
+			text := w.log.String()
+			for _, leak := range []string{secret, basic, "sesame", "X-Amz"} {
+				if strings.Contains(text, leak) {
+					t.Errorf("%s is in the log", leak)
+				}
+			}
+			if !strings.Contains(text, "host="+host) || !strings.Contains(text, c.log) {
+				t.Errorf("the log lacks %s", c.log)
+			}
+			if t.Failed() {
+				t.Log(text)
+			}
+		})
 	}
 }
 

@@ -18,6 +18,8 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,6 +31,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
+	"golang.org/x/sys/unix"
 )
 
 // Program is the environment's variable that says where the registry is.
@@ -239,42 +242,129 @@ func Serve(t *testing.T, c *CA, h http.Handler, names ...string) string {
 	return l.Addr().String()
 }
 
+// Front stands in front of a registry without TLS until the test ends, and returns
+// its host and port. odd answers itself, or lets the registry do it.
+func Front(t *testing.T, host string, odd func(w http.ResponseWriter, r *http.Request) bool) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: host})
+	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !odd(w, r) {
+			proxy.ServeHTTP(w, r)
+		}
+	})}
+	var end sync.WaitGroup
+	end.Go(func() { _ = s.Serve(l) })
+	t.Cleanup(func() {
+		_ = s.Close()
+		end.Wait()
+	})
+	return l.Addr().String()
+}
+
 // Cutter stands in front of a server and cuts connections.
 type Cutter struct {
 	Host string
 
-	mu    sync.Mutex // guards the rest
-	after int64      // bytes of one connection that are let through; below 0: all
-	cuts  int        // that are left to do
-	done  int
+	host string // that it stands in front of
+	ctx  context.Context
+	end  sync.WaitGroup
+
+	mu       sync.Mutex   // guards the rest
+	listener net.Listener // nil: nobody listens
+	after    int64        // bytes of one connection that are let through; below 0: all
+	cuts     int          // that are left to do
+	done     int
+	vanish   bool
 }
 
 // Cut stands in front of a host. Of the next connections that bring more than
 // after bytes, cuts are cut behind those.
 func Cut(t *testing.T, host string, after int64, cuts int) *Cutter {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// The port stays ours while nobody listens there.
+	keeper, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Cutter{Host: l.Addr().String(), after: after, cuts: cuts}
+	t.Cleanup(func() { _ = unix.Close(keeper) })
+	if err := share(uintptr(keeper)); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Bind(keeper, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(keeper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, ok := name.(*unix.SockaddrInet4)
+	if !ok {
+		t.Fatalf("bound to a %T", name)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
-	var end sync.WaitGroup
-	end.Go(func() {
+	c := &Cutter{Host: fmt.Sprintf("127.0.0.1:%d", at.Port), host: host, ctx: ctx, after: after, cuts: cuts}
+	t.Cleanup(func() {
+		cancel()
+		c.mu.Lock()
+		c.shut()
+		c.mu.Unlock()
+		c.end.Wait()
+	})
+	if err := c.Return(); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// share lets another socket of ours have the same port.
+func share(fd uintptr) error {
+	return unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+}
+
+// Vanish has nobody listen any more from the next cut on, until Return.
+func (c *Cutter) Vanish() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.vanish = true
+}
+
+// Return listens again.
+func (c *Cutter) Return() error {
+	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		if cerr := raw.Control(func(fd uintptr) { err = share(fd) }); cerr != nil {
+			return cerr
+		}
+		return err
+	}}
+	l, err := config.Listen(c.ctx, "tcp", c.Host)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.listener = l
+	c.end.Go(func() {
 		for {
 			conn, err := l.Accept()
 			if err != nil {
 				return
 			}
-			end.Go(func() { c.pass(ctx, conn, host) })
+			c.end.Go(func() { c.pass(conn) })
 		}
 	})
-	t.Cleanup(func() {
-		cancel()
-		_ = l.Close()
-		end.Wait()
-	})
-	return c
+	return nil
+}
+
+// shut ends the listening; c.mu is held.
+func (c *Cutter) shut() {
+	if c.listener != nil {
+		_ = c.listener.Close()
+		c.listener = nil
+	}
 }
 
 // Done is how many connections were cut.
@@ -291,14 +381,14 @@ func (c *Cutter) Left(n int) {
 	c.cuts = n
 }
 
-func (c *Cutter) pass(ctx context.Context, down net.Conn, host string) {
+func (c *Cutter) pass(down net.Conn) {
 	defer down.Close()
-	up, err := net.Dial("tcp", host)
+	up, err := net.Dial("tcp", c.host)
 	if err != nil {
 		return
 	}
 	defer up.Close()
-	stop := context.AfterFunc(ctx, func() {
+	stop := context.AfterFunc(c.ctx, func() {
 		_ = up.Close()
 		_ = down.Close()
 	})
@@ -314,6 +404,10 @@ func (c *Cutter) pass(ctx context.Context, down net.Conn, host string) {
 		if cut {
 			c.cuts--
 			c.done++
+			if c.vanish {
+				c.vanish = false
+				c.shut()
+			}
 		}
 		c.mu.Unlock()
 		if !cut {
