@@ -126,6 +126,11 @@ type ServiceSpec struct {
 	Resources       Resources
 }
 
+// Raw reports whether connections to a port of the router's lead to it.
+func (s ServiceSpec) Raw() bool {
+	return s.Protocol == ProtocolTCP && s.Type != ServiceWorker
+}
+
 // DefaultResponseTimeout is how long a router waits for the first byte of an
 // answer, and MaxResponseTimeout the longest that a service may ask for.
 const (

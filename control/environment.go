@@ -526,7 +526,7 @@ func (p *pass) tellHealth() {
 	}
 	live, _ := p.version(p.env.ActiveVersionID)
 	seen := health.Environment(p.now, live, p.m.servicesOf(p.env.ID), p.all)
-	tell, wake := w.Look(p.now, p.env.ToldHealth, seen.Health)
+	tell, wake := w.Look(p.now, p.env.ToldHealth, seen.Health, seen.Looping)
 	p.wakeAt(wake)
 	p.wakeAt(seen.Wake)
 	if tell == "" {

@@ -13,7 +13,7 @@ type Deployment struct {
 	Slug                  string         `json:"slug" doc:"Made from the name at creation; unique per tenant; part of public_url."`
 	SourceType            string         `json:"source_type"`
 	State                 string         `json:"state" enum:"pending,building,running,stopped,failed"`
-	Health                *string        `json:"health" enum:"ok,degraded,down" doc:"How what is live in production does, beside state: degraded when an instance that is wanted is missing, fails or crash-loops, down when the service that requests go to has no healthy one; null while nothing is live."`
+	Health                *string        `json:"health" enum:"ok,degraded,down" doc:"How what is live in production does, beside state: degraded when an instance that is wanted is missing, fails or crash-loops, down when the service that requests go to, or one of protocol tcp, has no healthy one; null while nothing is live."`
 	Reasons               []string       `json:"reasons" doc:"Why health is not ok, in words."`
 	ActiveVersionID       *string        `json:"active_version_id" doc:"The version that is live in production."`
 	ActiveReleaseID       *string        `json:"active_release_id"`
