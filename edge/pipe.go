@@ -36,18 +36,15 @@ const (
 // does not wait for.
 const silence = time.Second
 
-// Why a connection was ended, besides what ends an exchange from outside.
-const (
-	endedByReset   int32 = 100 + iota // of the client or of the app
-	endedBySilence                    // nothing went on for long
-)
+// endedByReset: the client or the app broke the connection off.
+const endedByReset int32 = 200
 
 // why is the word for that in the access log.
 func (p *pipe) why() string {
 	switch p.broken.Load() {
 	case 0:
 		return ""
-	case endedBySilence:
+	case endedByIdleness:
 		return "idle"
 	case endedByDrain:
 		return "drained"
@@ -130,7 +127,7 @@ func (p *pipe) copy(dst, src *net.TCPConn, count *int64, all *atomic.Uint64) {
 func (p *pipe) look() {
 	left := time.Duration(p.active.Load()) + p.session.port.ports.rt.cfg.IdleTimeout - time.Since(p.started)
 	if left <= 0 {
-		p.interrupt(endedBySilence)
+		p.interrupt(endedByIdleness)
 		return
 	}
 	p.timer.Reset(left)

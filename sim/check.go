@@ -473,38 +473,61 @@ func (c *checker) settledService(a *app, env miosa.Environment, svc miosa.Servic
 	return nil
 }
 
+// settledRoutes: in the end each door of what is live leads to all that is well
+// of its service, and no other port is open.
 func (c *checker) settledRoutes() error {
+	open := map[string]bool{}
 	for _, a := range c.s.users.apps {
 		env, name := c.envs[a.env.ID], a.dep.Slug+"--"+a.env.Name+"."+c.s.users.tenant.Slug+".sim"
 		if a.deleted || env.ActiveVersionID == "" {
 			continue
 		}
 		v := c.versions[env.ActiveVersionID]
-		for _, r := range c.s.routers {
-			pool := r.table.Routes[name]
-			if pool.VersionID != v.ID || pool.ServiceID != routedOf(v) {
-				return fmt.Errorf("in the end %s sends %s to %s of %s, not to %s of %s", r.id, name, pool.ServiceID, pool.VersionID, routedOf(v), v.ID)
+		leads := map[string]string{name: routedOf(v)}
+		for _, spec := range v.Services {
+			if spec.Protocol == miosa.ProtocolTCP {
+				at := door(c.services[spec.ServiceID].PublicPort)
+				leads[at], open[at] = spec.ServiceID, true
 			}
-			held := map[string]bool{}
-			for _, b := range pool.Backends {
-				held[b.InstanceID] = true
-				if i := c.instances[b.InstanceID]; i.VersionID != v.ID || i.ServiceID != routedOf(v) {
-					return fmt.Errorf("in the end %s sends %s to %s, which is of %s of %s", r.id, name, i.ID, i.ServiceID, i.VersionID)
-				}
-			}
-			for _, id := range c.backends(v, time.Second) {
-				if !held[id] {
-					return fmt.Errorf("in the end %s does not send %s to %s, which is healthy", r.id, name, id)
-				}
+		}
+		for _, at := range sortedIDs(leads) {
+			if err := c.settledDoor(v, at, leads[at]); err != nil {
+				return err
 			}
 		}
 	}
 	for _, r := range c.s.routers {
-		for _, name := range sortedIDs(r.table.Routes) {
-			for _, b := range r.table.Routes[name].Backends {
+		for _, at := range r.doors {
+			pool, _ := poolBehind(r.table, at)
+			if pool.Protocol == miosa.ProtocolTCP && !open[at] {
+				return fmt.Errorf("in the end %s has %s open, which leads to nothing that is live", r.id, at)
+			}
+			for _, b := range pool.Backends {
 				if i := c.instances[b.InstanceID]; i.State() != miosa.Healthy && c.s.now.Sub(c.since[i.ID]) >= time.Second {
-					return fmt.Errorf("in the end %s routes %s to %s, which is %s", r.id, name, b.InstanceID, i.State())
+					return fmt.Errorf("in the end %s routes %s to %s, which is %s", r.id, at, b.InstanceID, i.State())
 				}
+			}
+		}
+	}
+	return nil
+}
+
+func (c *checker) settledDoor(v miosa.Version, at, service string) error {
+	for _, r := range c.s.routers {
+		pool, _ := poolBehind(r.table, at)
+		if pool.VersionID != v.ID || pool.ServiceID != service {
+			return fmt.Errorf("in the end %s sends %s to %s of %s, not to %s of %s", r.id, at, pool.ServiceID, pool.VersionID, service, v.ID)
+		}
+		held := map[string]bool{}
+		for _, b := range pool.Backends {
+			held[b.InstanceID] = true
+			if i := c.instances[b.InstanceID]; i.VersionID != v.ID || i.ServiceID != service {
+				return fmt.Errorf("in the end %s sends %s to %s, which is of %s of %s", r.id, at, i.ID, i.ServiceID, i.VersionID)
+			}
+		}
+		for _, id := range c.backends(v, service, time.Second) {
+			if !held[id] {
+				return fmt.Errorf("in the end %s does not send %s to %s, which is healthy", r.id, at, id)
 			}
 		}
 	}
