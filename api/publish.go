@@ -152,9 +152,11 @@ func (c *call) checkPublish(in *resource.Publish) error {
 		if s.Type == "worker" && s.Port != nil {
 			f.add(field+".port", "a worker has none")
 		}
-		f.spoken(field+".", &miosa.ServiceSpec{}, s.SpokenPatch)
+		spec := miosa.ServiceSpec{Name: s.Name, Type: miosa.ServiceType(s.Type)}
+		f.spoken(field+".", &spec, s.SpokenPatch)
 		f.path(field+".health_check_path", s.HealthCheckPath)
-		f.health(field+".health_check", miosa.DefaultHealthCheck(), s.HealthCheck)
+		spec.Health = f.health(field+".health_check", miosa.DefaultHealthCheck(), s.HealthCheck)
+		f.suits(field+".", spec)
 		f.between(field+".desired_replicas", s.DesiredReplicas, 0, 10_000)
 		f.resources(field+".resources", miosa.DefaultResources(), s.Resources)
 		f.restart(field+".restart", miosa.RestartPolicy{}, s.Restart)
@@ -347,9 +349,12 @@ func (p *publication) spec(tx *store.Tx, a resource.PublishService) (miosa.Servi
 	var f faults
 	f.spoken("", &spec, a.SpokenPatch)
 	if a.HealthCheckPath != "" {
-		spec.Health.Path = a.HealthCheckPath
+		spec.Health = f.health("health_check", spec.Health, &resource.HealthPatch{Path: &a.HealthCheckPath})
 	}
 	spec.Health = f.health("health_check", spec.Health, a.HealthCheck)
+	if a.HealthCheckPath != "" || a.HealthCheck != nil {
+		f.suits("", spec)
+	}
 	spec.Resources = f.resources("resources", spec.Resources, a.Resources)
 	if err := f.err(); err != nil {
 		return miosa.ServiceSpec{}, err
@@ -668,7 +673,7 @@ func (c *call) startRollout(tx *store.Tx, env miosa.Environment, v miosa.Version
 	r := miosa.Rollout{
 		ID: id, TenantID: env.TenantID, DeploymentID: env.DeploymentID, EnvironmentID: env.ID, Kind: kind,
 		TargetID: v.ID, FromID: env.ActiveVersionID, Promote: promote, Step: miosa.StepStarting, StepSince: now,
-		Deadline: now.Add(rollout.StartDeadline), Requester: c.key.ID, CreatedAt: now, UpdatedAt: now,
+		Deadline: now.Add(rollout.StartWithin(v)), Requester: c.key.ID, CreatedAt: now, UpdatedAt: now,
 		Traceparent: traceparent(c.r.Header.Get("Traceparent")),
 	}
 	if !v.Pulled() {

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
@@ -97,4 +98,82 @@ func serviceAt(a answer, path string) any {
 		at = table[name]
 	}
 	return at
+}
+
+// A worker has no port to be asked on: a health check that would is refused with
+// the service's name, in a publish and in a change.
+func TestWorkersAreNotAskedOnAPort(t *testing.T) {
+	p := start(t, api.Config{})
+	dep := p.deploy("shop")
+	release := p.upload(dep, "one")
+	publish := func(status int, worker map[string]any) answer {
+		t.Helper()
+		all := map[string]any{"name": "jobs", "type": "worker", "run_command": "/app/jobs"}
+		maps.Copy(all, worker)
+		web := map[string]any{"name": "web", "run_command": "/app/server"}
+		a := p.want(status, "POST", "/deployments/"+dep+"/publish?wait=true", map[string]any{"release_id": release, "services": []any{web, all}})
+		if status == 200 {
+			p.settled(dep)
+		}
+		return a
+	}
+	check := func(kind string) map[string]any {
+		return map[string]any{"health_check": map[string]any{"type": kind, "command": "/app/check"}}
+	}
+	publish(200, check("exec"))
+	_, ids := p.services(dep, "")
+	for _, kind := range []string{"http", "tcp", "grpc"} {
+		a := publish(422, check(kind))
+		if !strings.Contains(a.Raw, "services[1].health_check.type") || !strings.Contains(a.Raw, "service jobs is a worker") {
+			t.Errorf("%s: %s", kind, a.Raw)
+		}
+		a = p.want(422, "PATCH", "/services/"+ids["jobs"], check(kind))
+		if !strings.Contains(a.Raw, `"health_check.type"`) || !strings.Contains(a.Raw, "service jobs is a worker") {
+			t.Errorf("%s: %s", kind, a.Raw)
+		}
+	}
+	if a := publish(422, map[string]any{"protocol": "tcp"}); !strings.Contains(a.Raw, "services[1].protocol") || !strings.Contains(a.Raw, "service jobs is a worker") {
+		t.Error(a.Raw)
+	}
+	publish(200, check("none"))
+	p.want(200, "PATCH", "/services/"+ids["jobs"], check("exec"))
+	p.settled(dep)
+}
+
+// A path is for a request: given alone it makes the check one, whatever it was.
+func TestAPathMakesTheHealthCheckARequest(t *testing.T) {
+	p := start(t, api.Config{})
+	dep := p.deploy("shop")
+	release := p.upload(dep, "one")
+	is := func(want string) {
+		t.Helper()
+		p.settled(dep)
+		_, ids := p.services(dep, "")
+		a := p.want(200, "GET", "/services/"+ids["web"], nil)
+		if got := fmt.Sprint(a.at("data.health_check.type"), a.at("data.health_check.path")); got != want {
+			t.Errorf("it is %s, want %s", got, want)
+		}
+	}
+	publish := func(more map[string]any) {
+		t.Helper()
+		body := map[string]any{"release_id": release, "run_command": "/app/server"}
+		maps.Copy(body, more)
+		p.want(200, "POST", "/deployments/"+dep+"/publish?wait=true", body)
+	}
+	web := func(check map[string]any) map[string]any {
+		return map[string]any{"services": []any{map[string]any{"name": "web", "run_command": "/app/server", "health_check": check}}}
+	}
+	publish(web(map[string]any{"type": "exec", "command": "/app/check"}))
+	is("exec/")
+	publish(map[string]any{"health_check_path": "/a"})
+	is("http/a")
+	publish(web(map[string]any{"type": "tcp"}))
+	is("tcp/a")
+	_, ids := p.services(dep, "")
+	p.want(200, "PATCH", "/services/"+ids["web"], map[string]any{"health_check": map[string]any{"path": "/b"}})
+	is("http/b")
+	publish(web(map[string]any{"type": "grpc"}))
+	p.settled(dep)
+	p.want(200, "PATCH", "/services/"+ids["web"], map[string]any{"health_check": map[string]any{"path": "/shop.Orders"}})
+	is("grpc/shop.Orders")
 }

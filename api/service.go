@@ -441,6 +441,9 @@ func (s serviceChange) freeze(spec *miosa.ServiceSpec) error {
 	}
 	f.spoken("", spec, p.SpokenPatch)
 	spec.Health = f.health("health_check", spec.Health, p.HealthCheck)
+	if p.HealthCheck != nil {
+		f.suits("", *spec)
+	}
 	spec.Resources = f.resources("resources", spec.Resources, p.Resources)
 	if s.size != nil {
 		gpu, egress := spec.Resources.GPU, spec.Resources.EgressMbps

@@ -5,7 +5,8 @@
 //
 // Tags beyond toml: doc says what a key is (and is the help of its flag), enum
 // its allowed values, min and max its range (of a text, a list or a table: how
-// much it holds), zero what 0 means where it may be that too, default what holds
+// much it holds), zero what 0 means where it may be that too (of a text or list
+// what its flag's empty value means), default what holds
 // where the key is not there, and example what the schema shows.
 package appfile
 
@@ -36,10 +37,10 @@ type Service struct {
 	Replicas        *int      `toml:"replicas" min:"0" max:"10000" doc:"how many instances" default:"as it was scaled, at first 1"`
 	Size            *string   `toml:"size" enum:"micro,small,medium,large,xlarge" doc:"named size of an instance; resources change it in parts" default:"small"`
 	Resources       Resources `toml:"resources" doc:"size of an instance"`
-	Regions         []string  `toml:"regions" max:"100" doc:"regions it may run in" default:"any" example:"eu-west"`
+	Regions         []string  `toml:"regions" max:"100" zero:"any" doc:"regions it may run in" default:"any" example:"eu-west"`
 	Sticky          Sticky    `toml:"sticky" doc:"what ties a client to one instance"`
 	Health          Health    `toml:"health" doc:"how an instance is judged"`
-	StopSignal      *string   `toml:"stop_signal" min:"1" max:"20" doc:"signal that asks it to end" default:"the image's, or SIGTERM" example:"SIGQUIT"`
+	StopSignal      *string   `toml:"stop_signal" min:"1" max:"20" zero:"the default" doc:"signal that asks it to end" default:"the image's, or SIGTERM" example:"SIGQUIT"`
 	StopGrace       *Duration `toml:"stop_grace" min:"1s" max:"5m" doc:"time from the stop signal to SIGKILL" default:"10s"`
 	Restart         Restart   `toml:"restart" doc:"when an instance is booted again"`
 }
@@ -57,7 +58,7 @@ type Resources struct {
 type Health struct {
 	Type      *string           `toml:"type" enum:"http,tcp,grpc,exec,none" doc:"how it is asked: http wants a 2xx, tcp a connection, grpc SERVING, exec the command's exit code 0; none asks nothing" default:"http, of protocol tcp tcp, of a worker none"`
 	Path      *string           `toml:"path" min:"1" max:"1024" doc:"path that answers 2xx when it is healthy; of grpc / and the service asked about" default:"/" example:"/healthz"`
-	Host      *string           `toml:"host" min:"1" max:"255" doc:"what it is asked with as Host" example:"shop.example" default:"the app's managed host name"`
+	Host      *string           `toml:"host" min:"1" max:"255" zero:"the default" doc:"what it is asked with as Host" example:"shop.example" default:"the app's managed host name"`
 	Scheme    *string           `toml:"scheme" enum:"http,https" doc:"what it is asked over; of https any certificate will do" default:"http"`
 	Headers   map[string]string `toml:"headers" max:"20" doc:"headers it is asked with; ${NAME} is that variable's value" example:"Authorization: Bearer ${HEALTH_TOKEN}"`
 	Command   *string           `toml:"command" min:"1" max:"16384" doc:"command that exits with 0 in a healthy instance; makes type exec" example:"/app/check"`
