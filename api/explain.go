@@ -184,7 +184,7 @@ func (c *call) explainRollout(dep miosa.Deployment, r miosa.Rollout) (resource.E
 	if r.Reason != "" {
 		e.Reasons = append(e.Reasons, r.Reason)
 	}
-	if r.CancelledBy != "" {
+	if miosa.IDPrefix(r.CancelledBy) == miosa.PrefixRollout {
 		e.Reasons = append(e.Reasons, r.CancelledBy+" took its place")
 	}
 	if r.Live() {

@@ -84,6 +84,38 @@ func TestRollbackCancelsALivePublish(t *testing.T) {
 	}
 }
 
+// Where nothing is live, back is to nothing: the publish that goes on is called
+// off, in its environment alone, and what is live elsewhere stays.
+func TestRollbackCallsOffAFirstPublish(t *testing.T) {
+	p := start(t, api.Config{})
+	dep := p.deploy("shop")
+	release := p.upload(dep, "one")
+	if a := p.want(409, "POST", "/deployments/"+dep+"/rollback", map[string]any{}); a.code() != "nothing_to_roll_back_to" {
+		t.Errorf("nothing was published: %s", a.Raw)
+	}
+	p.publish(dep, release, "/app/server")
+	p.settled(dep)
+	held := p.want(202, "POST", "/deployments/"+dep+"/publish", map[string]any{"release_id": release, "run_command": "/app/held", "environment": "staging"})
+	back := p.want(200, "POST", "/deployments/"+dep+"/rollback", map[string]any{"environment": "staging"})
+	if back.text("data.rollout.id") != held.text("data.rollout.id") || back.text("data.rollout.step") != "cancelled" {
+		t.Errorf("the publish is not cancelled: %s", back.Raw)
+	}
+	if v := p.want(200, "GET", "/deployments/"+dep+"/versions/"+held.text("data.version.id"), nil); v.text("data.state") != "failed" {
+		t.Errorf("its version is %s", v.text("data.state"))
+	}
+	if why := p.want(200, "GET", "/why/"+held.text("data.rollout.id"), nil); strings.Contains(why.Raw, "took its place") {
+		t.Errorf("nothing took its place: %s", why.Raw)
+	}
+	if a := p.want(409, "POST", "/deployments/"+dep+"/rollback", map[string]any{"environment": "staging"}); a.code() != "nothing_to_roll_back_to" {
+		t.Errorf("nothing goes on any more: %s", a.Raw)
+	}
+	if a := p.want(200, "GET", "/deployments/"+dep, nil); a.at("data.active_version_id") == nil {
+		t.Errorf("production is not live any more: %s", a.Raw)
+	}
+	// The next one is no longer held up.
+	p.want(200, "POST", "/deployments/"+dep+"/publish?wait=true", map[string]any{"release_id": release, "run_command": "/app/server", "environment": "staging"})
+}
+
 func TestPublishWithoutPromote(t *testing.T) {
 	p := start(t, api.Config{})
 	dep := p.deploy("canary")

@@ -50,7 +50,7 @@ func deploymentRoutes() []*route {
 		{Method: post, Pattern: "/deployments/{id}/rollback", Access: accessTenant, Operation: "rollback", Summary: "Make an earlier version live again",
 			Also: []int{202}, Query: []param{{"wait", "false: answer at once, 202."}},
 			Notes: "Answers after the flip; `Prefer: respond-async`: 202 at once. A live publish is cancelled. Without a version: what was live before the present one, " +
-				"or, while a publish goes on that has not gone live, what is live now. 404 not of this deployment, 409 not ready, 410 archived.",
+				"or, while a publish goes on that has not gone live, what is live now; where nothing is, the publish is cancelled, and rollout is its own. 404 not of this deployment, 409 not ready, 410 archived.",
 			Handle: one((*Server).rollback)},
 		{Method: post, Pattern: "/deployments/{id}/scale", Access: accessTenant, Operation: "scale", Summary: "Set the number of instances",
 			Handle: one((*Server).scaleDeployment)},

@@ -51,6 +51,8 @@ func (c *Control) run(ctx context.Context, after int64) {
 			case !ok:
 			case r.CancelledBy != "" && cancelled[r.ID] != nil:
 				cancelled[r.ID]()
+			case r.CancelledBy != "" && r.Step == miosa.StepPulling:
+				c.move(ctx, r, miosa.StepCancelled, "cancelled", nil)
 			case r.Step == miosa.StepStarting && cancelled[r.ID] == nil:
 				life, cancel := context.WithCancel(ctx)
 				cancelled[r.ID] = cancel
