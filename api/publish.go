@@ -324,6 +324,9 @@ func (p *publication) spec(tx *store.Tx, a resource.PublishService) (miosa.Servi
 			spec = s
 		}
 	}
+	if p.in.Reset {
+		spec.Command = "" // also the deployment's is one that the request does not say
+	}
 	raw := spec.Protocol == miosa.ProtocolTCP && a.Protocol == nil || a.Protocol != nil && *a.Protocol == string(miosa.ProtocolTCP)
 	service, err := p.service(tx, a, raw && a.Type != string(miosa.ServiceWorker))
 	if err != nil {

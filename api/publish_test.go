@@ -3,6 +3,7 @@ package api_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api"
@@ -484,6 +485,47 @@ func TestTraceparentIsKept(t *testing.T) {
 		}
 		if len(kept) != n+1 || kept[n] != c.want {
 			t.Errorf("%.60q: kept %q", c.header, kept)
+		}
+	}
+}
+
+// Until when one that starts may become healthy depends on what is waited for:
+// its boot, its health check, or that it has run for a while.
+func TestWhyOfAnInstanceThatStarts(t *testing.T) {
+	p := start(t, api.Config{})
+	dep := p.deploy("shop")
+	p.want(200, "POST", "/deployments/"+dep+"/publish?wait=true", map[string]any{"release_id": p.upload(dep, "x"), "services": []any{
+		map[string]any{"name": "web", "run_command": "/app/server"},
+		map[string]any{"name": "jobs", "type": "worker", "run_command": "/app/jobs", "health_check": map[string]any{"stable_seconds": 45}},
+	}})
+	p.settled(dep)
+	list, _ := p.want(200, "GET", "/runtime-instances", nil).at("data").([]any)
+	began := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		runs      bool
+		web, jobs string
+	}{
+		{false, "It boots until 2026-01-01T12:05:00Z at the latest.", "It counts as healthy once its process has run for 45s."},
+		{true, "It has until 2026-01-01T12:01:03Z to become healthy.", "It counts as healthy once its process has run for 45s."},
+	} {
+		for _, entry := range list {
+			i, _ := entry.(map[string]any)
+			id, _ := i["id"].(string)
+			p.Update(func(tx *store.Tx) error {
+				o, err := store.Load(tx, store.Observations, store.ObservationKey(p.Tenant.ID, dep, id))
+				if err != nil {
+					return err
+				}
+				o.State, o.StartedAt, o.Phases = miosa.Starting, began, nil
+				if c.runs {
+					o.Phases = []miosa.Phase{{Name: "app_started", At: began.Add(3 * time.Second)}}
+				}
+				return store.Save(tx, store.Observations, o)
+			})
+			want := map[any]string{"web": c.web, "jobs": c.jobs}[i["service_name"]]
+			if a := p.want(200, "GET", "/why/"+id, nil); a.text("data.next_step") != want {
+				t.Errorf("%s: %q, want %q", i["service_name"], a.text("data.next_step"), want)
+			}
 		}
 	}
 }

@@ -177,3 +177,22 @@ func TestAPathMakesTheHealthCheckARequest(t *testing.T) {
 	p.want(200, "PATCH", "/services/"+ids["web"], map[string]any{"health_check": map[string]any{"path": "/shop.Orders"}})
 	is("grpc/shop.Orders")
 }
+
+// A deployment's own run command is for publishes that take over what there was.
+func TestResetIgnoresTheDeploymentsCommand(t *testing.T) {
+	p := start(t, api.Config{})
+	a := p.want(201, "POST", "/deployments", map[string]any{"name": "shop", "run_command": "/app/old"})
+	dep := a.text("data.id")
+	release := p.upload(dep, "one")
+	publish := func(status int, reset bool) answer {
+		t.Helper()
+		return p.want(status, "POST", "/deployments/"+dep+"/publish?wait=true", map[string]any{"release_id": release, "reset": reset, "services": []any{map[string]any{"name": "web"}}})
+	}
+	if got := publish(200, false); serviceAt(got, "run_command") != "/app/old" {
+		t.Error(got.Raw)
+	}
+	p.settled(dep)
+	if got := publish(422, true); !strings.Contains(got.Raw, "run_command is needed for service web") {
+		t.Error(got.Raw)
+	}
+}

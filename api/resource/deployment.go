@@ -69,7 +69,7 @@ type Publish struct {
 	Port            *int              `json:"port,omitempty" doc:"1–65535. Default: that of the active version, the image's first exposed port, 8080."`
 	HealthCheckPath string            `json:"health_check_path,omitempty" doc:"Default: that of the active version, /."`
 	Services        []PublishService  `json:"services,omitempty" doc:"Several services of one version; default is one, web."`
-	Reset           bool              `json:"reset,omitempty" doc:"What a service does not say is the default, not what the active version has; only desired_replicas and logs stay as they are."`
+	Reset           bool              `json:"reset,omitempty" doc:"What a service does not say is the default, not what the active version or the deployment has; only desired_replicas and logs stay as they are."`
 	Variables       map[string]string `json:"variables,omitempty" doc:"Plain variables of the environment to set with it; those that are not named stay. A secret is not overwritten."`
 	Promote         *bool             `json:"promote,omitempty" doc:"Default true. false: only prove that it becomes healthy."`
 	DataServices    []any             `json:"data_services,omitempty" doc:"Accepted for compatibility; bindings are the operator's."`
