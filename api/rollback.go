@@ -313,11 +313,11 @@ func (c *call) txCarry(tx *store.Tx, dep *miosa.Deployment, env miosa.Environmen
 	p := publication{c: c, dep: *dep, env: env, plan: plan, active: active, all: services}
 	var specs []miosa.ServiceSpec
 	for _, spec := range from.Services {
-		s, err := p.service(tx, resource.PublishService{Name: spec.Name, Type: string(spec.Type)}, spec.Protocol == miosa.ProtocolTCP)
+		s, set, err := p.service(tx, resource.PublishService{Name: spec.Name, Type: string(spec.Type)}, spec.Protocol == miosa.ProtocolTCP)
 		if err != nil {
 			return miosa.Version{}, miosa.Rollout{}, err
 		}
-		spec.ServiceID = s.ID
+		spec.ServiceID, spec.Settings = s.ID, set // how many there are, and where, is the environment's own
 		specs = append(specs, spec)
 	}
 	if err := c.room(tx, plan, env, p.named(specs)); err != nil {

@@ -44,6 +44,7 @@ func deploymentRoutes() []*route {
 		{Method: post, Pattern: "/deployments/{id}/publish", Access: accessTenant, Operation: "publish", Summary: "Publish a release, or an image from a registry, as a new version",
 			Status: 202, Also: []int{200},
 			Notes: waitNote + " A version that never became healthy answers 200 with version.state failed, its error_message, and promoted false; what was live goes on serving. " +
+				"What it says of desired_replicas, regions, sticky and restart is the services' own from when its version goes live for the first time; a rollback leaves it. " +
 				"409 rollout_in_progress while another one goes on in the environment. An image is pulled first, within an hour: the rollout's step is pulling, version.image.pull says how far it is, " +
 				"and release is null until it is there.",
 			Query: []param{{"wait", "true: answer when the publish is decided."}}, Handle: one((*Server).publish)},

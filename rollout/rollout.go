@@ -176,7 +176,7 @@ func survey(in Input) progress {
 		if _, ok := in.Target.Service(svc.ID); !ok || in.Target.Kind == miosa.KindStatic {
 			continue
 		}
-		for n := range max(svc.DesiredReplicas, Proofs) {
+		for n := range max(in.Target.Settled(svc).DesiredReplicas, Proofs) {
 			p.want++
 			p.slot(in, svc.ID, n)
 		}
@@ -290,7 +290,7 @@ func serving(in Input) bool {
 	}
 	for _, svc := range in.Services {
 		spec, ok := in.Target.Service(svc.ID)
-		if ok && spec.Raw() && svc.DesiredReplicas > 0 && !serves(svc.ID) {
+		if ok && spec.Raw() && in.Target.Settled(svc).DesiredReplicas > 0 && !serves(svc.ID) {
 			return false
 		}
 	}

@@ -36,7 +36,7 @@ type stage struct{ in rollout.Input }
 
 // line carries out one line of a script:
 //
-//	service NAME replicas=2 [worker] [tcp] [drain=60] [grace=9m] [stable=10m]
+//	service NAME replicas=2 [worker] [tcp] [drain=60] [sets=3] [grace=9m] [stable=10m]
 //	publish [promote=no] [first] [image=shop:1]
 //	pulled | unpulled failure="words"
 //	instance ID SERVICE slot=0 [version=1] STATE [failure="words"] [kind=exit] [reason="no room"] [said=line]
@@ -54,6 +54,9 @@ func (s *stage) line(l transcript.Line) (string, error) {
 		}
 		if l.Has("tcp") {
 			spec.Protocol = miosa.ProtocolTCP
+		}
+		if n := l.Int("sets", -1); n >= 0 {
+			spec.Settings.SetsReplicas, spec.Settings.Replicas = true, n
 		}
 		spec.Health.Grace, spec.Health.Stable = l.Duration("grace", 0), l.Duration("stable", 0)
 		s.in.Target.ID = "ver_2"
