@@ -351,6 +351,9 @@ func (b *bench) routes() {
 		if pool.VersionID != want.ID || pool.ServiceID != routedOf(want) || !slices.Equal(got, b.seen.backends(want)) {
 			b.Fatalf("%s is served by %s of %s, %v; want %s of %s, %v", pool.DeploymentID, pool.ServiceID, pool.VersionID, got, routedOf(want), want.ID, b.seen.backends(want))
 		}
+		if sticky := want.Settled(b.seen.services[pool.ServiceID]).Sticky; pool.Sticky != sticky {
+			b.Fatalf("%s of %s is sticky by %+v, want %+v", pool.ServiceID, pool.VersionID, pool.Sticky, sticky)
+		}
 	}
 }
 
