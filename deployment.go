@@ -49,7 +49,7 @@ type EnvironmentHealth string
 const (
 	EnvironmentOK       EnvironmentHealth = "ok"       // every instance that is wanted is healthy
 	EnvironmentDegraded EnvironmentHealth = "degraded" // some are missing, fail or crash-loop
-	EnvironmentDown     EnvironmentHealth = "down"     // no instance of the service that requests go to is healthy
+	EnvironmentDown     EnvironmentHealth = "down"     // no instance of a service that requests or connections go to is healthy
 )
 
 // Environment is one place a deployment runs in: it has its own variables,

@@ -48,7 +48,7 @@ type Rollout struct {
 	Deadline      time.Time // of the present step
 	Requester     string    // key ID
 	Reason        string    // why it ended as it did, or what it waits for
-	CancelledBy   string    // rollout that asks for it to end
+	CancelledBy   string    // rollout that asks for it to end, or a key where no other takes its place
 	Traceparent   string    // of the request that asked for it (W3C Trace Context); "": none
 	CreatedAt     time.Time
 	UpdatedAt     time.Time

@@ -1,6 +1,9 @@
 package miosa
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // VersionState moves one way: created → building → ready|failed, ready → archived.
 type VersionState string
@@ -71,6 +74,38 @@ func (v Version) Service(serviceID string) (ServiceSpec, bool) {
 	return ServiceSpec{}, false
 }
 
+// Settled is one of the environment's services as this version has it. What a
+// publish says of it beside the frozen part is kept with the version, holds for
+// the version's instances from the first one on, and becomes the service's own
+// in the moment in which the version is made live for the first time: one that
+// fails, or is only proven, changes nothing of what is live.
+func (v Version) Settled(s Service) Service {
+	spec, ok := v.Service(s.ID)
+	if !ok || !v.PromotedAt.IsZero() {
+		return s
+	}
+	set := spec.Settings
+	if set.SetsReplicas {
+		s.DesiredReplicas = set.Replicas
+	}
+	if set.SetsRegions {
+		s.Regions = set.Regions
+	}
+	if set.Sticky.Mode != "" {
+		s.Sticky = set.Sticky
+	}
+	if set.Restart.Mode != "" {
+		s.Restart = set.Restart
+	}
+	return s
+}
+
+// SameSettings reports whether what a version may bring of a service is the same
+// of both.
+func (s Service) SameSettings(o Service) bool {
+	return s.DesiredReplicas == o.DesiredReplicas && slices.Equal(s.Regions, o.Regions) && s.Sticky == o.Sticky && s.Restart == o.Restart
+}
+
 // Routed is the service that requests to this version go to. It depends on
 // nothing but the version itself. It is false for one that serves no HTTP: its
 // services are workers, or speak raw TCP.
@@ -124,6 +159,25 @@ type ServiceSpec struct {
 	// answer, at most MaxResponseTimeout; 0: DefaultResponseTimeout.
 	ResponseTimeout time.Duration
 	Resources       Resources
+	// Settings are what the version brings of its service's own record: see
+	// Version.Settled.
+	Settings ServiceSettings
+}
+
+// ServiceSettings are a change of what a Service holds, as the publish of a
+// version asked for it. The zero value changes nothing.
+type ServiceSettings struct {
+	SetsReplicas bool
+	Replicas     int // with SetsReplicas
+	SetsRegions  bool
+	Regions      []string      // with SetsRegions; empty: any
+	Sticky       Sticky        // Mode "": as it is
+	Restart      RestartPolicy // Mode "": as it is
+}
+
+// Raw reports whether connections to a port of the router's lead to it.
+func (s ServiceSpec) Raw() bool {
+	return s.Protocol == ProtocolTCP && s.Type != ServiceWorker
 }
 
 // DefaultResponseTimeout is how long a router waits for the first byte of an

@@ -3,6 +3,7 @@ package miosa_test
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -67,4 +68,26 @@ func TestRoutedServiceIsOneThatServes(t *testing.T) {
 			t.Fatalf("%v: %v %t", services, got, ok)
 		}
 	})
+}
+
+// What a version brings of its services holds for them until it is live, and is
+// theirs from then on.
+func TestSettled(t *testing.T) {
+	was := miosa.Service{ID: "svc_web", Name: "web", DesiredReplicas: 2, Regions: []string{"eu"}, Sticky: miosa.Sticky{Mode: miosa.StickyCookie}, Restart: miosa.RestartPolicy{Mode: miosa.RestartNever}, DrainSeconds: 7, PublicPort: 30001}
+	v := miosa.Version{Services: []miosa.ServiceSpec{{ServiceID: "svc_web"}}}
+	if got := v.Settled(was); !got.SameSettings(was) {
+		t.Errorf("brings nothing, and yet %+v", got)
+	}
+	v.Services[0].Settings = miosa.ServiceSettings{SetsReplicas: true, SetsRegions: true, Sticky: miosa.Sticky{Mode: miosa.StickyNone}, Restart: miosa.RestartPolicy{Mode: miosa.RestartAlways}}
+	got := v.Settled(was)
+	if got.DesiredReplicas != 0 || len(got.Regions) != 0 || got.Sticky.Mode != miosa.StickyNone || got.Restart.Mode != miosa.RestartAlways || got.DrainSeconds != 7 || got.PublicPort != 30001 || got.SameSettings(was) {
+		t.Errorf("settled: %+v", got)
+	}
+	if other := v.Settled(miosa.Service{ID: "svc_jobs", DesiredReplicas: 3}); other.DesiredReplicas != 3 {
+		t.Errorf("another service: %+v", other)
+	}
+	v.PromotedAt = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	if got := v.Settled(was); !got.SameSettings(was) {
+		t.Errorf("it was live, and yet %+v", got)
+	}
 }

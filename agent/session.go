@@ -489,7 +489,13 @@ func (s *session) exit(now time.Time, e *guest.Exit) error {
 			n = s.acked
 		}
 	}
-	s.b.x.post(lifecycle.Exited{Boot: s.b.number, Stopped: e.Stopped, Failure: exitFailure(now, e, s.b.in.Spec.Command, j.tail.last())})
+	signal := 0
+	if e.Stopped {
+		if spec, err := s.b.spec(); err == nil {
+			signal = spec.StopSignal
+		}
+	}
+	s.b.x.post(lifecycle.Exited{Boot: s.b.number, Stopped: e.Stopped, StopSignal: signal, Failure: exitFailure(now, e, s.b.in.Spec.Command, j.tail.last())})
 	return s.write(guest.Message{Ack: &guest.Ack{N: n, Exit: true}})
 }
 
@@ -527,13 +533,18 @@ func exitFailure(now time.Time, e *guest.Exit, command string, lines []string) m
 	return f
 }
 
-// bootMessage opens the sealed boot spec and makes the guest's configuration.
-func (b *boot) bootMessage() (*guest.Boot, error) {
+// spec opens the sealed boot spec.
+func (b *boot) spec() (cell.BootSpec, error) {
 	plain, err := b.x.a.cfg.Opener.Open(b.sealed, []byte(b.x.id))
 	if err != nil {
-		return nil, fmt.Errorf("open the boot spec: %w", err)
+		return cell.BootSpec{}, fmt.Errorf("open the boot spec: %w", err)
 	}
-	spec, err := cell.DecodeBootSpec(plain)
+	return cell.DecodeBootSpec(plain)
+}
+
+// bootMessage opens the sealed boot spec and makes the guest's configuration.
+func (b *boot) bootMessage() (*guest.Boot, error) {
+	spec, err := b.spec()
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/miosa/miosa/agent/spool"
 	"github.com/miosa/miosa/lifecycle"
 	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/wire/cell"
 	"github.com/miosa/miosa/wire/guest"
 )
 
@@ -72,6 +73,32 @@ func TestLinesThatCouldNotBeSyncedAtTheEndAreMissed(t *testing.T) {
 	}
 	if m := x.journal.missed; m.boot != 1 || m.n != 2 {
 		t.Errorf("missed: %+v", m)
+	}
+}
+
+type plainSpecs struct{}
+
+func (plainSpecs) Open(sealed, _ []byte) ([]byte, error) { return sealed, nil }
+
+// That an app ended comes with the signal that its image or service wants, also
+// of a boot that an earlier process of ours began.
+func TestAnExitComesWithTheStopSignal(t *testing.T) {
+	sealed, err := cell.BootSpec{StopSignal: 3}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	defer theirs.Close()
+	go func() { _, _ = io.Copy(io.Discard, theirs) }()
+	a := &Agent{log: slog.New(slog.DiscardHandler), cfg: Config{Opener: plainSpecs{}}}
+	x := &actor{a: a, inbox: make(chan lifecycle.Event, 10), journal: a.newJournal(miosa.Instance{ID: "ri_a"})}
+	s := &session{b: &boot{x: x, number: 1, sealed: sealed, ctx: t.Context()}, lines: guest.NewSession(0), raw: ours, conn: guest.NewConn(ours)}
+	if err := s.exit(time.Now(), &guest.Exit{Stopped: true, Code: -1, Signal: "SIGQUIT"}); err != nil {
+		t.Fatal(err)
+	}
+	if e, ok := (<-x.inbox).(lifecycle.Exited); !ok || !e.Stopped || e.StopSignal != 3 {
+		t.Errorf("posted %+v", e)
 	}
 }
 

@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/health"
 	"github.com/miosa/miosa/lifecycle"
 )
 
@@ -64,8 +66,7 @@ func (s *story) next(before, in miosa.Instance, was, is miosa.Observation, ev li
 	}
 	asked := false
 	if e, ok := ev.(lifecycle.Exited); ok && e.Stopped {
-		// That it ended as it was asked to is no news.
-		asked = is.Failure.Kind == miosa.FailureExit && is.Failure.ExitCode == 0 || is.Failure.Kind == miosa.FailureSignal && is.Failure.Signal == "SIGTERM"
+		asked = endedAsAsked(e.StopSignal, is.Failure)
 	}
 	failure := !asked && !is.Failure.At.Equal(was.Failure.At) && is.Failure.Kind != miosa.FailureNone
 	switch {
@@ -110,6 +111,22 @@ func (s *story) next(before, in miosa.Instance, was, is miosa.Observation, ev li
 	return out
 }
 
+// endedAsAsked reports whether an app that was asked to end did so by the
+// signal, which is no news: with 0, by the signal itself, or with the code that
+// a shell and others have for that.
+func endedAsAsked(signal int, f miosa.Failure) bool {
+	signal = cmp.Or(signal, 15)
+	switch f.Kind {
+	case miosa.FailureExit:
+		return f.ExitCode == 0 || f.ExitCode == 128+signal
+	case miosa.FailureSignal:
+		// The guest names those that have no name of their own by number.
+		n, ok := miosa.SignalNumber(f.Signal)
+		return ok && n == signal || f.Signal == fmt.Sprintf("signal %d", signal)
+	}
+	return false
+}
+
 // probed tells of the first failure in a row; the verdict is told by state.
 func (s *story) probed(in miosa.Instance, was, is miosa.Observation, e lifecycle.Probed, tell func(string, ...any)) {
 	if e.Result.OK {
@@ -117,16 +134,13 @@ func (s *story) probed(in miosa.Instance, was, is miosa.Observation, e lifecycle
 		return
 	}
 	_, listening := lifecycle.PhaseAt(is, "listening")
-	if was.State == miosa.Starting && !listening {
+	if was.State == miosa.Starting && !listening && in.Spec.Port != 0 {
 		return // not before it can answer
 	}
 	if s.failed++; s.failed > 1 || was.State == miosa.Unhealthy || is.State == miosa.Stopping {
 		return
 	}
-	path, of := in.Spec.Health.Path, ""
-	if path == "" {
-		path = miosa.DefaultHealthCheck().Path
-	}
+	of := ""
 	if was.State == miosa.Healthy {
 		threshold := in.Spec.Health.Threshold
 		if threshold <= 0 {
@@ -134,7 +148,7 @@ func (s *story) probed(in miosa.Instance, was, is miosa.Observation, e lifecycle
 		}
 		of = fmt.Sprintf(" (1 of %d)", threshold)
 	}
-	tell("health check GET %s failed: %s%s", path, e.Result.Detail, of)
+	tell("%s failed: %s%s", health.Named(in.Spec.HealthType(), in.Spec.Health), e.Result.Detail, of)
 }
 
 func commandWords(in miosa.Instance) string {

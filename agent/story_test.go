@@ -93,6 +93,73 @@ func TestStoryOfALife(t *testing.T) {
 	p.want(t, "stopping: the service was scaled down", "killed by SIGKILL", "stopped")
 }
 
+// A check that is no request is not told of as one.
+func TestStoryOfOtherHealthChecks(t *testing.T) {
+	for how, named := range map[miosa.HealthType]string{miosa.HealthTCP: "tcp health check", miosa.HealthGRPC: "grpc health check", miosa.HealthExec: "exec health check"} {
+		p, in := newTeller()
+		in.Spec.Health.Type, in.Generation = how, 2
+		if how == miosa.HealthExec {
+			in.Spec.Port = 0
+		}
+		p = &teller{m: lifecycle.New(in), now: p.now}
+		p.do(lifecycle.Assigned{Instance: in})
+		p.do(lifecycle.Started{Boot: 1, VMID: "vm", At: p.now})
+		p.do(lifecycle.Reached{Boot: 1, Name: "app_started", At: p.now})
+		if how != miosa.HealthExec {
+			p.do(lifecycle.Reached{Boot: 1, Name: "listening", At: p.now, Hint: "any"})
+		}
+		p.out = nil
+		p.probe(false, "not yet")
+		p.probe(false, "not yet")
+		p.probe(true, "well")
+		p.probe(false, "exited with code 3")
+		p.want(t, named+" failed: not yet", "healthy", named+" failed: exited with code 3 (1 of 3)")
+	}
+}
+
+// How it ends when it is asked to by the signal it wants is no news, and by
+// another it is.
+func TestStoryOfAnOrdinaryEnd(t *testing.T) {
+	signalled := func(name string) miosa.Failure {
+		return miosa.Failure{Kind: miosa.FailureSignal, Signal: name}
+	}
+	exited := func(code int) miosa.Failure { return miosa.Failure{Kind: miosa.FailureExit, ExitCode: code} }
+	for _, c := range []struct {
+		signal int
+		end    miosa.Failure
+		told   string
+	}{
+		{0, exited(0), ""},
+		{0, signalled("SIGTERM"), ""},
+		{0, exited(143), ""},
+		{0, exited(1), "exited with code 1"},
+		{0, signalled("SIGQUIT"), "killed by SIGQUIT"},
+		{3, signalled("SIGQUIT"), ""},
+		{3, exited(131), ""},
+		{3, exited(0), ""},
+		{3, exited(143), "exited with code 143"},
+		{3, signalled("SIGTERM"), "killed by SIGTERM"},
+		{3, signalled("SIGKILL"), "killed by SIGKILL"},
+		{37, signalled("signal 37"), ""},
+		{37, signalled("signal 38"), "killed by signal 38"},
+	} {
+		p, in := newTeller()
+		p.up(1)
+		in.Goal, in.GoalReason, in.Generation = miosa.GoalStop, "the service was scaled down", 2
+		p.do(lifecycle.Assigned{Instance: in})
+		p.out = nil
+		end := c.end
+		end.At = p.now
+		p.do(lifecycle.Exited{Boot: 1, Stopped: true, StopSignal: c.signal, Failure: end})
+		p.do(lifecycle.Vanished{Boot: 1})
+		want := []string{c.told, "stopped"}
+		if c.told == "" {
+			want = want[1:]
+		}
+		p.want(t, want...)
+	}
+}
+
 func TestStoryOfFailures(t *testing.T) {
 	p, in := newTeller()
 	p.up(1)

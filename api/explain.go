@@ -9,6 +9,7 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
 	"github.com/miosa/miosa/events"
+	"github.com/miosa/miosa/lifecycle"
 	"github.com/miosa/miosa/store"
 )
 
@@ -102,8 +103,16 @@ func (c *call) explainInstance(i miosa.Instance) (resource.Explanation, error) {
 		}
 	case miosa.Starting:
 		e.Summary = fmt.Sprintf("%s is booting, or its health check has not passed yet (boot %d).", who, o.Boot)
-		if !o.StartedAt.IsZero() {
-			e.NextStep = fmt.Sprintf("It has until %s to become healthy.", o.StartedAt.Add(i.Spec.Health.Grace).UTC().Format(time.RFC3339))
+		began, runs := lifecycle.PhaseAt(o, "app_started")
+		switch {
+		case i.Spec.HealthType() == miosa.HealthNone:
+			e.Summary = fmt.Sprintf("%s is booting, or has not run for long enough yet (boot %d).", who, o.Boot)
+			e.NextStep = fmt.Sprintf("It counts as healthy once its process has run for %s.", cmp.Or(i.Spec.Health.Stable, miosa.DefaultStable))
+		case runs:
+			grace := cmp.Or(i.Spec.Health.Grace, miosa.DefaultHealthCheck().Grace)
+			e.NextStep = fmt.Sprintf("It has until %s to become healthy.", began.Add(grace).UTC().Format(time.RFC3339))
+		case !o.StartedAt.IsZero():
+			e.NextStep = fmt.Sprintf("It boots until %s at the latest.", o.StartedAt.Add(lifecycle.BootDeadline).UTC().Format(time.RFC3339))
 		}
 	case miosa.Healthy:
 		e.Summary = fmt.Sprintf("%s is healthy since %s.", who, o.HealthyAt.UTC().Format(time.RFC3339))
@@ -184,7 +193,7 @@ func (c *call) explainRollout(dep miosa.Deployment, r miosa.Rollout) (resource.E
 	if r.Reason != "" {
 		e.Reasons = append(e.Reasons, r.Reason)
 	}
-	if r.CancelledBy != "" {
+	if miosa.IDPrefix(r.CancelledBy) == miosa.PrefixRollout {
 		e.Reasons = append(e.Reasons, r.CancelledBy+" took its place")
 	}
 	if r.Live() {

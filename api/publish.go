@@ -152,9 +152,11 @@ func (c *call) checkPublish(in *resource.Publish) error {
 		if s.Type == "worker" && s.Port != nil {
 			f.add(field+".port", "a worker has none")
 		}
-		f.spoken(field+".", &miosa.ServiceSpec{}, s.SpokenPatch)
+		spec := miosa.ServiceSpec{Name: s.Name, Type: miosa.ServiceType(s.Type)}
+		f.spoken(field+".", &spec, s.SpokenPatch)
 		f.path(field+".health_check_path", s.HealthCheckPath)
-		f.health(field+".health_check", miosa.DefaultHealthCheck(), s.HealthCheck)
+		spec.Health = f.health(field+".health_check", miosa.DefaultHealthCheck(), s.HealthCheck)
+		f.suits(field+".", spec)
 		f.between(field+".desired_replicas", s.DesiredReplicas, 0, 10_000)
 		f.resources(field+".resources", miosa.DefaultResources(), s.Resources)
 		f.restart(field+".restart", miosa.RestartPolicy{}, s.Restart)
@@ -322,11 +324,15 @@ func (p *publication) spec(tx *store.Tx, a resource.PublishService) (miosa.Servi
 			spec = s
 		}
 	}
+	if p.in.Reset {
+		spec.Command = "" // also the deployment's is one that the request does not say
+	}
 	raw := spec.Protocol == miosa.ProtocolTCP && a.Protocol == nil || a.Protocol != nil && *a.Protocol == string(miosa.ProtocolTCP)
-	service, err := p.service(tx, a, raw && a.Type != string(miosa.ServiceWorker))
+	service, settings, err := p.service(tx, a, raw && a.Type != string(miosa.ServiceWorker))
 	if err != nil {
 		return miosa.ServiceSpec{}, err
 	}
+	spec.Settings = settings
 	spec.ServiceID, spec.Type = service.ID, service.Type
 	spec.ReleaseID, spec.SHA256, spec.Kind = p.release.ID, p.release.SHA256, p.release.Kind
 	if a.RunCommand != "" {
@@ -347,9 +353,12 @@ func (p *publication) spec(tx *store.Tx, a resource.PublishService) (miosa.Servi
 	var f faults
 	f.spoken("", &spec, a.SpokenPatch)
 	if a.HealthCheckPath != "" {
-		spec.Health.Path = a.HealthCheckPath
+		spec.Health = f.health("health_check", spec.Health, &resource.HealthPatch{Path: &a.HealthCheckPath})
 	}
 	spec.Health = f.health("health_check", spec.Health, a.HealthCheck)
+	if a.HealthCheckPath != "" || a.HealthCheck != nil {
+		f.suits("", spec)
+	}
 	spec.Resources = f.resources("resources", spec.Resources, a.Resources)
 	if err := f.err(); err != nil {
 		return miosa.ServiceSpec{}, err
@@ -391,76 +400,85 @@ func (p *publication) known(name, kind string) (int, error) {
 }
 
 // service finds a service of the environment by name, or makes it; one that
-// speaks raw TCP has a port of the routers'.
-func (p *publication) service(tx *store.Tx, a resource.PublishService, raw bool) (miosa.Service, error) {
+// speaks raw TCP has a port of the routers'. The record of one that there is
+// stays otherwise as it is: what the publish says of it comes with the version.
+func (p *publication) service(tx *store.Tx, a resource.PublishService, raw bool) (miosa.Service, miosa.ServiceSettings, error) {
 	c, now := p.c, p.c.s.now().UTC()
+	fail := func(err error) (miosa.Service, miosa.ServiceSettings, error) {
+		return miosa.Service{}, miosa.ServiceSettings{}, err
+	}
 	n, err := p.known(a.Name, a.Type)
 	if err != nil {
-		return miosa.Service{}, err
+		return fail(err)
 	}
 	if n >= 0 {
 		s := p.all[n]
-		if !differ(s, p.unfrozen(s, a)) && (!raw || s.PublicPort != 0) {
-			return s, nil
-		}
-		if s, err = store.Load(tx, store.Services, store.ServiceKey(s.TenantID, s.DeploymentID, s.ID)); err != nil {
-			return miosa.Service{}, err
-		}
-		s = p.unfrozen(s, a)
-		s.UpdatedAt = now
 		if raw && s.PublicPort == 0 {
+			if s, err = store.Load(tx, store.Services, store.ServiceKey(s.TenantID, s.DeploymentID, s.ID)); err != nil {
+				return fail(err)
+			}
 			if s.PublicPort, err = p.publicPort(tx, s.ID); err != nil {
-				return miosa.Service{}, err
+				return fail(err)
+			}
+			s.UpdatedAt = now
+			if err := store.Save(tx, store.Services, s); err != nil {
+				return fail(err)
 			}
 		}
-		p.all[n] = s
-		return s, store.Save(tx, store.Services, s)
+		set := p.settings(s.Restart, a)
+		p.all[n] = settled(s, set)
+		return s, set, nil
 	}
 	if err := roomForService(p.plan, len(p.all)); err != nil {
-		return miosa.Service{}, err
+		return fail(err)
 	}
 	id, err := c.s.newID(miosa.PrefixService)
 	if err != nil {
-		return miosa.Service{}, err
+		return fail(err)
 	}
 	s := miosa.Service{
 		ID: id, TenantID: p.dep.TenantID, DeploymentID: p.dep.ID, EnvironmentID: p.env.ID, Name: a.Name,
 		Type: miosa.ServiceType(a.Type), DesiredReplicas: 1, Sticky: miosa.Sticky{Mode: miosa.StickyNone},
 		Restart: miosa.RestartPolicy{Mode: miosa.RestartAlways}, CreatedAt: now, UpdatedAt: now,
 	}
-	s = p.unfrozen(s, a)
+	set := p.settings(s.Restart, a)
+	s = settled(s, set)
 	if raw {
 		if s.PublicPort, err = p.publicPort(tx, s.ID); err != nil {
-			return miosa.Service{}, err
+			return fail(err)
 		}
 	}
 	p.all = append(p.all, s)
-	return s, store.Save(tx, store.Services, s)
+	return s, set, store.Save(tx, store.Services, s)
 }
 
-// unfrozen is a service with what the publish, which was checked, says of its
-// own record.
-func (p *publication) unfrozen(s miosa.Service, a resource.PublishService) miosa.Service {
+// settings are what the publish, which was checked, says of a service's own
+// record; restart is what that says.
+func (p *publication) settings(restart miosa.RestartPolicy, a resource.PublishService) (set miosa.ServiceSettings) {
 	var f faults
-	if a.DesiredReplicas != nil {
-		s.DesiredReplicas = *a.DesiredReplicas
-	}
 	if p.in.Reset {
-		s.Regions, s.Sticky, s.Restart = nil, miosa.Sticky{Mode: miosa.StickyNone}, miosa.RestartPolicy{Mode: miosa.RestartAlways}
+		restart = miosa.RestartPolicy{Mode: miosa.RestartAlways}
+		set = miosa.ServiceSettings{SetsRegions: true, Sticky: miosa.Sticky{Mode: miosa.StickyNone}, Restart: restart}
+	}
+	if a.DesiredReplicas != nil {
+		set.SetsReplicas, set.Replicas = true, *a.DesiredReplicas
 	}
 	if a.Regions != nil {
-		s.Regions = p.c.regions(&f, "regions", *a.Regions)
+		set.SetsRegions, set.Regions = true, p.c.regions(&f, "regions", *a.Regions)
 	}
 	if a.Sticky != nil {
-		s.Sticky = f.sticky("sticky", *a.Sticky)
+		set.Sticky = f.sticky("sticky", *a.Sticky)
 	}
-	s.Restart = f.restart("restart", s.Restart, a.Restart)
-	return s
+	if a.Restart != nil {
+		set.Restart = f.restart("restart", restart, a.Restart)
+		set.Restart.Mode = cmp.Or(set.Restart.Mode, miosa.RestartAlways)
+	}
+	return set
 }
 
-// differ reports whether what may change without a version is not the same.
-func differ(a, b miosa.Service) bool {
-	return a.DesiredReplicas != b.DesiredReplicas || !slices.Equal(a.Regions, b.Regions) || a.Sticky != b.Sticky || a.Restart != b.Restart
+// settled is a service as a version that brings the settings has it.
+func settled(s miosa.Service, set miosa.ServiceSettings) miosa.Service {
+	return miosa.Version{Services: []miosa.ServiceSpec{{ServiceID: s.ID, Settings: set}}}.Settled(s)
 }
 
 // publicPort gives one more service of the version a port.
@@ -668,7 +686,7 @@ func (c *call) startRollout(tx *store.Tx, env miosa.Environment, v miosa.Version
 	r := miosa.Rollout{
 		ID: id, TenantID: env.TenantID, DeploymentID: env.DeploymentID, EnvironmentID: env.ID, Kind: kind,
 		TargetID: v.ID, FromID: env.ActiveVersionID, Promote: promote, Step: miosa.StepStarting, StepSince: now,
-		Deadline: now.Add(rollout.StartDeadline), Requester: c.key.ID, CreatedAt: now, UpdatedAt: now,
+		Deadline: now.Add(rollout.StartWithin(v)), Requester: c.key.ID, CreatedAt: now, UpdatedAt: now,
 		Traceparent: traceparent(c.r.Header.Get("Traceparent")),
 	}
 	if !v.Pulled() {

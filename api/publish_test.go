@@ -3,6 +3,7 @@ package api_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api"
@@ -82,6 +83,38 @@ func TestRollbackCancelsALivePublish(t *testing.T) {
 	if v := p.want(200, "GET", "/deployments/"+dep+"/versions/"+held.text("data.version.id"), nil); v.text("data.state") != "failed" {
 		t.Errorf("its version is %s", v.text("data.state"))
 	}
+}
+
+// Where nothing is live, back is to nothing: the publish that goes on is called
+// off, in its environment alone, and what is live elsewhere stays.
+func TestRollbackCallsOffAFirstPublish(t *testing.T) {
+	p := start(t, api.Config{})
+	dep := p.deploy("shop")
+	release := p.upload(dep, "one")
+	if a := p.want(409, "POST", "/deployments/"+dep+"/rollback", map[string]any{}); a.code() != "nothing_to_roll_back_to" {
+		t.Errorf("nothing was published: %s", a.Raw)
+	}
+	p.publish(dep, release, "/app/server")
+	p.settled(dep)
+	held := p.want(202, "POST", "/deployments/"+dep+"/publish", map[string]any{"release_id": release, "run_command": "/app/held", "environment": "staging"})
+	back := p.want(200, "POST", "/deployments/"+dep+"/rollback", map[string]any{"environment": "staging"})
+	if back.text("data.rollout.id") != held.text("data.rollout.id") || back.text("data.rollout.step") != "cancelled" {
+		t.Errorf("the publish is not cancelled: %s", back.Raw)
+	}
+	if v := p.want(200, "GET", "/deployments/"+dep+"/versions/"+held.text("data.version.id"), nil); v.text("data.state") != "failed" {
+		t.Errorf("its version is %s", v.text("data.state"))
+	}
+	if why := p.want(200, "GET", "/why/"+held.text("data.rollout.id"), nil); strings.Contains(why.Raw, "took its place") {
+		t.Errorf("nothing took its place: %s", why.Raw)
+	}
+	if a := p.want(409, "POST", "/deployments/"+dep+"/rollback", map[string]any{"environment": "staging"}); a.code() != "nothing_to_roll_back_to" {
+		t.Errorf("nothing goes on any more: %s", a.Raw)
+	}
+	if a := p.want(200, "GET", "/deployments/"+dep, nil); a.at("data.active_version_id") == nil {
+		t.Errorf("production is not live any more: %s", a.Raw)
+	}
+	// The next one is no longer held up.
+	p.want(200, "POST", "/deployments/"+dep+"/publish?wait=true", map[string]any{"release_id": release, "run_command": "/app/server", "environment": "staging"})
 }
 
 func TestPublishWithoutPromote(t *testing.T) {
@@ -452,6 +485,47 @@ func TestTraceparentIsKept(t *testing.T) {
 		}
 		if len(kept) != n+1 || kept[n] != c.want {
 			t.Errorf("%.60q: kept %q", c.header, kept)
+		}
+	}
+}
+
+// Until when one that starts may become healthy depends on what is waited for:
+// its boot, its health check, or that it has run for a while.
+func TestWhyOfAnInstanceThatStarts(t *testing.T) {
+	p := start(t, api.Config{})
+	dep := p.deploy("shop")
+	p.want(200, "POST", "/deployments/"+dep+"/publish?wait=true", map[string]any{"release_id": p.upload(dep, "x"), "services": []any{
+		map[string]any{"name": "web", "run_command": "/app/server"},
+		map[string]any{"name": "jobs", "type": "worker", "run_command": "/app/jobs", "health_check": map[string]any{"stable_seconds": 45}},
+	}})
+	p.settled(dep)
+	list, _ := p.want(200, "GET", "/runtime-instances", nil).at("data").([]any)
+	began := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		runs      bool
+		web, jobs string
+	}{
+		{false, "It boots until 2026-01-01T12:05:00Z at the latest.", "It counts as healthy once its process has run for 45s."},
+		{true, "It has until 2026-01-01T12:01:03Z to become healthy.", "It counts as healthy once its process has run for 45s."},
+	} {
+		for _, entry := range list {
+			i, _ := entry.(map[string]any)
+			id, _ := i["id"].(string)
+			p.Update(func(tx *store.Tx) error {
+				o, err := store.Load(tx, store.Observations, store.ObservationKey(p.Tenant.ID, dep, id))
+				if err != nil {
+					return err
+				}
+				o.State, o.StartedAt, o.Phases = miosa.Starting, began, nil
+				if c.runs {
+					o.Phases = []miosa.Phase{{Name: "app_started", At: began.Add(3 * time.Second)}}
+				}
+				return store.Save(tx, store.Observations, o)
+			})
+			want := map[any]string{"web": c.web, "jobs": c.jobs}[i["service_name"]]
+			if a := p.want(200, "GET", "/why/"+id, nil); a.text("data.next_step") != want {
+				t.Errorf("%s: %q, want %q", i["service_name"], a.text("data.next_step"), want)
+			}
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
@@ -97,4 +98,224 @@ func serviceAt(a answer, path string) any {
 		at = table[name]
 	}
 	return at
+}
+
+// A worker has no port to be asked on: a health check that would is refused with
+// the service's name, in a publish and in a change.
+func TestWorkersAreNotAskedOnAPort(t *testing.T) {
+	p := start(t, api.Config{})
+	dep := p.deploy("shop")
+	release := p.upload(dep, "one")
+	publish := func(status int, worker map[string]any) answer {
+		t.Helper()
+		all := map[string]any{"name": "jobs", "type": "worker", "run_command": "/app/jobs"}
+		maps.Copy(all, worker)
+		web := map[string]any{"name": "web", "run_command": "/app/server"}
+		a := p.want(status, "POST", "/deployments/"+dep+"/publish?wait=true", map[string]any{"release_id": release, "services": []any{web, all}})
+		if status == 200 {
+			p.settled(dep)
+		}
+		return a
+	}
+	check := func(kind string) map[string]any {
+		return map[string]any{"health_check": map[string]any{"type": kind, "command": "/app/check"}}
+	}
+	publish(200, check("exec"))
+	_, ids := p.services(dep, "")
+	for _, kind := range []string{"http", "tcp", "grpc"} {
+		a := publish(422, check(kind))
+		if !strings.Contains(a.Raw, "services[1].health_check.type") || !strings.Contains(a.Raw, "service jobs is a worker") {
+			t.Errorf("%s: %s", kind, a.Raw)
+		}
+		a = p.want(422, "PATCH", "/services/"+ids["jobs"], check(kind))
+		if !strings.Contains(a.Raw, `"health_check.type"`) || !strings.Contains(a.Raw, "service jobs is a worker") {
+			t.Errorf("%s: %s", kind, a.Raw)
+		}
+	}
+	if a := publish(422, map[string]any{"protocol": "tcp"}); !strings.Contains(a.Raw, "services[1].protocol") || !strings.Contains(a.Raw, "service jobs is a worker") {
+		t.Error(a.Raw)
+	}
+	publish(200, check("none"))
+	p.want(200, "PATCH", "/services/"+ids["jobs"], check("exec"))
+	p.settled(dep)
+}
+
+// A path is for a request: given alone it makes the check one, whatever it was.
+func TestAPathMakesTheHealthCheckARequest(t *testing.T) {
+	p := start(t, api.Config{})
+	dep := p.deploy("shop")
+	release := p.upload(dep, "one")
+	is := func(want string) {
+		t.Helper()
+		p.settled(dep)
+		_, ids := p.services(dep, "")
+		a := p.want(200, "GET", "/services/"+ids["web"], nil)
+		if got := fmt.Sprint(a.at("data.health_check.type"), a.at("data.health_check.path")); got != want {
+			t.Errorf("it is %s, want %s", got, want)
+		}
+	}
+	publish := func(more map[string]any) {
+		t.Helper()
+		body := map[string]any{"release_id": release, "run_command": "/app/server"}
+		maps.Copy(body, more)
+		p.want(200, "POST", "/deployments/"+dep+"/publish?wait=true", body)
+	}
+	web := func(check map[string]any) map[string]any {
+		return map[string]any{"services": []any{map[string]any{"name": "web", "run_command": "/app/server", "health_check": check}}}
+	}
+	publish(web(map[string]any{"type": "exec", "command": "/app/check"}))
+	is("exec/")
+	publish(map[string]any{"health_check_path": "/a"})
+	is("http/a")
+	publish(web(map[string]any{"type": "tcp"}))
+	is("tcp/a")
+	_, ids := p.services(dep, "")
+	p.want(200, "PATCH", "/services/"+ids["web"], map[string]any{"health_check": map[string]any{"path": "/b"}})
+	is("http/b")
+	publish(web(map[string]any{"type": "grpc"}))
+	p.settled(dep)
+	p.want(200, "PATCH", "/services/"+ids["web"], map[string]any{"health_check": map[string]any{"path": "/shop.Orders"}})
+	is("grpc/shop.Orders")
+}
+
+// A deployment's own run command is for publishes that take over what there was.
+func TestResetIgnoresTheDeploymentsCommand(t *testing.T) {
+	p := start(t, api.Config{})
+	a := p.want(201, "POST", "/deployments", map[string]any{"name": "shop", "run_command": "/app/old"})
+	dep := a.text("data.id")
+	release := p.upload(dep, "one")
+	publish := func(status int, reset bool) answer {
+		t.Helper()
+		return p.want(status, "POST", "/deployments/"+dep+"/publish?wait=true", map[string]any{"release_id": release, "reset": reset, "services": []any{map[string]any{"name": "web"}}})
+	}
+	if got := publish(200, false); serviceAt(got, "run_command") != "/app/old" {
+		t.Error(got.Raw)
+	}
+	p.settled(dep)
+	if got := publish(422, true); !strings.Contains(got.Raw, "run_command is needed for service web") {
+		t.Error(got.Raw)
+	}
+}
+
+// TestAPublishChangesNothingBeforeItIsLive: how many instances there are, and
+// what else is no part of a version, comes with the version that brings it, in
+// the moment in which it goes live for the first time.
+func TestAPublishChangesNothingBeforeItIsLive(t *testing.T) {
+	p := start(t, api.Config{})
+	dep := p.deploy("shop")
+	release := p.upload(dep, "one")
+	publish := func(more map[string]any, command string, service map[string]any) answer {
+		t.Helper()
+		body := map[string]any{"release_id": release}
+		maps.Copy(body, more)
+		service["name"], service["run_command"] = "web", command
+		body["services"] = []any{service}
+		a := p.want(200, "POST", "/deployments/"+dep+"/publish?wait=true", body)
+		p.settled(dep)
+		return a
+	}
+	is := func(when, want string) {
+		t.Helper()
+		_, ids := p.services(dep, "?environment=production")
+		a := p.want(200, "GET", "/services/"+ids["web"], nil)
+		got := fmt.Sprintf("%v %v %v %v", a.at("data.desired_replicas"), a.at("data.regions"), a.at("data.sticky.mode"), a.at("data.restart.policy"))
+		if got != want {
+			t.Errorf("%s: it is %s, want %s", when, got, want)
+		}
+	}
+	all := func(n int) map[string]any {
+		return map[string]any{"desired_replicas": n, "regions": []any{"local"}, "sticky": map[string]any{"mode": "cookie"}, "restart": map[string]any{"policy": "never"}}
+	}
+	publish(nil, "/app/server", map[string]any{"desired_replicas": 2})
+	is("at first", "2 [] none always")
+	publish(nil, "/app/broken", all(4))
+	is("after a publish that failed", "2 [] none always")
+	publish(map[string]any{"reset": true}, "/app/broken", map[string]any{"desired_replicas": 0})
+	is("after another that failed", "2 [] none always")
+	proven := publish(map[string]any{"promote": false}, "/app/server", all(3)).text("data.version.id")
+	is("after one that is only proven", "2 [] none always")
+	if n := p.want(200, "GET", "/deployments/"+dep+"/runtime-instances", nil).at("page.total"); n != 3.0 {
+		t.Errorf("it was proven with %v instances", n)
+	}
+	p.want(200, "POST", "/deployments/"+dep+"/versions/"+proven+"/promote", map[string]any{})
+	p.settled(dep)
+	is("when that is promoted", "3 [local] cookie never")
+	_, ids := p.services(dep, "")
+	p.want(200, "PATCH", "/services/"+ids["web"], map[string]any{"desired_replicas": 5})
+	p.want(200, "POST", "/deployments/"+dep+"/rollback", map[string]any{})
+	p.settled(dep)
+	is("rolled back", "5 [local] cookie never")
+	p.want(200, "POST", "/deployments/"+dep+"/versions/"+proven+"/promote", map[string]any{})
+	p.settled(dep)
+	is("promoted again", "5 [local] cookie never")
+	// A new version of the same does not bring them once more.
+	p.want(202, "POST", "/services/"+ids["web"]+"/restart", nil)
+	p.settled(dep)
+	is("restarted", "5 [local] cookie never")
+	p.want(200, "PATCH", "/services/"+ids["web"], map[string]any{"desired_replicas": 1, "stop_grace_seconds": 20})
+	p.settled(dep)
+	is("changed", "1 [local] cookie never")
+	publish(nil, "/app/server", map[string]any{})
+	is("published without a word of it", "1 [local] cookie never")
+
+	// In another environment a version has what is said there.
+	publish(map[string]any{"environment": "staging"}, "/app/server", map[string]any{"desired_replicas": 4})
+	staged, _ := p.want(200, "GET", "/deployments/"+dep+"/versions", nil).at("data").([]any)
+	newest, _ := staged[0].(map[string]any)
+	p.want(200, "POST", "/deployments/"+dep+"/versions/"+fmt.Sprint(newest["id"])+"/promote", map[string]any{"environment": "production"})
+	p.settled(dep)
+	is("promoted from staging", "1 [local] cookie never")
+}
+
+// Who changes a service while a version is rolled out has the last word.
+func TestAChangeDuringAPublishStays(t *testing.T) {
+	p := start(t, api.Config{})
+	dep := p.deploy("shop")
+	release := p.upload(dep, "one")
+	p.publish(dep, release, "/app/server")
+	p.settled(dep)
+	_, ids := p.services(dep, "")
+	p.want(202, "POST", "/deployments/"+dep+"/publish", map[string]any{"release_id": release, "services": []any{map[string]any{
+		"name": "web", "run_command": "/app/held", "desired_replicas": 3, "sticky": map[string]any{"mode": "cookie"},
+	}}})
+	a := p.want(200, "PATCH", "/services/"+ids["web"], map[string]any{"desired_replicas": 2})
+	if a.at("data.desired_replicas") != 2.0 || a.text("data.sticky.mode") != "none" {
+		t.Errorf("before it is live: %s", a.Raw)
+	}
+	p.Control.Release()
+	p.settled(dep)
+	a = p.want(200, "GET", "/services/"+ids["web"], nil)
+	if a.at("data.desired_replicas") != 2.0 || a.text("data.sticky.mode") != "cookie" {
+		t.Errorf("when it is live: %s", a.Raw)
+	}
+}
+
+// What a publish brings counts against the plan before it is live: two of them
+// at once may not bring more than there is room for.
+func TestWhatIsComingTakesRoom(t *testing.T) {
+	p := start(t, api.Config{})
+	p.want(201, "POST", "/admin/plans", map[string]any{"name": "small", "max_deployments": 2, "max_instances": 8, "max_replicas": 8}, p.bearer(p.Admin))
+	p.want(200, "PATCH", "/admin/tenants/"+p.Tenant.ID, map[string]any{"plan": "small"}, p.bearer(p.Admin))
+	one, two := p.deploy("one"), p.deploy("two")
+	publish := func(dep, command string, n int) answer {
+		t.Helper()
+		return p.call("POST", "/deployments/"+dep+"/publish", map[string]any{"release_id": p.upload(dep, "x"), "services": []any{
+			map[string]any{"name": "web", "run_command": command, "desired_replicas": n},
+		}})
+	}
+	for _, dep := range []string{one, two} {
+		if a := publish(dep, "/app/server", 1); a.Status != 202 {
+			t.Fatal(a.Raw)
+		}
+		p.settled(dep)
+	}
+	if a := publish(one, "/app/held", 3); a.Status != 202 {
+		t.Fatal(a.Raw)
+	}
+	if a := publish(two, "/app/server", 3); a.Status != 402 || a.code() != "quota_exceeded" {
+		t.Errorf("three come to one, four are there with two's, and three more are let in: %s", a.Raw)
+	}
+	if a := publish(two, "/app/server", 2); a.Status != 202 {
+		t.Errorf("there is room for two: %s", a.Raw)
+	}
 }

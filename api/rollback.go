@@ -53,12 +53,18 @@ func (c *call) move(m move) (resource.Promoted, error) {
 	if err != nil {
 		return resource.Promoted{}, err
 	}
+	calledOff := false
 	err = c.updateRoom(func(tx *store.Tx) error {
 		dep, err := c.txDeployment(tx, c.r.PathValue("id"))
 		if err != nil {
 			return err
 		}
 		if err := c.txMatchDeployment(tx, dep); err != nil {
+			return err
+		}
+		live, err := c.txCallOff(tx, dep, m)
+		if calledOff = live.ID != ""; calledOff || err != nil {
+			c.made = made{Deployment: dep.ID, Rollout: live.ID}
 			return err
 		}
 		begun, err := c.txMove(tx, &dep, m)
@@ -75,7 +81,10 @@ func (c *call) move(m move) (resource.Promoted, error) {
 			return resource.Promoted{}, err
 		}
 	}
-	if ended && begun.ID != "" && !isLive(begun) {
+	switch {
+	case calledOff && ended && isLive(begun):
+		return resource.Promoted{}, conflict("nothing_to_roll_back_to", fmt.Sprintf("the %s went live in this moment, and nothing was live before", begun.Kind))
+	case !calledOff && ended && begun.ID != "" && !isLive(begun):
 		reason := begun.Reason
 		if reason == "" {
 			reason = string(begun.Step)
@@ -93,6 +102,32 @@ func (c *call) move(m move) (resource.Promoted, error) {
 		out.Rollout = new(rolloutResource(begun))
 	}
 	return out, nil
+}
+
+// txCallOff ends the rollout that goes on where an empty rollback finds nothing
+// live to go back to, and is the zero one elsewhere.
+func (c *call) txCallOff(tx *store.Tx, dep miosa.Deployment, m move) (miosa.Rollout, error) {
+	if m.kind != miosa.RolloutRollback || m.versionID != "" || m.releaseID != "" {
+		return miosa.Rollout{}, nil
+	}
+	env, err := c.txEnvironment(tx, dep, m.environment)
+	if err != nil || env.ActiveVersionID != "" {
+		return miosa.Rollout{}, err
+	}
+	live, err := c.txLive(tx, env)
+	if err != nil || !live.Live() {
+		return miosa.Rollout{}, err
+	}
+	if live.CancelledBy == "" {
+		live.CancelledBy, live.UpdatedAt = c.key.ID, c.s.now().UTC()
+		if err := store.Save(tx, store.Rollouts, live); err != nil {
+			return miosa.Rollout{}, err
+		}
+	}
+	return live, c.audit(tx, miosa.Event{
+		DeploymentID: dep.ID, VersionID: live.TargetID, RolloutID: live.ID, Type: "rollback.requested",
+		Message: fmt.Sprintf("a rollback in %s called the %s off: nothing was live before", env.Name, live.Kind),
+	})
 }
 
 // txMove begins the rollout; the zero one when the version is live already.
@@ -278,11 +313,11 @@ func (c *call) txCarry(tx *store.Tx, dep *miosa.Deployment, env miosa.Environmen
 	p := publication{c: c, dep: *dep, env: env, plan: plan, active: active, all: services}
 	var specs []miosa.ServiceSpec
 	for _, spec := range from.Services {
-		s, err := p.service(tx, resource.PublishService{Name: spec.Name, Type: string(spec.Type)}, spec.Protocol == miosa.ProtocolTCP)
+		s, set, err := p.service(tx, resource.PublishService{Name: spec.Name, Type: string(spec.Type)}, spec.Protocol == miosa.ProtocolTCP)
 		if err != nil {
 			return miosa.Version{}, miosa.Rollout{}, err
 		}
-		spec.ServiceID = s.ID
+		spec.ServiceID, spec.Settings = s.ID, set // how many there are, and where, is the environment's own
 		specs = append(specs, spec)
 	}
 	if err := c.room(tx, plan, env, p.named(specs)); err != nil {

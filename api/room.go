@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/miosa/miosa"
@@ -294,6 +295,9 @@ func (c *call) room(tx *store.Tx, plan miosa.Plan, env miosa.Environment, change
 	if err != nil {
 		return err
 	}
+	if err := c.coming(all); err != nil {
+		return err
+	}
 	for n, s := range all {
 		if i := slices.IndexFunc(changed, func(other miosa.Service) bool { return other.ID == s.ID }); i >= 0 {
 			all[n].DesiredReplicas = changed[i].DesiredReplicas
@@ -327,6 +331,12 @@ func (c *call) roomBack(tx *store.Tx, plan miosa.Plan, env miosa.Environment, ta
 	if err != nil {
 		return err
 	}
+	if err := c.coming(all); err != nil {
+		return err
+	}
+	for n, s := range all {
+		all[n] = target.Settled(s)
+	}
 	of := func(v miosa.Version) func(miosa.Service) bool {
 		return func(s miosa.Service) bool { _, ok := v.Service(s.ID); return ok }
 	}
@@ -341,6 +351,39 @@ func (c *call) roomBack(tx *store.Tx, plan miosa.Plan, env miosa.Environment, ta
 	total := after + instancesOf(all, func(s miosa.Service) bool { return s.EnvironmentID != env.ID && stand[s.EnvironmentID].names(s.ID) })
 	if total > plan.MaxInstances {
 		return quota(fmt.Sprintf("plan %s allows %d instances in all; with version %d there would be %d: scale something down, or ask the operator for another plan", plan.Name, plan.MaxInstances, target.Number, total))
+	}
+	return nil
+}
+
+// coming raises what services ask for to what it will be when the versions that
+// are being rolled out are live.
+func (c *call) coming(all []miosa.Service) error {
+	prefix := store.LiveKey(c.tenant.ID, "")
+	rollouts := map[string]string{} // by environment
+	for e, err := range c.s.store.Scan(c.r.Context(), prefix, store.ScanOptions{}) {
+		if err != nil {
+			return err
+		}
+		rollouts[strings.TrimPrefix(e.Key, prefix)] = string(e.Value)
+	}
+	targets := map[string]miosa.Version{}
+	for n, s := range all {
+		id := rollouts[s.EnvironmentID]
+		if id == "" {
+			continue
+		}
+		target, ok := targets[id]
+		if !ok {
+			r, err := store.Get(c.r.Context(), c.s.store, store.Rollouts, store.RolloutKey(s.TenantID, s.DeploymentID, id))
+			if err == nil && r.Live() {
+				target, err = c.version(miosa.Deployment{TenantID: s.TenantID, ID: s.DeploymentID}, r.TargetID)
+			}
+			if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+				return err
+			}
+			targets[id] = target
+		}
+		all[n].DesiredReplicas = max(s.DesiredReplicas, target.Settled(s).DesiredReplicas)
 	}
 	return nil
 }

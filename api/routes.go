@@ -44,13 +44,14 @@ func deploymentRoutes() []*route {
 		{Method: post, Pattern: "/deployments/{id}/publish", Access: accessTenant, Operation: "publish", Summary: "Publish a release, or an image from a registry, as a new version",
 			Status: 202, Also: []int{200},
 			Notes: waitNote + " A version that never became healthy answers 200 with version.state failed, its error_message, and promoted false; what was live goes on serving. " +
+				"What it says of desired_replicas, regions, sticky and restart is the services' own from when its version goes live for the first time; a rollback leaves it. " +
 				"409 rollout_in_progress while another one goes on in the environment. An image is pulled first, within an hour: the rollout's step is pulling, version.image.pull says how far it is, " +
 				"and release is null until it is there.",
 			Query: []param{{"wait", "true: answer when the publish is decided."}}, Handle: one((*Server).publish)},
 		{Method: post, Pattern: "/deployments/{id}/rollback", Access: accessTenant, Operation: "rollback", Summary: "Make an earlier version live again",
 			Also: []int{202}, Query: []param{{"wait", "false: answer at once, 202."}},
 			Notes: "Answers after the flip; `Prefer: respond-async`: 202 at once. A live publish is cancelled. Without a version: what was live before the present one, " +
-				"or, while a publish goes on that has not gone live, what is live now. 404 not of this deployment, 409 not ready, 410 archived.",
+				"or, while a publish goes on that has not gone live, what is live now; where nothing is, the publish is cancelled, and rollout is its own. 404 not of this deployment, 409 not ready, 410 archived.",
 			Handle: one((*Server).rollback)},
 		{Method: post, Pattern: "/deployments/{id}/scale", Access: accessTenant, Operation: "scale", Summary: "Set the number of instances",
 			Handle: one((*Server).scaleDeployment)},

@@ -44,6 +44,9 @@ func (c *call) serviceViews(environment string, dep miosa.Deployment, left bool)
 			return nil, err
 		}
 		for _, s := range services {
+			if _, live := st.active.Service(s.ID); !live {
+				s = st.target.Settled(s)
+			}
 			if left || st.names(s.ID) {
 				out = append(out, serviceView(s, st, instances, c.hostOf(dep, env)))
 			}
@@ -290,6 +293,9 @@ func (c *call) changeService(at store.Location, change serviceChange) (resource.
 			if service, err = c.txService(tx, service, change.patch, plan); err != nil {
 				return err
 			}
+			if err := c.txOverrule(tx, env, service.ID, change.patch); err != nil {
+				return err
+			}
 		}
 		var begun miosa.Rollout
 		if change.frozen() {
@@ -366,6 +372,39 @@ func (c *call) txService(tx *store.Tx, s miosa.Service, p resource.ServicePatch,
 	return s, store.Save(tx, store.Services, s)
 }
 
+// txOverrule takes from the version that is being rolled out what it brings of a
+// service and the patch says otherwise: who speaks last is right.
+func (c *call) txOverrule(tx *store.Tx, env miosa.Environment, service string, p resource.ServicePatch) error {
+	live, err := c.txLive(tx, env)
+	if err != nil || !live.Live() {
+		return err
+	}
+	v, err := store.Load(tx, store.Versions, store.VersionKey(env.TenantID, env.DeploymentID, live.TargetID))
+	if err != nil {
+		return err
+	}
+	n := slices.IndexFunc(v.Services, func(spec miosa.ServiceSpec) bool { return spec.ServiceID == service })
+	if n < 0 || !v.PromotedAt.IsZero() {
+		return nil
+	}
+	v.Services = slices.Clone(v.Services)
+	set := &v.Services[n].Settings
+	if p.DesiredReplicas != nil {
+		set.SetsReplicas, set.Replicas = false, 0
+	}
+	if p.Regions != nil {
+		set.SetsRegions, set.Regions = false, nil
+	}
+	if p.Sticky != nil {
+		set.Sticky = miosa.Sticky{}
+	}
+	if p.Restart != nil {
+		set.Restart = miosa.RestartPolicy{}
+	}
+	v.UpdatedAt = c.s.now().UTC()
+	return store.Save(tx, store.Versions, v)
+}
+
 func (c *call) regions(f *faults, field string, slugs []string) []string {
 	var known []string
 	for _, r := range c.s.cfg.Regions {
@@ -396,6 +435,9 @@ func (c *call) txRefreeze(tx *store.Tx, dep *miosa.Deployment, env miosa.Environ
 		return miosa.Rollout{}, err
 	}
 	specs := slices.Clone(active.Services)
+	for n := range specs {
+		specs[n].Settings = miosa.ServiceSettings{} // they are the services' own by now
+	}
 	n := slices.IndexFunc(specs, func(spec miosa.ServiceSpec) bool { return spec.ServiceID == s.ID })
 	if n < 0 {
 		return miosa.Rollout{}, conflict("service_not_live", fmt.Sprintf("service %s is no part of the live version: publish it", s.Name))
@@ -441,6 +483,9 @@ func (s serviceChange) freeze(spec *miosa.ServiceSpec) error {
 	}
 	f.spoken("", spec, p.SpokenPatch)
 	spec.Health = f.health("health_check", spec.Health, p.HealthCheck)
+	if p.HealthCheck != nil {
+		f.suits("", *spec)
+	}
 	spec.Resources = f.resources("resources", spec.Resources, p.Resources)
 	if s.size != nil {
 		gpu, egress := spec.Resources.GPU, spec.Resources.EgressMbps

@@ -249,6 +249,9 @@ func (f *faults) health(field string, h miosa.HealthCheck, p *resource.HealthPat
 		return h
 	}
 	if p.Path != nil {
+		if h.Type == miosa.HealthTCP || h.Type == miosa.HealthExec || h.Type == miosa.HealthNone {
+			h.Type = miosa.HealthHTTP // unless Type says otherwise: nothing else has a path
+		}
 		f.path(field+".path", *p.Path)
 		h.Path = *p.Path
 		if h.Path == "" {
@@ -330,7 +333,7 @@ func (f *faults) spoken(prefix string, s *miosa.ServiceSpec, p resource.SpokenPa
 		s.Protocol = miosa.Protocol(*p.Protocol)
 	}
 	if s.Protocol == miosa.ProtocolTCP && s.Type == miosa.ServiceWorker {
-		f.add(prefix+"protocol", "is tcp, and a worker is not spoken to: give the service the type api")
+		f.add(prefix+"protocol", "is tcp, and service %s is a worker, which is not spoken to: give it the type api", s.Name)
 	}
 	seconds := func(name string, to *time.Duration, v resource.Nullable[float64], most time.Duration) {
 		switch {
@@ -350,6 +353,14 @@ func (f *faults) spoken(prefix string, s *miosa.ServiceSpec, p resource.SpokenPa
 		if s.StopSignal = signal; !ok && !p.StopSignal.Null {
 			f.add(prefix+"stop_signal", "must be the name of a signal, like SIGTERM or SIGQUIT")
 		}
+	}
+}
+
+// suits checks that a service's health check is one that its type can have.
+func (f *faults) suits(prefix string, s miosa.ServiceSpec) {
+	how := s.Health.Type
+	if s.Type == miosa.ServiceWorker && how != "" && how != miosa.HealthExec && how != miosa.HealthNone {
+		f.add(prefix+"health_check.type", "is %s, and service %s is a worker, which has no port to be asked on: give it exec with a command, or none", how, s.Name)
 	}
 }
 

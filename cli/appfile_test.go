@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -291,4 +292,89 @@ func beyond(t *testing.T, service resource.PublishService, step float64) (out re
 		t.Fatal(err)
 	}
 	return out
+}
+
+// TestFlagsWinOverTheFile: also where they put something of it out of effect,
+// and what does not go together then is told before anything is done.
+func TestFlagsWinOverTheFile(t *testing.T) {
+	s := newShell(t)
+	t.Chdir(folder(t, map[string]string{"app.tar": "one", "miosa.toml": `name = "shop"
+
+[services.web]
+command = "/app/server"
+resources = { memory_mb = 3000, vcpus = 4, gpu = 0 }
+health = { command = "/app/check", interval = "9s" }
+
+[services.db]
+command = "/app/db"
+protocol = "tcp"
+sticky.mode = "client_ip"
+
+[services.api]
+type = "api"
+command = "/app/api"
+response_timeout = "1m"
+health = { path = "/healthz", host = "api.example" }
+
+[services.jobs]
+type = "worker"
+command = "/app/jobs"
+health = { command = "/app/alive", grace = "2m" }
+`}))
+	publish := func(want string, service string, flags ...string) {
+		t.Helper()
+		s.prints(append([]string{"publish", "app.tar", "--service", service}, flags...)...)
+		_, live := s.live("shop")
+		w := live[service]
+		got := fmt.Sprintf("%s %s %s %d MB %d CPU", w.HealthCheck.Type, w.HealthCheck.Path, text(w.HealthCheck.Command), w.Resources.MemoryMB, w.Resources.VCPUs)
+		if got != want {
+			t.Errorf("%v: it is %s, want %s", flags, got, want)
+		}
+	}
+	publish("exec / /app/check 3000 MB 4 CPU", "web")
+	publish("exec / /app/check 2048 MB 2 CPU", "web", "--size", "medium")
+	publish("exec / /app/check 2500 MB 2 CPU", "web", "--memory", "2500", "--size", "medium")
+	publish("http /up - 3000 MB 4 CPU", "web", "--health", "/up")
+	publish("tcp / - 3000 MB 4 CPU", "web", "--health-type", "tcp")
+	publish("exec / /app/look 512 MB 1 CPU", "api", "--health-command", "/app/look")
+	publish("grpc /healthz - 512 MB 1 CPU", "api", "--health-type", "grpc")
+	publish("http /up - 512 MB 1 CPU", "db", "--health", "/up")
+	publish("none / - 512 MB 1 CPU", "jobs", "--health-type", "none", "--health-stable", "20s")
+	n, _ := s.live("shop")
+	for want, args := range map[string][]string{
+		"--health: has no meaning where the health check's type is exec":                                  {"--service", "jobs", "--health", "/up"},
+		"--health-type: must be exec or none: a worker has no port to be asked on":                        {"--service", "jobs", "--health-type", "http"},
+		"--protocol: a worker has none":                                                                   {"--service", "jobs", "--protocol", "tcp"},
+		"--port: a worker has none":                                                                       {"--service", "jobs", "--port", "80"},
+		"miosa.toml: services.api.response_timeout: has no meaning where the protocol is tcp":             {"--service", "api", "--protocol", "tcp"},
+		"--response-timeout: has no meaning where the protocol is tcp":                                    {"--service", "db", "--response-timeout", "5s"},
+		"--health-stable: has no meaning where the health check's type is http":                           {"--service", "api", "--health-stable", "5s"},
+		"--health-type: exec needs a command beside it":                                                   {"--service", "api", "--health-type", "exec"},
+		"--sticky: header needs a name beside it":                                                         {"--service", "api", "--sticky", "header"},
+		"--health: has no meaning where the health check's type is exec: it is for http and grpc":         {"--service", "api", "--health", "/up", "--health-command", "/x"},
+		"--sticky: must be client_ip or none where the protocol is tcp: there are no cookies and headers": {"--service", "db", "--sticky", "cookie"},
+	} {
+		if out := s.says(2, append([]string{"publish", "app.tar"}, args...)...); !strings.Contains(out, want) {
+			t.Errorf("%q says\n%s\nnot %s", args, out, want)
+		}
+	}
+	for want, args := range map[string][]string{
+		"--protocol: a worker has none":                                  {"--protocol", "tcp"},
+		"--port: a worker has none":                                      {"--port", "80"},
+		"--health: has no meaning where the health check's type is none": {"--health", "/up"},
+	} {
+		if out := s.says(2, append([]string{"publish", "app.tar", "--no-config", "--name", "shop", "--worker"}, args...)...); !strings.Contains(out, want) {
+			t.Errorf("%q says\n%s\nnot %s", args, out, want)
+		}
+	}
+	if now, _ := s.live("shop"); now != n {
+		t.Errorf("a refused publish made version %d", now)
+	}
+}
+
+func text(p *string) string {
+	if p == nil {
+		return "-"
+	}
+	return *p
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
 	"github.com/miosa/miosa/client"
 )
@@ -76,13 +77,35 @@ func (a *app) instances(ctx context.Context, c *client.Client, args []string, al
 	if deployment == "" {
 		return nil
 	}
+	return a.listRaw(ctx, c, deployment)
+}
+
+// listRaw shows where the services of a deployment are reached that speak raw
+// TCP, with their environments' names but for production's.
+func (a *app) listRaw(ctx context.Context, c *client.Client, deployment string) error {
+	var raw []resource.Service
 	for s, err := range c.Services(ctx, deployment) {
 		if err != nil {
 			return err
 		}
 		if s.PublicURL != nil {
-			a.printf("%s: %s\n", s.Name, *s.PublicURL)
+			raw = append(raw, s)
 		}
+	}
+	if len(raw) == 0 {
+		return nil
+	}
+	in := map[string]string{}
+	for e, err := range c.Environments(ctx, deployment) {
+		if err != nil {
+			return err
+		}
+		if e.Name != miosa.Production {
+			in[e.ID] = " of " + e.Name
+		}
+	}
+	for _, s := range raw {
+		a.printf("%s%s: %s\n", s.Name, in[s.EnvironmentID], *s.PublicURL)
 	}
 	return nil
 }

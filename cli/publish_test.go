@@ -199,3 +199,17 @@ func TestProgressWithoutATotal(t *testing.T) {
 		t.Errorf("it showed %q", shown.String())
 	}
 }
+
+// TestRollbackOfAFirstPublish calls it off: there is nothing to go back to.
+func TestRollbackOfAFirstPublish(t *testing.T) {
+	s := newShell(t)
+	file := s.file("a.tar")
+	s.prints("publish", file, "--name", "shop", "--run", "/app/held", "--wait=false")
+	if out := s.prints("rollback", "shop"); out != "The publish of shop is cancelled. Nothing is live, as before.\n" {
+		t.Error(out)
+	}
+	if out := s.says(1, "rollback", "shop"); !strings.Contains(out, "nothing was live in production before") {
+		t.Error(out)
+	}
+	s.prints("publish", file, "--name", "shop", "--run", "/app/server")
+}

@@ -20,11 +20,19 @@ func (f *publishFlags) body() (resource.Publish, error) {
 	if path := f.service.Health.Path; path != nil && *path != "" && (*path)[0] != '/' {
 		return out, usagef("--health must begin with /")
 	}
-	if f.worker && (f.has("port") || f.has("health.path")) {
-		return out, usagef("a --worker has no --port and no --health")
-	}
 	if f.file != nil {
 		return out, f.whole(&out)
+	}
+	if f.worker {
+		f.service.Type = new("worker")
+		said := f.service
+		if said.HealthType() == "none" && said.Health.Type == nil {
+			// Its health check may be a command, as it is live.
+			said.Health.Interval, said.Health.Timeout, said.Health.Grace, said.Health.Threshold = nil, nil, nil, nil
+		}
+		if wrong := f.faults(&said, ""); wrong != "" {
+			return out, usagef("%s", wrong)
+		}
 	}
 	if f.plain() {
 		s := f.service.Publish("")
@@ -63,6 +71,9 @@ func (f *publishFlags) whole(out *resource.Publish) error {
 		return usagef("%s has no service %q: it has %s", file.path, of, strings.Join(file.Order, ", "))
 	}
 	f.over(file.Services[of])
+	if wrong := f.faults(file.Services[of], file.path+": services."+of+"."); wrong != "" {
+		return usagef("%s", wrong)
+	}
 	out.Reset, out.Variables = true, file.Variables
 	for _, name := range file.Order {
 		out.Services = append(out.Services, file.Services[name].Publish(name))

@@ -67,6 +67,9 @@ func flagHelp(key appfile.Key) string {
 	if key.Kind() == "table" {
 		notes = append(notes, fmt.Sprintf("like %q", key.Example))
 	}
+	if kind := key.Kind(); key.Zero != "" && (kind == "string" || kind == "list of strings") {
+		notes = append(notes, `"" for `+key.Zero)
+	}
 	if len(notes) > 0 {
 		help += "; " + strings.Join(notes, ", ")
 	}
@@ -86,11 +89,42 @@ func (f *serviceFlags) has(key string) bool {
 	return false
 }
 
-// over sets what the flags gave over what is there.
+// over sets what the flags gave over what is there. A named size is one as a
+// whole, and what the health check was where it is another now is gone.
 func (f *serviceFlags) over(s *appfile.Service) {
+	if f.has("size") {
+		s.Resources.VCPUs, s.Resources.MemoryMB, s.Resources.DiskMB = nil, nil, nil
+	}
+	kind := s.HealthType()
 	for _, g := range f.given {
 		s.Copy(g.key, &f.service)
 	}
+	switch {
+	case f.has("health.type"):
+	case f.has("health.command"):
+		s.Health.Type = nil // the command says it
+	case f.has("health.path") && kind != "http" && kind != "grpc" && s.Type != nil && *s.Type == "worker":
+		// Which has no port to be asked on, as it will be told.
+	case f.has("health.path") && kind != "http" && kind != "grpc":
+		s.Health.Type = new("http")
+	}
+	s.Prune(f.has)
+}
+
+// faults are what is wrong with a service that flags have changed, in words;
+// where is what stands before a key that no flag gave.
+func (f *serviceFlags) faults(s *appfile.Service, where string) string {
+	var out []string
+	for _, wrong := range s.Check() {
+		who := where + wrong.Key
+		for _, g := range f.given {
+			if g.key == wrong.Key || wrong.Key == "sticky" && g.key == "sticky.mode" {
+				who = "--" + g.name
+			}
+		}
+		out = append(out, who+": "+wrong.Message)
+	}
+	return strings.Join(out, "\n")
 }
 
 // keyValue is a flag's value: it sets a key.

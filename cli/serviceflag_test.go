@@ -143,3 +143,40 @@ func TestFlagsSayWhatTheyTake(t *testing.T) {
 		}
 	}
 }
+
+// TestAnEmptyValueIsTheDefault takes back what has no other word for it.
+func TestAnEmptyValueIsTheDefault(t *testing.T) {
+	s := newShell(t)
+	file := s.file("a.tar")
+	s.prints(strings.Fields("publish " + file + " --name shop --run /app/server --stop-signal QUIT --region local --health-host shop.example")...)
+	s.settle()
+	s.serviceIs("shop", `{"stop_signal":"SIGQUIT","regions":["local"],"health_check":{"host":"shop.example"}}`)
+	s.prints("services", "set", "shop", "--stop-signal", "", "--region", "", "--health-host", "")
+	s.settle()
+	s.serviceIs("shop", `{"stop_signal":null,"regions":[],"health_check":{"host":null}}`)
+	// With a publish, too; elsewhere nothing is no value.
+	s.prints(strings.Fields("publish " + file + " --name shop --stop-signal QUIT --region local --health-host shop.example")...)
+	s.settle()
+	s.prints("publish", file, "--name", "shop", "--stop-signal=", "--region=", "--health-host=")
+	s.settle()
+	s.serviceIs("shop", `{"stop_signal":null,"regions":[],"health_check":{"host":null}}`)
+	for _, flag := range []string{"--health-command", "--run", "--sticky-name"} {
+		if out := s.says(2, "services", "set", "shop", flag, ""); !strings.Contains(out, "is empty") {
+			t.Errorf("%s says\n%s", flag, out)
+		}
+	}
+}
+
+// TestPsNamesTheEnvironmentOfAnAddress where it is not production.
+func TestPsNamesTheEnvironmentOfAnAddress(t *testing.T) {
+	s := newShell(t)
+	file := s.file("a.tar")
+	for _, environment := range []string{"production", "staging"} {
+		s.prints("publish", file, "--name", "shop", "--service", "db", "--protocol", "tcp", "--run", "/app/db", "--environment", environment)
+		s.settle()
+	}
+	out := s.prints("ps", "shop")
+	if !strings.Contains(out, "\ndb: tcp://") || !strings.Contains(out, "\ndb of staging: tcp://") || strings.Count(out, "tcp://") != 2 {
+		t.Error(out)
+	}
+}

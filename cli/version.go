@@ -91,7 +91,8 @@ func (a *app) rollbackCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rollback DEPLOYMENT [VERSION]", Short: "Make an earlier version live again",
 		Long: `Make an earlier version live again: VERSION, or the one that was live before. A
-publish that goes on is cancelled; if it has not gone live yet, what is live stays.`,
+publish that goes on is cancelled; if it has not gone live yet, what is live stays,
+which is nothing where it is the first.`,
 	}
 	cmd.Flags().StringVar(&environment, "environment", "production", "environment")
 	cmd.Flags().BoolVar(&wait, "wait", true, "wait for the end")
@@ -108,7 +109,7 @@ publish that goes on is cancelled; if it has not gone live yet, what is live sta
 			}
 			in.VersionID = v.ID
 		}
-		return a.move(ctx, c, wait, func(o ...client.Option) (resource.Promoted, error) { return c.Rollback(ctx, dep.ID, in, o...) })
+		return a.move(ctx, c, "rollback", wait, func(o ...client.Option) (resource.Promoted, error) { return c.Rollback(ctx, dep.ID, in, o...) })
 	})
 	return cmd
 }
@@ -131,13 +132,13 @@ func (a *app) promoteCommand() *cobra.Command {
 			return err
 		}
 		in := resource.Promote{Environment: environment}
-		return a.move(ctx, c, wait, func(o ...client.Option) (resource.Promoted, error) { return c.Promote(ctx, dep.ID, v.ID, in, o...) })
+		return a.move(ctx, c, "promote", wait, func(o ...client.Option) (resource.Promoted, error) { return c.Promote(ctx, dep.ID, v.ID, in, o...) })
 	})
 	return cmd
 }
 
 // move is a rollback or promote.
-func (a *app) move(ctx context.Context, c *client.Client, wait bool, begin func(...client.Option) (resource.Promoted, error)) error {
+func (a *app) move(ctx context.Context, c *client.Client, kind string, wait bool, begin func(...client.Option) (resource.Promoted, error)) error {
 	var options []client.Option
 	if !wait || !a.json {
 		options = append(options, client.Async())
@@ -152,9 +153,31 @@ func (a *app) move(ctx context.Context, c *client.Client, wait bool, begin func(
 	case out.Rollout == nil:
 		a.printf("That version of %s is live already.\n", out.Slug)
 		return nil
+	case out.Rollout.Kind != kind: // another one, which it called off
+		return a.calledOff(ctx, c, out, wait)
 	case !wait:
 		a.printf("The %s of %s has begun. Follow it with: miosa events %s -f\n", out.Rollout.Kind, out.Slug, out.Slug)
 		return nil
 	}
 	return a.end(ctx, c, out.Deployment, *out.Rollout)
+}
+
+// calledOff is the end of a rollback to nothing: the first publish is cancelled.
+func (a *app) calledOff(ctx context.Context, c *client.Client, out resource.Promoted, wait bool) error {
+	r := *out.Rollout
+	for wait && r.Live() && r.Step != "draining" {
+		var err error
+		if r, err = c.Rollout(ctx, r.ID, client.Wait()); err != nil {
+			return err
+		}
+	}
+	switch r.Step {
+	case "draining", "done":
+		return &outcomeError{fmt.Sprintf("the %s of %s went live in this moment, and nothing was live before", r.Kind, out.Slug)}
+	case "cancelled", "failed":
+		a.printf("The %s of %s is cancelled. Nothing is live, as before.\n", r.Kind, out.Slug)
+	default:
+		a.printf("The %s of %s is being cancelled. Nothing is live, as before.\n", r.Kind, out.Slug)
+	}
+	return nil
 }

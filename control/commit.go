@@ -133,6 +133,8 @@ func save(tx *store.Tx, noun any, sealed map[string][]byte) error {
 		return store.Save(tx, store.Versions, v)
 	case miosa.Rollout:
 		return store.Save(tx, store.Rollouts, v)
+	case miosa.Service:
+		return store.Save(tx, store.Services, v)
 	case miosa.Instance:
 		if spec := sealed[v.ID]; spec != nil {
 			v.BootSpec = spec

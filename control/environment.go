@@ -125,6 +125,7 @@ type pass struct {
 
 	envChanged, depChanged bool
 	versions               map[string]miosa.Version // changed in this pass
+	settled                map[string]miosa.Service // changed in this pass
 	speaker                map[string]string        // see speakers
 	told                   map[string]bool
 }
@@ -134,7 +135,7 @@ func (p *pass) empty() bool {
 }
 
 func (p *pass) full() bool {
-	return len(p.commit.Put)+len(p.commit.Create) >= maxChanges || p.bytes >= maxCommitBytes
+	return len(p.commit.Put)+len(p.settled)+len(p.commit.Create) >= maxChanges || p.bytes >= maxCommitBytes
 }
 
 func (p *pass) wakeAt(at time.Time) {
@@ -153,7 +154,7 @@ func (p *pass) wakeAfterWindow() {
 // decide looks at the rollouts first, then at the slots, then at who drains.
 func (p *pass) decide() {
 	p.dep = p.m.w.deployments[p.env.DeploymentID]
-	p.versions = map[string]miosa.Version{}
+	p.versions, p.settled = map[string]miosa.Version{}, map[string]miosa.Service{}
 	p.all = p.m.instancesOf(p.env.ID)
 	p.speakers()
 	p.rollouts()
@@ -170,6 +171,9 @@ func (p *pass) decide() {
 	}
 	for _, id := range sortedKeys(p.versions) {
 		p.commit.Put = append(p.commit.Put, p.versions[id])
+	}
+	for _, id := range sortedKeys(p.settled) {
+		p.commit.Put = append(p.commit.Put, p.settled[id])
 	}
 	if p.full() {
 		p.wakeAt(p.now)
@@ -191,6 +195,34 @@ func (p *pass) version(id string) (miosa.Version, bool) {
 	}
 	v, ok := p.m.w.versions[id]
 	return v, ok
+}
+
+// services are the environment's, as they are once this pass is committed.
+func (p *pass) services() []miosa.Service {
+	all := p.m.servicesOf(p.env.ID)
+	for n, s := range all {
+		if changed, ok := p.settled[s.ID]; ok {
+			all[n] = changed
+		}
+	}
+	return all
+}
+
+func (p *pass) service(id string) (miosa.Service, bool) {
+	if s, ok := p.settled[id]; ok {
+		return s, true
+	}
+	s, ok := p.m.w.services[id]
+	return s, ok
+}
+
+// serviceOf is an instance's service as its version has it.
+func (p *pass) serviceOf(i miosa.Instance) (miosa.Service, bool) {
+	s, ok := p.service(i.ServiceID)
+	if v, known := p.version(i.VersionID); ok && known {
+		s = v.Settled(s)
+	}
+	return s, ok
 }
 
 func (p *pass) deleted() bool { return p.dep.ID == "" || !p.dep.DeletedAt.IsZero() }
@@ -275,8 +307,16 @@ func stepWord(s miosa.RolloutStep) string {
 	return string(s)
 }
 
-// activate makes the target the live version.
+// activate makes the target the live version, and what it brings of its services
+// theirs.
 func (p *pass) activate(r miosa.Rollout, target miosa.Version) {
+	for _, spec := range target.Services {
+		s, ok := p.service(spec.ServiceID)
+		if next := target.Settled(s); ok && !next.SameSettings(s) {
+			next.UpdatedAt = p.now
+			p.settled[s.ID] = next
+		}
+	}
 	if p.env.ActiveVersionID != target.ID {
 		p.env.PreviousVersionID = p.env.ActiveVersionID
 	}
@@ -319,7 +359,7 @@ func (p *pass) sides() []reconcile.Side {
 func (p *pass) slots() {
 	sides := p.sides()
 	r := reconcile.Decide(reconcile.Input{
-		Now: p.now, Services: p.m.servicesOf(p.env.ID), Sides: sides,
+		Now: p.now, Services: p.services(), Sides: sides,
 		Instances: p.all, Hosts: p.m.w.hosts,
 	})
 	p.wakeAt(r.Wake)
@@ -350,6 +390,7 @@ func (p *pass) create(a reconcile.Action) {
 		Goal: miosa.GoalRun, GoalSince: p.now, DrainSeconds: a.Service.DrainSeconds, Logs: a.Service.Logs,
 		CreatedAt: p.now, UpdatedAt: p.now, CreatedReason: a.Reason,
 	}
+	i.Spec.Settings = miosa.ServiceSettings{} // its version keeps them
 	p.bytes += recordBytes
 	if v, ok := p.version(a.Version); ok {
 		i.Attribution = v.Attribution
@@ -466,7 +507,8 @@ func (p *pass) existing() {
 				}
 			}
 		case i.HostID == "":
-			if p.place(&i, p.m.w.services[i.ServiceID], p.avoid(i)) {
+			svc, _ := p.serviceOf(i)
+			if p.place(&i, svc, p.avoid(i)) {
 				p.assign(i)
 			}
 		case p.update(&i):
@@ -482,7 +524,7 @@ func (p *pass) update(i *miosa.Instance) bool {
 	if !i.Proven && p.proven(i.VersionID) {
 		i.Proven, changed = true, true
 	}
-	if svc, ok := p.m.w.services[i.ServiceID]; ok && (i.Logs != svc.Logs || i.Restart != svc.Restart) {
+	if svc, ok := p.serviceOf(*i); ok && (i.Logs != svc.Logs || i.Restart != svc.Restart) {
 		i.Logs, i.Restart, changed = svc.Logs, svc.Restart, true
 	}
 	return changed
@@ -525,8 +567,8 @@ func (p *pass) tellHealth() {
 		p.m.watches[p.env.ID] = w
 	}
 	live, _ := p.version(p.env.ActiveVersionID)
-	seen := health.Environment(p.now, live, p.m.servicesOf(p.env.ID), p.all)
-	tell, wake := w.Look(p.now, p.env.ToldHealth, seen.Health)
+	seen := health.Environment(p.now, live, p.services(), p.all)
+	tell, wake := w.Look(p.now, p.env.ToldHealth, seen.Health, seen.Looping)
 	p.wakeAt(wake)
 	p.wakeAt(seen.Wake)
 	if tell == "" {
@@ -558,7 +600,8 @@ func (p *pass) summary() miosa.DeploymentState {
 		active = active || env.ActiveVersionID != ""
 		if v, ok := p.version(env.ActiveVersionID); ok {
 			for _, spec := range v.Services { // those that it left behind want nothing
-				replicas += p.m.w.services[spec.ServiceID].DesiredReplicas
+				s, _ := p.service(spec.ServiceID)
+				replicas += s.DesiredReplicas
 			}
 		}
 		for _, r := range sorted(p.m.w.members(id).rollouts, p.m.w.rollouts) {

@@ -355,8 +355,9 @@ func (m *Machine) sites() []routing.Site {
 
 // ports adds a version's services that have a port of the routers'.
 func (m *Machine) ports(ports []routing.Port, id string) []routing.Port {
-	for _, spec := range m.w.versions[id].Services {
-		s := m.w.services[spec.ServiceID]
+	v := m.w.versions[id]
+	for _, spec := range v.Services {
+		s := v.Settled(m.w.services[spec.ServiceID])
 		if spec.Protocol != miosa.ProtocolTCP || s.PublicPort == 0 {
 			continue
 		}
@@ -383,6 +384,7 @@ func (m *Machine) served(versions []routing.Served, id string) []routing.Served 
 		if next.Service, ok = m.w.services[spec.ServiceID]; !ok {
 			next.Service = miosa.Service{ID: spec.ServiceID}
 		}
+		next.Service = v.Settled(next.Service)
 	}
 	return append(versions, next)
 }

@@ -77,6 +77,7 @@ type picture struct {
 	versions  map[string]miosa.Version
 	rollouts  map[string]miosa.Rollout
 	instances map[string]miosa.Instance
+	services  map[string]miosa.Service
 }
 
 func (p *picture) take(c control.Changed) {
@@ -88,6 +89,8 @@ func (p *picture) take(c control.Changed) {
 			p.versions[v.ID] = v
 		case miosa.Rollout:
 			p.rollouts[v.ID] = v
+		case miosa.Service:
+			p.services[v.ID] = v
 		case miosa.Instance:
 			v.Observed = p.instances[v.ID].Observed
 			p.instances[v.ID] = v
@@ -129,7 +132,7 @@ func (p *picture) target(env string) miosa.Version {
 
 func newBench(t *rapid.T) *bench {
 	b := &bench{T: t, now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC), memory: 256 * rapid.IntRange(3, 8).Draw(t, "room"), stored: map[string]miosa.Instance{}, rollouts: map[string]miosa.Rollout{}}
-	b.seen = picture{map[string]miosa.Environment{}, map[string]miosa.Version{}, map[string]miosa.Rollout{}, map[string]miosa.Instance{}}
+	b.seen = picture{map[string]miosa.Environment{}, map[string]miosa.Version{}, map[string]miosa.Rollout{}, map[string]miosa.Instance{}, map[string]miosa.Service{}}
 	b.store = memory.New(func() time.Time { return b.now })
 	b.m = control.NewMachine(control.Config{RouterWindow: control.RouterWindow, Hosts: func(_ miosa.Tenant, d miosa.Deployment, _ miosa.Environment) []string {
 		return []string{d.Slug + ".test"}
@@ -251,6 +254,7 @@ func (b *bench) feed(ev control.Event) {
 		case control.Commit:
 			b.commits = append(b.commits, e)
 			b.activates(e)
+			b.settles(e)
 		case control.Publish:
 			if e.Table.Generation <= b.table.Generation {
 				b.Fatalf("table %d after %d", e.Table.Generation, b.table.Generation)
@@ -296,6 +300,36 @@ func (b *bench) activates(e control.Commit) {
 	}
 }
 
+// settles: what a version brings of its services becomes theirs with the commit
+// that makes it live for the first time, all of it, and never otherwise.
+func (b *bench) settles(e control.Commit) {
+	want := map[string]miosa.Service{}
+	for _, put := range e.Put {
+		env, ok := put.(miosa.Environment)
+		if !ok || env.ActiveVersionID == b.seen.envs[env.ID].ActiveVersionID {
+			continue
+		}
+		v := b.seen.versions[env.ActiveVersionID]
+		for _, spec := range v.Services {
+			s := b.seen.services[spec.ServiceID]
+			if next := v.Settled(s); !next.SameSettings(s) {
+				want[s.ID] = next
+			}
+		}
+	}
+	for _, put := range e.Put {
+		if s, ok := put.(miosa.Service); ok {
+			if !s.SameSettings(want[s.ID]) {
+				b.Fatalf("%s is made %+v, want %+v", s.ID, s, want[s.ID])
+			}
+			delete(want, s.ID)
+		}
+	}
+	if len(want) > 0 {
+		b.Fatalf("made live without %+v", want)
+	}
+}
+
 // routes: a host name leads to the routed service of the version that is live,
 // or of the one that is about to be and can answer, whatever else its
 // environment has or had.
@@ -316,6 +350,9 @@ func (b *bench) routes() {
 		}
 		if pool.VersionID != want.ID || pool.ServiceID != routedOf(want) || !slices.Equal(got, b.seen.backends(want)) {
 			b.Fatalf("%s is served by %s of %s, %v; want %s of %s, %v", pool.DeploymentID, pool.ServiceID, pool.VersionID, got, routedOf(want), want.ID, b.seen.backends(want))
+		}
+		if sticky := want.Settled(b.seen.services[pool.ServiceID]).Sticky; pool.Sticky != sticky {
+			b.Fatalf("%s of %s is sticky by %+v, want %+v", pool.ServiceID, pool.VersionID, pool.Sticky, sticky)
 		}
 	}
 }
@@ -449,6 +486,13 @@ func (b *bench) specs(app int) (specs []miosa.ServiceSpec) {
 		if name == "db" {
 			spec.Protocol = miosa.ProtocolTCP
 		}
+		if rapid.Bool().Draw(b.T, "brings settings") {
+			spec.Settings = miosa.ServiceSettings{
+				SetsReplicas: rapid.Bool().Draw(b.T, "sets replicas"), Replicas: rapid.IntRange(0, 2).Draw(b.T, "brings"),
+				Sticky:  miosa.Sticky{Mode: rapid.SampledFrom([]miosa.StickyMode{"", miosa.StickyCookie}).Draw(b.T, "sticky")},
+				Restart: miosa.RestartPolicy{Mode: rapid.SampledFrom([]miosa.RestartMode{"", miosa.RestartAlways, miosa.RestartOnFailure}).Draw(b.T, "restart")},
+			}
+		}
 		specs = append(specs, spec)
 	}
 	return specs
@@ -479,7 +523,7 @@ func (b *bench) publish(app int) {
 			}),
 			store.Save(tx, store.Rollouts, miosa.Rollout{
 				ID: rollout, TenantID: tenant, DeploymentID: deploymentOf(app), EnvironmentID: environmentOf(app), TargetID: id, FromID: env.ActiveVersionID,
-				Promote: true, Step: miosa.StepStarting, StepSince: b.now, CreatedAt: b.now, Deadline: b.now.Add(10 * time.Minute),
+				Promote: rapid.IntRange(0, 4).Draw(b.T, "promote") > 0, Step: miosa.StepStarting, StepSince: b.now, CreatedAt: b.now, Deadline: b.now.Add(10 * time.Minute),
 			}))
 	})
 }

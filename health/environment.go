@@ -20,13 +20,16 @@ const maxReasons = 10
 type Condition struct {
 	Health  miosa.EnvironmentHealth // "" where nothing is live
 	Reasons []string
+	// Looping: of a service that requests or connections go to, all that is
+	// healthy is so between two crashes.
+	Looping bool
 	Wake    time.Time // when it may be otherwise although nothing happens; zero: never
 }
 
 // Environment judges what is live: the version, the environment's services, and
 // all instances of it, in any order. It is ok when every instance that is wanted
-// is healthy; down when the service that requests go to has none that is;
-// degraded when any is missing, fails, or is healthy between two crashes. A
+// is healthy; down when the service that requests go to, or one that speaks raw
+// TCP, has none that is; degraded when any is missing, fails, or is healthy between two crashes. A
 // service that is scaled to nothing wants none, a worker that did its work is
 // well, and static files have no instances.
 func Environment(now time.Time, live miosa.Version, services []miosa.Service, instances []miosa.Instance) Condition {
@@ -39,7 +42,7 @@ func Environment(now time.Time, live miosa.Version, services []miosa.Service, in
 	}
 	routed, _ := live.Routed()
 	for _, spec := range live.Services {
-		wanted, healthy := 0, 0
+		wanted, healthy, settled := 0, 0, 0
 		for _, s := range services {
 			if s.ID == spec.ServiceID {
 				wanted = s.DesiredReplicas
@@ -54,14 +57,21 @@ func Environment(now time.Time, live miosa.Version, services []miosa.Service, in
 			if well {
 				healthy++
 			}
+			if well && reason == "" {
+				settled++
+			}
 			if reason != "" {
 				v.Health = worse(v.Health, miosa.EnvironmentDegraded)
 				v.Reasons = append(v.Reasons, reason)
 			}
 		}
-		if wanted > 0 && healthy == 0 && spec.ServiceID == routed.ServiceID {
+		if spec.ServiceID != routed.ServiceID && !spec.Raw() {
+			continue
+		}
+		if wanted > 0 && healthy == 0 {
 			v.Health = miosa.EnvironmentDown
 		}
+		v.Looping = v.Looping || healthy > 0 && settled == 0
 	}
 	if over := len(v.Reasons) - maxReasons; over > 0 {
 		v.Reasons = append(v.Reasons[:maxReasons:maxReasons], fmt.Sprintf("and %d more", over))

@@ -87,6 +87,22 @@ func TestEnvironment(t *testing.T) {
 			all[0].Observed.State = miosa.Unhealthy
 			return append(all, instance("ri_0", "svc_w", 0, miosa.Healthy))
 		}, "ok"},
+		"a database beside it": {func(v *miosa.Version, _ []miosa.Service, all []miosa.Instance) []miosa.Instance {
+			v.Services[2].Protocol = miosa.ProtocolTCP
+			all[3].Observed.State = miosa.Starting
+			return all
+		}, "down: admin 0 is starting"},
+		"only a database": {func(v *miosa.Version, s []miosa.Service, all []miosa.Instance) []miosa.Instance {
+			v.Services = v.Services[2:]
+			v.Services[0].Protocol = miosa.ProtocolTCP
+			all[3].Observed.State, all[3].Observed.LastProbe = miosa.Unhealthy, "connection refused"
+			return all
+		}, "down: admin 0 fails its health check: connection refused"},
+		"a database that nobody wants": {func(v *miosa.Version, s []miosa.Service, all []miosa.Instance) []miosa.Instance {
+			v.Services = v.Services[2:]
+			v.Services[0].Protocol, s[2].DesiredReplicas = miosa.ProtocolTCP, 0
+			return nil
+		}, "ok"},
 		"another version's": {func(_ *miosa.Version, _ []miosa.Service, all []miosa.Instance) []miosa.Instance {
 			all[3].VersionID = "ver_1"
 			return all
@@ -139,7 +155,7 @@ func TestWatch(t *testing.T) {
 		look := func(seen miosa.EnvironmentHealth) {
 			past = append(past, moment{now, seen})
 			var tell miosa.EnvironmentHealth
-			tell, wake = w.Look(now, told, seen)
+			tell, wake = w.Look(now, told, seen, false)
 			if !wake.IsZero() && !wake.After(now) {
 				t.Fatalf("wakes at %s, and it is %s", wake, now)
 			}
@@ -205,7 +221,7 @@ func TestFlappingDoesNotFlood(t *testing.T) {
 			if at/every%2 == 1 {
 				seen = miosa.EnvironmentDown
 			}
-			if tell, _ := w.Look(epoch.Add(at), told, seen); tell != "" {
+			if tell, _ := w.Look(epoch.Add(at), told, seen, false); tell != "" {
 				told = tell
 				events++
 			}
@@ -213,6 +229,59 @@ func TestFlappingDoesNotFlood(t *testing.T) {
 		if events > 2 {
 			t.Errorf("changing each %s it is told %d times", every, events)
 		}
+	}
+}
+
+// What crashes every few minutes is told of a few times, whether it goes on
+// between two crashes for longer than what is better must last or not; once it
+// has settled, that is told.
+func TestACrashLoopIsToldOnce(t *testing.T) {
+	const settles = 6 * time.Hour
+	for every := 3 * time.Minute; every <= 9*time.Minute; every += time.Minute {
+		for _, raw := range []bool{false, true} {
+			var w health.Watch
+			v, services := shop()
+			v.Services, services[0].DesiredReplicas = v.Services[:1], 1
+			if raw {
+				v.Services[0].Protocol = miosa.ProtocolTCP
+			}
+			i := instance("ri_1", "svc_w", 0, miosa.Healthy)
+			told, events := miosa.EnvironmentHealth(""), []string(nil)
+			crashed := time.Duration(0)
+			for at := time.Duration(0); at < settles+2*health.Settled; at += time.Second {
+				switch since := at - crashed; {
+				case since == every && at < settles:
+					crashed = at
+					i.Observed.State = miosa.Pending
+					i.Observed.Failures++
+				case since == 30*time.Second && crashed > 0:
+					i.Observed.State, i.Observed.HealthyAt = miosa.Healthy, epoch.Add(at)
+				}
+				seen := health.Environment(epoch.Add(at), v, services, []miosa.Instance{i})
+				if tell, _ := w.Look(epoch.Add(at), told, seen.Health, seen.Looping); tell != "" {
+					told = tell
+					events = append(events, string(tell))
+				}
+			}
+			// The first crash is no loop yet.
+			if got := strings.Join(events, " "); got != "down ok down ok" {
+				t.Errorf("crashing each %s, raw %t: told %s", every, raw, got)
+			}
+		}
+	}
+}
+
+// One of two that settled makes up for the other's loop.
+func TestWhatIsBetterBesideACrashLoopIsTold(t *testing.T) {
+	v, services := shop()
+	all := well()
+	all[0].Observed.Failures, all[0].Observed.HealthyAt = 3, epoch.Add(-time.Minute)
+	if got := health.Environment(epoch, v, services, all); got.Looping || got.Health != miosa.EnvironmentDegraded {
+		t.Errorf("%+v", got)
+	}
+	all[1].Observed.State = miosa.Pending
+	if got := health.Environment(epoch, v, services, all); !got.Looping || got.Health != miosa.EnvironmentDegraded {
+		t.Errorf("%+v", got)
 	}
 }
 

@@ -53,7 +53,7 @@ func (c *clinic) line(l transcript.Line) (string, error) {
 		for range l.Int("times", 1) {
 			c.now = c.t.Wake()
 			if c.t.Expired(c.now) {
-				out = append(out, c.stamp()+"grace is over: "+c.t.Words("connection refused"))
+				out = append(out, c.stamp()+"grace is over: "+c.t.Words(miosa.HealthHTTP, "connection refused"))
 				break
 			}
 			v := c.t.Observe(c.now, health.Result{At: c.now, OK: l.Has("ok")})

@@ -13,8 +13,8 @@ import (
 // Result is what one probe saw.
 type Result struct {
 	At     time.Time
-	OK     bool   // a 2xx answer within the timeout
-	Detail string // in words: "connection refused", "answered 503"
+	OK     bool   // it was as its type wants it, within the timeout
+	Detail string // in words: "connection refused", "answered 503", "exited with code 3"
 }
 
 // Verdict is what a result changed.
@@ -138,10 +138,28 @@ func (t *Tracker) Wake() time.Time {
 	return t.Next
 }
 
-// Words says in a customer's words how far the app came.
-func (t *Tracker) Words(last string) string {
+// Words says in a customer's words why an app that was asked in that way did not
+// become healthy within its grace; last is what the last probe saw, "" nothing.
+func (t *Tracker) Words(how miosa.HealthType, last string) string {
 	if last == "" {
 		last = "no probe was answered"
 	}
-	return fmt.Sprintf("GET %s did not answer 2xx within %s of the start; the last probe: %s", t.Check.Path, t.Check.Grace, last)
+	missed := "GET " + t.Check.Path + " did not answer 2xx"
+	switch how {
+	case miosa.HealthTCP:
+		missed = "its port accepted no connection"
+	case miosa.HealthGRPC:
+		missed = "its gRPC health service did not answer SERVING"
+	case miosa.HealthExec:
+		missed = "the health check's command did not exit with 0"
+	}
+	return fmt.Sprintf("%s within %s of the start; the last probe: %s", missed, t.Check.Grace, last)
+}
+
+// Named is what a health check of that type is called in what is told of it.
+func Named(how miosa.HealthType, check miosa.HealthCheck) string {
+	if how == miosa.HealthHTTP {
+		return "health check GET " + withDefaults(check).Path
+	}
+	return string(how) + " health check"
 }

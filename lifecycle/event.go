@@ -48,6 +48,9 @@ type (
 		Boot    int
 		Failure miosa.Failure // Kind exit, signal, oom, not_found …
 		Stopped bool          // in answer to StopGuest
+		// StopSignal is Linux's number of the signal that it was asked to end
+		// with; 0: SIGTERM. Meaningful with Stopped.
+		StopSignal int
 	}
 	// Vanished: the VM's process ended. Without Exited before it, it is a crash.
 	Vanished struct {

@@ -513,9 +513,11 @@ func (m *Machine) boot(now time.Time) []Effect {
 
 // graceWords says why an app was never healthy, as its developer needs it.
 func (m *Machine) graceWords() string {
-	port := m.in.Spec.Port
+	port, how := m.in.Spec.Port, m.in.Spec.HealthType()
 	_, listening := PhaseAt(m.obs, "listening")
 	switch {
+	case how == miosa.HealthExec:
+		// It asks nothing of the port, which may be none.
 	case !listening && len(m.elsewhere) > 0:
 		return fmt.Sprintf("the app listens on %s, not on port %d: let it listen on the port in $PORT (%d), or publish it with the port that it has", portList(m.elsewhere), port, port)
 	case !listening:
@@ -525,7 +527,7 @@ func (m *Machine) graceWords() string {
 	case m.hint == "ipv6":
 		return fmt.Sprintf("the app listens on port %d on IPv6 only: let it listen on 0.0.0.0, or on [::] with IPv4 allowed", port)
 	}
-	return m.check.Words(strings.TrimSpace(m.obs.LastProbe))
+	return m.check.Words(how, strings.TrimSpace(m.obs.LastProbe))
 }
 
 // portList is "port 3000", "ports 3000 and 9090", "ports 80, 443 and 9090".

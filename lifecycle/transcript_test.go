@@ -40,11 +40,11 @@ func newStage() *stage { return &stage{now: epoch, answer: "nothing"} }
 // line carries out one line of a script:
 //
 //	new [proven] [worker] [policy=on_failure] [grace=60s] [failures=3]
-//	    [health=none] [stable=10s] [stop=10s]
+//	    [health=none|tcp|grpc|exec] [stable=10s] [stop=10s]
 //	assign [goal=drain|stop] [nonce=1] [generation=2] [proven]
 //	vm starts | app starts | app listens [on=loopback] | up  (all three, answering 200)
 //	app elsewhere ports=3000,9090
-//	app answers 503 | app answers nothing
+//	app answers 503 | app answers nothing   (an exec check: its exit code)
 //	app exits [code=1] | app killed by=oom | app missing | app stopped
 //	vm vanishes | vm silent | boot fails     (each: [boot=1] for one from the past)
 //	wait 10m | agent restarts [vm=lost] | state
@@ -135,7 +135,7 @@ func (s *stage) begin(l transcript.Line) {
 		Proven: l.Has("proven"), PriorFailures: l.Int("failures", 0),
 		Restart: miosa.RestartPolicy{Mode: miosa.RestartMode(l.Text("policy", "always"))},
 		Spec: miosa.ServiceSpec{Name: "web", Port: 8080, StopGrace: l.Duration("stop", 0), Health: miosa.HealthCheck{
-			Grace: l.Duration("grace", 0), Type: miosa.HealthType(l.Text("health", "")), Stable: l.Duration("stable", 0),
+			Command: "/app/check", Grace: l.Duration("grace", 0), Type: miosa.HealthType(l.Text("health", "")), Stable: l.Duration("stable", 0),
 		}},
 	}
 	if l.Has("worker") {
@@ -180,6 +180,9 @@ func (s *stage) feed(ev lifecycle.Event) {
 func (s *stage) probe() health.Result {
 	if s.answer == "nothing" {
 		return health.Result{At: s.now, Detail: "connection refused"}
+	}
+	if s.in.Spec.HealthType() == miosa.HealthExec {
+		return health.Result{At: s.now, OK: s.answer == "0", Detail: "exited with code " + s.answer}
 	}
 	return health.Result{At: s.now, OK: s.answer[0] == '2', Detail: "answered " + s.answer}
 }

@@ -151,6 +151,7 @@ func Decide(in Input) Result {
 			if !ok || side.Version.Kind == miosa.KindStatic {
 				continue
 			}
+			svc := side.Version.Settled(svc)
 			for n := range max(svc.DesiredReplicas, side.AtLeast) {
 				s := slot{in: &in, side: side, service: svc, spec: spec, number: n}
 				for _, i := range instances {

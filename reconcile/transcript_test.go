@@ -32,7 +32,8 @@ type stage struct {
 // line carries out one line of a script:
 //
 //	service NAME replicas=2 [age=1h]      add or change one
-//	version NAME [proven] [trial]         a side of its own, for all services
+//	version NAME [proven] [trial] [sets=2]  a side of its own, for all services; how
+//	                                      many instances of each it brings
 //	ended NAME                            that version is no longer wanted
 //	host NAME [alive|suspect|lost]        room NAME|none
 //	INSTANCE STATE [kind=completed] [failures=3] [failure="words"]
@@ -50,7 +51,11 @@ func (s *stage) line(l transcript.Line) (string, error) {
 			side.AtLeast = 1
 		}
 		for _, svc := range s.in.Services {
-			side.Version.Services = append(side.Version.Services, miosa.ServiceSpec{ServiceID: svc.ID})
+			spec := miosa.ServiceSpec{ServiceID: svc.ID}
+			if n := l.Int("sets", -1); n >= 0 {
+				spec.Settings = miosa.ServiceSettings{SetsReplicas: true, Replicas: n}
+			}
+			side.Version.Services = append(side.Version.Services, spec)
 		}
 		s.in.Sides = append(s.in.Sides, side)
 	case "ended":

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/lifecycle"
 )
 
 const (
@@ -19,8 +20,12 @@ const (
 	// pulls it has an hour for that from when it begins, and waits an hour for others
 	// to end.
 	PullDeadline = 2 * time.Hour
-	// StartDeadline is how long the new instances have to become healthy.
+	// StartDeadline is the least that new instances have to become healthy; see
+	// StartWithin.
 	StartDeadline = 10 * time.Minute
+	// StartSlack is what StartWithin adds for all that comes before and between:
+	// a host is found, the report comes in.
+	StartSlack = 2 * time.Minute
 	// FlipDeadline is how long live routers have to acknowledge the routes; one
 	// that does not is broken, and the flip goes on without it.
 	FlipDeadline = 30 * time.Second
@@ -94,7 +99,7 @@ func pulling(in Input) Decision {
 	image := in.Target.Image
 	switch {
 	case in.Target.Pulled():
-		return Decision{Step: miosa.StepStarting, Deadline: in.Now.Add(StartDeadline), Reason: image.Reference + " is pulled: " + image.Digest}
+		return Decision{Step: miosa.StepStarting, Deadline: in.Now.Add(StartWithin(in.Target)), Reason: image.Reference + " is pulled: " + image.Digest}
 	case image.Failure != "":
 		return Decision{Step: miosa.StepFailed, Failed: true, Reason: "the image was not pulled: " + image.Failure}
 	case !in.Now.Before(in.Rollout.Deadline):
@@ -104,6 +109,21 @@ func pulling(in Input) Decision {
 		}
 	}
 	return Decision{Step: miosa.StepPulling, Reason: "pulling " + image.Reference, Deadline: in.Rollout.Deadline, Wake: in.Rollout.Deadline}
+}
+
+// StartWithin is how long the target's new instances have to become healthy:
+// enough for each to boot and to use up all of its health check's grace, or to
+// run for as long as makes it healthy where nothing is asked.
+func StartWithin(target miosa.Version) time.Duration {
+	longest := time.Duration(0)
+	for _, s := range target.Services {
+		if s.HealthType() == miosa.HealthNone {
+			longest = max(longest, cmp.Or(s.Health.Stable, miosa.DefaultStable))
+		} else {
+			longest = max(longest, cmp.Or(s.Health.Grace, miosa.DefaultHealthCheck().Grace))
+		}
+	}
+	return max(StartDeadline, lifecycle.BootDeadline+longest+StartSlack)
 }
 
 func starting(in Input) Decision {
@@ -158,7 +178,7 @@ func survey(in Input) progress {
 		if _, ok := in.Target.Service(svc.ID); !ok || in.Target.Kind == miosa.KindStatic {
 			continue
 		}
-		for n := range max(svc.DesiredReplicas, Proofs) {
+		for n := range max(in.Target.Settled(svc).DesiredReplicas, Proofs) {
 			p.want++
 			p.slot(in, svc.ID, n)
 		}
@@ -256,16 +276,27 @@ func flipping(in Input) Decision {
 	return Decision{Step: miosa.StepFlipping, Reason: "waiting for the routers", Deadline: in.Rollout.Deadline, Wake: in.Rollout.Deadline}
 }
 
-// serving reports whether the target can answer requests, if any go to it: a
-// version without a backend is never made live.
+// serving reports whether the target can answer requests and connections, if any
+// go to it: a version without a backend is never made live.
 func serving(in Input) bool {
-	spec, ok := in.Target.Routed()
-	if !ok || in.Target.Kind == miosa.KindStatic {
+	if in.Target.Kind == miosa.KindStatic {
 		return true
 	}
-	return slices.ContainsFunc(in.Instances, func(i miosa.Instance) bool {
-		return i.VersionID == in.Target.ID && i.ServiceID == spec.ServiceID && i.Serving()
-	})
+	serves := func(service string) bool {
+		return slices.ContainsFunc(in.Instances, func(i miosa.Instance) bool {
+			return i.VersionID == in.Target.ID && i.ServiceID == service && i.Serving()
+		})
+	}
+	if spec, ok := in.Target.Routed(); ok && !serves(spec.ServiceID) {
+		return false
+	}
+	for _, svc := range in.Services {
+		spec, ok := in.Target.Service(svc.ID)
+		if ok && spec.Raw() && in.Target.Settled(svc).DesiredReplicas > 0 && !serves(svc.ID) {
+			return false
+		}
+	}
+	return true
 }
 
 // drainEnd is when those that drain, which are of the version before, are over

@@ -1,6 +1,7 @@
 package rollout_test
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/lifecycle"
 	"github.com/miosa/miosa/rollout"
 	"github.com/miosa/miosa/transcript"
 )
@@ -34,7 +36,7 @@ type stage struct{ in rollout.Input }
 
 // line carries out one line of a script:
 //
-//	service NAME replicas=2 [worker] [drain=60]
+//	service NAME replicas=2 [worker] [tcp] [drain=60] [sets=3] [grace=9m] [stable=10m]
 //	publish [promote=no] [first] [image=shop:1]
 //	pulled | unpulled failure="words"
 //	instance ID SERVICE slot=0 [version=1] STATE [failure="words"] [kind=exit] [reason="no room"] [said=line]
@@ -50,13 +52,20 @@ func (s *stage) line(l transcript.Line) (string, error) {
 		if l.Has("worker") {
 			spec.Port, spec.Type = 0, miosa.ServiceWorker
 		}
+		if l.Has("tcp") {
+			spec.Protocol = miosa.ProtocolTCP
+		}
+		if n := l.Int("sets", -1); n >= 0 {
+			spec.Settings.SetsReplicas, spec.Settings.Replicas = true, n
+		}
+		spec.Health.Grace, spec.Health.Stable = l.Duration("grace", 0), l.Duration("stable", 0)
 		s.in.Target.ID = "ver_2"
 		s.in.Target.Services = append(s.in.Target.Services, spec)
 		return "", nil
 	case "publish":
 		s.in.Rollout = miosa.Rollout{
 			ID: "rol_1", TargetID: "ver_2", FromID: "ver_1", Promote: l.Text("promote", "yes") == "yes", Step: miosa.StepStarting,
-			CreatedAt: s.in.Now, StepSince: s.in.Now, Deadline: s.in.Now.Add(rollout.StartDeadline),
+			CreatedAt: s.in.Now, StepSince: s.in.Now, Deadline: s.in.Now.Add(rollout.StartWithin(s.in.Target)),
 		}
 		if l.Has("first") {
 			s.in.Rollout.FromID = ""
@@ -192,7 +201,7 @@ func TestSteps(t *testing.T) {
 			}
 			in.Rollout.Step, in.Rollout.Reason = d.Step, d.Reason
 			fortune(t, &in)
-			if bound := rollout.PullDeadline + rollout.StartDeadline + rollout.FlipDeadline + time.Hour; in.Now.Sub(began) > bound {
+			if bound := rollout.PullDeadline + rollout.StartWithin(in.Target) + rollout.FlipDeadline + time.Hour; in.Now.Sub(began) > bound {
 				t.Fatalf("still %s after %s", in.Rollout.Step, in.Now.Sub(began))
 			}
 		}
@@ -200,8 +209,20 @@ func TestSteps(t *testing.T) {
 	})
 }
 
-// answers: requests to the target have a backend, or it serves no HTTP.
+// answers: requests and connections to the target have a backend, where they
+// go to it.
 func answers(in rollout.Input) bool {
+	for _, svc := range in.Services {
+		spec, ok := in.Target.Service(svc.ID)
+		if ok && spec.Raw() && svc.DesiredReplicas > 0 && !slices.ContainsFunc(in.Instances, func(i miosa.Instance) bool {
+			return i.VersionID == "ver_2" && i.ServiceID == svc.ID && i.Serving()
+		}) {
+			return false
+		}
+	}
+	if in.Target.RoutedServiceID == "" {
+		return true
+	}
 	if !slices.ContainsFunc(in.Target.Services, func(s miosa.ServiceSpec) bool { return s.Port != 0 }) {
 		return true
 	}
@@ -247,13 +268,19 @@ func drawInput(t *rapid.T) rollout.Input {
 		id := fmt.Sprint("svc_", n)
 		in.Services = append(in.Services, miosa.Service{ID: id, DesiredReplicas: rapid.IntRange(0, 3).Draw(t, "replicas"), DrainSeconds: rapid.IntRange(0, 100).Draw(t, "drain")})
 		if rapid.IntRange(0, 5).Draw(t, "in the target") > 0 {
-			in.Target.Services = append(in.Target.Services, miosa.ServiceSpec{ServiceID: id, Port: rapid.SampledFrom([]int{0, 80}).Draw(t, "port")})
+			spec := miosa.ServiceSpec{ServiceID: id, Port: rapid.SampledFrom([]int{0, 80}).Draw(t, "port")}
+			if spec.Port != 0 && rapid.Bool().Draw(t, "raw") {
+				spec.Protocol = miosa.ProtocolTCP
+			}
+			spec.Health.Grace = time.Duration(rapid.IntRange(0, 600).Draw(t, "grace")) * time.Second
+			spec.Health.Stable = time.Duration(rapid.IntRange(0, 600).Draw(t, "stable")) * time.Second
+			in.Target.Services = append(in.Target.Services, spec)
 		}
 	}
 	in.Target.RoutedServiceID = miosa.RoutedService(in.Target.Services)
 	in.Rollout = miosa.Rollout{
 		ID: "rol_1", TargetID: "ver_2", FromID: rapid.SampledFrom([]string{"", "ver_1", "ver_2"}).Draw(t, "from"), Promote: rapid.Bool().Draw(t, "promote"),
-		Step: miosa.StepStarting, CreatedAt: epoch, Deadline: epoch.Add(rollout.StartDeadline),
+		Step: miosa.StepStarting, CreatedAt: epoch, Deadline: epoch.Add(rollout.StartWithin(in.Target)),
 	}
 	if rapid.Bool().Draw(t, "image") {
 		in.Target.Image.Reference = "registry.example/shop:1.4"
@@ -298,6 +325,52 @@ func fortune(t *rapid.T, in *rollout.Input) {
 			in.Target.Services[n].ReleaseID = "rel_1"
 		}
 	}
+}
+
+// One that boots as slowly as it may and then uses its whole grace, or runs as
+// long as it must to be stable, goes live.
+func TestTheDeadlineLeavesRoomForGrace(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := drawInput(t)
+		in.Instances, in.Rollout.Promote = nil, true
+		last := epoch
+		for _, svc := range in.Services {
+			spec, ok := in.Target.Service(svc.ID)
+			if !ok {
+				continue
+			}
+			at := epoch.Add(lifecycle.BootDeadline + cmp.Or(spec.Health.Grace, time.Minute))
+			if spec.Port == 0 {
+				at = epoch.Add(lifecycle.BootDeadline + cmp.Or(spec.Health.Stable, 10*time.Second))
+			}
+			if at.After(last) {
+				last = at
+			}
+			for slot := range max(svc.DesiredReplicas, 1) {
+				i := miosa.Instance{ID: fmt.Sprint(svc.ID, slot), VersionID: "ver_2", ServiceID: svc.ID, Slot: slot, HostID: "host_1", Goal: miosa.GoalRun, Spec: spec, CreatedAt: epoch}
+				i.Observed.State, i.Observed.Addr = miosa.Starting, address
+				in.Instances = append(in.Instances, i)
+			}
+		}
+		if in.Rollout.Step == miosa.StepPulling {
+			in.Target.Services = slices.Clone(in.Target.Services)
+			for n := range in.Target.Services {
+				in.Target.Services[n].ReleaseID = "rel_1"
+			}
+			d := rollout.Decide(in)
+			in.Rollout.Step, in.Rollout.Deadline = d.Step, d.Deadline
+		}
+		in.Now = last
+		if d := rollout.Decide(in); d.Failed {
+			t.Fatalf("given up at %s: %+v", last.Sub(epoch), d)
+		}
+		for n := range in.Instances {
+			in.Instances[n].Observed.State = miosa.Healthy
+		}
+		if d := rollout.Decide(in); d.Step != miosa.StepFlipping {
+			t.Fatalf("%+v", d)
+		}
+	})
 }
 
 // A rollout that gave no new version a chance says why.

@@ -235,7 +235,7 @@ func (c *checker) flipped(env miosa.Environment) {
 	if c.unproven[env.ActiveVersionID] {
 		c.s.fail("%s was made live; it was only to be proven", env.ActiveVersionID)
 	}
-	if v := c.versions[env.ActiveVersionID]; !c.s.cfg.Faults && routedOf(v) != "" && c.services[routedOf(v)].DesiredReplicas > 0 && len(c.backends(v, routedOf(v), 0)) == 0 && c.s.now.Sub(c.stopped[env.DeploymentID]) > time.Second {
+	if v := c.versions[env.ActiveVersionID]; !c.s.cfg.Faults && routedOf(v) != "" && c.wanted(v, routedOf(v)) > 0 && len(c.backends(v, routedOf(v), 0)) == 0 && c.s.now.Sub(c.stopped[env.DeploymentID]) > time.Second {
 		c.s.fail("%s was made live without a backend", v.ID)
 	}
 	if c.s.cfg.Faults {
@@ -247,11 +247,21 @@ func (c *checker) flipped(env miosa.Environment) {
 			if _, stays := c.versions[env.ActiveVersionID].Service(pool.ServiceID); pool.Protocol == miosa.ProtocolTCP && !stays {
 				continue // its port closes with the version that had it
 			}
-			if c.versions[pool.VersionID].EnvironmentID == env.ID && pool.VersionID != env.ActiveVersionID && c.services[pool.ServiceID].DesiredReplicas > 0 && !c.recentlyEmptied(c.services[pool.ServiceID]) {
+			if c.versions[pool.VersionID].EnvironmentID == env.ID && pool.VersionID != env.ActiveVersionID && c.wanted(c.versions[env.ActiveVersionID], pool.ServiceID) > 0 && !c.recentlyEmptied(c.services[pool.ServiceID]) {
 				c.s.fail("%s was made live while %s still serves %s", env.ActiveVersionID, r.id, pool.VersionID)
 			}
 		}
 	}
+}
+
+// wanted is how many instances of a service there are to be once a version is
+// live, at least: what it brings may be on record already, or not.
+func (c *checker) wanted(v miosa.Version, service string) int {
+	n := c.services[service].DesiredReplicas
+	if spec, ok := v.Service(service); ok && spec.Settings.SetsReplicas {
+		n = min(n, spec.Settings.Replicas)
+	}
+	return n
 }
 
 func goalRank(g miosa.Goal) int {

@@ -375,6 +375,9 @@ func (u *users) publish(a *app, b behaviour, promote bool) {
 		if svc.Name == "db" {
 			spec.Protocol = miosa.ProtocolTCP
 		}
+		if svc.Type != miosa.ServiceWorker && u.s.chance(0.2) {
+			spec.Settings = miosa.ServiceSettings{SetsReplicas: true, Replicas: u.s.rng.IntN(4)}
+		}
 		switch {
 		case svc.Name == "job":
 			spec.Command = string(finishes)

@@ -178,6 +178,7 @@ type serviceSpecRecord struct {
 	Grace     time.Duration     `json:"stop_grace_ns,omitempty"`
 	Response  time.Duration     `json:"response_timeout_ns,omitempty"`
 	Resources resourcesRecord   `json:"resources,omitzero"`
+	Settings  settingsRecord    `json:"settings,omitzero"`
 }
 
 func serviceSpecToRecord(v miosa.ServiceSpec) serviceSpecRecord {
@@ -196,6 +197,7 @@ func serviceSpecToRecord(v miosa.ServiceSpec) serviceSpecRecord {
 		Grace:     v.StopGrace,
 		Response:  v.ResponseTimeout,
 		Resources: resourcesToRecord(v.Resources),
+		Settings:  settingsToRecord(v.Settings),
 	}
 }
 
@@ -212,8 +214,40 @@ func (r serviceSpecRecord) noun() miosa.ServiceSpec {
 		Protocol:  r.Protocol,
 		Health:    r.Health.noun(),
 		Resources: r.Resources.noun(),
+		Settings:  r.Settings.noun(),
 
 		StopSignal: r.Signal, StopGrace: r.Grace, ResponseTimeout: r.Response,
+	}
+}
+
+type settingsRecord struct {
+	SetsReplicas bool                `json:"sets_replicas,omitempty"`
+	Replicas     int                 `json:"replicas,omitempty"`
+	SetsRegions  bool                `json:"sets_regions,omitempty"`
+	Regions      []string            `json:"regions,omitempty"`
+	Sticky       stickyRecord        `json:"sticky,omitzero"`
+	Restart      restartPolicyRecord `json:"restart,omitzero"`
+}
+
+func settingsToRecord(v miosa.ServiceSettings) settingsRecord {
+	return settingsRecord{
+		SetsReplicas: v.SetsReplicas,
+		Replicas:     v.Replicas,
+		SetsRegions:  v.SetsRegions,
+		Regions:      v.Regions,
+		Sticky:       stickyToRecord(v.Sticky),
+		Restart:      restartPolicyToRecord(v.Restart),
+	}
+}
+
+func (r settingsRecord) noun() miosa.ServiceSettings {
+	return miosa.ServiceSettings{
+		SetsReplicas: r.SetsReplicas,
+		Replicas:     r.Replicas,
+		SetsRegions:  r.SetsRegions,
+		Regions:      r.Regions,
+		Sticky:       r.Sticky.noun(),
+		Restart:      r.Restart.noun(),
 	}
 }
 

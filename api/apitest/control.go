@@ -51,6 +51,8 @@ func (c *Control) run(ctx context.Context, after int64) {
 			case !ok:
 			case r.CancelledBy != "" && cancelled[r.ID] != nil:
 				cancelled[r.ID]()
+			case r.CancelledBy != "" && r.Step == miosa.StepPulling:
+				c.move(ctx, r, miosa.StepCancelled, "cancelled", nil)
 			case r.Step == miosa.StepStarting && cancelled[r.ID] == nil:
 				life, cancel := context.WithCancel(ctx)
 				cancelled[r.ID] = cancel
@@ -136,7 +138,10 @@ func (c *Control) roll(ctx, life context.Context, r miosa.Rollout) {
 		c.move(ctx, r, miosa.StepDone, "healthy; not promoted, as asked", nil)
 		return
 	}
-	c.move(ctx, r, miosa.StepDraining, "every router sends requests to the new instances", func(_ *store.Tx, v *miosa.Version, env *miosa.Environment, dep *miosa.Deployment) error {
+	c.move(ctx, r, miosa.StepDraining, "every router sends requests to the new instances", func(tx *store.Tx, v *miosa.Version, env *miosa.Environment, dep *miosa.Deployment) error {
+		if err := settle(tx, *v); err != nil {
+			return err
+		}
 		if env.ActiveVersionID != v.ID {
 			env.PreviousVersionID = env.ActiveVersionID
 		}
@@ -211,6 +216,22 @@ func (c *Control) with(tx *store.Tx, r miosa.Rollout, fn func(*store.Tx, *miosa.
 	return store.Save(tx, store.Deployments, dep)
 }
 
+// settle makes what a version brings of its services theirs.
+func settle(tx *store.Tx, v miosa.Version) error {
+	for _, spec := range v.Services {
+		s, err := store.Load(tx, store.Services, store.ServiceKey(v.TenantID, v.DeploymentID, spec.ServiceID))
+		if err != nil {
+			return err
+		}
+		if next := v.Settled(s); !next.SameSettings(s) {
+			if err := store.Save(tx, store.Services, next); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // instances fills the slots of a version that is healthy, and ends the others'.
 func (c *Control) instances(ctx context.Context, tx *store.Tx, v miosa.Version) error {
 	for o, err := range store.List(ctx, c.store, store.Observations, store.ObservationsOf(v.TenantID, v.DeploymentID), store.ScanOptions{}) {
@@ -227,7 +248,7 @@ func (c *Control) instances(ctx context.Context, tx *store.Tx, v miosa.Version) 
 		if err != nil {
 			return err
 		}
-		for slot := range s.DesiredReplicas {
+		for slot := range v.Settled(s).DesiredReplicas {
 			id, err := miosa.NewID(miosa.PrefixInstance, time.Now(), rand.Reader)
 			if err != nil {
 				return err

@@ -13,7 +13,7 @@ type Deployment struct {
 	Slug                  string         `json:"slug" doc:"Made from the name at creation; unique per tenant; part of public_url."`
 	SourceType            string         `json:"source_type"`
 	State                 string         `json:"state" enum:"pending,building,running,stopped,failed"`
-	Health                *string        `json:"health" enum:"ok,degraded,down" doc:"How what is live in production does, beside state: degraded when an instance that is wanted is missing, fails or crash-loops, down when the service that requests go to has no healthy one; null while nothing is live."`
+	Health                *string        `json:"health" enum:"ok,degraded,down" doc:"How what is live in production does, beside state: degraded when an instance that is wanted is missing, fails or crash-loops, down when the service that requests go to, or one of protocol tcp, has no healthy one; null while nothing is live."`
 	Reasons               []string       `json:"reasons" doc:"Why health is not ok, in words."`
 	ActiveVersionID       *string        `json:"active_version_id" doc:"The version that is live in production."`
 	ActiveReleaseID       *string        `json:"active_release_id"`
@@ -69,7 +69,7 @@ type Publish struct {
 	Port            *int              `json:"port,omitempty" doc:"1–65535. Default: that of the active version, the image's first exposed port, 8080."`
 	HealthCheckPath string            `json:"health_check_path,omitempty" doc:"Default: that of the active version, /."`
 	Services        []PublishService  `json:"services,omitempty" doc:"Several services of one version; default is one, web."`
-	Reset           bool              `json:"reset,omitempty" doc:"What a service does not say is the default, not what the active version has; only desired_replicas and logs stay as they are."`
+	Reset           bool              `json:"reset,omitempty" doc:"What a service does not say is the default, not what the active version or the deployment has; only desired_replicas and logs stay as they are."`
 	Variables       map[string]string `json:"variables,omitempty" doc:"Plain variables of the environment to set with it; those that are not named stay. A secret is not overwritten."`
 	Promote         *bool             `json:"promote,omitempty" doc:"Default true. false: only prove that it becomes healthy."`
 	DataServices    []any             `json:"data_services,omitempty" doc:"Accepted for compatibility; bindings are the operator's."`

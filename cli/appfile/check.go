@@ -1,6 +1,8 @@
 package appfile
 
 import (
+	"fmt"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -54,68 +56,125 @@ func (r *reading) variable(path []string, name string) {
 }
 
 func (r *reading) service(path []string, s *Service) {
-	in := func(more ...string) []string { return append(slices.Clone(path), more...) }
-	h := s.Health
-	kind := deref(h.Type)
-	if kind == "" && h.Command != nil {
-		kind = "exec"
+	for _, f := range s.Check() {
+		r.fault(append(slices.Clone(path), strings.Split(f.Key, ".")...), "%s", f.Message)
 	}
+}
+
+// healthKeys are the keys of a health check that mean something for some of its
+// types only.
+var healthKeys = []struct {
+	key   string
+	types []string
+}{
+	{"path", []string{"http", "grpc"}}, {"host", []string{"http"}}, {"scheme", []string{"http"}}, {"headers", []string{"http"}},
+	{"command", []string{"exec"}}, {"stable", []string{"none"}},
+	{"interval", asked}, {"timeout", asked}, {"grace", asked}, {"threshold", asked},
+}
+
+// asked are the types of a health check that ask something.
+var asked = []string{"http", "tcp", "grpc", "exec"}
+
+// HealthType is what the service's health check does, by what is said of it.
+func (s *Service) HealthType() string {
+	switch {
+	case s.Health.Type != nil:
+		return *s.Health.Type
+	case s.Health.Command != nil:
+		return "exec"
+	case deref(s.Type) == "worker":
+		return "none"
+	case deref(s.Protocol) == "tcp":
+		return "tcp"
+	}
+	return "http"
+}
+
+// said reports whether a key of the service has a value.
+func (s *Service) said(path string) bool {
+	v, _ := at(reflect.ValueOf(s).Elem(), path)
+	return !v.IsNil()
+}
+
+// Prune takes the keys of the health check away that mean nothing for its type,
+// but for those that are to be kept.
+func (s *Service) Prune(keep func(path string) bool) {
+	kind := s.HealthType()
+	for _, k := range healthKeys {
+		if path := "health." + k.key; !slices.Contains(k.types, kind) && !keep(path) {
+			v, _ := at(reflect.ValueOf(s).Elem(), path)
+			v.SetZero()
+		}
+	}
+}
+
+// Check finds what is wrong with keys of a service that are right each by
+// itself. The faults have no place; their keys are those of a service, like
+// "health.type".
+func (s *Service) Check() []Fault {
+	var out []Fault
+	fault := func(key, format string, args ...any) {
+		out = append(out, Fault{Key: key, Message: fmt.Sprintf(format, args...)})
+	}
+	kind := s.HealthType()
 	if deref(s.Type) == "worker" {
-		if s.Port != nil {
-			r.fault(in("port"), "a worker has none: it gets no requests")
+		for _, key := range []string{"port", "protocol", "response_timeout"} {
+			if s.said(key) {
+				fault(key, "a worker has none: it gets no requests")
+			}
 		}
 		if s.Sticky.Mode != nil {
-			r.fault(in("sticky"), "a worker has none: it gets no requests")
+			fault("sticky", "a worker has none: it gets no requests")
 		}
 		if kind == "http" || kind == "tcp" || kind == "grpc" {
-			r.fault(in("health", "type"), "must be exec or none: a worker has no port to be asked on")
+			fault("health.type", "must be exec or none: a worker has no port to be asked on")
 		}
-		if kind == "" {
-			kind = "none"
+	} else if deref(s.Protocol) == "tcp" {
+		if s.ResponseTimeout != nil {
+			fault("response_timeout", "has no meaning where the protocol is tcp: the router knows of no answers")
+		}
+		if mode := deref(s.Sticky.Mode); mode == "cookie" || mode == "header" {
+			fault("sticky.mode", "must be client_ip or none where the protocol is tcp: there are no cookies and headers")
 		}
 	}
-	if kind == "" && deref(s.Protocol) == "tcp" {
-		kind = "tcp"
-	}
-	if kind == "" {
-		kind = "http"
-	}
+	h := s.Health
 	if h.Path != nil && *h.Path != "" && (*h.Path)[0] != '/' {
-		r.fault(in("health", "path"), "must begin with /")
+		fault("health.path", "must begin with /")
 	}
 	if kind == "exec" && h.Command == nil {
-		r.fault(in("health", "type"), "exec needs a command beside it")
+		fault("health.type", "exec needs a command beside it")
 	}
-	for _, only := range []struct {
-		key   string
-		said  bool
-		types []string
-	}{
-		{"path", h.Path != nil, []string{"http", "grpc"}},
-		{"host", h.Host != nil, []string{"http"}},
-		{"scheme", h.Scheme != nil, []string{"http"}},
-		{"headers", h.Headers != nil, []string{"http"}},
-		{"command", h.Command != nil, []string{"exec"}},
-	} {
-		if only.said && !slices.Contains(only.types, kind) {
-			r.fault(in("health", only.key), "has no meaning where the health check's type is %s: it is for %s", kind, strings.Join(only.types, " and "))
+	for _, k := range healthKeys {
+		if path := "health." + k.key; s.said(path) && !slices.Contains(k.types, kind) {
+			fault(path, "has no meaning where the health check's type is %s: it is for %s", kind, words(k.types))
 		}
 	}
 	if s.StopSignal != nil {
 		if _, ok := miosa.ParseSignal(*s.StopSignal); !ok && *s.StopSignal != "" {
-			r.fault(in("stop_signal"), "must be the name of a signal, like SIGTERM or SIGQUIT, not %q", *s.StopSignal)
+			fault("stop_signal", "must be the name of a signal, like SIGTERM or SIGQUIT, not %q", *s.StopSignal)
 		}
 	}
 	if deref(s.Sticky.Mode) == "header" && s.Sticky.Name == nil {
-		r.fault(in("sticky", "mode"), "header needs a name beside it: the header's")
+		fault("sticky.mode", "header needs a name beside it: the header's")
 	}
 	if s.Sticky.Name != nil && s.Sticky.Mode == nil {
-		r.fault(in("sticky", "name"), "needs a mode beside it")
+		fault("sticky.name", "needs a mode beside it")
 	}
+	return out
+}
+
+// words are "a", "a and b" or "a, b and c".
+func words(all []string) string {
+	last := len(all) - 1
+	if last == 0 {
+		return all[0]
+	}
+	return strings.Join(all[:last], ", ") + " and " + all[last]
 }
 
 // Routed is the name of the service that requests go to: the one named web,
-// else the first of type web, else the first with a port; "" of workers alone.
+// else the first of type web, else the first with a port, of those that speak
+// HTTP; "" where none does.
 func (f *File) Routed() string {
 	var specs []miosa.ServiceSpec
 	for _, name := range f.Order {
@@ -123,7 +182,7 @@ func (f *File) Routed() string {
 		if kind == "" {
 			kind = miosa.ServiceWeb
 		}
-		specs = append(specs, miosa.ServiceSpec{ServiceID: name, Name: name, Type: kind, Port: 1})
+		specs = append(specs, miosa.ServiceSpec{ServiceID: name, Name: name, Type: kind, Port: 1, Protocol: miosa.Protocol(deref(f.Services[name].Protocol))})
 	}
 	return miosa.RoutedService(specs)
 }

@@ -5,7 +5,8 @@
 //
 // Tags beyond toml: doc says what a key is (and is the help of its flag), enum
 // its allowed values, min and max its range (of a text, a list or a table: how
-// much it holds), zero what 0 means where it may be that too, default what holds
+// much it holds), zero what 0 means where it may be that too (of a text or list
+// what its flag's empty value means), default what holds
 // where the key is not there, and example what the schema shows.
 package appfile
 
@@ -36,10 +37,10 @@ type Service struct {
 	Replicas        *int      `toml:"replicas" min:"0" max:"10000" doc:"how many instances" default:"as it was scaled, at first 1"`
 	Size            *string   `toml:"size" enum:"micro,small,medium,large,xlarge" doc:"named size of an instance; resources change it in parts" default:"small"`
 	Resources       Resources `toml:"resources" doc:"size of an instance"`
-	Regions         []string  `toml:"regions" max:"100" doc:"regions it may run in" default:"any" example:"eu-west"`
+	Regions         []string  `toml:"regions" max:"100" zero:"any" doc:"regions it may run in" default:"any" example:"eu-west"`
 	Sticky          Sticky    `toml:"sticky" doc:"what ties a client to one instance"`
 	Health          Health    `toml:"health" doc:"how an instance is judged"`
-	StopSignal      *string   `toml:"stop_signal" min:"1" max:"20" doc:"signal that asks it to end" default:"the image's, or SIGTERM" example:"SIGQUIT"`
+	StopSignal      *string   `toml:"stop_signal" min:"1" max:"20" zero:"the default" doc:"signal that asks it to end" default:"the image's, or SIGTERM" example:"SIGQUIT"`
 	StopGrace       *Duration `toml:"stop_grace" min:"1s" max:"5m" doc:"time from the stop signal to SIGKILL" default:"10s"`
 	Restart         Restart   `toml:"restart" doc:"when an instance is booted again"`
 }
@@ -48,24 +49,24 @@ type Service struct {
 type Resources struct {
 	VCPUs      *int `toml:"vcpus" min:"1" max:"256" doc:"vCPUs an instance" default:"1"`
 	MemoryMB   *int `toml:"memory_mb" min:"64" max:"4194304" doc:"MB of memory an instance" default:"512"`
-	DiskMB     *int `toml:"disk_mb" min:"64" max:"67108864" doc:"MB of disk an instance, which is gone with its boot" default:"1024"`
+	DiskMB     *int `toml:"disk_mb" min:"64" max:"67108864" doc:"MB of disk an instance, which is fresh at every boot" default:"1024"`
 	GPU        *int `toml:"gpu" min:"0" max:"16" doc:"GPUs an instance" default:"0"`
 	EgressMbps *int `toml:"egress_mbps" min:"1" max:"400000" zero:"no limit" doc:"Mbit/s an instance may send" default:"no limit"`
 }
 
 // Health is a service's health check.
 type Health struct {
-	Type      *string           `toml:"type" enum:"http,tcp,grpc,exec,none" doc:"how it is asked: http wants a 2xx, tcp a connection, grpc SERVING, exec the command's exit code 0; none asks nothing" default:"http, of protocol tcp tcp, of a worker none"`
-	Path      *string           `toml:"path" min:"1" max:"1024" doc:"path that answers 2xx when it is healthy; of grpc / and the service asked about" default:"/" example:"/healthz"`
-	Host      *string           `toml:"host" min:"1" max:"255" doc:"what it is asked with as Host" example:"shop.example" default:"the app's managed host name"`
-	Scheme    *string           `toml:"scheme" enum:"http,https" doc:"what it is asked over; of https any certificate will do" default:"http"`
+	Type      *string           `toml:"type" enum:"http,tcp,grpc,exec,none" doc:"what makes it healthy: http, that a request is answered 2xx; tcp, that a connection is accepted; grpc, that the gRPC health service answers SERVING; exec, that a command exits with 0; none, that its process runs" default:"http; tcp where protocol is tcp; none for a worker"`
+	Path      *string           `toml:"path" min:"1" max:"1024" doc:"path that answers 2xx when it is healthy; where type is grpc, a / and the name of the gRPC service to ask about" default:"/" example:"/healthz"`
+	Host      *string           `toml:"host" min:"1" max:"255" zero:"the default" doc:"what it is asked with as Host" example:"shop.example" default:"the app's managed host name"`
+	Scheme    *string           `toml:"scheme" enum:"http,https" doc:"what it is asked over; with https any certificate will do" default:"http"`
 	Headers   map[string]string `toml:"headers" max:"20" doc:"headers it is asked with; ${NAME} is that variable's value" example:"Authorization: Bearer ${HEALTH_TOKEN}"`
 	Command   *string           `toml:"command" min:"1" max:"16384" doc:"command that exits with 0 in a healthy instance; makes type exec" example:"/app/check"`
 	Interval  *Duration         `toml:"interval" min:"1s" max:"5m" doc:"how often it is asked" default:"5s"`
 	Timeout   *Duration         `toml:"timeout" min:"100ms" max:"1m" doc:"how long an answer may take" default:"2s"`
 	Grace     *Duration         `toml:"grace" min:"1s" max:"10m" doc:"time from boot in which failures are tolerated" default:"1m"`
 	Threshold *int              `toml:"threshold" min:"1" max:"100" doc:"failures in a row that make it unhealthy" default:"3"`
-	Stable    *Duration         `toml:"stable" min:"1s" max:"10m" doc:"how long it must have run where nothing is asked" default:"10s"`
+	Stable    *Duration         `toml:"stable" min:"1s" max:"10m" doc:"how long its process must have run to be healthy, where type is none" default:"10s"`
 }
 
 // Restart is a service's restart policy.
@@ -76,7 +77,7 @@ type Restart struct {
 
 // Sticky ties a client to an instance.
 type Sticky struct {
-	Mode *string `toml:"mode" enum:"none,cookie,client_ip,header" doc:"by what a client is told" default:"none"`
+	Mode *string `toml:"mode" enum:"none,cookie,client_ip,header" doc:"how requests of one client find the same instance again: by a cookie, its address or a header; where protocol is tcp, by its address" default:"none"`
 	Name *string `toml:"name" min:"1" max:"100" doc:"name of the cookie or header" example:"X-Session"`
 }
 

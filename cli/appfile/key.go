@@ -18,7 +18,7 @@ type Key struct {
 	Default  string   // in words or as a value; "": none
 	Enum     []string // nil: any
 	Min, Max string   // in the key's own unit; "": no end
-	Zero     string   // what 0 means where it may be below Min; "": it may not
+	Zero     string   // what 0, or of a flag the empty text, means where it may be that too; "": it may not
 	Example  string
 	Type     reflect.Type // without a pointer
 }
@@ -105,10 +105,18 @@ func (k Key) Kind() string {
 }
 
 // Set gives a service's key the value that a flag was given: of a list or a
-// table one item more. The error says what it must be.
+// table one item more, and with an empty text the default where the key has
+// Zero. The error says what it must be.
 func (s *Service) Set(path, text string) error {
 	v, key := at(reflect.ValueOf(s).Elem(), path)
 	switch {
+	case text == "" && key.Zero != "" && !key.counts():
+		if key.Type.Kind() == reflect.Slice {
+			v.Set(reflect.MakeSlice(key.Type, 0, 0))
+		} else {
+			v.Set(reflect.New(key.Type))
+		}
+		return nil
 	case key.Type.Kind() == reflect.Slice:
 		for item := range strings.SplitSeq(text, ",") {
 			v.Set(reflect.Append(v, reflect.ValueOf(strings.TrimSpace(item))))

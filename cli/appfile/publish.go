@@ -46,6 +46,13 @@ func seconds(d *Duration) *float64 {
 	return new(d.Seconds())
 }
 
+// orDefault is a text that takes the default back where it is empty.
+func orDefault(p *string) resource.Nullable[string] {
+	n := set(p)
+	n.Null = n.Set && n.Value == ""
+	return n
+}
+
 func set[T any](p *T) (n resource.Nullable[T]) {
 	if p != nil {
 		n.Set, n.Value = true, *p
@@ -55,7 +62,7 @@ func set[T any](p *T) (n resource.Nullable[T]) {
 
 func (s *Service) spoken() resource.SpokenPatch {
 	return resource.SpokenPatch{
-		Protocol: s.Protocol, StopSignal: set(s.StopSignal),
+		Protocol: s.Protocol, StopSignal: orDefault(s.StopSignal),
 		ResponseTimeoutSeconds: set(seconds(s.ResponseTimeout)), StopGraceSeconds: set(seconds(s.StopGrace)),
 	}
 }
@@ -63,7 +70,7 @@ func (s *Service) spoken() resource.SpokenPatch {
 func (s *Service) health() *resource.HealthPatch {
 	h := s.Health
 	out := resource.HealthPatch{
-		Type: h.Type, Path: h.Path, Scheme: h.Scheme, Host: set(h.Host), Headers: h.Headers, Command: h.Command,
+		Type: h.Type, Path: h.Path, Scheme: h.Scheme, Host: orDefault(h.Host), Headers: h.Headers, Command: h.Command,
 		StableSeconds: seconds(h.Stable), IntervalSeconds: seconds(h.Interval), TimeoutSeconds: seconds(h.Timeout),
 		GracePeriodSeconds: seconds(h.Grace), UnhealthyThreshold: h.Threshold,
 	}

@@ -66,6 +66,26 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// Requests go to none that speaks raw TCP, whatever its name and place.
+func TestRouted(t *testing.T) {
+	for text, want := range map[string]string{
+		"[services.db]\nprotocol = \"tcp\"\n[services.shop]\n":                                  "shop",
+		"[services.web]\nprotocol = \"tcp\"\n[services.shop]\ntype = \"api\"\n":                 "shop",
+		"[services.db]\nprotocol = \"tcp\"\n[services.jobs]\ntype = \"worker\"\n":               "",
+		"[services.rpc]\nprotocol = \"h2c\"\n[services.db]\nprotocol = \"tcp\"\n":               "rpc",
+		"[services.shop]\n[services.web]\n":                                                     "web",
+		"[services.jobs]\ntype = \"worker\"\n[services.api]\ntype = \"api\"\n[services.shop]\n": "shop",
+	} {
+		f, err := appfile.Parse("miosa.toml", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Routed() != want {
+			t.Errorf("requests go to %q, not %q, of\n%s", f.Routed(), want, text)
+		}
+	}
+}
+
 // TestFaults: all at once, each with its line and key, and what was meant.
 func TestFaults(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
@@ -91,26 +111,30 @@ max_age = "5s"
   miosa.toml:9: services.web.health.timeout: must be a duration in quotes like "30s", 100ms–1m, not 5
   miosa.toml:11: services.web.restart.policy: must be one of always, on_failure, never, not "on-failure"; did you mean "on_failure"?
   miosa.toml:12: services.web.restart.max_age: must be 1m–8760h or 0 (never), not 5s`},
-		"no TOML":                   {"name = \"shop\n", `miosa.toml:1: this is no TOML: `},
-		"twice":                     {"name = \"a\"\nname = \"b\"\n", `miosa.toml:2: name: this is no TOML: `},
-		"another platform's words":  {"[services.web]\ninstances = 2\nenv = {}\nhealth_check_path = \"/\"\nmemory_mb = 9\ncmd = \"x\"\n", "services.web.instances: there is no such key; did you mean replicas?\n  miosa.toml:3: services.web.env: there is no such key; variables is a key of the file, above all tables\n  miosa.toml:4: services.web.health_check_path: there is no such key; did you mean health.path?\n  miosa.toml:5: services.web.memory_mb: there is no such key; did you mean resources.memory_mb?\n  miosa.toml:6: services.web.cmd: there is no such key; did you mean command?"},
-		"of a service, at the top":  {"port = 80\n", "miosa.toml:1: port: there is no such key; port is a key of a service, in a table like [services.web]"},
-		"nothing like it":           {"[services.web.sticky]\nquux = 1\n", "miosa.toml:2: services.web.sticky.quux: there is no such key; there are mode, name"},
-		"services by number":        {"[[services]]\nname = \"web\"\n", "miosa.toml:1: services: must be a table, not a list"},
-		"service of another kind":   {"services.web = 3\n", "miosa.toml:1: services.web: must be a table like [services.web], not 3"},
-		"name of a service":         {"[services.Web_1]\n", "miosa.toml:1: services.Web_1: a service's name must be 1–40 lower-case letters"},
-		"worker with a port":        {"[services.jobs]\ntype = \"worker\"\nport = 80\nhealth.type = \"http\"\n", "miosa.toml:3: services.jobs.port: a worker has none: it gets no requests\n  miosa.toml:4: services.jobs.health.type: must be exec or none"},
-		"path of tcp":               {"[services.db]\nprotocol = \"tcp\"\nhealth.path = \"/\"\n", "miosa.toml:3: services.db.health.path: has no meaning where the health check's type is tcp: it is for http and grpc"},
-		"path without /":            {"[services.web]\nhealth.path = \"healthz\"\n", "services.web.health.path: must begin with /"},
-		"exec without command":      {"[services.web]\nhealth.type = \"exec\"\n", "services.web.health.type: exec needs a command beside it"},
-		"a signal":                  {"[services.web]\nstop_signal = \"STOPPIT\"\n", `services.web.stop_signal: must be the name of a signal, like SIGTERM or SIGQUIT, not "STOPPIT"`},
-		"sticky by which header":    {"[services.web]\nsticky.mode = \"header\"\n", "services.web.sticky.mode: header needs a name beside it"},
-		"variables that are no one": {"required_variables = [\"A\", \"A\", \"B\", \"1x\", \"PORT\"]\n[variables]\nB = \"x\"\nMIOSA_X = \"y\"\nN = 3\n", "miosa.toml:1: required_variables: A is named twice\n  miosa.toml:1: required_variables: B has its value in variables: leave it out in one of both\n  miosa.toml:1: required_variables: \"1x\" is no name for a variable\n  miosa.toml:1: required_variables: PORT is set by the platform\n  miosa.toml:4: variables.MIOSA_X: MIOSA_X is set by the platform\n  miosa.toml:5: variables.N: must be a string in quotes, not 3"},
-		"a date":                    {"name = 2026-01-01\n", "miosa.toml:1: name: must be a string in quotes, not a date"},
-		"inline":                    {"services = { web = { health = {\n grce = \"1s\" } } }\n", "services.web.health.grce: there is no such key; did you mean grace?"},
-		"empty":                     {"name = \"\"\n", "miosa.toml:1: name: is empty"},
-		"environment":               {"environment = \"Big City\"\n", "miosa.toml:1: environment: must be lower-case letters"},
-		"a list of numbers":         {"[services.web]\nregions = [1]\n", "services.web.regions: must be strings in quotes, not 1"},
+		"no TOML":                    {"name = \"shop\n", `miosa.toml:1: this is no TOML: `},
+		"twice":                      {"name = \"a\"\nname = \"b\"\n", `miosa.toml:2: name: this is no TOML: `},
+		"another platform's words":   {"[services.web]\ninstances = 2\nenv = {}\nhealth_check_path = \"/\"\nmemory_mb = 9\ncmd = \"x\"\n", "services.web.instances: there is no such key; did you mean replicas?\n  miosa.toml:3: services.web.env: there is no such key; variables is a key of the file, above all tables\n  miosa.toml:4: services.web.health_check_path: there is no such key; did you mean health.path?\n  miosa.toml:5: services.web.memory_mb: there is no such key; did you mean resources.memory_mb?\n  miosa.toml:6: services.web.cmd: there is no such key; did you mean command?"},
+		"of a service, at the top":   {"port = 80\n", "miosa.toml:1: port: there is no such key; port is a key of a service, in a table like [services.web]"},
+		"nothing like it":            {"[services.web.sticky]\nquux = 1\n", "miosa.toml:2: services.web.sticky.quux: there is no such key; there are mode, name"},
+		"services by number":         {"[[services]]\nname = \"web\"\n", "miosa.toml:1: services: must be a table, not a list"},
+		"service of another kind":    {"services.web = 3\n", "miosa.toml:1: services.web: must be a table like [services.web], not 3"},
+		"name of a service":          {"[services.Web_1]\n", "miosa.toml:1: services.Web_1: a service's name must be 1–40 lower-case letters"},
+		"worker with a port":         {"[services.jobs]\ntype = \"worker\"\nport = 80\nhealth.type = \"http\"\n", "miosa.toml:3: services.jobs.port: a worker has none: it gets no requests\n  miosa.toml:4: services.jobs.health.type: must be exec or none"},
+		"worker that is spoken to":   {"[services.jobs]\ntype = \"worker\"\nprotocol = \"tcp\"\nresponse_timeout = \"5s\"\n", "miosa.toml:3: services.jobs.protocol: a worker has none: it gets no requests\n  miosa.toml:4: services.jobs.response_timeout: a worker has none: it gets no requests"},
+		"answers of tcp":             {"[services.db]\nprotocol = \"tcp\"\nresponse_timeout = \"5s\"\nsticky.mode = \"cookie\"\n", "miosa.toml:3: services.db.response_timeout: has no meaning where the protocol is tcp: the router knows of no answers\n  miosa.toml:4: services.db.sticky.mode: must be client_ip or none where the protocol is tcp"},
+		"stable of what is asked":    {"[services.web]\nhealth.stable = \"5s\"\n[services.jobs]\ntype = \"worker\"\nhealth = { command = \"/x\", stable = \"5s\" }\n", "miosa.toml:2: services.web.health.stable: has no meaning where the health check's type is http: it is for none\n  miosa.toml:5: services.jobs.health.stable: has no meaning where the health check's type is exec: it is for none"},
+		"how often nothing is asked": {"[services.jobs]\ntype = \"worker\"\nhealth.interval = \"5s\"\nhealth.grace = \"5s\"\n", "miosa.toml:3: services.jobs.health.interval: has no meaning where the health check's type is none: it is for http, tcp, grpc and exec\n  miosa.toml:4: services.jobs.health.grace: has no meaning"},
+		"path of tcp":                {"[services.db]\nprotocol = \"tcp\"\nhealth.path = \"/\"\n", "miosa.toml:3: services.db.health.path: has no meaning where the health check's type is tcp: it is for http and grpc"},
+		"path without /":             {"[services.web]\nhealth.path = \"healthz\"\n", "services.web.health.path: must begin with /"},
+		"exec without command":       {"[services.web]\nhealth.type = \"exec\"\n", "services.web.health.type: exec needs a command beside it"},
+		"a signal":                   {"[services.web]\nstop_signal = \"STOPPIT\"\n", `services.web.stop_signal: must be the name of a signal, like SIGTERM or SIGQUIT, not "STOPPIT"`},
+		"sticky by which header":     {"[services.web]\nsticky.mode = \"header\"\n", "services.web.sticky.mode: header needs a name beside it"},
+		"variables that are no one":  {"required_variables = [\"A\", \"A\", \"B\", \"1x\", \"PORT\"]\n[variables]\nB = \"x\"\nMIOSA_X = \"y\"\nN = 3\n", "miosa.toml:1: required_variables: A is named twice\n  miosa.toml:1: required_variables: B has its value in variables: leave it out in one of both\n  miosa.toml:1: required_variables: \"1x\" is no name for a variable\n  miosa.toml:1: required_variables: PORT is set by the platform\n  miosa.toml:4: variables.MIOSA_X: MIOSA_X is set by the platform\n  miosa.toml:5: variables.N: must be a string in quotes, not 3"},
+		"a date":                     {"name = 2026-01-01\n", "miosa.toml:1: name: must be a string in quotes, not a date"},
+		"inline":                     {"services = { web = { health = {\n grce = \"1s\" } } }\n", "services.web.health.grce: there is no such key; did you mean grace?"},
+		"empty":                      {"name = \"\"\n", "miosa.toml:1: name: is empty"},
+		"environment":                {"environment = \"Big City\"\n", "miosa.toml:1: environment: must be lower-case letters"},
+		"a list of numbers":          {"[services.web]\nregions = [1]\n", "services.web.regions: must be strings in quotes, not 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := appfile.Parse("miosa.toml", []byte(c.text))

@@ -22,6 +22,9 @@ func (t Table) In(line string) string {
 	if t.Prefix == "sticky." && strings.HasPrefix(line, "name") {
 		line += "\nmode = \"cookie\"" // which it goes with
 	}
+	if t.Prefix == "health." && strings.HasPrefix(line, "stable") {
+		line += "\ntype = \"none\""
+	}
 	return t.in + line + "\n"
 }
 

@@ -59,7 +59,7 @@ health = { command = "/app/server ` + check + `", interval = "1s", timeout = "30
 	serves("serve")
 	stop := j.traffic("both")
 	code, said := publish("late 1s", "exit 3", "5s")
-	if code != 4 || !strings.Contains(said, "version 2 did not go live: jobs: ") || !strings.Contains(said, "Version 1 goes on serving.") {
+	if code != 4 || !strings.Contains(said, "version 2 did not go live: jobs: the health check's command did not exit with 0 within 5s of the start; the last probe: exited with code 3") || !strings.Contains(said, "Version 1 goes on serving.") {
 		t.Errorf("exit %d:\n%s", code, said)
 	}
 	serves("serve")
