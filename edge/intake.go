@@ -217,7 +217,7 @@ func (in *intake) took(n int, err error) bool {
 		_ = http.NewResponseController(x.w).SetReadDeadline(time.Time{})
 	}
 	in.read.Store(true)
-	c.sent()
+	c.bodyCame()
 	return false
 }
 

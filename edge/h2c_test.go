@@ -1,0 +1,303 @@
+package edge
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/sys/unix"
+
+	"github.com/miosa/miosa/routing"
+)
+
+// framesApp is an app made of frames: on each connection it sends the settings
+// and then does what a test wants with each frame, until that says that it is
+// enough.
+type framesApp struct {
+	addr  string
+	dials atomic.Int64
+	calls atomic.Int64 // streams that were begun
+}
+
+// wire is one connection to it.
+type wire struct {
+	*http2.Framer
+	conn net.Conn
+	dial int64 // which, from 1 on
+	call int64 // which the present one is
+}
+
+func newFramesApp(t testing.TB, settings []http2.Setting, serve func(w *wire, f http2.Frame) bool) *framesApp {
+	t.Helper()
+	a := &framesApp{}
+	a.addr = rawApp(t, func(c net.Conn, br *bufio.Reader) {
+		w := &wire{Framer: http2.NewFramer(c, br), conn: c, dial: a.dials.Add(1)}
+		w.SetMaxReadFrameSize(1 << 20)
+		if _, err := br.Discard(len(http2.ClientPreface)); err != nil || w.WriteSettings(settings...) != nil {
+			return
+		}
+		for {
+			f, err := w.ReadFrame()
+			if err != nil {
+				return
+			}
+			switch f := f.(type) {
+			case *http2.SettingsFrame:
+				if !f.IsAck() {
+					_ = w.WriteSettingsAck()
+				}
+			case *http2.PingFrame:
+				if !f.IsAck() {
+					_ = w.WritePing(true, f.Data)
+				}
+			case *http2.HeadersFrame:
+				w.call = a.calls.Add(1)
+			}
+			if !serve(w, f) {
+				return
+			}
+		}
+	})
+	return a
+}
+
+// begins is the stream that the frame begins; 0: none.
+func begins(f http2.Frame) uint32 {
+	if h, ok := f.(*http2.HeadersFrame); ok {
+		return h.StreamID
+	}
+	return 0
+}
+
+// ends is the stream whose request the frame ends; 0: none.
+func ends(f http2.Frame) uint32 {
+	if h := f.Header(); (h.Type == http2.FrameHeaders || h.Type == http2.FrameData) && h.Flags.Has(http2.FlagDataEndStream) {
+		return h.StreamID
+	}
+	return 0
+}
+
+// An app that takes connections and no calls is asked a few times, and its
+// clients are told.
+func TestAnAppThatTakesNoCallsIsNotAskedForEver(t *testing.T) {
+	idle := func(*wire, http2.Frame) bool { return true }
+	goAway := func(code http2.ErrCode) func(*wire, http2.Frame) bool {
+		return func(w *wire, f http2.Frame) bool {
+			if begins(f) != 0 {
+				_ = w.WriteGoAway(0, code, nil)
+			}
+			return true
+		}
+	}
+	none := []http2.Setting{{ID: http2.SettingMaxConcurrentStreams, Val: 0}}
+	for name, c := range map[string]struct {
+		settings []http2.Setting
+		serve    func(*wire, http2.Frame) bool
+		code     string
+		says     string
+	}{
+		"allows none": {none, idle, "unreachable", allowsNone},
+		"goes away before any call": {nil, func(w *wire, f http2.Frame) bool {
+			if s, ok := f.(*http2.SettingsFrame); ok && !s.IsAck() {
+				_ = w.WriteGoAway(0, http2.ErrCodeNo, nil)
+			}
+			return true
+		}, "", ""},
+		"goes away at each call": {nil, goAway(http2.ErrCodeNo), "refused", ""},
+		"goes away in anger":     {nil, goAway(http2.ErrCodeEnhanceYourCalm), "refused", ""},
+		"refuses each call": {nil, func(w *wire, f http2.Frame) bool {
+			if id := begins(f); id != 0 {
+				_ = w.WriteRSTStream(id, http2.ErrCodeRefusedStream)
+			}
+			return true
+		}, "refused", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newFramesApp(t, c.settings, c.serve)
+			g, _ := newRig(t, Config{ResponseTimeout: 20 * time.Second})
+			g.route(map[string]routing.Pool{"app.test": h2cPool(at("ri_a", a.addr))})
+			requests := int64(0)
+			for _, method := range []string{"GET", "POST"} {
+				for _, body := range []io.Reader{nil, strings.NewReader("whole"), io.MultiReader(strings.NewReader("streamed"))} {
+					requests++
+					got := g.do(method, "http://app.test/", body)
+					if got.StatusCode != 502 && got.StatusCode != 503 || !strings.Contains(got.body, c.code) {
+						t.Errorf("%s: %d %s", method, got.StatusCode, got.body)
+					}
+				}
+			}
+			// A wait of a second, with a look every tenth.
+			if dials, calls := a.dials.Load(), a.calls.Load(); dials > 12*requests || calls > refusedMost*requests {
+				t.Errorf("%d connections and %d calls for %d requests", dials, calls, requests)
+			}
+			if c.says != "" {
+				if err := g.feed.await(t.Context(), func(r routing.Report) bool { return r.Faults["ri_a"] == c.says }); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
+// Calls of which an app takes one a connection have so many connections and no
+// more: the others wait for a place.
+func TestCallsWaitForAPlace(t *testing.T) {
+	arrived, release := make(chan struct{}, h2cMost), make(chan struct{})
+	var dials atomic.Int64
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		select {
+		case arrived <- struct{}{}:
+		default: // there are enough
+		}
+		<-release
+	}))
+	s.Config.Protocols, s.Config.HTTP2 = &protocols, &http.HTTP2Config{MaxConcurrentStreams: 1}
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			dials.Add(1)
+		}
+	}
+	s.Start()
+	t.Cleanup(s.Close)
+	g, _ := newRig(t, Config{})
+	g.route(map[string]routing.Pool{"app.test": h2cPool(at("ri_a", s.Listener.Addr().String()))})
+	var asking sync.WaitGroup
+	for range h2cMost + 20 {
+		asking.Go(func() {
+			res, err := g.http.Get("http://app.test/") //nolint:noctx // a test's
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			res.Body.Close()
+			if res.StatusCode != 200 {
+				t.Error(res.Status)
+			}
+		})
+	}
+	for range h2cMost {
+		<-arrived
+	}
+	close(release)
+	asking.Wait()
+	if n := dials.Load(); n != h2cMost {
+		t.Errorf("%d connections", n)
+	}
+}
+
+// A call that the app may have looked at is not made again where it must not be
+// made twice.
+func TestACallThatIsResetIsMadeOnce(t *testing.T) {
+	for _, code := range []http2.ErrCode{http2.ErrCodeProtocol, http2.ErrCodeInternal, http2.ErrCodeCancel, http2.ErrCodeNo} {
+		t.Run(code.String(), func(t *testing.T) {
+			a := newFramesApp(t, nil, func(w *wire, f http2.Frame) bool {
+				if id := ends(f); id != 0 {
+					_ = w.WriteRSTStream(id, code)
+				}
+				return true
+			})
+			g, _ := newRig(t, Config{BackendWait: time.Millisecond})
+			g.route(map[string]routing.Pool{"app.test": h2cPool(at("ri_a", a.addr))})
+			for n, body := range []io.Reader{nil, strings.NewReader("whole"), io.MultiReader(strings.NewReader("streamed"))} {
+				if got := g.do("POST", "http://app.test/", body); got.StatusCode != 502 || !strings.Contains(got.body, "no_response") {
+					t.Errorf("%d %s", got.StatusCode, got.body)
+				}
+				if calls := a.calls.Load(); calls != int64(n+1) {
+					t.Errorf("%d calls for %d requests", calls, n+1)
+				}
+			}
+		})
+	}
+}
+
+// An app that once said nothing is believed when it speaks HTTP/2 after all.
+func TestAnAppThatSpeaksAfterAll(t *testing.T) {
+	var dials atomic.Int64
+	a := newFramesApp(t, nil, func(w *wire, f http2.Frame) bool { return begins(f) == 0 })
+	g, _ := newRig(t, Config{BackendWait: time.Millisecond})
+	l := rawApp(t, func(c net.Conn, _ *bufio.Reader) {
+		if dials.Add(1) <= muteMost {
+			return
+		}
+		app, err := net.Dial("tcp", a.addr)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		go func() {
+			_, _ = io.Copy(app, c)
+			app.Close()
+		}()
+		_, _ = io.Copy(c, app)
+	})
+	g.route(map[string]routing.Pool{"app.test": h2cPool(at("ri_a", l))})
+	var got answerTo
+	for dials.Load() < muteMost {
+		got = g.do("POST", "http://app.test/", nil)
+	}
+	if !strings.Contains(got.body, "not_h2c") {
+		t.Errorf("%d %s", got.StatusCode, got.body)
+	}
+	if got = g.do("POST", "http://app.test/", nil); !strings.Contains(got.body, "no_response") {
+		t.Errorf("it has spoken, and fails otherwise now: %d %s", got.StatusCode, got.body)
+	}
+}
+
+// A VM that vanishes acknowledges nothing any more, and nothing ends its
+// connections: calls on those end all the same, long before their time is over.
+func TestCallsToAVanishedVMEnd(t *testing.T) {
+	t.Parallel()
+	gone := make(chan struct{})
+	a := newFramesApp(t, nil, func(w *wire, f http2.Frame) bool {
+		if ends(f) != 0 && w.call == 1 {
+			vanish(t, w.conn)
+			close(gone)
+		}
+		return true
+	})
+	g, _ := newRig(t, Config{ResponseTimeout: time.Hour})
+	g.route(map[string]routing.Pool{"app.test": h2cPool(at("ri_a", a.addr))})
+	call := func() {
+		res, err := g.http.Post("http://app.test/", "", nil) //nolint:noctx // a test's
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer res.Body.Close()
+		if body, _ := io.ReadAll(res.Body); res.StatusCode != 502 || !strings.Contains(string(body), "no_response") {
+			t.Errorf("%s %s", res.Status, body)
+		}
+	}
+	var calling sync.WaitGroup
+	calling.Go(call)
+	<-gone
+	calling.Go(call) // this one is not even acknowledged
+	calling.Wait()
+}
+
+// vanish has the kernel throw away whatever comes to the connection.
+func vanish(t testing.TB, c net.Conn) {
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err == nil {
+		nothing := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
+		if cerr := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &nothing[0]})
+		}); cerr != nil {
+			err = cerr
+		}
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
