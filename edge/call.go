@@ -24,6 +24,7 @@ type call struct {
 	backend *backend
 	cancel  context.CancelFunc
 	started time.Time
+	within  time.Duration // the answer has to begin, once the request was sent
 
 	ended   atomic.Int32 // why it was interrupted
 	events  atomic.Bool  // it carries a stream of events, which has no end by itself
@@ -58,7 +59,7 @@ func (c *call) moved() { c.active.Store(int64(time.Since(c.started))) }
 // bodyCame notes that the whole request is here.
 func (c *call) bodyCame() {
 	c.body.Store(int64(time.Since(c.started)) + 1)
-	c.timer.Reset(c.x.responseTimeout())
+	c.timer.Reset(c.within)
 }
 
 // look interrupts a call that takes too long: an answer has to begin in time
@@ -68,7 +69,7 @@ func (c *call) look() {
 	now := time.Since(c.started)
 	left, why := time.Duration(c.active.Load())+idle-now, endedByIdleness
 	if sent := time.Duration(c.body.Load()); sent != 0 && !c.settled.Load() {
-		left, why = sent+c.x.responseTimeout()-now, endedBySilence
+		left, why = sent+c.within-now, endedBySilence
 	}
 	if left <= 0 {
 		c.interrupt(why)
@@ -80,11 +81,11 @@ func (c *call) look() {
 // call brings the request to one backend over HTTP/2.
 func (x *exchange) call(b *backend) outcome {
 	ctx, cancel := context.WithCancel(x.r.Context())
-	c := &call{x: x, backend: b, cancel: cancel, started: time.Now()}
+	c := &call{x: x, backend: b, cancel: cancel, started: time.Now(), within: x.responseTimeout()}
 	c.body.Store(1)
 	// The timer is there before it can fire.
 	c.timer = time.AfterFunc(time.Hour, func() { c.look() })
-	c.timer.Reset(x.responseTimeout())
+	c.timer.Reset(c.within)
 	b.mu.Lock()
 	b.calls[c] = struct{}{}
 	b.mu.Unlock()
@@ -156,16 +157,7 @@ func (x *exchange) outgoing(ctx context.Context, c *call) (*http.Request, error)
 		if err != nil {
 			return nil, err
 		}
-		out.Body, out.ContentLength = body, r.ContentLength
-		if len(r.Trailer) > 0 {
-			// The values come with the end of the body, into this very map.
-			out.Trailer = r.Trailer
-			for name := range out.Trailer {
-				if !trailerAllowed(name) {
-					delete(out.Trailer, name)
-				}
-			}
-		}
+		out.Body, out.ContentLength, out.Trailer = body, r.ContentLength, body.trailer
 	case len(x.body.whole) > 0:
 		whole := string(x.body.whole) // the transport may read on after its answer
 		out.Body, out.ContentLength = io.NopCloser(strings.NewReader(whole)), int64(len(whole))

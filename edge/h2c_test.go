@@ -2,6 +2,7 @@ package edge
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -218,6 +219,38 @@ func TestACallThatIsResetIsMadeOnce(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Trailers that come while a call is refused go with the next attempt.
+func TestTrailersOfARefusedCall(t *testing.T) {
+	a := newFramesApp(t, nil, func(w *wire, f http2.Frame) bool {
+		if id := begins(f); id != 0 {
+			_ = w.WriteRSTStream(id, http2.ErrCodeRefusedStream)
+		}
+		return true
+	})
+	g, _ := newRig(t, Config{})
+	g.route(map[string]routing.Pool{"app.test": h2cPool(at("ri_a", a.addr), at("ri_b", h2cApp(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = fmt.Fprintf(w, "%q %q %q", r.Trailer["X-One"], r.Trailer["X-Two"], r.Trailer["Upgrade"])
+	})))})
+	c := g.dial()
+	br := bufio.NewReader(c)
+	for range 200 {
+		_, _ = io.WriteString(c, "POST / HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\nTrailer: X-One, X-Two\r\n\r\n4\r\nbody\r\n")
+		_, _ = io.WriteString(c, "0\r\nX-One: 1\r\nX-Two: 2\r\nX-Two: 3\r\n\r\n")
+		res, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		if want := `["1"] ["2" "3"] []`; err != nil || res.StatusCode != 200 && !strings.Contains(string(body), "refused") || res.StatusCode == 200 && string(body) != want {
+			t.Fatalf("%s %s, %v", res.Status, body, err)
+		}
+	}
+	if a.calls.Load() == 0 {
+		t.Error("nothing was refused")
 	}
 }
 
