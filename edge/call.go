@@ -9,6 +9,8 @@ import (
 	"net/textproto"
 	"net/url"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -59,12 +61,24 @@ func (c *call) moved() { c.active.Store(int64(time.Since(c.started))) }
 // bodyCame notes that the whole request is here.
 func (c *call) bodyCame() {
 	c.body.Store(int64(time.Since(c.started)) + 1)
-	c.timer.Reset(c.within)
+	c.wakeAfter(c.within)
+}
+
+// wakeAfter has the call looked at again, unless it is over. Who reads the body
+// may go on for a while then.
+func (c *call) wakeAfter(d time.Duration) {
+	c.timer.Reset(d)
+	if c.ended.Load() != 0 {
+		c.timer.Stop()
+	}
 }
 
 // look interrupts a call that takes too long: an answer has to begin in time
 // once the request was sent, and something has to be said now and then.
 func (c *call) look() {
+	if c.ended.Load() != 0 {
+		return
+	}
 	idle := c.x.rt.cfg.IdleTimeout
 	now := time.Since(c.started)
 	left, why := time.Duration(c.active.Load())+idle-now, endedByIdleness
@@ -75,7 +89,7 @@ func (c *call) look() {
 		c.interrupt(why)
 		return
 	}
-	c.timer.Reset(left)
+	c.wakeAfter(left)
 }
 
 // call brings the request to one backend over HTTP/2.
@@ -153,6 +167,9 @@ func (x *exchange) outgoing(ctx context.Context, c *call) (*http.Request, error)
 		}
 		x.in.call.Store(c)
 		c.in.Store(x.in)
+		if x.in.read.Load() { // for an attempt before
+			c.bodyCame()
+		}
 		body, err := x.in.again()
 		if err != nil {
 			return nil, err
@@ -228,6 +245,11 @@ const refusedByGoAway = "http2: Transport received "
 
 // relay sends the answer to the client as it comes.
 func (x *exchange) relay(c *call, res *http.Response) {
+	lengths := res.Header["Content-Length"]
+	if res.StatusCode < 200 || res.StatusCode > 999 || slices.ContainsFunc(lengths, func(v string) bool { return v != lengths[0] }) {
+		x.page(badResponse)
+		return
+	}
 	h := x.w.Header()
 	clear(h)
 	for name, values := range res.Header {
@@ -235,8 +257,8 @@ func (x *exchange) relay(c *call, res *http.Response) {
 			h[name] = values
 		}
 	}
-	if res.Header["Content-Length"] != nil && res.StatusCode != http.StatusNoContent {
-		h["Content-Length"] = res.Header["Content-Length"]
+	if lengths != nil && res.ContentLength >= 0 && res.StatusCode != http.StatusNoContent {
+		h["Content-Length"] = []string{strconv.FormatInt(res.ContentLength, 10)}
 	}
 	if h["Content-Type"] == nil {
 		h["Content-Type"] = nil // else net/http guesses one
@@ -255,7 +277,7 @@ func (x *exchange) relay(c *call, res *http.Response) {
 	x.firstByte = time.Since(x.started)
 	x.begin(res.StatusCode)
 
-	if res.ContentLength == 0 && res.Body == http.NoBody {
+	if x.r.Method == http.MethodHead || res.StatusCode == http.StatusNoContent || res.StatusCode == http.StatusNotModified || res.Body == http.NoBody {
 		return
 	}
 	flusher, _ := x.w.(http.Flusher)

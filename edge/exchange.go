@@ -121,8 +121,9 @@ func (x *exchange) begin(status int) {
 // it: without a status of its own no request ends, since net/http would call
 // that a success.
 func (x *exchange) end() {
-	if !x.served {
-		return // a panic is on its way to net/http, which cuts the connection
+	if !x.served { // a panic is on its way to net/http, which cuts the connection
+		x.stopUpload()
+		return
 	}
 	if x.aborted || !x.begun && !x.upgraded {
 		x.stopUpload()
@@ -480,7 +481,7 @@ func (x *exchange) done() {
 	took := time.Since(x.started)
 	if e := x.entry; e != nil {
 		class := x.status / 100
-		if x.status == statusClientGone || class > 5 {
+		if x.status == statusClientGone || class < 0 || class > 5 {
 			class = 0
 		}
 		e.stats.class[class].Add(1)

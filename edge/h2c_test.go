@@ -2,11 +2,13 @@ package edge
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 	"golang.org/x/sys/unix"
 
 	"github.com/miosa/miosa/routing"
@@ -68,6 +71,16 @@ func newFramesApp(t testing.TB, settings []http2.Setting, serve func(w *wire, f 
 		}
 	})
 	return a
+}
+
+// head sends a head: names and values.
+func (w *wire) head(stream uint32, end bool, fields ...string) {
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	for i := 0; i < len(fields); i += 2 {
+		_ = enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
+	}
+	_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: end})
 }
 
 // begins is the stream that the frame begins; 0: none.
@@ -251,6 +264,155 @@ func TestTrailersOfARefusedCall(t *testing.T) {
 	}
 	if a.calls.Load() == 0 {
 		t.Error("nothing was refused")
+	}
+}
+
+// Answers that HTTP/2 can carry and nobody can make sense of are the app's
+// fault, and nothing of the request is left behind.
+func TestOddAnswersOverHTTP2(t *testing.T) {
+	for name, c := range map[string]struct {
+		method string
+		head   []string
+		body   string
+		status int
+		length string // said to the client
+	}{
+		"status 42":            {"POST", []string{":status", "42"}, "", 502, ""},
+		"status 099":           {"POST", []string{":status", "099"}, "", 502, ""},
+		"status 0":             {"POST", []string{":status", "0"}, "x", 502, ""},
+		"status 1000":          {"POST", []string{":status", "1000"}, "", 502, ""},
+		"status -500":          {"POST", []string{":status", "-500"}, "x", 502, ""},
+		"status 999":           {"POST", []string{":status", "999"}, "x", 999, ""},
+		"length":               {"POST", []string{":status", "200", "content-length", "1"}, "x", 200, "1"},
+		"lengths that agree":   {"POST", []string{":status", "200", "content-length", "1", "content-length", "1"}, "x", 200, ""},
+		"lengths that differ":  {"POST", []string{":status", "200", "content-length", "1", "content-length", "2"}, "x", 502, ""},
+		"a length of words":    {"POST", []string{":status", "200", "content-length", "1x"}, "x", 200, ""},
+		"a negative length":    {"POST", []string{":status", "200", "content-length", "-1"}, "x", 200, ""},
+		"a length in a list":   {"POST", []string{":status", "200", "content-length", "1, 1"}, "x", 200, ""},
+		"HEAD":                 {"HEAD", []string{":status", "200", "content-length", "5"}, "", 200, "5"},
+		"HEAD, not a number":   {"HEAD", []string{":status", "200", "content-length", "+5"}, "", 200, ""},
+		"HEAD, two lengths":    {"HEAD", []string{":status", "200", "content-length", "5", "content-length", "6"}, "", 502, ""},
+		"304":                  {"GET", []string{":status", "304", "content-length", "500"}, "", 304, ""},
+		"304 without a length": {"GET", []string{":status", "304"}, "", 304, ""},
+		"204":                  {"GET", []string{":status", "204", "content-length", "5"}, "", 204, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newFramesApp(t, nil, func(w *wire, f http2.Frame) bool {
+				if id := begins(f); id != 0 { // the body may still come
+					w.head(id, c.body == "", c.head...)
+					if c.body != "" {
+						_ = w.WriteData(id, true, []byte(c.body))
+					}
+				}
+				return true
+			})
+			g, _ := newRig(t, Config{})
+			g.route(map[string]routing.Pool{"app.test": h2cPool(at("ri_a", a.addr))})
+			conn := g.dial()
+			request := c.method + " / HTTP/1.1\r\nHost: app.test\r\n"
+			switch {
+			case c.method != "POST":
+				request += "\r\n"
+			case c.status == 502: // begun, and never ended
+				request += "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n"
+			default:
+				request += "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"
+			}
+			_, _ = io.WriteString(conn, request)
+			res, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: c.method})
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(res.Body)
+			if err != nil || res.StatusCode != c.status || res.StatusCode != 502 && string(body) != c.body {
+				t.Errorf("%s %q, %v", res.Status, body, err)
+			}
+			if got := res.Header["Content-Length"]; res.StatusCode != 502 && strings.Join(got, "|") != c.length {
+				t.Errorf("length %q", got)
+			}
+			conn.Close()
+		})
+	}
+	awaitNo(t, "edge.(*intake).run")
+}
+
+// awaitNo waits until no goroutine is in the function.
+func awaitNo(t *testing.T, function string) {
+	t.Helper()
+	until := time.Now().Add(30 * time.Second)
+	for now := range time.Tick(5 * time.Millisecond) {
+		stacks := make([]byte, 4<<20)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		if !bytes.Contains(stacks, []byte(function)) {
+			return
+		}
+		if now.After(until) {
+			t.Fatalf("%s goes on:\n%s", function, stacks)
+		}
+	}
+}
+
+// A request that panics leaves no goroutine that waits for its body.
+func TestAPanicEndsTheBody(t *testing.T) {
+	g, _ := newRig(t, Config{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		x := &exchange{rt: g.rt, w: w, r: r, started: time.Now()}
+		defer x.end()
+		x.in = newIntake(x)
+		c := &call{x: x, started: x.started, within: time.Hour, timer: time.NewTimer(time.Hour)}
+		x.in.call.Store(c)
+		body, err := x.in.again()
+		if err == nil {
+			_, err = body.Read(make([]byte, 1))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		panic(http.ErrAbortHandler)
+	}))
+	defer server.Close()
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n")
+	if answer, err := io.ReadAll(conn); len(answer) > 0 {
+		t.Errorf("%q, %v", answer, err)
+	}
+	awaitNo(t, "edge.(*intake).run")
+}
+
+// The time for an answer counts for each attempt, also where the one before had
+// the whole body already.
+func TestAnAttemptAfterTheBodyHasItsTime(t *testing.T) {
+	a := newFramesApp(t, nil, func(w *wire, f http2.Frame) bool {
+		if id := ends(f); id != 0 && w.call == 1 {
+			_ = w.WriteRSTStream(id, http2.ErrCodeRefusedStream)
+		}
+		return true
+	})
+	g, _ := newRig(t, Config{ResponseTimeout: 100 * time.Millisecond})
+	g.route(map[string]routing.Pool{"app.test": h2cPool(at("ri_a", a.addr))})
+	got := g.do("POST", "http://app.test/", io.MultiReader(strings.NewReader("streamed")))
+	if got.StatusCode != 504 || a.calls.Load() > 2 {
+		t.Errorf("%d %s after %d calls", got.StatusCode, got.body, a.calls.Load())
+	}
+}
+
+// A call that is over is not looked at any more: its timer would hold on to all
+// of it.
+func TestACallThatIsOverHasNoTimer(t *testing.T) {
+	c := &call{started: time.Now(), within: time.Hour, timer: time.NewTimer(time.Hour)}
+	c.x = &exchange{rt: &Router{cfg: Config{IdleTimeout: time.Hour}}}
+	if c.bodyCame(); !c.timer.Stop() {
+		t.Error("a call under way has no timer")
+	}
+	c.ended.Store(-1)
+	c.bodyCame()
+	c.look()
+	if c.timer.Stop() {
+		t.Error("the timer is armed again")
 	}
 }
 
