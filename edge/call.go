@@ -388,41 +388,84 @@ func grpcOf(code http2.ErrCode) int {
 	return grpcInternal
 }
 
-// informational passes answers on that come before the final one, while that
-// has not come.
+// informational passes answers on that come before the final one. They come in
+// the goroutine that reads for all calls of the connection, which waits for no
+// client: they are sent by another, and what one cannot take in time is dropped.
 type informational struct {
 	x    *exchange
 	sent *atomic.Bool // the request's head was
-	mu   sync.Mutex   // guards over, and orders what is sent
-	over bool
-	seen int
+
+	mu      sync.Mutex // guards what follows
+	over    bool
+	seen    int
+	size    int // of all of them
+	waiting []hint
+	sending chan struct{} // not nil: somebody sends; closed when all is sent
+}
+
+type hint struct {
+	code   int
+	header textproto.MIMEHeader
 }
 
 func (i *informational) trace() *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{WroteHeaders: func() { i.sent.Store(true) }, Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
+	return &httptrace.ClientTrace{WroteHeaders: func() { i.sent.Store(true) }, Got1xxResponse: i.take}
+}
+
+// take never waits.
+func (i *informational) take(code int, header textproto.MIMEHeader) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.seen++; i.seen > maxInformational {
+		return errBadHead
+	}
+	for name, values := range header {
+		for _, v := range values {
+			i.size += len(name) + len(v)
+		}
+	}
+	// 100 is net/http's to send: when the body is first read.
+	if i.over || i.size > maxHead || code == http.StatusContinue || code == http.StatusSwitchingProtocols || !i.x.r.ProtoAtLeast(1, 1) {
+		return nil
+	}
+	i.waiting = append(i.waiting, hint{code, header})
+	if i.sending == nil {
+		i.sending = make(chan struct{})
+		go i.send(i.sending)
+	}
+	return nil
+}
+
+func (i *informational) send(done chan struct{}) {
+	defer close(done)
+	for {
 		i.mu.Lock()
-		defer i.mu.Unlock()
-		if i.seen++; i.seen > maxInformational {
-			return errBadHead
+		if len(i.waiting) == 0 {
+			i.sending = nil
+			i.mu.Unlock()
+			return
 		}
-		// 100 is net/http's to send: when the body is first read.
-		if i.over || code == http.StatusContinue || code == http.StatusSwitchingProtocols || !i.x.r.ProtoAtLeast(1, 1) {
-			return nil
-		}
+		next := i.waiting[0]
+		i.waiting = i.waiting[1:]
+		i.mu.Unlock()
 		h := i.x.w.Header()
-		for name, values := range header {
+		for name, values := range next.header {
 			if !hopByHop(name) {
 				h[name] = values
 			}
 		}
-		i.x.w.WriteHeader(code)
+		i.x.w.WriteHeader(next.code)
 		clear(h)
-		return nil
-	}}
+	}
 }
 
+// stop returns once nothing is sent any more: the final answer may follow.
 func (i *informational) stop() {
 	i.mu.Lock()
-	defer i.mu.Unlock()
 	i.over = true
+	sending := i.sending
+	i.mu.Unlock()
+	if sending != nil {
+		<-sending
+	}
 }

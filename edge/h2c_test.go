@@ -80,7 +80,13 @@ func (w *wire) head(stream uint32, end bool, fields ...string) {
 	for i := 0; i < len(fields); i += 2 {
 		_ = enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
 	}
-	_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: end})
+	const most = 16 << 10 // of a frame
+	first := block.Next(most)
+	_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: first, EndHeaders: block.Len() == 0, EndStream: end})
+	for block.Len() > 0 {
+		part := block.Next(most)
+		_ = w.WriteContinuation(stream, block.Len() == 0, part)
+	}
 }
 
 // begins is the stream that the frame begins; 0: none.
@@ -414,6 +420,56 @@ func TestACallThatIsOverHasNoTimer(t *testing.T) {
 	if c.timer.Stop() {
 		t.Error("the timer is armed again")
 	}
+}
+
+// oneConn is a listener for connections that are there already.
+type oneConn chan net.Conn
+
+func (l oneConn) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (l oneConn) Accept() (net.Conn, error) {
+	if c, ok := <-l; ok {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (l oneConn) Close() error {
+	close(l)
+	return nil
+}
+
+// A client that takes nothing holds up nobody else on its app's connection, also
+// where the app sends answers that come before the final one.
+func TestAClientThatTakesNoHintsHoldsUpNobody(t *testing.T) {
+	hinted := make(chan struct{})
+	a := newFramesApp(t, nil, func(w *wire, f http2.Frame) bool {
+		switch id := begins(f); {
+		case id != 0 && w.call == 1:
+			for range maxInformational {
+				w.head(id, false, ":status", "103", "link", strings.Repeat("x", 200<<10))
+			}
+			close(hinted)
+		case id != 0:
+			w.head(id, true, ":status", "204")
+		}
+		return true
+	})
+	g, _ := newRig(t, Config{StallTimeout: time.Hour, ResponseTimeout: time.Hour})
+	g.route(map[string]routing.Pool{"app.test": h2cPool(at("ri_a", a.addr))})
+	// A connection without any buffer: the kernel's take a few MiB.
+	stuck, served := net.Pipe()
+	listener := make(oneConn, 1)
+	listener <- served
+	server := &http.Server{Handler: g.rt, ReadHeaderTimeout: time.Hour}
+	defer server.Close()
+	go func() { _ = server.Serve(listener) }()
+	_, _ = io.WriteString(stuck, "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n")
+	<-hinted
+	if got := g.get("http://app.test/"); got.StatusCode != 204 || a.dials.Load() != 1 {
+		t.Errorf("%d %s, on %d connections", got.StatusCode, got.body, a.dials.Load())
+	}
+	stuck.Close()
 }
 
 // An app that once said nothing is believed when it speaks HTTP/2 after all.
