@@ -31,31 +31,28 @@ type dialer = func(ctx context.Context, proto, addr string) (net.Conn, error)
 // its own: what is asked is whether a new client would be served.
 type prober struct {
 	dial dialer
-	http *http.Client // follows nothing and asks no proxy
-	h2c  *http.Client // the same over HTTP/2 without TLS
+	http *http.Transport // asks no proxy
+	h2c  *http.Transport // the same over HTTP/2, without TLS where the check has none
 }
 
 func newProber(dial dialer) prober {
-	client := func(protocols func(*http.Protocols)) *http.Client {
+	transport := func(protocols func(*http.Protocols)) *http.Transport {
 		p := new(http.Protocols)
 		protocols(p)
-		return &http.Client{
-			Transport: &http.Transport{
-				DisableKeepAlives: true, DisableCompression: true,
-				DialContext:            dial,
-				MaxResponseHeaderBytes: 64 << 10,
-				Protocols:              p,
-				// The check goes to the instance alone, whose certificate is
-				// its own.
-				TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // see above
-			},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		return &http.Transport{
+			DisableKeepAlives: true, DisableCompression: true,
+			DialContext:            dial,
+			MaxResponseHeaderBytes: 64 << 10,
+			Protocols:              p,
+			// The check goes to the instance alone, whose certificate is
+			// its own.
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // see above
 		}
 	}
 	return prober{
 		dial: dial,
-		http: client(func(p *http.Protocols) { p.SetHTTP1(true) }),
-		h2c:  client(func(p *http.Protocols) { p.SetHTTP2(true); p.SetUnencryptedHTTP2(true) }),
+		http: transport(func(p *http.Protocols) { p.SetHTTP1(true) }),
+		h2c:  transport(func(p *http.Protocols) { p.SetHTTP2(true); p.SetUnencryptedHTTP2(true) }),
 	}
 }
 
@@ -160,11 +157,11 @@ func (p prober) askHTTP(ctx context.Context, check miosa.HealthCheck, s subject)
 	if !strings.HasPrefix(path, "/") {
 		path = "/" + path
 	}
-	client := p.http
+	transport, scheme := p.http, cmp.Or(check.Scheme, "http")
 	if s.h2c {
-		client = p.h2c
+		transport = p.h2c
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, cmp.Or(check.Scheme, "http")+"://"+s.addr+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+s.addr+path, nil)
 	if err != nil {
 		return "", probeFailure("the health check path is no valid path")
 	}
@@ -181,7 +178,14 @@ func (p prober) askHTTP(ctx context.Context, check miosa.HealthCheck, s subject)
 	for _, h := range check.Headers {
 		req.Header.Set(h.Name, expand(h.Value, s.env))
 	}
-	resp, err := client.Do(req)
+	// By itself the transport would dial again, and again, where an app takes
+	// connections over HTTP/2 and no requests.
+	conn, err := transport.NewClientConn(ctx, scheme, s.addr)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	resp, err := conn.RoundTrip(req)
 	if err != nil {
 		return "", err
 	}

@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"net"
 	"strings"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -14,6 +16,9 @@ import (
 	"github.com/miosa/miosa"
 )
 
+// errDialledOnce ends a check whose one connection took no call.
+var errDialledOnce = errors.New("the check has had its connection")
+
 // askGRPC asks the standard health service of a gRPC server.
 func (p prober) askGRPC(ctx context.Context, check miosa.HealthCheck, s subject) (detail string, err error) {
 	authority := s.addr
@@ -23,11 +28,18 @@ func (p prober) askGRPC(ctx context.Context, check miosa.HealthCheck, s subject)
 	case s.public.Host != "":
 		authority = s.public.Host
 	}
+	var dialled atomic.Bool
 	conn, err := grpc.NewClient("passthrough:///"+s.addr,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithAuthority(authority), grpc.WithUserAgent("miosa-health/1"), grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(probeBody)),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return p.dial(ctx, "tcp", addr) }))
+		// It would dial again where the app takes connections and no calls.
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			if dialled.Swap(true) {
+				return nil, errDialledOnce
+			}
+			return p.dial(ctx, "tcp", addr)
+		}))
 	if err != nil {
 		return "", probeFailure("the health check's host is no valid name")
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
@@ -31,6 +30,8 @@ type backend struct {
 	complain func(routing.Backend, string)                         // says in the app's log what is wrong with it; may be nil
 	greet    func(context.Context, net.Conn, netip.AddrPort) error // Config.Greet
 
+	freed chan struct{} // holds something when a call over HTTP/2 that waits may find a place
+
 	mu      sync.Mutex             // guards what follows
 	reuse   reuse                  // decides about what rests
 	cooling queue                  // served a moment ago
@@ -38,8 +39,10 @@ type backend struct {
 	conns   map[*upstream]struct{} // all that are open
 	calls   map[*call]struct{}     // under way over HTTP/2
 	pipes   map[*pipe]struct{}     // raw TCP
-	h2      *http.Transport        // to it; nil until the first call
+	h2      []*h2c                 // open over HTTP/2
+	opening *opening               // one more of those; nil: none is being opened
 	mute    int                    // connections in a row on which it said nothing before it closed them
+	noH2C   bool                   // it is taken to speak something else than HTTP/2
 	said    map[string]bool        // what complain was told of by sayOnce
 }
 
@@ -52,7 +55,7 @@ const (
 )
 
 func newBackend(id routing.Backend, token string, idle chan<- routing.Backend) *backend {
-	return &backend{Backend: id, token: token, idle: idle, conns: map[*upstream]struct{}{}, calls: map[*call]struct{}{}, pipes: map[*pipe]struct{}{}, said: map[string]bool{}}
+	return &backend{Backend: id, token: token, idle: idle, conns: map[*upstream]struct{}{}, calls: map[*call]struct{}{}, pipes: map[*pipe]struct{}{}, said: map[string]bool{}, freed: make(chan struct{}, 1)}
 }
 
 // release counts one request or upgraded connection out.
@@ -184,13 +187,6 @@ func (b *backend) sayOnce(why string) {
 	}
 }
 
-// told reports whether it was said.
-func (b *backend) told(why string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.said[why]
-}
-
 // answered notes how long the backend took to begin an answer.
 func (b *backend) answered(c *upstream, took time.Duration) {
 	b.mu.Lock()
@@ -198,15 +194,23 @@ func (b *backend) answered(c *upstream, took time.Duration) {
 	b.mu.Unlock()
 }
 
-// drain closes what rests.
+// drain closes what rests. Where a call is under way over HTTP/2, its end
+// closes a retired backend's connection.
 func (b *backend) drain() {
 	b.mu.Lock()
 	resting := append(b.resting, b.cooling.all()...)
 	b.resting, b.cooling = nil, queue{}
-	h2 := b.h2
+	var idle []*h2c
+	b.h2 = slices.DeleteFunc(b.h2, func(c *h2c) bool {
+		if c.calls > 0 {
+			return false
+		}
+		idle = append(idle, c)
+		return true
+	})
 	b.mu.Unlock()
-	if h2 != nil {
-		h2.CloseIdleConnections() // those with calls under way close themselves once they have none
+	for _, c := range idle {
+		_ = c.cc.Close()
 	}
 	for _, c := range resting {
 		c.close()
@@ -232,7 +236,11 @@ func (b *backend) sweep(now, before time.Time) {
 	}
 	b.resting = keepIf(b.resting, fit)
 	b.cooling = queue{conns: keepIf(b.cooling.all(), fit)}
+	spent := b.spent()
 	b.mu.Unlock()
+	for _, c := range spent {
+		_ = c.cc.Close()
+	}
 	for _, s := range stale {
 		if s.condition == quiet {
 			s.c.close()

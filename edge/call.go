@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,13 +20,13 @@ import (
 )
 
 // call is one attempt of a request at a backend that speaks HTTP/2 without TLS
-// (h2c). net/http's transport has the connections: it sends a call again by
-// itself only when the backend has said that it did not look at it.
+// (h2c).
 type call struct {
 	x       *exchange
 	backend *backend
 	cancel  context.CancelFunc
 	started time.Time
+	within  time.Duration // the answer has to begin, once the request was sent
 
 	ended   atomic.Int32 // why it was interrupted
 	events  atomic.Bool  // it carries a stream of events, which has no end by itself
@@ -34,6 +35,9 @@ type call struct {
 	body    atomic.Int64 // since started: when the request was sent, less a nanosecond to be no zero
 	timer   *time.Timer
 	in      atomic.Pointer[intake]
+
+	conn *h2c        // that it has a place on; nil while it waits for one
+	sent atomic.Bool // its head was
 }
 
 // Why a call is interrupted besides what upstream has.
@@ -41,134 +45,6 @@ const (
 	endedBySilence  int32 = 100 + iota // no answer began in time
 	endedByIdleness                    // nothing was said for long
 )
-
-// receiveWindow is what an app may send of one answer before its client has
-// taken it.
-const receiveWindow = 256 << 10
-
-// http2 is the transport to the backend.
-func (b *backend) http2(cfg *Config) *http.Transport {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.h2 != nil {
-		return b.h2
-	}
-	protocols := new(http.Protocols)
-	protocols.SetUnencryptedHTTP2(true)
-	dial, stall := cfg.DialTimeout, cfg.StallTimeout
-	b.h2 = &http.Transport{
-		Protocols: protocols,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			conn, err := b.connect(ctx, dial)
-			if err != nil {
-				return nil, &dialError{err}
-			}
-			return &h2cConn{Conn: conn, backend: b}, nil
-		},
-		DisableCompression:     true,
-		IdleConnTimeout:        cfg.RestTimeout,
-		MaxResponseHeaderBytes: maxHead,
-		HTTP2: &http.HTTP2Config{
-			MaxReceiveBufferPerStream: receiveWindow,
-			WriteByteTimeout:          stall,
-		},
-	}
-	return b.h2
-}
-
-// dialError is a failed dial: nothing was sent.
-type dialError struct{ err error }
-
-func (e *dialError) Error() string { return e.err.Error() }
-func (e *dialError) Unwrap() error { return e.err }
-
-// What is said in the app's own log.
-const (
-	speaksNoH2C = "the app does not speak HTTP/2 without TLS (h2c), as its service says it does: have it do so, or publish it with protocol http1"
-	speaksH2C   = "the app speaks HTTP/2 where HTTP/1.1 was spoken to it: publish it with protocol h2c, as gRPC servers need"
-)
-
-var errNotH2C = errors.New("the app does not speak h2c")
-
-// muteMost is how many connections in a row an app may close without a word
-// before it is taken to speak something else.
-const muteMost = 3
-
-// h2cConn is a connection to a backend, up to whose first frame it is open
-// whether HTTP/2 is spoken there.
-type h2cConn struct {
-	net.Conn
-	backend *backend
-	head    [frameHead]byte // of the first frame
-	got     int
-	spoken  atomic.Bool // it is
-	failed  atomic.Bool // before that
-}
-
-// frameHead is how long the head of a frame is.
-const frameHead = 9
-
-// isSettings reports whether b may begin the SETTINGS frame with which every
-// HTTP/2 server begins.
-func isSettings(b []byte) bool {
-	const settings = 4
-	for i, c := range b {
-		switch {
-		case i == 0 && c != 0, // longer than any
-			i == 3 && c != settings, i == 4 && c != 0, // not one, or an answer to one
-			i > 4 && c != 0: // of a stream
-			return false
-		}
-	}
-	return true
-}
-
-func (c *h2cConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if c.spoken.Load() {
-		return n, err
-	}
-	b := c.backend
-	c.got += copy(c.head[c.got:], p[:n])
-	switch {
-	case !isSettings(c.head[:c.got]):
-		b.sayOnce(speaksNoH2C)
-		return 0, errNotH2C
-	case c.got == frameHead:
-		c.spoken.Store(true)
-		b.dialWorked()
-		b.heard(true)
-	}
-	return n, c.judge(err)
-}
-
-func (c *h2cConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	return n, c.judge(err)
-}
-
-// judge counts a connection that ended before anything was said on it.
-func (c *h2cConn) judge(err error) error {
-	if err == nil || c.spoken.Load() || errors.Is(err, net.ErrClosed) || c.failed.Swap(true) {
-		return err
-	}
-	if c.backend.heard(false) {
-		c.backend.sayOnce(speaksNoH2C)
-		return errNotH2C
-	}
-	return err
-}
-
-// heard notes whether a connection was spoken on before it was closed. It
-// reports whether one too many was not.
-func (b *backend) heard(spoken bool) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.mute++; spoken {
-		b.mute = 0
-	}
-	return b.mute >= muteMost
-}
 
 // interrupt makes the call end; the first reason stays.
 func (c *call) interrupt(why int32) {
@@ -182,40 +58,48 @@ func (c *call) interrupt(why int32) {
 // moved notes that bytes came.
 func (c *call) moved() { c.active.Store(int64(time.Since(c.started))) }
 
-// sent notes that the whole request was.
-func (c *call) sent() {
+// bodyCame notes that the whole request is here.
+func (c *call) bodyCame() {
 	c.body.Store(int64(time.Since(c.started)) + 1)
-	c.timer.Reset(c.x.responseTimeout())
+	c.wakeAfter(c.within)
+}
+
+// wakeAfter has the call looked at again, unless it is over. Who reads the body
+// may go on for a while then.
+func (c *call) wakeAfter(d time.Duration) {
+	c.timer.Reset(d)
+	if c.ended.Load() != 0 {
+		c.timer.Stop()
+	}
 }
 
 // look interrupts a call that takes too long: an answer has to begin in time
 // once the request was sent, and something has to be said now and then.
 func (c *call) look() {
+	if c.ended.Load() != 0 {
+		return
+	}
 	idle := c.x.rt.cfg.IdleTimeout
 	now := time.Since(c.started)
 	left, why := time.Duration(c.active.Load())+idle-now, endedByIdleness
 	if sent := time.Duration(c.body.Load()); sent != 0 && !c.settled.Load() {
-		left, why = sent+c.x.responseTimeout()-now, endedBySilence
+		left, why = sent+c.within-now, endedBySilence
 	}
 	if left <= 0 {
 		c.interrupt(why)
 		return
 	}
-	c.timer.Reset(left)
+	c.wakeAfter(left)
 }
 
 // call brings the request to one backend over HTTP/2.
 func (x *exchange) call(b *backend) outcome {
 	ctx, cancel := context.WithCancel(x.r.Context())
-	c := &call{x: x, backend: b, cancel: cancel, started: time.Now()}
-	first := x.rt.cfg.IdleTimeout
-	if !x.body.streamed {
-		c.body.Store(1)
-		first = x.responseTimeout()
-	}
+	c := &call{x: x, backend: b, cancel: cancel, started: time.Now(), within: x.responseTimeout()}
+	c.body.Store(1)
 	// The timer is there before it can fire.
 	c.timer = time.AfterFunc(time.Hour, func() { c.look() })
-	c.timer.Reset(first)
+	c.timer.Reset(c.within)
 	b.mu.Lock()
 	b.calls[c] = struct{}{}
 	b.mu.Unlock()
@@ -228,12 +112,22 @@ func (x *exchange) call(b *backend) outcome {
 		c.timer.Stop()
 		cancel()
 	}()
-	hints := &informational{x: x}
+	var err error
+	if c.conn, err = b.place(ctx, x.rt); err != nil {
+		return x.callFailed(c, err)
+	}
+	defer b.over(c.conn)
+	if x.body.streamed { // it takes as long as it takes
+		c.body.Store(0)
+		c.timer.Reset(x.rt.cfg.IdleTimeout)
+	}
+	hints := &informational{x: x, sent: &c.sent}
 	req, err := x.outgoing(httptrace.WithClientTrace(ctx, hints.trace()), c)
 	if err != nil {
+		c.conn.cc.Release()
 		return lostUnanswered
 	}
-	res, err := b.http2(&x.rt.cfg).RoundTrip(req)
+	res, err := c.conn.cc.RoundTrip(req)
 	hints.stop()
 	if err != nil {
 		return x.callFailed(c, err)
@@ -273,25 +167,17 @@ func (x *exchange) outgoing(ctx context.Context, c *call) (*http.Request, error)
 		}
 		x.in.call.Store(c)
 		c.in.Store(x.in)
+		if x.in.read.Load() { // for an attempt before
+			c.bodyCame()
+		}
 		body, err := x.in.again()
 		if err != nil {
 			return nil, err
 		}
-		out.Body, out.GetBody, out.ContentLength = body, x.in.again, r.ContentLength
-		if len(r.Trailer) > 0 {
-			// The values come with the end of the body, into this very map.
-			out.Trailer = r.Trailer
-			for name := range out.Trailer {
-				if !trailerAllowed(name) {
-					delete(out.Trailer, name)
-				}
-			}
-		}
+		out.Body, out.ContentLength, out.Trailer = body, r.ContentLength, body.trailer
 	case len(x.body.whole) > 0:
 		whole := string(x.body.whole) // the transport may read on after its answer
-		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(whole)), nil }
-		out.Body, _ = out.GetBody()
-		out.ContentLength = int64(len(whole))
+		out.Body, out.ContentLength = io.NopCloser(strings.NewReader(whole)), int64(len(whole))
 	case expectsLength(r):
 		out.Body = http.NoBody
 	}
@@ -319,12 +205,11 @@ func (x *exchange) callFailed(c *call, err error) outcome {
 		x.rt.log.Error("no connection to be had", "instance", b.InstanceID, "err", err)
 		x.page(overloaded)
 		return gaveUp
-	case noDial:
-		b.dialFailed(time.Now())
-		return notReached
-	case errors.Is(err, errNotH2C) || b.told(speaksNoH2C):
+	case errors.Is(err, errNotH2C):
 		x.page(notH2C)
 		return gaveUp
+	case noDial:
+		return notReached
 	}
 	if x.in != nil {
 		if client := x.in.failed(); errors.Is(client, os.ErrDeadlineExceeded) {
@@ -335,11 +220,36 @@ func (x *exchange) callFailed(c *call, err error) outcome {
 			return gaveUp
 		}
 	}
+	if c.refused(err) {
+		return refused
+	}
 	return lostUnanswered
 }
 
+// refused reports whether the backend is known not to have looked at the call:
+// it said so, or went before the call was sent. It may be made again, whatever
+// it asks for.
+func (c *call) refused(err error) bool {
+	if stream, ok := errors.AsType[http2.StreamError](err); ok {
+		return stream.Code == http2.ErrCodeRefusedStream
+	}
+	if strings.HasPrefix(err.Error(), refusedByGoAway) {
+		return true
+	}
+	return !c.sent.Load() && (c.conn.cc.Err() != nil || c.conn.cc.Available() == 0)
+}
+
+// refusedByGoAway begins what net/http says where GOAWAY names a stream before
+// the call's as the last that is looked at. It has no name for that.
+const refusedByGoAway = "http2: Transport received "
+
 // relay sends the answer to the client as it comes.
 func (x *exchange) relay(c *call, res *http.Response) {
+	lengths := res.Header["Content-Length"]
+	if res.StatusCode < 200 || res.StatusCode > 999 || slices.ContainsFunc(lengths, func(v string) bool { return v != lengths[0] }) {
+		x.page(badResponse)
+		return
+	}
 	h := x.w.Header()
 	clear(h)
 	for name, values := range res.Header {
@@ -347,8 +257,8 @@ func (x *exchange) relay(c *call, res *http.Response) {
 			h[name] = values
 		}
 	}
-	if res.Header["Content-Length"] != nil && res.StatusCode != http.StatusNoContent {
-		h["Content-Length"] = res.Header["Content-Length"]
+	if lengths != nil && res.ContentLength >= 0 && res.StatusCode != http.StatusNoContent {
+		h["Content-Length"] = []string{strconv.FormatInt(res.ContentLength, 10)}
 	}
 	if h["Content-Type"] == nil {
 		h["Content-Type"] = nil // else net/http guesses one
@@ -367,7 +277,7 @@ func (x *exchange) relay(c *call, res *http.Response) {
 	x.firstByte = time.Since(x.started)
 	x.begin(res.StatusCode)
 
-	if res.ContentLength == 0 && res.Body == http.NoBody {
+	if x.r.Method == http.MethodHead || res.StatusCode == http.StatusNoContent || res.StatusCode == http.StatusNotModified || res.Body == http.NoBody {
 		return
 	}
 	flusher, _ := x.w.(http.Flusher)
@@ -478,40 +388,84 @@ func grpcOf(code http2.ErrCode) int {
 	return grpcInternal
 }
 
-// informational passes answers on that come before the final one, while that
-// has not come.
+// informational passes answers on that come before the final one. They come in
+// the goroutine that reads for all calls of the connection, which waits for no
+// client: they are sent by another, and what one cannot take in time is dropped.
 type informational struct {
 	x    *exchange
-	mu   sync.Mutex // guards over, and orders what is sent
-	over bool
-	seen int
+	sent *atomic.Bool // the request's head was
+
+	mu      sync.Mutex // guards what follows
+	over    bool
+	seen    int
+	size    int // of all of them
+	waiting []hint
+	sending chan struct{} // not nil: somebody sends; closed when all is sent
+}
+
+type hint struct {
+	code   int
+	header textproto.MIMEHeader
 }
 
 func (i *informational) trace() *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
+	return &httptrace.ClientTrace{WroteHeaders: func() { i.sent.Store(true) }, Got1xxResponse: i.take}
+}
+
+// take never waits.
+func (i *informational) take(code int, header textproto.MIMEHeader) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.seen++; i.seen > maxInformational {
+		return errBadHead
+	}
+	for name, values := range header {
+		for _, v := range values {
+			i.size += len(name) + len(v)
+		}
+	}
+	// 100 is net/http's to send: when the body is first read.
+	if i.over || i.size > maxHead || code == http.StatusContinue || code == http.StatusSwitchingProtocols || !i.x.r.ProtoAtLeast(1, 1) {
+		return nil
+	}
+	i.waiting = append(i.waiting, hint{code, header})
+	if i.sending == nil {
+		i.sending = make(chan struct{})
+		go i.send(i.sending)
+	}
+	return nil
+}
+
+func (i *informational) send(done chan struct{}) {
+	defer close(done)
+	for {
 		i.mu.Lock()
-		defer i.mu.Unlock()
-		if i.seen++; i.seen > maxInformational {
-			return errBadHead
+		if len(i.waiting) == 0 {
+			i.sending = nil
+			i.mu.Unlock()
+			return
 		}
-		// 100 is net/http's to send: when the body is first read.
-		if i.over || code == http.StatusContinue || code == http.StatusSwitchingProtocols || !i.x.r.ProtoAtLeast(1, 1) {
-			return nil
-		}
+		next := i.waiting[0]
+		i.waiting = i.waiting[1:]
+		i.mu.Unlock()
 		h := i.x.w.Header()
-		for name, values := range header {
+		for name, values := range next.header {
 			if !hopByHop(name) {
 				h[name] = values
 			}
 		}
-		i.x.w.WriteHeader(code)
+		i.x.w.WriteHeader(next.code)
 		clear(h)
-		return nil
-	}}
+	}
 }
 
+// stop returns once nothing is sent any more: the final answer may follow.
 func (i *informational) stop() {
 	i.mu.Lock()
-	defer i.mu.Unlock()
 	i.over = true
+	sending := i.sending
+	i.mu.Unlock()
+	if sending != nil {
+		<-sending
+	}
 }

@@ -66,6 +66,7 @@ const (
 	answered       outcome = iota // the client has its answer, whole or cut off
 	notReached                    // the dial failed: nothing was sent
 	lostUnanswered                // sent in part or whole, and no byte came back
+	refused                       // the backend did not look at it
 	gaveUp                        // the client left, or exchange.page was called
 )
 
@@ -120,8 +121,9 @@ func (x *exchange) begin(status int) {
 // it: without a status of its own no request ends, since net/http would call
 // that a success.
 func (x *exchange) end() {
-	if !x.served {
-		return // a panic is on its way to net/http, which cuts the connection
+	if !x.served { // a panic is on its way to net/http, which cuts the connection
+		x.stopUpload()
+		return
 	}
 	if x.aborted || !x.begun && !x.upgraded {
 		x.stopUpload()
@@ -165,6 +167,7 @@ func (x *exchange) forward() {
 	last := noBackend
 	fresh := false // after a loss, old connections are not to be trusted
 	waitUntil := x.started.Add(x.rt.cfg.BackendWait)
+	refusals := 0
 	for {
 		p, b := x.entry.acquire(x)
 		if p == nil {
@@ -191,6 +194,17 @@ func (x *exchange) forward() {
 		case notReached:
 			last = unreachable
 			x.tried = append(x.tried, b)
+		case refused:
+			// As a rule the backend's server is about to leave that connection,
+			// and the next one is good.
+			if refusals++; refusals == refusedMost {
+				x.giveUp(turnedAway)
+				return
+			}
+			last = turnedAway
+			if refusals > refusedAtOnce {
+				x.tried = append(x.tried, b)
+			}
 		case lostUnanswered:
 			// A connection that had served before may have been closed by an
 			// idle backend just as the request went out: that says nothing
@@ -212,6 +226,13 @@ func (x *exchange) forward() {
 		x.now = time.Now()
 	}
 }
+
+// A request that backends refuse is made refusedMost times in all, a few of
+// those at once and at the same backend.
+const (
+	refusedMost   = 6
+	refusedAtOnce = 2
+)
 
 // await waits a moment for the pool to change, or for a backend that could
 // not be dialled to come up. It reports false when waiting has no point any
@@ -460,7 +481,7 @@ func (x *exchange) done() {
 	took := time.Since(x.started)
 	if e := x.entry; e != nil {
 		class := x.status / 100
-		if x.status == statusClientGone || class > 5 {
+		if x.status == statusClientGone || class < 0 || class > 5 {
 			class = 0
 		}
 		e.stats.class[class].Add(1)

@@ -3,6 +3,7 @@ package edge
 import (
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -21,19 +22,21 @@ type intake struct {
 	call  atomic.Pointer[call]
 	read  atomic.Bool // all of it came from the client
 	done  chan struct{}
+	names []string // of the trailers that the client announced; x.r.Trailer is run's alone once it reads
 
 	mu      sync.Mutex // guards what follows, and is never held for long
 	wake    sync.Cond
-	started bool     // the client is read from
-	buffer  *[]byte  // pooled, under kept
-	kept    []byte   // what was read from base on
-	base    int64    // 0: the body can be read again
-	current *reading // the attempt's that reads it
-	settled bool     // there will be no other attempt
-	err     error    // io.EOF: all of the body came
-	cut     bool     // the call is over, whatever the client sends
-	ended   bool     // nobody wants the rest
-	drain   bool     // it is thrown away for a while
+	started bool        // the client is read from
+	buffer  *[]byte     // pooled, under kept
+	kept    []byte      // what was read from base on
+	base    int64       // 0: the body can be read again
+	current *reading    // the attempt's that reads it
+	settled bool        // there will be no other attempt
+	err     error       // io.EOF: all of the body came
+	trailer http.Header // what followed it, as the app is to see it
+	cut     bool        // the call is over, whatever the client sends
+	ended   bool        // nobody wants the rest
+	drain   bool        // it is thrown away for a while
 	until   time.Time
 }
 
@@ -50,6 +53,11 @@ func newIntake(x *exchange) *intake {
 	// length, or a whole connection's, is not held up.
 	if x.r.ProtoMajor < 2 || x.r.ContentLength >= 0 {
 		in.stall = x.rt.cfg.StallTimeout
+	}
+	for name := range x.r.Trailer {
+		if trailerAllowed(name) {
+			in.names = append(in.names, name)
+		}
 	}
 	return in
 }
@@ -73,13 +81,19 @@ func (in *intake) failed() error {
 
 // again is the body from its begin, for one more attempt, which alone gets it
 // from here on.
-func (in *intake) again() (io.ReadCloser, error) {
+func (in *intake) again() (*reading, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.base > 0 {
 		return nil, errNotKept
 	}
 	in.current = &reading{in: in}
+	if len(in.names) > 0 {
+		in.current.trailer = make(http.Header, len(in.names))
+		for _, name := range in.names {
+			in.current.trailer[name] = nil
+		}
+	}
 	in.wake.Broadcast()
 	return in.current, nil
 }
@@ -195,10 +209,10 @@ func (in *intake) took(n int, err error) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	defer in.wake.Broadcast()
-	x, c := in.x, in.call.Load()
+	x := in.x
 	x.bytesIn.Add(int64(n))
 	if n > 0 {
-		c.moved()
+		in.call.Load().moved()
 	}
 	in.kept = in.kept[:len(in.kept)+n]
 	if in.err = err; err == nil {
@@ -207,9 +221,10 @@ func (in *intake) took(n int, err error) bool {
 	if !errors.Is(err, io.EOF) {
 		return false
 	}
+	in.trailer = make(http.Header, len(x.r.Trailer))
 	for name, values := range x.r.Trailer { // more may have come than were announced
-		if !trailerAllowed(name) || !slices.ContainsFunc(values, validValue) {
-			delete(x.r.Trailer, name)
+		if values = slices.DeleteFunc(slices.Clone(values), func(v string) bool { return !validValue(v) }); len(values) > 0 && trailerAllowed(name) {
+			in.trailer[name] = values
 		}
 	}
 	if in.stall > 0 && !in.ended {
@@ -217,15 +232,16 @@ func (in *intake) took(n int, err error) bool {
 		_ = http.NewResponseController(x.w).SetReadDeadline(time.Time{})
 	}
 	in.read.Store(true)
-	c.sent()
+	in.call.Load().bodyCame()
 	return false
 }
 
 // reading is the body as one attempt reads it.
 type reading struct {
-	in     *intake
-	at     int64
-	closed bool
+	in      *intake
+	at      int64
+	closed  bool
+	trailer http.Header // this attempt's own, filled at the end of the body; nil: none was announced
 }
 
 // Close ends a Read that waits.
@@ -261,6 +277,9 @@ func (r *reading) Read(p []byte) (int, error) {
 			in.wake.Broadcast()
 			return n, nil
 		case in.err != nil:
+			if errors.Is(in.err, io.EOF) && r.trailer != nil {
+				maps.Copy(r.trailer, in.trailer)
+			}
 			return 0, in.err
 		}
 		in.wake.Wait()

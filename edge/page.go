@@ -28,6 +28,7 @@ var (
 	lost           = failure{502, "no_response", "Bad gateway", "The application closed the connection without an answer.", 0}
 	notH2C         = failure{502, "not_h2c", "Bad gateway", "The application does not speak HTTP/2 without TLS (h2c), though its service says so.", 0}
 	unreachable    = failure{502, "unreachable", "Bad gateway", "The application could not be reached. Try again in a moment.", 1}
+	turnedAway     = failure{503, "refused", "Service unavailable", "The application takes no more requests at the moment. Try again in a moment.", 1}
 	noBackend      = failure{503, "unavailable", "Service unavailable", "The application is not ready. Try again in a moment.", 1}
 	notReady       = failure{503, "starting", "Service unavailable", "The service is starting. Try again in a moment.", 1}
 	overloaded     = failure{503, "overloaded", "Service unavailable", "The service is busy. Try again in a moment.", 1}

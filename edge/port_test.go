@@ -269,8 +269,12 @@ func TestRawConnectionsAreLogged(t *testing.T) {
 	port := freePort(t)
 	ended := func(n int) {
 		t.Helper()
-		for until := time.Now().Add(30 * time.Second); len(logLines(t, g.log)) < n; time.Sleep(time.Millisecond) {
-			if time.Now().After(until) {
+		until := time.Now().Add(30 * time.Second)
+		for now := range time.Tick(time.Millisecond) {
+			if len(logLines(t, g.log)) >= n {
+				return
+			}
+			if now.After(until) {
 				t.Fatalf("%d lines do not come: %s", n, g.log)
 			}
 		}

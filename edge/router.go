@@ -64,6 +64,7 @@ type Router struct {
 	log       *slog.Logger
 	table     *table
 	ports     *ports
+	h2c       *http.Transport
 	accessLog *accessLog
 
 	applied    atomic.Bool // a table has been applied
@@ -115,7 +116,7 @@ func New(cfg Config, feed Feed, log *slog.Logger) (*Router, error) {
 		stopped: make(chan struct{}),
 		tunnels: map[tunnelID]*tunnel{},
 	}
-	rt.ports = newPorts(rt)
+	rt.ports, rt.h2c = newPorts(rt), newH2C(&cfg)
 	if cfg.AccessLog != nil {
 		rt.accessLog = newAccessLog(cfg.AccessLog, log)
 	}
