@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,10 +26,10 @@ type pipe struct {
 	timer   *time.Timer
 }
 
-// pipePiece is how many bytes go in one call to the kernel, so that it is known
-// that some went; pipeLook how long such a call may take.
+// pipePiece is how many bytes go at most in one call to the kernel: so many have
+// to be taken in Config.StallTimeout. pipeLook is how long is waited for some.
 const (
-	pipePiece = 256 << 10
+	pipePiece = 64 << 10
 	pipeLook  = 15 * time.Second
 )
 
@@ -36,8 +37,12 @@ const (
 // does not wait for.
 const silence = time.Second
 
-// endedByReset: the client or the app broke the connection off.
-const endedByReset int32 = 200
+// endedByReset: the client or the app broke the connection off; endedByStall:
+// one of them takes nothing.
+const (
+	endedByReset int32 = 200 + iota
+	endedByStall
+)
 
 // why is the word for that in the access log.
 func (p *pipe) why() string {
@@ -50,6 +55,8 @@ func (p *pipe) why() string {
 		return "drained"
 	case endedByStop:
 		return "stopping"
+	case endedByStall:
+		return "stalled"
 	}
 	return "reset"
 }
@@ -92,15 +99,42 @@ func (p *pipe) run() {
 	_ = p.app.Close()
 }
 
-// copy moves what comes from src to dst, and the end of it.
+// copy moves what comes from src to dst, and the end of it. What the kernel
+// moves bytes through it takes only for what is there already: a connection on
+// which nothing goes has two sockets and no more.
 func (p *pipe) copy(dst, src *net.TCPConn, count *int64, all *atomic.Uint64) {
-	idle := p.session.port.ports.rt.cfg.IdleTimeout
+	cfg := &p.session.port.ports.rt.cfg
+	raw, err := src.SyscallConn()
+	if err != nil {
+		p.interrupt(endedByReset)
+		return
+	}
 	for {
-		_ = src.SetReadDeadline(time.Now().Add(min(idle/4, pipeLook)))
+		_ = src.SetReadDeadline(time.Now().Add(min(cfg.IdleTimeout/4, pipeLook)))
 		if p.broken.Load() != 0 {
 			p.wake()
 		}
-		n, err := dst.ReadFrom(&io.LimitedReader{R: src, N: pipePiece})
+		there, err := toRead(raw)
+		switch {
+		case p.broken.Load() != 0:
+			return
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			continue
+		case err != nil:
+			// Neither side has anything from the other any more.
+			p.interrupt(endedByReset)
+			return
+		case there == 0: // the end of what src sends
+			if dst.CloseWrite() != nil {
+				p.interrupt(endedByReset)
+			}
+			return
+		}
+		_ = dst.SetWriteDeadline(time.Now().Add(cfg.StallTimeout))
+		if p.broken.Load() != 0 {
+			p.wake()
+		}
+		n, err := dst.ReadFrom(&io.LimitedReader{R: src, N: int64(min(there, pipePiece))})
 		if n > 0 {
 			*count += n
 			all.Add(uint64(n))
@@ -109,18 +143,34 @@ func (p *pipe) copy(dst, src *net.TCPConn, count *int64, all *atomic.Uint64) {
 		switch {
 		case p.broken.Load() != 0:
 			return
-		case err == nil && n < pipePiece: // the end of what src sends
-			if dst.CloseWrite() != nil {
-				p.interrupt(endedByReset)
-			}
+		case errors.Is(err, os.ErrDeadlineExceeded): // it did not wait for src
+			p.interrupt(endedByStall)
 			return
-		case err == nil:
-		case !errors.Is(err, os.ErrDeadlineExceeded):
-			// Neither side has anything from the other any more.
+		case err != nil:
 			p.interrupt(endedByReset)
 			return
 		}
 	}
+}
+
+// toRead waits until something can be read, and is how many bytes can; none at
+// the end.
+func toRead(raw syscall.RawConn) (n int, err error) {
+	var first [1]byte
+	if werr := raw.Read(func(fd uintptr) bool {
+		if n, _, err = unix.Recvfrom(int(fd), first[:], unix.MSG_PEEK|unix.MSG_DONTWAIT); err == unix.EAGAIN {
+			return false
+		}
+		if err == nil && n > 0 {
+			if there, ierr := unix.IoctlGetInt(int(fd), unix.TIOCINQ); ierr == nil {
+				n = max(n, there)
+			}
+		}
+		return true
+	}); werr != nil {
+		return 0, werr
+	}
+	return n, err
 }
 
 // look ends the connection once nothing has gone for long.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"sync"
@@ -21,6 +22,8 @@ type ports struct {
 	of     map[int]*port
 	pipes  map[*pipe]struct{}
 	closed bool
+
+	open atomic.Int64 // connections of clients, on all ports
 }
 
 // port is one of them, for as long as the table names it.
@@ -31,6 +34,9 @@ type port struct {
 	open     atomic.Int64 // connections of clients
 	failed   atomic.Bool  // it could not be listened on
 	listener net.Listener // nil while it is not; guarded by ports.mu
+
+	mu      sync.Mutex // guards clients
+	clients map[netip.Prefix]int
 }
 
 func newPorts(rt *Router) *ports {
@@ -45,7 +51,7 @@ func (ps *ports) set(number int, p *pool) {
 		close(known.pool.Swap(p).replaced)
 		return
 	}
-	t := &port{number: number, ports: ps}
+	t := &port{number: number, ports: ps, clients: map[netip.Prefix]int{}}
 	t.pool.Store(p)
 	ps.of[number] = t
 	ps.listen(t)
@@ -161,24 +167,87 @@ func (t *port) accept(l net.Listener) {
 			}
 			continue
 		}
-		client, ok := conn.(*net.TCPConn)
-		if !ok || t.open.Add(1) > int64(rt.cfg.MaxConnsPerPort) {
-			s := t.session(conn)
-			s.failed = overloaded.code
-			_ = conn.Close()
-			t.open.Add(-1)
-			s.done(5)
+		s := t.session(conn)
+		if client, ok := conn.(*net.TCPConn); ok && t.admit(s) {
+			go t.serve(s, client)
 			continue
 		}
-		go t.serve(client)
+		_ = conn.Close()
+		s.done(5)
 	}
+}
+
+// admit counts a connection in, unless there are too many: of the router, of
+// the port or of the client. Where it reports false, failed says so.
+func (t *port) admit(s *session) bool {
+	cfg := &t.ports.rt.cfg
+	s.from = networkOf(s.client)
+	all, here := t.ports.open.Add(1), t.open.Add(1)
+	if all > int64(cfg.MaxRawConns) || here > int64(cfg.MaxConnsPerPort) {
+		s.failed = overloaded.code
+	}
+	t.mu.Lock()
+	t.clients[s.from]++
+	if s.failed == "" && t.clients[s.from] > cfg.MaxConnsPerClient && !t.ports.rt.trusts(s.client) {
+		s.failed = tooManyOfClient
+	}
+	t.mu.Unlock()
+	if s.failed != "" {
+		t.leave(s)
+	}
+	return s.failed == ""
+}
+
+// tooManyOfClient says in the access log that one address had too many
+// connections.
+const tooManyOfClient = "client_limit"
+
+// leave counts a connection out.
+func (t *port) leave(s *session) {
+	t.mu.Lock()
+	if t.clients[s.from]--; t.clients[s.from] <= 0 {
+		delete(t.clients, s.from)
+	}
+	t.mu.Unlock()
+	t.open.Add(-1)
+	t.ports.open.Add(-1)
+}
+
+// networkOf is what counts as one client: an address, of IPv6 the network that
+// a client as a rule has to itself.
+func networkOf(addr netip.Addr) netip.Prefix {
+	bits := addr.BitLen()
+	if addr.Is6() {
+		bits = 64
+	}
+	p, err := addr.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{} // not known: all such are one
+	}
+	return p
+}
+
+// rawConnsFor is how many raw connections may be open where so many files may.
+func rawConnsFor(files uint64) int {
+	const each = 6
+	return int(min(max(files/2/each, 16), 1<<20))
+}
+
+// openFiles is how many files the process may have open.
+func openFiles() uint64 {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 1024
+	}
+	return limit.Cur
 }
 
 // session is one client's connection to the port: an exchange without a request.
 type session struct {
 	exchange
 	port    *port
-	in, out int64 // bytes from the client, and to it
+	from    netip.Prefix // what its client counts as
+	in, out int64        // bytes from the client, and to it
 }
 
 func (t *port) session(client net.Conn) *session {
@@ -190,11 +259,10 @@ func (t *port) session(client net.Conn) *session {
 }
 
 // serve connects one client with a backend.
-func (t *port) serve(client *net.TCPConn) {
-	defer t.open.Add(-1)
-	s := t.session(client)
+func (t *port) serve(s *session, client *net.TCPConn) {
 	b, app := t.connect(s)
 	if b == nil {
+		t.leave(s) // before its client knows: it may come again
 		reset(client)
 		s.done(5)
 		return
@@ -202,6 +270,7 @@ func (t *port) serve(client *net.TCPConn) {
 	p := newPipe(s, b, client, app)
 	p.run()
 	b.release()
+	t.leave(s)
 	s.failed = p.why()
 	s.done(2)
 }

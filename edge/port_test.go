@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -262,23 +264,160 @@ func TestRawConnectionsAreRefused(t *testing.T) {
 	}
 }
 
+// One client cannot have all connections of a port, and all ports together have
+// no more than the router can do with.
+func TestRawConnectionsAreBounded(t *testing.T) {
+	g, _ := newRig(t, Config{PortHost: "127.0.0.1", MaxConnsPerClient: 2, MaxRawConns: 3})
+	port, other := freePort(t), freePort(t)
+	pool := tcpPool(at("ri_a", tcpApp(t, named("a"))))
+	g.publish(routing.Table{Ports: map[int]routing.Pool{port: pool, other: pool}})
+	from := func(addr string, port int) (net.Conn, string) {
+		t.Helper()
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(addr)}}
+		c, err := d.DialContext(t.Context(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		name, _ := bufio.NewReader(c).ReadString('\n')
+		return c, name
+	}
+	refused := func(n int, why string) {
+		t.Helper()
+		g.awaitLines(n)
+		if line := logLines(t, g.log)[n-1]; line["error"] != why {
+			t.Errorf("line %d: %v, want %s", n, line, why)
+		}
+	}
+	first, name := from("127.0.0.1", port)
+	if name != "a\n" {
+		t.Fatalf("%q", name)
+	}
+	if _, name := from("127.0.0.1", port); name != "a\n" {
+		t.Fatalf("%q", name)
+	}
+	if _, name := from("127.0.0.1", port); name != "" {
+		t.Error("one too many of a client was served")
+	}
+	refused(1, tooManyOfClient)
+	if _, name := from("127.0.0.2", port); name != "a\n" {
+		t.Errorf("another client was not served: %q", name)
+	}
+	if _, name := from("127.0.0.2", other); name != "" {
+		t.Error("one too many of the router was served")
+	}
+	refused(2, "overloaded")
+	first.Close()
+	g.awaitLines(3)
+	if _, name := from("127.0.0.2", other); name != "a\n" {
+		t.Errorf("nobody takes the place that is free: %q", name)
+	}
+	ended := `# HELP miosa_router_tcp_connections_total Connections to a port of a raw TCP service that ended: served; refused, where no instance took it or there were too many.
+# TYPE miosa_router_tcp_connections_total counter
+miosa_router_tcp_connections_total{port="` + strconv.Itoa(port) + `",result="refused"} 1
+miosa_router_tcp_connections_total{port="` + strconv.Itoa(port) + `",result="served"} 1
+miosa_router_tcp_connections_total{port="` + strconv.Itoa(other) + `",result="refused"} 1
+miosa_router_tcp_connections_total{port="` + strconv.Itoa(other) + `",result="served"} 0
+`
+	if err := testutil.CollectAndCompare(g.rt, strings.NewReader(ended), "miosa_router_tcp_connections_total"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBoundsOfRawConnections(t *testing.T) {
+	for files, want := range map[uint64]int{0: 16, 192: 16, 1024: 85, 524288: 43690, 1<<64 - 1: 1 << 20} {
+		if got := rawConnsFor(files); got != want {
+			t.Errorf("%d files: %d", files, got)
+		}
+	}
+	for addr, want := range map[string]string{"10.0.0.7": "10.0.0.7/32", "2001:db8::7": "2001:db8::/64"} {
+		if got := networkOf(netip.MustParseAddr(addr)).String(); got != want {
+			t.Errorf("%s counts as %s", addr, got)
+		}
+	}
+	networkOf(netip.Addr{})
+}
+
+// A connection on which nothing goes holds two sockets, and none of the pipes
+// that bytes go through.
+func TestSilentRawConnectionsHoldNoPipes(t *testing.T) {
+	g, _ := newRig(t, Config{PortHost: "127.0.0.1"})
+	port := freePort(t)
+	g.leads(port, tcpPool(at("ri_a", tcpApp(t, named("a")))))
+	before := openPipes(t)
+	const sessions = 15
+	for range sessions {
+		s, err := g.session(port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.echo("well"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := openPipes(t) - before; n > 2*sessions { // two ends each; some are kept for the next to come
+		t.Errorf("%d ends of pipes for %d connections", n, sessions)
+	}
+}
+
+func openPipes(t *testing.T) (n int) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && strings.HasPrefix(to, "pipe:") {
+			n++
+		}
+	}
+	return n
+}
+
+// Who takes nothing of what is sent is let go.
+func TestStalledRawConnectionsEnd(t *testing.T) {
+	g, _ := newRig(t, Config{PortHost: "127.0.0.1", StallTimeout: 300 * time.Millisecond})
+	port := freePort(t)
+	gone := make(chan struct{})
+	g.leads(port, tcpPool(at("ri_a", tcpApp(t, func(c *net.TCPConn) {
+		_, _ = io.WriteString(c, "a\n")
+		for piece := make([]byte, 64<<10); ; {
+			if _, err := c.Write(piece); err != nil {
+				close(gone)
+				return
+			}
+		}
+	}))))
+	if _, err := g.session(port); err != nil { // and reads nothing more
+		t.Fatal(err)
+	}
+	<-gone
+	g.awaitLines(1)
+	if line := logLines(t, g.log)[0]; line["error"] != "stalled" {
+		t.Errorf("%v", line)
+	}
+}
+
+// awaitLines waits until the access log has so many.
+func (g *rig) awaitLines(n int) {
+	g.t.Helper()
+	until := time.Now().Add(30 * time.Second)
+	for now := range time.Tick(time.Millisecond) {
+		if strings.Count(g.log.String(), "\n") >= n {
+			return
+		}
+		if now.After(until) {
+			g.t.Fatalf("%d lines do not come: %s", n, g.log)
+		}
+	}
+}
+
 // Each connection has its line in the access log once it is over, and a line
 // says how it ended.
 func TestRawConnectionsAreLogged(t *testing.T) {
 	g, stop := newRig(t, Config{PortHost: "127.0.0.1", BackendWait: time.Millisecond, MaxConnsPerPort: 2})
 	port := freePort(t)
-	ended := func(n int) {
-		t.Helper()
-		until := time.Now().Add(30 * time.Second)
-		for now := range time.Tick(time.Millisecond) {
-			if len(logLines(t, g.log)) >= n {
-				return
-			}
-			if now.After(until) {
-				t.Fatalf("%d lines do not come: %s", n, g.log)
-			}
-		}
-	}
+	ended := g.awaitLines
 	g.leads(port, tcpPool())
 	if _, err := g.session(port); err == nil {
 		t.Error("nobody's name came")
@@ -347,7 +486,7 @@ func logLines(t *testing.T, log *lockedBuffer) (lines []map[string]any) {
 // A connection on which nothing goes is ended in the end, and one that its app
 // breaks is broken to its client.
 func TestSilentRawConnectionsEnd(t *testing.T) {
-	g, _ := newRig(t, Config{PortHost: "127.0.0.1", IdleTimeout: 50 * time.Millisecond})
+	g, _ := newRig(t, Config{PortHost: "127.0.0.1", IdleTimeout: 500 * time.Millisecond})
 	port := freePort(t)
 	g.leads(port, tcpPool(at("ri_a", tcpApp(t, named("a")))))
 	s, err := g.session(port)

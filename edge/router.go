@@ -50,6 +50,14 @@ type Config struct {
 	// services are listened on; "": all of the machine.
 	PortHost        string
 	MaxConnsPerPort int // at once, of a raw TCP service; 4096
+	// MaxConnsPerClient is how many of those one address may have, of IPv6 one
+	// network of 64 bits: a quarter of MaxConnsPerPort, at least 16. Addresses
+	// of TrustedProxies may have all.
+	MaxConnsPerClient int
+	// MaxRawConns is how many connections all raw TCP services may have at once.
+	// Each may take six open files (two sockets and what the kernel moves bytes
+	// through): so many that half of the process's (RLIMIT_NOFILE) are left.
+	MaxRawConns int
 
 	MaxHeadBytes      int   // of a request; 64 KiB
 	MaxIdlePerBackend int   // connections at rest; 256
@@ -147,6 +155,12 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxConnsPerPort <= 0 {
 		c.MaxConnsPerPort = 4096
+	}
+	if c.MaxConnsPerClient <= 0 {
+		c.MaxConnsPerClient = max(16, c.MaxConnsPerPort/4)
+	}
+	if c.MaxRawConns <= 0 {
+		c.MaxRawConns = rawConnsFor(openFiles())
 	}
 	if c.MaxIdlePerBackend <= 0 {
 		c.MaxIdlePerBackend = 256
