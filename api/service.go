@@ -375,6 +375,9 @@ func (c *call) txService(tx *store.Tx, s miosa.Service, p resource.ServicePatch,
 // txOverrule takes from the version that is being rolled out what it brings of a
 // service and the patch says otherwise: who speaks last is right.
 func (c *call) txOverrule(tx *store.Tx, env miosa.Environment, service string, p resource.ServicePatch) error {
+	if p.DesiredReplicas == nil && p.Regions == nil && p.Sticky == nil && p.Restart == nil {
+		return nil
+	}
 	live, err := c.txLive(tx, env)
 	if err != nil || !live.Live() {
 		return err
