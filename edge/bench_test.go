@@ -2,9 +2,12 @@ package edge
 
 import (
 	"bufio"
+	"cmp"
+	"context"
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -26,16 +29,53 @@ import (
 // measured is the CPU time of the proxies alone.
 const driverEnv = "EDGE_BENCH_DRIVER"
 
-// TestMain turns the test binary into the driver when it is asked to.
+// routerEnv names the backend that the router of BenchmarkBuilds is in front of.
+const routerEnv = "EDGE_BENCH_ROUTER"
+
+// TestMain turns the test binary into the driver, or into a router, when it is
+// asked to.
 func TestMain(m *testing.M) {
-	if os.Getenv(driverEnv) != "" {
-		if err := drive(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
+	var err error
+	switch backend := os.Getenv(routerEnv); {
+	case backend != "":
+		err = serveFor(backend)
+	case os.Getenv(driverEnv) != "":
+		err = drive()
+	default:
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// serveFor runs a router in front of the backend until its input ends. It says
+// its address, and to each line that it reads its CPU time.
+func serveFor(backend string) error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	feed := newTestFeed()
+	rt, err := New(Config{RouterID: "router-1", Listener: l, AccessLog: io.Discard}, feed, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- rt.Run(ctx) }()
+	generation := feed.set(map[string]routing.Pool{"app.test": poolOf(at("ri_a", backend))})
+	if err := feed.await(ctx, func(r routing.Report) bool { return r.Generation >= generation }); err != nil {
+		stop()
+		return err
+	}
+	fmt.Println(l.Addr())
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		fmt.Println(cpuTime())
+	}
+	stop()
+	return <-ended
 }
 
 const benchBody = 1024
@@ -125,10 +165,10 @@ func ask(addr string, n int) error {
 }
 
 // cpuTime is what this process has used so far, user and system.
-func cpuTime(b testing.TB) time.Duration {
+func cpuTime() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
+		panic(err) // that of oneself can always be had
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
@@ -180,23 +220,14 @@ func startBeside(b *testing.B, cmd *exec.Cmd, env string) (say func(line string)
 	return say, hear
 }
 
-// benchRouter is a router in front of the backend.
-func benchRouter(t testing.TB, backend string) *rig {
-	g, _ := newRig(t, Config{AccessLog: io.Discard})
-	generation := g.feed.set(map[string]routing.Pool{"app.test": poolOf(at("ri_a", backend))})
-	if err := g.feed.await(t.Context(), func(r routing.Report) bool { return r.Generation >= generation }); err != nil {
-		t.Fatal(err)
-	}
-	return g
-}
-
 // BenchmarkProxy prints the CPU time that a request costs the router, and
 // what it costs httputil.ReverseProxy in the same run.
 //
 //	go test -run '^$' -bench Proxy -benchtime 1x ./edge
 func BenchmarkProxy(b *testing.B) {
 	backend, ask := startDriver(b)
-	g := benchRouter(b, backend)
+	g, _ := newRig(b, Config{AccessLog: io.Discard})
+	g.route(map[string]routing.Pool{"app.test": poolOf(at("ri_a", backend))})
 	target := &url.URL{Scheme: "http", Host: backend}
 	std := httptest.NewServer(&httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) {
@@ -214,9 +245,9 @@ func BenchmarkProxy(b *testing.B) {
 	var used [2]time.Duration
 	for range turns {
 		for i, addr := range []string{g.addr, std.Listener.Addr().String()} {
-			before := cpuTime(b)
+			before := cpuTime()
 			ask(addr, n)
-			used[i] += cpuTime(b) - before
+			used[i] += cpuTime() - before
 		}
 	}
 	per := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / float64(n*turns) }
@@ -226,11 +257,7 @@ func BenchmarkProxy(b *testing.B) {
 	b.ReportMetric(float64(used[0])/float64(used[1]), "ratio")
 }
 
-var against = flag.String("against", "", "the test binary of another build of this package, for BenchmarkBuilds")
-
-// routerEnv makes TestRouterOfABenchmark serve in front of the backend that it
-// names.
-const routerEnv = "EDGE_BENCH_ROUTER"
+var against = flag.String("against", "", "the test binary of another build of this package, for BenchmarkBuilds; none: this one's, which tells the spread of the measurement")
 
 // BenchmarkBuilds prints what a request costs the routers of two builds: this
 // one, and the one of -against. Both run all the time, in processes of their
@@ -238,12 +265,9 @@ const routerEnv = "EDGE_BENCH_ROUTER"
 // machine does falls on both: the mean of some hundred turns tells a
 // percent, where two runs of BenchmarkProxy differ by five.
 //
-//	go test -c -o /tmp/before.test ./edge                        # in a checkout of the other build
-//	go test -run '^$' -bench Builds -against /tmp/before.test ./edge
+//	go test -c -o /tmp/before.test ./edge # in a checkout of the other build, with this file
+//	go test -run '^$' -bench Builds -benchtime 1x ./edge -against /tmp/before.test
 func BenchmarkBuilds(b *testing.B) {
-	if *against == "" {
-		b.Skip("-against names no other build")
-	}
 	exe, err := os.Executable()
 	if err != nil {
 		b.Fatal(err)
@@ -255,7 +279,7 @@ func BenchmarkBuilds(b *testing.B) {
 		per  []float64 // nanoseconds a request, of each turn
 	}
 	start := func(binary string) *build {
-		say, hear := startBeside(b, exec.Command(binary, "-test.run", "^TestRouterOfABenchmark$"), routerEnv+"="+backend)
+		say, hear := startBeside(b, exec.Command(binary), routerEnv+"="+backend)
 		out := &build{addr: hear()}
 		out.cpu = func() time.Duration {
 			say("\n")
@@ -268,7 +292,7 @@ func BenchmarkBuilds(b *testing.B) {
 		ask(out.addr, 5000)
 		return out
 	}
-	builds := []*build{start(exe), start(*against)}
+	builds := []*build{start(exe), start(cmp.Or(*against, exe))}
 	const turns, n = 300, 3000
 	for range turns {
 		for _, i := range rand.Perm(len(builds)) {
@@ -290,17 +314,4 @@ func BenchmarkBuilds(b *testing.B) {
 	b.ReportMetric(there/turns, "other-cpu-ns/req")
 	b.ReportMetric(100*(here/there-1), "%more")
 	b.ReportMetric(math.Sqrt((squares/turns-mean*mean)/turns), "±%")
-}
-
-// TestRouterOfABenchmark is a router for BenchmarkBuilds: it says its address,
-// and to each line that it reads its CPU time.
-func TestRouterOfABenchmark(t *testing.T) {
-	backend := os.Getenv(routerEnv)
-	if backend == "" {
-		t.Skip("no benchmark asks")
-	}
-	fmt.Println(benchRouter(t, backend).addr)
-	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-		fmt.Println(cpuTime(t))
-	}
 }
