@@ -3,7 +3,6 @@ package artifact_test
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/miosa/miosa"
@@ -94,9 +94,11 @@ func receiveFile(t *testing.T, blobs artifact.Blobs, kind miosa.Kind, path strin
 }
 
 // A large file with little in it is taken however its holes are told, takes no
-// more of the disk than what is in it, and no memory for its size.
+// more of the disk than what is in it, and no memory for its size. One of
+// them is as large as images have it.
 func TestSparseFiles(t *testing.T) {
 	const tail = "the last one who logged in"
+	const some = 96 << 20
 	gnu := func(args ...string) func(t *testing.T) string {
 		return func(t *testing.T) string {
 			program, err := exec.LookPath("tar")
@@ -111,7 +113,7 @@ func TestSparseFiles(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = f.WriteAt([]byte(tail), lastlogSize-int64(len(tail)))
+			_, err = f.WriteAt([]byte(tail), some-int64(len(tail)))
 			if err := errors.Join(err, f.Close(), os.WriteFile(filepath.Join(dir, "app"), nil, 0o600)); err != nil {
 				t.Fatal(err)
 			}
@@ -127,8 +129,8 @@ func TestSparseFiles(t *testing.T) {
 		return func(w io.Writer) error { return withLastlog(w, size, tail) }
 	}
 	zipped := func(w io.Writer) error {
-		z := gzip.NewWriter(w)
-		return errors.Join(plain(lastlogSize)(z), z.Close())
+		z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
+		return errors.Join(err, plain(some)(z), z.Close())
 	}
 	fast := func(w io.Writer, write func(io.Writer) error) error {
 		z, err := zstd.NewWriter(w)
@@ -137,7 +139,7 @@ func TestSparseFiles(t *testing.T) {
 	image := func(pack func([]byte) []byte) func(io.Writer) error {
 		return func(w io.Writer) error {
 			var layer bytes.Buffer
-			if err := plain(96 << 20)(&layer); err != nil {
+			if err := plain(some)(&layer); err != nil {
 				return err
 			}
 			_, err := w.Write(DockerSave(Image{Layers: [][]byte{layer.Bytes()}, Pack: pack}))
@@ -150,19 +152,19 @@ func TestSparseFiles(t *testing.T) {
 		body func(t *testing.T) string
 		size int64
 	}{
-		{"GNU sparse", miosa.KindRootFS, gnu("--format=gnu"), lastlogSize},
-		{"PAX sparse 0.0", miosa.KindRootFS, gnu("--format=pax", "--sparse-version=0.0"), lastlogSize},
-		{"PAX sparse 0.1", miosa.KindRootFS, gnu("--format=pax", "--sparse-version=0.1"), lastlogSize},
-		{"PAX sparse 1.0", miosa.KindRootFS, gnu("--format=pax", "--sparse-version=1.0"), lastlogSize},
-		{"gzip", miosa.KindRootFS, func(t *testing.T) string { return file(t, zipped) }, lastlogSize},
+		{"GNU sparse", miosa.KindRootFS, gnu("--format=gnu"), some},
+		{"PAX sparse 0.0", miosa.KindRootFS, gnu("--format=pax", "--sparse-version=0.0"), some},
+		{"PAX sparse 0.1", miosa.KindRootFS, gnu("--format=pax", "--sparse-version=0.1"), some},
+		{"PAX sparse 1.0", miosa.KindRootFS, gnu("--format=pax", "--sparse-version=1.0"), some},
+		{"gzip", miosa.KindRootFS, func(t *testing.T) string { return file(t, zipped) }, some},
 		{"zstd", miosa.KindRootFS, func(t *testing.T) string {
 			return file(t, func(w io.Writer) error { return fast(w, plain(lastlogSize)) })
 		}, lastlogSize},
-		{"image with a packed layer", miosa.KindOCI, func(t *testing.T) string { return file(t, image(Zstd)) }, 96 << 20},
+		{"image with a packed layer", miosa.KindOCI, func(t *testing.T) string { return file(t, image(Zstd)) }, some},
 		{"packed image", miosa.KindOCI, func(t *testing.T) string {
 			return file(t, func(w io.Writer) error { return fast(w, image(nil)) })
-		}, 96 << 20},
-		{"plain image", miosa.KindOCI, func(t *testing.T) string { return file(t, image(nil)) }, 96 << 20},
+		}, some},
+		{"plain image", miosa.KindOCI, func(t *testing.T) string { return file(t, image(nil)) }, some},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			body := c.body(t)
