@@ -358,8 +358,9 @@ func TestSilentRawConnectionsHoldNoPipes(t *testing.T) {
 		}
 	}
 	// Those that nobody holds are kept for the next to come, until the garbage
-	// collector has been there; a connection that held some would keep four ends.
-	for until := time.Now().Add(30 * time.Second); ; runtime.Gosched() {
+	// collector has been there; a connection that held some would keep four ends,
+	// at least until it looks around itself.
+	for until := time.Now().Add(pipeLook / 2); ; runtime.Gosched() {
 		runtime.GC()
 		n := openPipes(t) - before
 		if n < sessions {
