@@ -10,74 +10,43 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/store"
 )
 
-// commit carries out a Commit: one transaction, or nothing.
-func (c *Control) commit(ctx context.Context, e Commit) Committed {
+// commit carries out a cell.Commit: one transaction, or nothing.
+func (c *Control) commit(ctx context.Context, e cell.Commit) cell.Committed {
 	now := time.Now().UTC()
 	if err := e.Mint(now, rand.Reader); err != nil {
-		return Committed{Environment: e.Environment, Err: err}
+		return cell.Committed{Environment: e.Environment, Err: err}
 	}
 	sealed := map[string][]byte{}
 	for _, i := range e.Bootable() {
-		spec, err := c.bootSpec(ctx, i)
+		spec, err := c.bootSpec(ctx, i, e.Facts)
 		if err != nil {
-			return Committed{Environment: e.Environment, Err: err}
+			return cell.Committed{Environment: e.Environment, Err: err}
 		}
 		sealed[i.ID] = spec
 	}
-	revision, err := store.Try(ctx, c.store, func(tx *store.Tx) error { return e.Write(tx, sealed, now, rand.Reader) })
-	return e.Answer(revision, err)
-}
-
-// Mint gives the new instances their IDs.
-func (e *Commit) Mint(now time.Time, random io.Reader) error {
-	for n := range e.Create {
-		id, err := miosa.NewID(miosa.PrefixInstance, now, random)
-		if err != nil {
-			return err
-		}
-		e.Create[n].ID = id
-	}
-	return nil
-}
-
-// Bootable are the instances that this commit gives a host and that need
-// their boot spec sealed to it.
-func (e *Commit) Bootable() []miosa.Instance {
-	var out []miosa.Instance
-	need := func(i miosa.Instance) {
-		if i.HostID != "" && len(i.BootSpec) == 0 && i.Goal == miosa.GoalRun {
-			out = append(out, i)
-		}
-	}
-	for _, i := range e.Create {
-		need(i)
-	}
-	for _, put := range e.Put {
-		if i, ok := put.(miosa.Instance); ok {
-			need(i)
-		}
-	}
-	return out
+	revision, err := store.Try(ctx, c.store, func(tx *store.Tx) error { return Write(tx, &e, sealed, now, rand.Reader) })
+	return Answer(e, revision, err)
 }
 
 // Answer is what the machine is told of how the commit went.
-func (e *Commit) Answer(revision int64, err error) Committed {
+func Answer(e cell.Commit, revision int64, err error) cell.Committed {
 	switch {
 	case errors.Is(err, store.ErrConflict), miosa.CodeOf(err) == miosa.Precondition:
-		return Committed{Environment: e.Environment, Conflict: true}
+		return e.Conflicted()
 	case err != nil:
-		return Committed{Environment: e.Environment, Err: fmt.Errorf("commit to %s: %w", e.Environment, err), Doubt: true}
+		return e.Unanswered(err)
 	}
-	return Committed{Environment: e.Environment, Revision: revision}
+	return e.Done(revision)
 }
 
-// Write puts all changes into a transaction. sealed holds the boot specs of
-// Bootable by instance ID. What was decided on a picture that lacks an earlier
+// Write puts all changes of a commit into a transaction. sealed holds the boot specs of
+// e.Bootable by instance ID. What was decided on a picture that lacks an earlier
 // commit to the environment, of ours or of another control plane, is a conflict.
-func (e *Commit) Write(tx *store.Tx, sealed map[string][]byte, now time.Time, random io.Reader) error {
+func Write(tx *store.Tx, e *cell.Commit, sealed map[string][]byte, now time.Time, random io.Reader) error {
 	if err := tx.Fence(store.FenceKey(e.Tenant, e.Environment), e.Seen); err != nil {
 		return err
 	}
@@ -148,7 +117,7 @@ func save(tx *store.Tx, noun any, sealed map[string][]byte) error {
 
 // PurgeRecords deletes every record of a deployment, the deployment last, so that a
 // purge cut short is begun again. Its events stay until their time is over.
-func PurgeRecords(ctx context.Context, s store.Store, e Purge) error {
+func PurgeRecords(ctx context.Context, s store.Store, e cell.Purge) error {
 	steps := []func() error{
 		func() error {
 			return removeAll(ctx, s, store.Instances, store.InstancesOf(e.Tenant, e.Deployment))
@@ -199,7 +168,7 @@ func PurgeRecords(ctx context.Context, s store.Store, e Purge) error {
 }
 
 // releasePorts gives the ports of a deployment's services back.
-func releasePorts(ctx context.Context, s store.Store, e Purge) error {
+func releasePorts(ctx context.Context, s store.Store, e cell.Purge) error {
 	services, err := store.Collect(store.List(ctx, s, store.Services, store.ServicesOf(e.Tenant, e.Deployment), store.ScanOptions{}))
 	if err != nil {
 		return err

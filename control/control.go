@@ -15,15 +15,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/schedule"
 	"github.com/miosa/miosa/store"
 )
 
 // Options are what the loop needs beyond the machine's Config.
 type Options struct {
-	Config
+	cell.Config
 	PublicURL func(miosa.Tenant, miosa.Deployment, miosa.Environment) string
-	Bindings  []Binding
+	Bindings  []cell.Binding
 	// PurgeLogs drops the log lines of a deployment whose instances are all
 	// gone, and takes no more of them. nil: logs are not kept here.
 	PurgeLogs func(ctx context.Context, tenantID, deploymentID string) error
@@ -50,11 +51,11 @@ type Control struct {
 	vault    Vault
 	sealTo   SealTo
 	log      *slog.Logger
-	events   chan Event
+	events   chan cell.Event
 	hosts    *hub[map[string]miosa.Instance]
 	routes   *feed
 	running  sync.WaitGroup
-	asks     chan chan census // by who scrapes
+	asks     chan chan cell.Census // by who scrapes
 	rollouts *prometheus.CounterVec
 }
 
@@ -65,14 +66,14 @@ func New(cfg Options, s store.Store, vault Vault, sealTo SealTo, log *slog.Logge
 	}
 	return &Control{
 		cfg: cfg, store: s, vault: vault, sealTo: sealTo, log: log,
-		events: make(chan Event, 1024), hosts: newHub[map[string]miosa.Instance](), routes: newFeed(),
-		asks: make(chan chan census), rollouts: newRolloutCounter(),
+		events: make(chan cell.Event, 1024), hosts: newHub[map[string]miosa.Instance](), routes: newFeed(),
+		asks: make(chan chan cell.Census), rollouts: newRolloutCounter(),
 	}, nil
 }
 
 // purge sees to the bill and takes the log lines first: as long as the
 // deployment's record stands, a purge that was cut short is begun again.
-func (c *Control) purge(ctx context.Context, e Purge) error {
+func (c *Control) purge(ctx context.Context, e cell.Purge) error {
 	if c.cfg.OpenAccounts != nil {
 		if err := c.cfg.OpenAccounts(ctx, e.Tenant, e.Deployment); err != nil {
 			return fmt.Errorf("bill what is left of %s: %w", e.Deployment, err)
@@ -97,12 +98,12 @@ func (c *Control) Run(ctx context.Context) error {
 	watchErr := make(chan error, 1)
 	c.running.Go(func() { watchErr <- c.follow(ctx) })
 
-	machine := NewMachine(c.cfg.Config)
+	machine := cell.NewMachine(c.cfg.Config)
 	slots := make(chan struct{}, commitsAtOnce)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		var ev Event
+		var ev cell.Event
 		select {
 		case <-ctx.Done():
 			return nil
@@ -110,9 +111,9 @@ func (c *Control) Run(ctx context.Context) error {
 			return err
 		case ev = <-c.events:
 		case <-timer.C:
-			ev = Tick{}
+			ev = cell.Tick{}
 		case answer := <-c.asks:
-			answer <- machine.census()
+			answer <- machine.Census()
 			continue
 		}
 		c.observe(ev)
@@ -127,14 +128,14 @@ func (c *Control) Run(ctx context.Context) error {
 	}
 }
 
-func (c *Control) carryOut(ctx context.Context, effect Effect, slots chan struct{}) {
+func (c *Control) carryOut(ctx context.Context, effect cell.Effect, slots chan struct{}) {
 	switch e := effect.(type) {
-	case Publish:
+	case cell.Publish:
 		c.log.Info("routes changed", "generation", e.Table.Generation, "hosts", len(e.Table.Routes))
 		c.routes.publish(e.Table)
-	case Assign:
+	case cell.Assign:
 		c.assign(e.Instances)
-	case Commit:
+	case cell.Commit:
 		c.running.Go(func() {
 			slots <- struct{}{}
 			done := c.commit(ctx, e)
@@ -148,26 +149,26 @@ func (c *Control) carryOut(ctx context.Context, effect Effect, slots chan struct
 			}
 			c.post(ctx, done)
 		})
-	case Purge:
+	case cell.Purge:
 		c.running.Go(func() {
 			err := c.purge(ctx, e)
 			if err != nil && ctx.Err() == nil {
 				c.log.Error("purge failed", "deployment", e.Deployment, "err", err)
 			}
-			c.post(ctx, Purged{Deployment: e.Deployment, Err: err})
+			c.post(ctx, cell.Purged{Deployment: e.Deployment, Err: err})
 		})
 	}
 }
 
 // observe shows an event to the observer.
-func (c *Control) observe(ev Event) {
+func (c *Control) observe(ev cell.Event) {
 	if c.cfg.Observer == nil {
 		return
 	}
 	switch e := ev.(type) {
-	case Loaded:
+	case cell.Loaded:
 		c.cfg.Observer.Loaded(e.Nouns)
-	case Changed:
+	case cell.Changed:
 		var gone []string
 		for _, g := range e.Gone {
 			gone = append(gone, g.ID)
@@ -177,7 +178,7 @@ func (c *Control) observe(ev Event) {
 }
 
 // placed shows the observer where a commit that was carried out put instances.
-func (c *Control) placed(e Commit) {
+func (c *Control) placed(e cell.Commit) {
 	if c.cfg.Observer == nil {
 		return
 	}
@@ -193,7 +194,7 @@ func (c *Control) placed(e Commit) {
 	}
 }
 
-func (c *Control) post(ctx context.Context, ev Event) {
+func (c *Control) post(ctx context.Context, ev cell.Event) {
 	select {
 	case c.events <- ev:
 	case <-ctx.Done():
@@ -233,18 +234,18 @@ func (c *Control) watch(ctx context.Context, after int64) error {
 }
 
 // ChangedBy is a watched commit as the machine takes it.
-func ChangedBy(batch store.Batch) (Changed, error) {
-	changed := Changed{Revision: batch.Revision}
+func ChangedBy(batch store.Batch) (cell.Changed, error) {
+	changed := cell.Changed{Revision: batch.Revision}
 	for _, ch := range batch.Changes {
 		if ch.Deleted {
 			if kind, id, ok := store.ParseKey(ch.Key); ok {
-				changed.Gone = append(changed.Gone, Gone{kind, id})
+				changed.Gone = append(changed.Gone, cell.Gone{Kind: kind, ID: id})
 			}
 			continue
 		}
 		noun, ok, err := decode(ch.Entry)
 		if err != nil {
-			return Changed{}, err
+			return cell.Changed{}, err
 		}
 		if ok {
 			changed.Put = append(changed.Put, noun)
@@ -256,19 +257,19 @@ func ChangedBy(batch store.Batch) (Changed, error) {
 // LoadAll reads every record as the machine takes it in at first. Changes
 // after the returned event's revision may be in it already: seeing them again
 // does no harm.
-func LoadAll(ctx context.Context, s store.Store) (Loaded, error) {
+func LoadAll(ctx context.Context, s store.Store) (cell.Loaded, error) {
 	revision, err := s.Revision(ctx)
 	if err != nil {
-		return Loaded{}, fmt.Errorf("load the records: %w", err)
+		return cell.Loaded{}, fmt.Errorf("load the records: %w", err)
 	}
-	loaded := Loaded{Revision: revision}
+	loaded := cell.Loaded{Revision: revision}
 	for entry, err := range s.Scan(ctx, recordsPrefix, store.ScanOptions{}) {
 		if err != nil {
-			return Loaded{}, fmt.Errorf("load the records: %w", err)
+			return cell.Loaded{}, fmt.Errorf("load the records: %w", err)
 		}
 		noun, ok, err := decode(entry)
 		if err != nil {
-			return Loaded{}, err
+			return cell.Loaded{}, err
 		}
 		if ok {
 			loaded.Nouns = append(loaded.Nouns, noun)

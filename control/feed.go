@@ -5,6 +5,7 @@ import (
 	"iter"
 	"sync"
 
+	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/routing"
 )
 
@@ -57,7 +58,7 @@ func (c *Control) Tables(ctx context.Context) iter.Seq[routing.Table] {
 // Report takes a router's word on what it has applied.
 func (c *Control) Report(ctx context.Context, r routing.Report) error {
 	select {
-	case c.events <- Reported{r}:
+	case c.events <- cell.Reported{Report: r}:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/store"
 )
 
@@ -27,40 +28,19 @@ func (l Link) Register(ctx context.Context, h miosa.Host) error {
 	now := time.Now().UTC()
 	_, err := store.Update(ctx, l.c.store, func(tx *store.Tx) error {
 		known, err := store.Load(tx, store.Hosts, store.HostKey(h.ID))
-		switch {
-		case miosa.CodeOf(err) == miosa.NotFound:
-			h.CreatedAt, h.Schedulable, h.Revision = now, true, 0
-		case err != nil:
+		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
 			return err
-		default:
-			h.CreatedAt, h.Schedulable, h.Revision = known.CreatedAt, known.Schedulable, known.Revision
 		}
-		h.Liveness, h.UpdatedAt = miosa.Alive, now
+		h, ev := cell.Registered(now, known, h)
 		if err := store.Save(tx, store.Hosts, h); err != nil {
 			return err
 		}
-		kind, message := arrival(known, h)
-		return saveEvent(tx, miosa.Event{HostID: h.ID, Type: kind, Message: message, Actor: "agent", At: now}, now, rand.Reader)
+		return saveEvent(tx, ev, now, rand.Reader)
 	})
 	if err != nil {
 		return fmt.Errorf("register host %s: %w", h.ID, err)
 	}
 	return nil
-}
-
-// arrival puts a host's registration into words for its timeline.
-func arrival(was, is miosa.Host) (kind, message string) {
-	words := fmt.Sprintf("version %s, %d vCPUs, %d MB of memory", is.Version, is.Capacity.VCPUs, is.Capacity.MemoryMB)
-	if was.ID == "" {
-		return "host.joined", words
-	}
-	if was.Version != is.Version {
-		words += "; before it was version " + was.Version
-	}
-	if was.Liveness != miosa.Alive {
-		words += "; it was " + string(was.Liveness)
-	}
-	return "host.returned", "its agent started again and took over what runs there: " + words
 }
 
 // Assignments yields what the host should run: first everything that is not
@@ -164,45 +144,17 @@ func Record(tx *store.Tx, hostID string, o miosa.Observation, now time.Time, ran
 	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
 		return err
 	}
-	if o.Seq <= known.Seq || known.State.Terminal() {
-		return nil
-	}
-	o.HostID, o.Revision = hostID, known.Revision
-	if err := store.Save(tx, store.Observations, o); err != nil {
-		return err
-	}
-	kind, message, ok := transition(known, o)
+	next, events, ok := cell.Observed(i, known, o)
 	if !ok {
 		return nil
 	}
-	return saveEvent(tx, miosa.Event{
-		TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, InstanceID: i.ID,
-		VersionID: i.VersionID, HostID: hostID, Type: kind, Message: message, Actor: "agent", At: o.ReportedAt,
-	}, now, random)
-}
-
-// transition puts a change of state into words for the timeline.
-func transition(was, is miosa.Observation) (kind, message string, ok bool) {
-	crashed := is.Failure.At.After(was.Failure.At) && is.State != miosa.Unhealthy
-	switch {
-	case is.State == miosa.Failed && was.State != miosa.Failed:
-		return "instance.failed", is.Failure.Message + "; it is not tried again", true
-	case is.State == miosa.Stopped && was.State != miosa.Stopped:
-		return "instance.stopped", "stopped", true
-	case crashed && is.State == miosa.Pending:
-		return "instance.crashed", fmt.Sprintf("%s; the next boot comes at %s", is.Failure.Message, is.NextRestartAt.Format(time.TimeOnly)), true
-	case is.State == miosa.Unhealthy && was.State != miosa.Unhealthy:
-		return "instance.became_unhealthy", is.Failure.Message + "; it gets no more requests", true
-	case is.State == miosa.Healthy && was.State != miosa.Healthy:
-		return "instance.became_healthy", fmt.Sprintf("healthy after %s", is.HealthyAt.Sub(is.StartedAt).Round(10*time.Millisecond)), true
-	case is.State == miosa.Starting && is.Boot > was.Boot:
-		return "instance.started", fmt.Sprintf("boot %d began", is.Boot), true
-	case is.State == miosa.Starting && is.VMID != "" && was.VMID == "":
-		return "instance.booted", "its virtual machine runs", true
-	case is.State == miosa.Starting && len(is.Phases) > len(was.Phases) && is.Phases[len(is.Phases)-1].Name == "app_started":
-		return "instance.launched", "its run command was started", true
-	case is.ClockSetBack.At.After(was.ClockSetBack.At):
-		return "instance.clock_set_back", fmt.Sprintf("the guest's clock was %s ahead of its host's: it was set back", is.ClockSetBack.By.Round(time.Millisecond)), true
+	if err := store.Save(tx, store.Observations, next); err != nil {
+		return err
 	}
-	return "", "", false
+	for _, ev := range events {
+		if err := saveEvent(tx, ev, now, random); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/control"
 	"github.com/miosa/miosa/routing"
 	"github.com/miosa/miosa/store"
@@ -55,17 +56,17 @@ func routedOf(v miosa.Version) string {
 // and whose commits can fail.
 type bench struct {
 	*rapid.T
-	m        *control.Machine
+	m        *cell.Machine
 	store    *memory.Store
 	now      time.Time
 	random   uint64
-	batches  []control.Changed // everything ever committed
-	told     int               // batches that were delivered
-	seen     picture           // what they say
+	batches  []cell.Changed // everything ever committed
+	told     int            // batches that were delivered
+	seen     picture        // what they say
 	stored   map[string]miosa.Instance
 	rollouts map[string]miosa.Rollout
-	commits  []control.Commit
-	answers  []control.Committed
+	commits  []cell.Commit
+	answers  []cell.Committed
 	memory   int // of the host, in MB
 	table    routing.Table
 	numbers  int
@@ -80,7 +81,7 @@ type picture struct {
 	services  map[string]miosa.Service
 }
 
-func (p *picture) take(c control.Changed) {
+func (p *picture) take(c cell.Changed) {
 	for _, noun := range c.Put {
 		switch v := noun.(type) {
 		case miosa.Environment:
@@ -134,7 +135,7 @@ func newBench(t *rapid.T) *bench {
 	b := &bench{T: t, now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC), memory: 256 * rapid.IntRange(3, 8).Draw(t, "room"), stored: map[string]miosa.Instance{}, rollouts: map[string]miosa.Rollout{}}
 	b.seen = picture{map[string]miosa.Environment{}, map[string]miosa.Version{}, map[string]miosa.Rollout{}, map[string]miosa.Instance{}, map[string]miosa.Service{}}
 	b.store = memory.New(func() time.Time { return b.now })
-	b.m = control.NewMachine(control.Config{RouterWindow: control.RouterWindow, Hosts: func(_ miosa.Tenant, d miosa.Deployment, _ miosa.Environment) []string {
+	b.m = cell.NewMachine(cell.Config{RouterWindow: cell.RouterWindow, Hosts: func(_ miosa.Tenant, d miosa.Deployment, _ miosa.Environment) []string {
 		return []string{d.Slug + ".test"}
 	}})
 	b.update(func(tx *store.Tx) error {
@@ -248,14 +249,14 @@ func (b *bench) look() {
 	}
 }
 
-func (b *bench) feed(ev control.Event) {
+func (b *bench) feed(ev cell.Event) {
 	for _, effect := range b.m.Handle(b.now, ev) {
 		switch e := effect.(type) {
-		case control.Commit:
+		case cell.Commit:
 			b.commits = append(b.commits, e)
 			b.activates(e)
 			b.settles(e)
-		case control.Publish:
+		case cell.Publish:
 			if e.Table.Generation <= b.table.Generation {
 				b.Fatalf("table %d after %d", e.Table.Generation, b.table.Generation)
 			}
@@ -275,14 +276,14 @@ func (b *bench) feed(ev control.Event) {
 		}
 	}
 	if at := b.m.Wake(); !at.IsZero() && !at.After(b.now) {
-		if _, ok := ev.(control.Tick); ok {
+		if _, ok := ev.(cell.Tick); ok {
 			b.Fatalf("after a tick it wants another at once")
 		}
 	}
 }
 
 // activates: nothing is made live that has nobody to answer.
-func (b *bench) activates(e control.Commit) {
+func (b *bench) activates(e cell.Commit) {
 	for _, put := range e.Put {
 		env, ok := put.(miosa.Environment)
 		if !ok || env.ActiveVersionID == b.seen.envs[env.ID].ActiveVersionID {
@@ -302,7 +303,7 @@ func (b *bench) activates(e control.Commit) {
 
 // settles: what a version brings of its services becomes theirs with the commit
 // that makes it live for the first time, all of it, and never otherwise.
-func (b *bench) settles(e control.Commit) {
+func (b *bench) settles(e cell.Commit) {
 	want := map[string]miosa.Service{}
 	for _, put := range e.Put {
 		env, ok := put.(miosa.Environment)
@@ -411,7 +412,7 @@ func (b *bench) commit(fails bool) {
 	e := b.commits[n]
 	b.commits = slices.Delete(b.commits, n, n+1)
 	if fails && rapid.Bool().Draw(b.T, "not carried out") {
-		b.answers = append(b.answers, e.Answer(0, errors.New("the store is away")))
+		b.answers = append(b.answers, e.Unanswered(errors.New("the store is away")))
 		return
 	}
 	if err := e.Mint(b.now, b); err != nil {
@@ -421,14 +422,14 @@ func (b *bench) commit(fails bool) {
 	for _, i := range e.Bootable() {
 		sealed[i.ID] = []byte("sealed")
 	}
-	revision, err := store.Try(context.Background(), b.store, func(tx *store.Tx) error { return e.Write(tx, sealed, b.now, b) })
-	answer := e.Answer(revision, err)
+	revision, err := store.Try(context.Background(), b.store, func(tx *store.Tx) error { return control.Write(tx, &e, sealed, b.now, b) })
+	answer := control.Answer(e, revision, err)
 	if answer.Err != nil {
 		b.Fatalf("commit refused: %v", answer.Err)
 	}
 	b.collect()
 	if fails {
-		answer = e.Answer(0, errors.New("the answer was lost"))
+		answer = e.Unanswered(errors.New("the answer was lost"))
 	}
 	b.answers = append(b.answers, answer)
 }
@@ -581,9 +582,9 @@ func (b *bench) step() {
 		b.load()
 	case 13:
 		id := fmt.Sprint("router-", rapid.IntRange(0, 1).Draw(b.T, "router"))
-		b.feed(control.Reported{Report: routing.Report{RouterID: id, Generation: b.table.Generation - int64(rapid.IntRange(0, 1).Draw(b.T, "behind")), At: b.now}})
+		b.feed(cell.Reported{Report: routing.Report{RouterID: id, Generation: b.table.Generation - int64(rapid.IntRange(0, 1).Draw(b.T, "behind")), At: b.now}})
 	case 14:
-		b.feed(control.Tick{})
+		b.feed(cell.Tick{})
 	case 15:
 		app, n := b.app(), rapid.IntRange(0, 3).Draw(b.T, "replicas")
 		b.update(func(tx *store.Tx) error {
@@ -647,9 +648,9 @@ func (b *bench) calm() {
 			}
 		}
 		for n := range 2 {
-			b.feed(control.Reported{Report: routing.Report{RouterID: fmt.Sprint("router-", n), Generation: b.table.Generation, At: b.now}})
+			b.feed(cell.Reported{Report: routing.Report{RouterID: fmt.Sprint("router-", n), Generation: b.table.Generation, At: b.now}})
 		}
-		b.feed(control.Tick{})
+		b.feed(cell.Tick{})
 		if !busy && b.settled() {
 			return
 		}

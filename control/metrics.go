@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/cell"
 )
 
 var (
@@ -28,42 +29,12 @@ func newRolloutCounter() *prometheus.CounterVec {
 }
 
 // count takes a commit that was carried out.
-func (c *Control) count(e Commit) {
+func (c *Control) count(e cell.Commit) {
 	for _, put := range e.Put {
 		if r, ok := put.(miosa.Rollout); ok && r.Step.Terminal() {
 			c.rollouts.WithLabelValues(string(r.Kind), string(r.Step)).Inc()
 		}
 	}
-}
-
-// census is how many there are of what.
-type census struct {
-	instances   map[miosa.InstanceState]int
-	live        int
-	deployments [][4]string // labels of deploymentInfoDesc
-}
-
-// census counts what the machine knows.
-func (m *Machine) census() census {
-	c := census{instances: map[miosa.InstanceState]int{
-		miosa.Pending: 0, miosa.Starting: 0, miosa.Healthy: 0, miosa.Unhealthy: 0, miosa.Stopping: 0,
-	}}
-	for _, i := range m.w.instances {
-		if s := i.State(); !s.Terminal() {
-			c.instances[s]++
-		}
-	}
-	for _, r := range m.w.rollouts {
-		if r.Live() {
-			c.live++
-		}
-	}
-	for _, d := range m.w.deployments {
-		if d.DeletedAt.IsZero() {
-			c.deployments = append(c.deployments, [4]string{d.TenantID, d.ID, m.w.tenants[d.TenantID].Slug, d.Slug})
-		}
-	}
-	return c
 }
 
 var _ prometheus.Collector = (*Control)(nil)
@@ -86,7 +57,7 @@ func (c *Control) Collect(out chan<- prometheus.Metric) {
 	c.rollouts.Collect(out)
 	ctx, cancel := context.WithTimeout(context.Background(), censusWait)
 	defer cancel()
-	answer := make(chan census, 1)
+	answer := make(chan cell.Census, 1)
 	select {
 	case c.asks <- answer:
 	case <-ctx.Done():
@@ -96,12 +67,12 @@ func (c *Control) Collect(out chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v int, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
 	}
-	for state, n := range now.instances {
+	for state, n := range now.Instances {
 		gauge(instancesDesc, n, string(state))
 	}
-	gauge(liveRolloutsDesc, now.live)
-	gauge(deploymentsDesc, len(now.deployments))
-	for _, labels := range now.deployments {
-		gauge(deploymentInfoDesc, 1, labels[:]...)
+	gauge(liveRolloutsDesc, now.LiveRollouts)
+	gauge(deploymentsDesc, len(now.Deployments))
+	for _, d := range now.Deployments {
+		gauge(deploymentInfoDesc, 1, d.Tenant, d.Deployment, d.TenantSlug, d.Slug)
 	}
 }

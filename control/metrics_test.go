@@ -10,21 +10,22 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/cell"
 )
 
 // newScraped is a Control whose loop is only the answers to who scrapes.
 func newScraped(t *testing.T, nouns ...any) (*Control, *prometheus.Registry) {
 	t.Helper()
-	c := &Control{asks: make(chan chan census), rollouts: newRolloutCounter(), log: slog.New(slog.DiscardHandler)}
-	m := NewMachine(Config{Hosts: func(miosa.Tenant, miosa.Deployment, miosa.Environment) []string { return nil }})
-	m.Handle(time.Unix(1_800_000_000, 0), Loaded{Nouns: nouns, Revision: 1})
+	c := &Control{asks: make(chan chan cell.Census), rollouts: newRolloutCounter(), log: slog.New(slog.DiscardHandler)}
+	m := cell.NewMachine(cell.Config{Hosts: func(miosa.Tenant, miosa.Deployment, miosa.Environment) []string { return nil }})
+	m.Handle(time.Unix(1_800_000_000, 0), cell.Loaded{Nouns: nouns, Revision: 1})
 	go func() {
 		for {
 			select {
 			case <-t.Context().Done():
 				return
 			case answer := <-c.asks:
-				answer <- m.census()
+				answer <- m.Census()
 			}
 		}
 	}()
@@ -47,11 +48,11 @@ func TestMetrics(t *testing.T) {
 		miosa.Observation{InstanceID: "ri_3", TenantID: "ten_1", DeploymentID: "dep_1", HostID: "host_1", State: miosa.Stopped, Seq: 1},
 	)
 	rollout := miosa.Rollout{ID: "rol_1", Kind: miosa.RolloutPublish, Step: miosa.StepFlipping}
-	c.count(Commit{Put: []any{rollout, miosa.Version{}}})
+	c.count(cell.Commit{Put: []any{rollout, miosa.Version{}}})
 	rollout.Step = miosa.StepDone
-	c.count(Commit{Put: []any{rollout}})
+	c.count(cell.Commit{Put: []any{rollout}})
 	rollout.Step = miosa.StepFailed
-	c.count(Commit{Put: []any{rollout, rollout}})
+	c.count(cell.Commit{Put: []any{rollout, rollout}})
 	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
 		t.Errorf("%v, %v", problems, err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/artifact/local"
+	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
 )
@@ -80,7 +81,7 @@ func TestPortsComeBack(t *testing.T) {
 			if err != nil || free() == tt.kept || (svc.PublicPort != 0) != tt.kept {
 				t.Errorf("free %v, port %d, %v", free(), svc.PublicPort, err)
 			}
-			if err := PurgeRecords(t.Context(), s, Purge{Tenant: tenant, Deployment: dep}); err != nil || !free() {
+			if err := PurgeRecords(t.Context(), s, cell.Purge{Tenant: tenant, Deployment: dep}); err != nil || !free() {
 				t.Errorf("purged: free %v, %v", free(), err)
 			}
 		})

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
 )
@@ -33,15 +34,15 @@ func TestLogsArePurgedBeforeTheRecord(t *testing.T) {
 		return err == nil
 	}
 	for n := range 2 {
-		if err := c.purge(t.Context(), Purge{Tenant: "ten_1", Deployment: "dep_1", Logs: true}); !errors.Is(err, away) || asked != n+1 || !there() {
+		if err := c.purge(t.Context(), cell.Purge{Tenant: "ten_1", Deployment: "dep_1", Logs: true}); !errors.Is(err, away) || asked != n+1 || !there() {
 			t.Fatalf("%v, asked %d times, the record is there: %v", err, asked, there())
 		}
 	}
 	away = nil
-	if err := c.purge(t.Context(), Purge{Tenant: "ten_1", Deployment: "dep_1", Logs: true}); err != nil || asked != 3 || there() {
+	if err := c.purge(t.Context(), cell.Purge{Tenant: "ten_1", Deployment: "dep_1", Logs: true}); err != nil || asked != 3 || there() {
 		t.Fatalf("%v, asked %d times, the record is there: %v", err, asked, there())
 	}
-	if err := c.purge(t.Context(), Purge{Tenant: "ten_1", Deployment: "dep_2"}); err != nil || asked != 3 {
+	if err := c.purge(t.Context(), cell.Purge{Tenant: "ten_1", Deployment: "dep_2"}); err != nil || asked != 3 {
 		t.Fatalf("%v, asked %d times", err, asked)
 	}
 }
@@ -69,14 +70,14 @@ func TestThePurgeSeesToTheBillFirst(t *testing.T) {
 		opened++
 		return away
 	}}}
-	if err := c.purge(t.Context(), Purge{Tenant: "ten_1", Deployment: "dep_1"}); !errors.Is(err, away) {
+	if err := c.purge(t.Context(), cell.Purge{Tenant: "ten_1", Deployment: "dep_1"}); !errors.Is(err, away) {
 		t.Errorf("%v", err)
 	}
 	if _, err := store.Get(t.Context(), s, store.Instances, key); err != nil {
 		t.Errorf("the records are gone: %v", err)
 	}
 	away = nil
-	if err := c.purge(t.Context(), Purge{Tenant: "ten_1", Deployment: "dep_1"}); err != nil || opened != 2 {
+	if err := c.purge(t.Context(), cell.Purge{Tenant: "ten_1", Deployment: "dep_1"}); err != nil || opened != 2 {
 		t.Errorf("%v, opened %d times", err, opened)
 	}
 	if _, err := store.Get(t.Context(), s, store.Instances, key); miosa.CodeOf(err) != miosa.NotFound {
@@ -88,10 +89,10 @@ func TestThePurgeSeesToTheBillFirst(t *testing.T) {
 // it may stay broken until somebody sees to it.
 func TestAPurgeThatFailsIsBegunAgain(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
-	m := NewMachine(Config{Hosts: func(miosa.Tenant, miosa.Deployment, miosa.Environment) []string { return nil }})
-	purges := func(ev Event) (n int) {
+	m := cell.NewMachine(cell.Config{Hosts: func(miosa.Tenant, miosa.Deployment, miosa.Environment) []string { return nil }})
+	purges := func(ev cell.Event) (n int) {
 		for _, effect := range m.Handle(now, ev) {
-			if _, ok := effect.(Purge); ok {
+			if _, ok := effect.(cell.Purge); ok {
 				n++
 			}
 		}
@@ -101,16 +102,16 @@ func TestAPurgeThatFailsIsBegunAgain(t *testing.T) {
 		miosa.Deployment{ID: "dep_1", TenantID: "ten_1", State: miosa.DeploymentStopped, DeletedAt: now},
 		miosa.Environment{ID: "env_1", TenantID: "ten_1", DeploymentID: "dep_1"},
 	}
-	if n := purges(Loaded{Revision: 1, Nouns: nouns}); n != 1 {
+	if n := purges(cell.Loaded{Revision: 1, Nouns: nouns}); n != 1 {
 		t.Fatalf("purged %d times", n)
 	}
 	began := now
 	for range 3 {
-		if n := purges(Purged{Deployment: "dep_1", Err: errors.New("the log store is away")}); n != 0 {
+		if n := purges(cell.Purged{Deployment: "dep_1", Err: errors.New("the log store is away")}); n != 0 {
 			t.Fatal("purged again at once")
 		}
 		now = m.Wake()
-		if n := purges(Tick{}); n != 1 {
+		if n := purges(cell.Tick{}); n != 1 {
 			t.Fatalf("purged %d times", n)
 		}
 	}

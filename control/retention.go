@@ -1,135 +1,20 @@
 package control
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/artifact"
+	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/steady"
 	"github.com/miosa/miosa/store"
 )
-
-const (
-	// KeepInstances is how long ended instances are listed.
-	KeepInstances = 7 * 24 * time.Hour
-	// KeepVersions is how many of the newest versions of an environment can be
-	// rolled back to, besides the active and the previous one.
-	KeepVersions = 20
-	// KeepRollouts is how many ended rollouts of an environment are listed.
-	KeepRollouts = 50
-	// KeepUnused is how long a release that no version uses is kept: between
-	// its upload and its publish.
-	KeepUnused = 24 * time.Hour
-)
-
-// Records are one deployment's, as retention looks at them.
-type Records struct {
-	Environments []miosa.Environment
-	Versions     []miosa.Version
-	Releases     []miosa.Release
-	Rollouts     []miosa.Rollout
-	Instances    []miosa.Instance // Observed joined
-	Services     []miosa.Service
-}
-
-// Sweep is what retention lets go of.
-type Sweep struct {
-	Archive   []miosa.Version // no longer bootable
-	Collect   []miosa.Release // their bytes may go
-	Rollouts  []miosa.Rollout
-	Instances []miosa.Instance
-	Services  []miosa.Service // that give their port back
-	// Environments of the deployment: while a rollout is live in one, nothing
-	// is archived or collected.
-	Environments []miosa.Environment
-}
-
-// Retain says what is no longer kept. It never names what is live, what a
-// rollout is about, what an instance runs, or what one can roll back to.
-func Retain(now time.Time, r Records) Sweep {
-	out := Sweep{Environments: r.Environments}
-	keep := map[string]bool{} // version IDs
-	for _, e := range r.Environments {
-		keep[e.ActiveVersionID], keep[e.PreviousVersionID] = true, true
-	}
-	for _, ro := range r.Rollouts {
-		if !ro.Step.Terminal() {
-			keep[ro.TargetID], keep[ro.FromID] = true, true
-		}
-	}
-	for _, i := range r.Instances {
-		if !i.State().Terminal() {
-			keep[i.VersionID] = true
-		} else if ended := i.Observed.StoppedAt; !ended.IsZero() && now.Sub(ended) >= KeepInstances {
-			out.Instances = append(out.Instances, i)
-		}
-	}
-	used := map[string]bool{} // release IDs
-	for _, versions := range newestFirst(r.Versions, func(v miosa.Version) string { return v.EnvironmentID }, func(v miosa.Version) string { return v.ID }) {
-		for n, v := range versions {
-			if v.State == miosa.VersionReady || v.State == miosa.VersionFailed {
-				if n >= KeepVersions && !keep[v.ID] {
-					out.Archive = append(out.Archive, v)
-					continue
-				}
-			}
-			if v.State != miosa.VersionArchived {
-				for _, s := range v.Services {
-					used[s.ReleaseID] = true
-				}
-			}
-		}
-	}
-	for _, s := range r.Services {
-		if s.PublicPort != 0 && !mayServe(s, r.Versions, keep) {
-			out.Services = append(out.Services, s)
-		}
-	}
-	for _, rel := range r.Releases {
-		if rel.State == miosa.ReleaseReady && !used[rel.ID] && now.Sub(rel.CreatedAt) >= KeepUnused {
-			out.Collect = append(out.Collect, rel)
-		}
-	}
-	for _, rollouts := range newestFirst(r.Rollouts, func(x miosa.Rollout) string { return x.EnvironmentID }, func(x miosa.Rollout) string { return x.ID }) {
-		for n, ro := range rollouts {
-			if n >= KeepRollouts && ro.Step.Terminal() {
-				out.Rollouts = append(out.Rollouts, ro)
-			}
-		}
-	}
-	return out
-}
-
-// mayServe reports whether a service speaks raw TCP in a version that is live, or
-// may come to be.
-func mayServe(s miosa.Service, versions []miosa.Version, keep map[string]bool) bool {
-	return slices.ContainsFunc(versions, func(v miosa.Version) bool {
-		spec, ok := v.Service(s.ID)
-		gone := v.State == miosa.VersionArchived || v.State == miosa.VersionFailed
-		return ok && spec.Protocol == miosa.ProtocolTCP && (!gone || keep[v.ID])
-	})
-}
-
-// newestFirst groups by a key, each group ordered by ID, the newest first;
-// groups in order of their keys.
-func newestFirst[T any](all []T, group, id func(T) string) [][]T {
-	byKey := map[string][]T{}
-	for _, v := range all {
-		byKey[group(v)] = append(byKey[group(v)], v)
-	}
-	var out [][]T
-	for _, k := range sortedKeys(byKey) {
-		slices.SortFunc(byKey[k], func(a, b T) int { return cmp.Compare(id(b), id(a)) })
-		out = append(out, byKey[k])
-	}
-	return out
-}
 
 // Evictor drops base images that nothing needs.
 type Evictor interface {
@@ -171,16 +56,16 @@ func (r *Retention) Run(ctx context.Context) {
 	}
 }
 
-// Sweep lets go of what Retain names, everywhere, once.
+// Sweep lets go of what cell.Retain names, everywhere, once.
 func (r *Retention) Sweep(ctx context.Context, now time.Time) error {
 	deployments, err := r.load(ctx)
 	if err != nil {
 		return err
 	}
 	needed := map[string]bool{} // digests
-	for _, id := range sortedKeys(deployments) {
+	for _, id := range slices.Sorted(maps.Keys(deployments)) {
 		rec := deployments[id]
-		sweep := Retain(now, *rec)
+		sweep := cell.Retain(now, *rec)
 		gone, err := r.apply(ctx, now, sweep)
 		if err != nil {
 			return fmt.Errorf("sweep %s: %w", id, err)
@@ -196,7 +81,7 @@ func (r *Retention) Sweep(ctx context.Context, now time.Time) error {
 			}
 		}
 	}
-	collected, err := artifact.Collect(ctx, r.Blobs, func(sha string) bool { return needed[sha] }, now.Add(-KeepUnused))
+	collected, err := artifact.Collect(ctx, r.Blobs, func(sha string) bool { return needed[sha] }, now.Add(-cell.KeepUnused))
 	if err != nil {
 		return fmt.Errorf("collect artefacts: %w", err)
 	}
@@ -210,11 +95,11 @@ func (r *Retention) Sweep(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-func (r *Retention) load(ctx context.Context) (map[string]*Records, error) {
-	out := map[string]*Records{}
-	of := func(id string) *Records {
+func (r *Retention) load(ctx context.Context) (map[string]*cell.Records, error) {
+	out := map[string]*cell.Records{}
+	of := func(id string) *cell.Records {
 		if out[id] == nil {
-			out[id] = &Records{}
+			out[id] = &cell.Records{}
 		}
 		return out[id]
 	}
@@ -251,7 +136,7 @@ func (r *Retention) load(ctx context.Context) (map[string]*Records, error) {
 // apply writes one deployment's sweep and returns the IDs of the releases that
 // it archived. What changed meanwhile is left for the next time: every save
 // holds the revision that was looked at.
-func (r *Retention) apply(ctx context.Context, now time.Time, s Sweep) (archived map[string]bool, err error) {
+func (r *Retention) apply(ctx context.Context, now time.Time, s cell.Sweep) (archived map[string]bool, err error) {
 	for _, v := range s.Archive {
 		v.State, v.ArchivedAt, v.UpdatedAt = miosa.VersionArchived, now, now
 		v.Vars, v.LastLines = nil, nil // never booted again
@@ -345,7 +230,7 @@ func (r *Retention) releasePort(ctx context.Context, tx *store.Tx, environments 
 	if err != nil {
 		return err
 	}
-	if mayServe(s, versions, keep) {
+	if cell.MayServe(s, versions, keep) {
 		return store.ErrConflict
 	}
 	if err := store.ReleasePort(tx, s); err != nil {

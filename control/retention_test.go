@@ -11,6 +11,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/artifact/local"
+	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
 )
@@ -80,10 +81,10 @@ func TestSweepLeavesWhatCameIntoUse(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			now := time.Now().Add(2 * KeepUnused)
+			now := time.Now().Add(2 * cell.KeepUnused)
 			s := memory.New(time.Now)
 			release := miosa.Release{
-				ID: ids.release, TenantID: ids.tenant, DeploymentID: ids.deployment, State: miosa.ReleaseReady, SHA256: blob.SHA256, CreatedAt: now.Add(-2 * KeepUnused),
+				ID: ids.release, TenantID: ids.tenant, DeploymentID: ids.deployment, State: miosa.ReleaseReady, SHA256: blob.SHA256, CreatedAt: now.Add(-2 * cell.KeepUnused),
 			}
 			update := func(fn func(tx *store.Tx) error) {
 				if _, err := store.Update(t.Context(), s, fn); err != nil {

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
-	"github.com/miosa/miosa/control"
+	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/health"
 	"github.com/miosa/miosa/routing"
 	"github.com/miosa/miosa/schedule"
@@ -52,7 +52,7 @@ func (c *checker) observed(o *occupant, obs miosa.Observation) {
 }
 
 // committed takes a commit in and checks each change against what was.
-func (c *checker) committed(b control.Changed) {
+func (c *checker) committed(b cell.Changed) {
 	c.changed = true
 	for _, noun := range b.Put {
 		c.take(noun)

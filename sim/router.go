@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
-	"github.com/miosa/miosa/control"
+	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/routing"
 )
 
@@ -63,7 +63,7 @@ func (r *router) fallSilent(d time.Duration) {
 	r.s.trace("%s is cut off for %s", r.id, d)
 	r.silent = true
 	// Its last report may be two seconds old; beyond that control gives it up.
-	r.s.after(control.RouterTimeout-3*time.Second, func() { r.behind = r.behind || r.silent })
+	r.s.after(cell.RouterTimeout-3*time.Second, func() { r.behind = r.behind || r.silent })
 	r.s.after(d, func() {
 		r.s.trace("%s is back", r.id)
 		r.silent = false
@@ -81,7 +81,7 @@ func (r *router) report() {
 	rep := routing.Report{RouterID: r.id, Generation: r.table.Generation, InFlight: map[string]int{}, At: r.s.clock()}
 	maps.Copy(rep.InFlight, r.inFlight)
 	r.s.inOrder(&r.reports, r.s.between(200*time.Microsecond, 20*time.Millisecond), func() {
-		r.s.tell(control.Reported{Report: rep})
+		r.s.tell(cell.Reported{Report: rep})
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/control"
 	"github.com/miosa/miosa/lifecycle"
 	"github.com/miosa/miosa/routing"
@@ -58,7 +59,7 @@ type Sim struct {
 	seen   int64 // revision up to which changes were handed out
 	report Report
 
-	control *control.Machine
+	control *cell.Machine
 	epoch   int // of control: events for a former process are dropped
 	wake    time.Time
 	timer   int // the one that counts
@@ -146,7 +147,7 @@ func (s *Sim) jump(by time.Duration) {
 	s.trace("the clock jumps by %s", by)
 	s.skew += by
 	s.jumped = s.now
-	s.tell(control.Tick{})
+	s.tell(cell.Tick{})
 	for _, h := range s.hosts {
 		for _, id := range sortedIDs(h.slots) {
 			h.slots[id].feed(lifecycle.Tick{})
@@ -227,8 +228,8 @@ func (s *Sim) startControl() {
 	s.epoch++
 	s.timer++
 	s.wake = time.Time{}
-	s.control = control.NewMachine(control.Config{
-		RouterWindow: control.RouterWindow,
+	s.control = cell.NewMachine(cell.Config{
+		RouterWindow: cell.RouterWindow,
 		Hosts: func(t miosa.Tenant, d miosa.Deployment, e miosa.Environment) []string {
 			return []string{d.Slug + "--" + e.Name + "." + t.Slug + ".sim"}
 		},
@@ -277,13 +278,13 @@ func (s *Sim) crashControl() {
 }
 
 // tell feeds control's machine and carries out what it asks for.
-func (s *Sim) tell(ev control.Event) {
+func (s *Sim) tell(ev cell.Event) {
 	effects := s.control.Handle(s.clock(), ev)
 	for _, effect := range effects {
 		s.carryOut(effect)
 	}
 	at := s.control.Wake()
-	if _, ok := ev.(control.Tick); ok && !at.IsZero() && !at.After(s.clock()) {
+	if _, ok := ev.(cell.Tick); ok && !at.IsZero() && !at.After(s.clock()) {
 		s.fail("control wants to be woken at once, right after it was")
 	}
 	if at.IsZero() || at.Equal(s.wake) {
@@ -295,22 +296,22 @@ func (s *Sim) tell(ev control.Event) {
 	s.after(max(at.Sub(s.clock()), 0), func() {
 		if timer == s.timer {
 			s.wake = time.Time{}
-			s.tell(control.Tick{})
+			s.tell(cell.Tick{})
 		}
 	})
 }
 
-func (s *Sim) carryOut(effect control.Effect) {
+func (s *Sim) carryOut(effect cell.Effect) {
 	epoch := s.epoch
 	switch e := effect.(type) {
-	case control.Publish:
+	case cell.Publish:
 		s.trace("table %d with %d routes", e.Table.Generation, len(e.Table.Routes))
 		s.table = e.Table
 		s.check.published(e.Table)
 		for _, r := range s.routers {
 			r.send(e.Table)
 		}
-	case control.Assign:
+	case cell.Assign:
 		for _, i := range e.Instances {
 			for _, h := range s.hosts {
 				if h.id == i.HostID {
@@ -318,7 +319,7 @@ func (s *Sim) carryOut(effect control.Effect) {
 				}
 			}
 		}
-	case control.Commit:
+	case cell.Commit:
 		s.after(s.between(200*time.Microsecond, 20*time.Millisecond), func() {
 			if epoch != s.epoch {
 				return // control died before it could write
@@ -330,28 +331,28 @@ func (s *Sim) carryOut(effect control.Effect) {
 				}
 			})
 		})
-	case control.Purge:
+	case cell.Purge:
 		s.after(s.between(time.Millisecond, 50*time.Millisecond), func() {
 			if epoch != s.epoch {
 				return
 			}
 			err := control.PurgeRecords(context.Background(), s.store, e)
-			s.tell(control.Purged{Deployment: e.Deployment, Err: err})
+			s.tell(cell.Purged{Deployment: e.Deployment, Err: err})
 		})
 	}
 }
 
 // attempt is a commit as networks and other writers leave it: refused, changed
 // in between, or carried out with its answer lost.
-func (s *Sim) attempt(e control.Commit) control.Committed {
+func (s *Sim) attempt(e cell.Commit) cell.Committed {
 	switch {
 	case s.cfg.Faults && s.chance(0.02):
 		s.report.Refused++
-		return e.Answer(0, errors.New("the store is away"))
+		return e.Unanswered(errors.New("the store is away"))
 	case s.cfg.Faults && s.chance(0.005):
 		s.report.Refused++
 		s.commit(e)
-		return e.Answer(0, errors.New("the answer was lost"))
+		return e.Unanswered(errors.New("the answer was lost"))
 	case s.chance(0.02):
 		s.intervene(e)
 	}
@@ -359,7 +360,7 @@ func (s *Sim) attempt(e control.Commit) control.Committed {
 }
 
 // intervene writes one of the records first, as somebody else would.
-func (s *Sim) intervene(e control.Commit) {
+func (s *Sim) intervene(e cell.Commit) {
 	for _, put := range e.Put {
 		i, ok := put.(miosa.Instance)
 		if !ok {
@@ -378,7 +379,7 @@ func (s *Sim) intervene(e control.Commit) {
 	}
 }
 
-func (s *Sim) commit(e control.Commit) control.Committed {
+func (s *Sim) commit(e cell.Commit) cell.Committed {
 	if err := e.Mint(s.clock(), s); err != nil {
 		s.fail("mint: %v", err)
 	}
@@ -386,8 +387,8 @@ func (s *Sim) commit(e control.Commit) control.Committed {
 	for _, i := range e.Bootable() {
 		sealed[i.ID] = []byte("sealed")
 	}
-	revision, err := store.Try(context.Background(), s.store, func(tx *store.Tx) error { return e.Write(tx, sealed, s.clock(), s) })
-	answer := e.Answer(revision, err)
+	revision, err := store.Try(context.Background(), s.store, func(tx *store.Tx) error { return control.Write(tx, &e, sealed, s.clock(), s) })
+	answer := control.Answer(e, revision, err)
 	s.report.Commits++
 	if answer.Conflict {
 		s.report.Conflicts++

@@ -111,15 +111,15 @@ func stopLeftovers(ctx context.Context, dir string, out, errOut io.Writer) (err 
 		cfg: platformConfig{data: dir, driver: "auto", accel: "auto"},
 		log: slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
-	if p.cell, err = openCell(dir); err != nil {
+	if p.data, err = openData(dir); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.cell.close()) }()
+	defer func() { err = errors.Join(err, p.data.close()) }()
 	if err := p.chooseDriver(nil); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "No miosa runs on %s; stopping the instances that were left running …\n", dir)
-	if err := agent.StopAll(ctx, p.cell.path("agent"), p.driver, p.network, p.log); err != nil {
+	if err := agent.StopAll(ctx, p.data.path("agent"), p.driver, p.network, p.log); err != nil {
 		return err
 	}
 	if err := p.clearNetwork(ctx); err != nil {

@@ -24,7 +24,7 @@ func (p *platform) publishExample(ctx context.Context, out io.Writer) {
 }
 
 func (p *platform) example(ctx context.Context, out io.Writer) error {
-	known, err := client.ReadContext(p.cell.path("context.json"))
+	known, err := client.ReadContext(p.data.path("context.json"))
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func (p *platform) example(ctx context.Context, out io.Writer) error {
 	fmt.Fprintf(out, "\nPublishing the example app, as you would with\n  miosa publish %s --name %s --run /app/server --port 8080 --health /healthz\n\n", file, exampleName)
 	root := cli.New(cli.Config{Stdout: out, Stderr: out, Version: version})
 	root.SetArgs([]string{
-		"publish", file, "--context", p.cell.path("context.json"),
+		"publish", file, "--context", p.data.path("context.json"),
 		"--name", exampleName, "--run", "/app/server", "--port", "8080", "--health", "/healthz",
 	})
 	return root.ExecuteContext(ctx)

@@ -19,21 +19,21 @@ import (
 // could be published.
 func (p *platform) openKeys(ctx context.Context) (*secret.Box, secret.HostKey, error) {
 	none := secret.HostKey{}
-	master, hostFile := p.cell.path("keys", "master.key"), p.cell.path("keys", "host.key")
+	master, hostFile := p.data.path("keys", "master.key"), p.data.path("keys", "host.key")
 	tenants, err := p.sealedTenants(ctx)
 	if err != nil {
 		return nil, none, err
 	}
-	host, err := store.Get(ctx, p.store, store.Hosts, store.HostKey(p.cell.hostID))
+	host, err := store.Get(ctx, p.store, store.Hosts, store.HostKey(p.data.hostID))
 	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
 		return nil, none, fmt.Errorf("read the host's record: %w", err)
 	}
 	// Both are looked for before either is made.
 	if len(tenants) > 0 && absent(master) {
-		return nil, none, keyError(nil, master, "is missing, and variables and secrets in %s are sealed with it", p.cell.dir)
+		return nil, none, keyError(nil, master, "is missing, and variables and secrets in %s are sealed with it", p.data.dir)
 	}
 	if len(host.PublicKey) > 0 && absent(hostFile) {
-		return nil, none, keyError(nil, hostFile, "is missing, and what the instances in %s boot with is sealed to it", p.cell.dir)
+		return nil, none, keyError(nil, hostFile, "is missing, and what the instances in %s boot with is sealed to it", p.data.dir)
 	}
 	keeper, err := secret.OpenFileKeeper(master)
 	if err != nil {
@@ -46,11 +46,11 @@ func (p *platform) openKeys(ctx context.Context) (*secret.Box, secret.HostKey, e
 	vault := secret.NewBox(keeper, store.DataKeys{Store: p.store})
 	for _, tenant := range tenants {
 		if err := vault.Check(ctx, tenant); err != nil {
-			return nil, none, keyError(err, master, "is another platform's: it does not open what is sealed in %s (%v)", p.cell.dir, err)
+			return nil, none, keyError(err, master, "is another platform's: it does not open what is sealed in %s (%v)", p.data.dir, err)
 		}
 	}
 	if len(host.PublicKey) > 0 && !bytes.Equal(host.PublicKey, hostKey.Public()) {
-		return nil, none, keyError(nil, hostFile, "is another platform's: what the instances in %s boot with is sealed to the key %x, and this is %x", p.cell.dir, host.PublicKey, hostKey.Public())
+		return nil, none, keyError(nil, hostFile, "is another platform's: what the instances in %s boot with is sealed to the key %x, and this is %x", p.data.dir, host.PublicKey, hostKey.Public())
 	}
 	return vault, hostKey, nil
 }

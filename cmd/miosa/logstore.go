@@ -52,7 +52,7 @@ func (c *platformConfig) longestDays() int {
 // openLogs opens the store that is built in, or the one that runs elsewhere.
 func (p *platform) openLogs(ctx context.Context) (logStore, error) {
 	if len(p.cfg.victoriaLogs) == 0 {
-		return pebble.Open(pebble.Config{Dir: p.cell.path("logs"), Log: p.log})
+		return pebble.Open(pebble.Config{Dir: p.data.path("logs"), Log: p.log})
 	}
 	longest := p.cfg.longestDays()
 	plans := []miosa.Plan{miosa.DefaultPlan()}
@@ -70,5 +70,5 @@ func (p *platform) openLogs(ctx context.Context) (logStore, error) {
 			return nil, miosa.Errorf(miosa.Invalid, "plan %s keeps logs for %d days and no VictoriaLogs does: start with --victorialogs %d=URL too", plan.Name, plan.LogDays, plan.LogDays)
 		}
 	}
-	return victorialogs.Open(victorialogs.Config{Endpoints: p.cfg.victoriaLogs, State: p.cell.path("victorialogs")})
+	return victorialogs.Open(victorialogs.Config{Endpoints: p.cfg.victoriaLogs, State: p.data.path("victorialogs")})
 }

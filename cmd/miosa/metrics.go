@@ -88,7 +88,7 @@ func (p *platform) registry() (*prometheus.Registry, error) {
 	registry := prometheus.NewRegistry()
 	for _, c := range []prometheus.Collector{
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		whole{p.cell.dir, p.figures, p.history}, p.control, p.agent, p.plane, p.router,
+		whole{p.data.dir, p.figures, p.history}, p.control, p.agent, p.plane, p.router,
 	} {
 		if err := registry.Register(c); err != nil {
 			return nil, err

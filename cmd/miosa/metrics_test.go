@@ -39,7 +39,7 @@ func allExported(t *testing.T) []exported {
 	}
 	defer l.Close()
 	p := &platform{cfg: platformConfig{data: t.TempDir(), driver: "sim", domain: "localhost", region: "local", zone: "local-a", overcommit: 1}, log: slog.New(slog.DiscardHandler)}
-	if p.cell, err = openCell(p.cfg.data); err != nil {
+	if p.data, err = openData(p.cfg.data); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
@@ -50,7 +50,7 @@ func allExported(t *testing.T) []exported {
 	go func() { ran <- p.control.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		for _, err := range []error{<-ran, p.close(), p.cell.close()} {
+		for _, err := range []error{<-ran, p.close(), p.data.close()} {
 			if err != nil {
 				t.Error(err)
 			}
@@ -72,7 +72,7 @@ func allExported(t *testing.T) []exported {
 		kinds[f.GetName()] = strings.ToLower(f.GetType().String())
 	}
 	descs := make(chan *prometheus.Desc, 1000)
-	for _, c := range []prometheus.Collector{whole{p.cell.dir, p.figures, p.history}, p.control, p.agent, p.plane, p.router, traceFigures(nil)} {
+	for _, c := range []prometheus.Collector{whole{p.data.dir, p.figures, p.history}, p.control, p.agent, p.plane, p.router, traceFigures(nil)} {
 		c.Describe(descs)
 	}
 	close(descs)

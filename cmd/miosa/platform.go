@@ -25,6 +25,7 @@ import (
 	"github.com/miosa/miosa/artifact"
 	"github.com/miosa/miosa/artifact/erofs"
 	"github.com/miosa/miosa/artifact/local"
+	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/control"
 	"github.com/miosa/miosa/edge"
 	eventpebble "github.com/miosa/miosa/events/pebble"
@@ -58,7 +59,7 @@ type platformConfig struct {
 	templates                                       int // machine sizes kept booted; 0: none
 	logRate, logSpoolMB                             int // of one instance; 0: the default
 	region, zone                                    string
-	bindings                                        []control.Binding
+	bindings                                        []cell.Binding
 	overcommit                                      float64
 	example, verbose                                bool
 	accessLog                                       string
@@ -74,7 +75,7 @@ type platformConfig struct {
 type platform struct {
 	cfg      platformConfig
 	log      *slog.Logger
-	cell     *cell
+	data     *dataDir
 	store    *etcd.Store
 	vault    *secret.Box
 	blobs    *local.Blobs
@@ -135,10 +136,10 @@ func runPlatform(cfg platformConfig, signals <-chan os.Signal, out, errOut io.Wr
 	}
 	p.public = addresses{domain: cfg.domain, port: portOf(httpListener.Addr())}
 
-	if p.cell, err = openCell(cfg.data); err != nil {
+	if p.data, err = openData(cfg.data); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.cell.close()) }()
+	defer func() { err = errors.Join(err, p.data.close()) }()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	defer func() { err = errors.Join(err, p.close()) }()
@@ -270,7 +271,7 @@ func (p *platform) close() (err error) {
 
 // openStores opens what is kept on disk, and makes the loops that feed it.
 func (p *platform) openStores(ctx context.Context) (err error) {
-	c := p.cell
+	c := p.data
 	if p.store, err = etcd.Open(ctx, etcd.Config{Dir: c.path("etcd"), Log: p.log}); err != nil {
 		return err
 	}
@@ -307,14 +308,14 @@ func (p *platform) openStores(ctx context.Context) (err error) {
 
 // openSenders makes what calls the receivers and registries that customers name.
 func (p *platform) openSenders(targets outbound.Guard) (err error) {
-	if p.drains, err = drain.Open(drain.Config{File: p.cell.path("drains.db"), Guard: targets}, p.plane, p.store, p.vault, p.log); err != nil {
+	if p.drains, err = drain.Open(drain.Config{File: p.data.path("drains.db"), Guard: targets}, p.plane, p.store, p.vault, p.log); err != nil {
 		return err
 	}
 	p.opened(p.drains)
-	if p.webhooks, err = webhook.New(webhook.Config{Dir: p.cell.path("webhooks"), Guard: targets, Render: api.EventJSON}, p.timeline, p.store, p.vault, p.log); err != nil {
+	if p.webhooks, err = webhook.New(webhook.Config{Dir: p.data.path("webhooks"), Guard: targets, Render: api.EventJSON}, p.timeline, p.store, p.vault, p.log); err != nil {
 		return err
 	}
-	if p.pulls, err = pull.New(pull.Config{Dir: p.cell.path("pulls"), Guard: targets, Memory: p.memory}, p.store, uploads{p.blobs, p.memory}, p.vault, p.log); err != nil {
+	if p.pulls, err = pull.New(pull.Config{Dir: p.data.path("pulls"), Guard: targets, Memory: p.memory}, p.store, uploads{p.blobs, p.memory}, p.vault, p.log); err != nil {
 		return err
 	}
 	p.opened(p.pulls)
@@ -336,7 +337,7 @@ func (p *platform) cellAddresses(ctx context.Context) ([]netip.Addr, error) {
 
 // assemble makes every part; nothing runs yet.
 func (p *platform) assemble(ctx context.Context, httpListener net.Listener) error {
-	c := p.cell
+	c := p.data
 	if err := p.openStores(ctx); err != nil {
 		return err
 	}
@@ -361,7 +362,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 		return err
 	}
 	if p.control, err = control.New(control.Options{
-		Config: control.Config{Hosts: p.public.hosts}, PublicURL: p.public.url, Bindings: p.cfg.bindings, Observer: observer,
+		Config: cell.Config{Hosts: p.public.hosts}, PublicURL: p.public.url, Bindings: p.cfg.bindings, Observer: observer,
 		PurgeLogs: p.plane.Purge, OpenAccounts: p.ledger.Open,
 	}, p.store, p.vault, secret.SealTo, p.log); err != nil {
 		return err
@@ -470,7 +471,7 @@ func (p *platform) chooseDriver(gates []byte) error {
 		return fmt.Errorf("find the cache directory: %w", err)
 	}
 	d, err := qemu.New(qemu.Config{
-		DataDir: p.cell.dir, CellID: p.cell.id, Kernel: b.Kernel, Initrd: b.Initrd, KernelArgs: b.KernelArgs(), Digest: b.Digest,
+		DataDir: p.data.dir, CellID: p.data.id, Kernel: b.Kernel, Initrd: b.Initrd, KernelArgs: b.KernelArgs(), Digest: b.Digest,
 		CacheDir: filepath.Join(cache, "miosa"), Accel: p.cfg.accel, Templates: p.cfg.templates,
 	}, p.log)
 	if err != nil {
@@ -480,7 +481,7 @@ func (p *platform) chooseDriver(gates []byte) error {
 	if os.Geteuid() != 0 {
 		return p.userNetwork(gates)
 	}
-	n, err := tap.New(tap.Config{CellID: p.cell.id}, p.log)
+	n, err := tap.New(tap.Config{CellID: p.data.id}, p.log)
 	if err != nil {
 		return err
 	}
@@ -491,7 +492,7 @@ func (p *platform) chooseDriver(gates []byte) error {
 // userNetwork is for where there are no taps. key is what its gates' passwords
 // are made from; nil: nobody passes them.
 func (p *platform) userNetwork(key []byte) error {
-	n, err := user.New(user.Config{File: p.cell.path("ports.json"), Key: key}, p.log)
+	n, err := user.New(user.Config{File: p.data.path("ports.json"), Key: key}, p.log)
 	if err != nil {
 		return err
 	}

@@ -94,7 +94,7 @@ func mint(tx *store.Tx, role miosa.Role, tenant string, now time.Time) (string, 
 
 // announce writes the context file, by rename, and says where things are.
 func (p *platform) announce(keys keyPair, apiAddr, httpAddr net.Addr, out io.Writer, took time.Duration) error {
-	path := p.cell.path("context.json")
+	path := p.data.path("context.json")
 	b, err := json.MarshalIndent(map[string]string{
 		"api_url": "http://" + apiAddr.String(), "api_key": keys.platform, "admin_key": keys.admin,
 		"http_url": "http://" + httpAddr.String(),

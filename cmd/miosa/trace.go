@@ -19,7 +19,7 @@ func (p *platform) trace(ctx context.Context) (control.Observer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.tracer, err = trace.New(trace.Config{Exporter: exporter, Version: version, Cell: p.cell.id, Log: p.log})
+	p.tracer, err = trace.New(trace.Config{Exporter: exporter, Version: version, Cell: p.data.id, Log: p.log})
 	if err != nil {
 		return nil, err
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/miosa/miosa"
-	"github.com/miosa/miosa/control"
+	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/store"
 )
 
@@ -134,7 +134,7 @@ func (f upFlags) config() (platformConfig, error) {
 		return cfg, err
 	}
 	for _, b := range f.binds {
-		binding, err := control.ParseBinding(b)
+		binding, err := cell.ParseBinding(b)
 		if err != nil {
 			return cfg, err
 		}

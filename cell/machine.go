@@ -1,4 +1,13 @@
-package control
+// Package cell is the mind of one cell: a control plane's whole decision, pure.
+// The Machine is fed with every change of the records, with what routers report
+// and with the time, and says what to write, what routes to publish and what to
+// tell hosts. Package control carries that out.
+//
+// machine.go takes events in, world.go keeps the records, environment.go decides
+// one environment by rollout, reconcile and schedule, word.go what logs tell of
+// it, boot.go what an instance boots with, report.go what is made of an agent's
+// word, retention.go what is no longer kept.
+package cell
 
 import (
 	"slices"

@@ -1,4 +1,4 @@
-package control
+package cell
 
 import (
 	"fmt"
@@ -74,6 +74,7 @@ func (m *Machine) decideAll(now time.Time, envs map[string]bool) []Effect {
 		}
 		if !p.empty() {
 			m.busy[id] = &commitUnderWay{placed: p.placed}
+			p.commit.Facts = p.facts()
 			out = append(out, p.commit)
 		} else if e, ok := m.purge(env); ok {
 			out = append(out, e)
@@ -128,6 +129,23 @@ type pass struct {
 	settled                map[string]miosa.Service // changed in this pass
 	speaker                map[string]string        // see speakers
 	told                   map[string]bool
+}
+
+// facts are what the boots of the commit rest on.
+func (p *pass) facts() Facts {
+	boots := p.commit.Bootable()
+	if len(boots) == 0 {
+		return Facts{}
+	}
+	f := Facts{
+		Tenant: p.m.w.tenants[p.env.TenantID], Deployment: p.dep, Environment: p.env,
+		Versions: map[string]miosa.Version{}, Hosts: map[string]miosa.Host{},
+	}
+	for _, i := range boots {
+		f.Versions[i.VersionID], _ = p.version(i.VersionID)
+		f.Hosts[i.HostID] = p.m.w.hosts[i.HostID]
+	}
+	return f
 }
 
 func (p *pass) empty() bool {

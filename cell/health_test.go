@@ -1,4 +1,4 @@
-package control_test
+package cell_test
 
 import (
 	"strings"
@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
-	"github.com/miosa/miosa/control"
+	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/health"
 )
 
@@ -21,7 +21,7 @@ func (s *stage) until(d time.Duration) {
 			next = s.now.Add(time.Millisecond)
 		}
 		s.now = next
-		s.carryOut(s.m.Handle(s.now, control.Tick{}))
+		s.carryOut(s.m.Handle(s.now, cell.Tick{}))
 	}
 }
 

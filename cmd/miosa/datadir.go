@@ -19,17 +19,17 @@ import (
 	"github.com/miosa/miosa"
 )
 
-// cell is a data directory, locked by this process: two platforms on one
+// dataDir is a data directory, locked by this process: two platforms on one
 // machine differ by their directories, and everything they make on the host
 // (taps, rules, cgroups, run directories) is named after them.
-type cell struct {
+type dataDir struct {
 	dir    string // absolute
 	id     string // 8 hex characters of the directory's digest
 	hostID string
 	lock   *os.File
 }
 
-func (c *cell) path(parts ...string) string {
+func (c *dataDir) path(parts ...string) string {
 	return filepath.Join(append([]string{c.dir}, parts...)...)
 }
 
@@ -38,9 +38,9 @@ func cellID(dir string) string {
 	return hex.EncodeToString(sum[:4])
 }
 
-// openCell makes the directory if need be, closes it to other users and takes
+// openData makes the directory if need be, closes it to other users and takes
 // its lock. It fails when another platform runs on it.
-func openCell(dir string) (*cell, error) {
+func openData(dir string) (*dataDir, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
@@ -51,7 +51,7 @@ func openCell(dir string) (*cell, error) {
 	if err := closeToOthers(real); err != nil {
 		return nil, err
 	}
-	c := &cell{dir: real, id: cellID(real)}
+	c := &dataDir{dir: real, id: cellID(real)}
 	c.lock, err = os.OpenFile(c.path("lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the data directory: %w", err)
@@ -108,7 +108,7 @@ func lockHolder(dir string) string {
 }
 
 // loadHost finds, or mints, the host's identity.
-func (c *cell) loadHost() error {
+func (c *dataDir) loadHost() error {
 	var known struct {
 		HostID string `json:"host_id"`
 	}
@@ -138,7 +138,7 @@ func (c *cell) loadHost() error {
 	return nil
 }
 
-func (c *cell) close() error { return c.lock.Close() }
+func (c *dataDir) close() error { return c.lock.Close() }
 
 // replaceFile writes a file by rename, durably.
 func replaceFile(path string, data []byte, mode os.FileMode) (err error) {

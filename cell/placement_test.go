@@ -1,4 +1,4 @@
-package control_test
+package cell_test
 
 import (
 	"errors"
@@ -7,8 +7,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
-	"github.com/miosa/miosa/control"
-	"github.com/miosa/miosa/store"
+	"github.com/miosa/miosa/cell"
 )
 
 // twoForOne are two deployments' records, stopped, and a host with room for one
@@ -40,13 +39,13 @@ func noHosts(miosa.Tenant, miosa.Deployment, miosa.Environment) []string { retur
 func TestRoomIsPromisedOnce(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	nouns, services := twoForOne()
-	m := control.NewMachine(control.Config{Hosts: noHosts})
-	m.Handle(now, control.Loaded{Revision: 1, Nouns: nouns})
+	m := cell.NewMachine(cell.Config{Hosts: noHosts})
+	m.Handle(now, cell.Loaded{Revision: 1, Nouns: nouns})
 	var hosts []string
 	for n := range services {
 		services[n].DesiredReplicas = 1
-		for _, effect := range m.Handle(now, control.Changed{Revision: int64(n + 2), Put: []any{services[n]}}) {
-			if c, ok := effect.(control.Commit); ok {
+		for _, effect := range m.Handle(now, cell.Changed{Revision: int64(n + 2), Put: []any{services[n]}}) {
+			if c, ok := effect.(cell.Commit); ok {
 				for _, i := range c.Create {
 					hosts = append(hosts, i.HostID)
 					if i.HostID == "" && len(i.Reasons) == 0 {
@@ -62,11 +61,11 @@ func TestRoomIsPromisedOnce(t *testing.T) {
 }
 
 // oneCommit is the commit among the effects, if there is one.
-func oneCommit(t *testing.T, effects []control.Effect) (control.Commit, bool) {
+func oneCommit(t *testing.T, effects []cell.Effect) (cell.Commit, bool) {
 	t.Helper()
-	var found []control.Commit
+	var found []cell.Commit
 	for _, effect := range effects {
-		if c, ok := effect.(control.Commit); ok {
+		if c, ok := effect.(cell.Commit); ok {
 			found = append(found, c)
 		}
 	}
@@ -74,7 +73,7 @@ func oneCommit(t *testing.T, effects []control.Effect) (control.Commit, bool) {
 		t.Fatalf("%d commits at once", len(found))
 	}
 	if len(found) == 0 {
-		return control.Commit{}, false
+		return cell.Commit{}, false
 	}
 	return found[0], true
 }
@@ -84,11 +83,11 @@ func oneCommit(t *testing.T, effects []control.Effect) (control.Commit, bool) {
 func TestRoomIsPromisedOnceWhenAnAnswerIsLost(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	nouns, services := twoForOne()
-	m := control.NewMachine(control.Config{Hosts: noHosts})
-	m.Handle(now, control.Loaded{Revision: 1, Nouns: nouns})
-	scale := func(n int, revision int64) control.Commit {
+	m := cell.NewMachine(cell.Config{Hosts: noHosts})
+	m.Handle(now, cell.Loaded{Revision: 1, Nouns: nouns})
+	scale := func(n int, revision int64) cell.Commit {
 		services[n].DesiredReplicas = 1
-		c, _ := oneCommit(t, m.Handle(now, control.Changed{Revision: revision, Put: []any{services[n]}}))
+		c, _ := oneCommit(t, m.Handle(now, cell.Changed{Revision: revision, Put: []any{services[n]}}))
 		if len(c.Create) != 1 {
 			t.Fatalf("scaled by %+v", c)
 		}
@@ -100,35 +99,35 @@ func TestRoomIsPromisedOnceWhenAnAnswerIsLost(t *testing.T) {
 	}
 	// It is carried out, as revision 4, but neither its answer nor the watch's
 	// news of it come.
-	m.Handle(now, lost.Answer(0, errors.New("the answer was lost")))
-	var ask control.Commit
+	m.Handle(now, lost.Unanswered(errors.New("the answer was lost")))
+	var ask cell.Commit
 	for range 2 {
 		now = m.Wake()
-		ask, _ = oneCommit(t, m.Handle(now, control.Tick{}))
+		ask, _ = oneCommit(t, m.Handle(now, cell.Tick{}))
 		if ask.Environment != lost.Environment {
 			t.Fatalf("it asks by %+v", ask)
 		}
-		m.Handle(now, ask.Answer(0, store.ErrConflict)) // revision 4 is not seen yet
+		m.Handle(now, ask.Conflicted()) // revision 4 is not seen yet
 	}
 	other := scale(1, 3)
 	if other.Create[0].HostID != "" {
 		t.Fatal("another environment is promised the same room")
 	}
-	m.Handle(now, other.Answer(5, nil))
+	m.Handle(now, other.Done(5))
 
 	created, waits := lost.Create[0], other.Create[0]
 	created.ID, waits.ID = "ri_0", "ri_1"
-	m.Handle(now, control.Changed{Revision: 4, Put: []any{created}})
-	m.Handle(now, control.Changed{Revision: 5, Put: []any{waits}})
+	m.Handle(now, cell.Changed{Revision: 4, Put: []any{created}})
+	m.Handle(now, cell.Changed{Revision: 5, Put: []any{waits}})
 	now = m.Wake()
-	ask, _ = oneCommit(t, m.Handle(now, control.Tick{}))
+	ask, _ = oneCommit(t, m.Handle(now, cell.Tick{}))
 	if ask.Environment != lost.Environment || ask.Seen != 5 || len(ask.Create)+len(ask.Put) != 0 {
 		t.Fatalf("it asks by %+v", ask)
 	}
-	if c, ok := oneCommit(t, m.Handle(now, ask.Answer(6, nil))); ok {
+	if c, ok := oneCommit(t, m.Handle(now, ask.Done(6))); ok {
 		t.Fatalf("before the watch has come so far it does %+v", c)
 	}
-	if c, ok := oneCommit(t, m.Handle(now, control.Changed{Revision: 6})); ok && len(c.Create)+len(c.Placed) != 0 {
+	if c, ok := oneCommit(t, m.Handle(now, cell.Changed{Revision: 6})); ok && len(c.Create)+len(c.Placed) != 0 {
 		t.Fatalf("the room is taken, yet it does %+v", c)
 	}
 }
@@ -138,26 +137,26 @@ func TestRoomIsPromisedOnceWhenAnAnswerIsLost(t *testing.T) {
 func TestRoomComesBackWhenACommitIsLost(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	nouns, services := twoForOne()
-	m := control.NewMachine(control.Config{Hosts: noHosts})
-	m.Handle(now, control.Loaded{Revision: 1, Nouns: nouns})
+	m := cell.NewMachine(cell.Config{Hosts: noHosts})
+	m.Handle(now, cell.Loaded{Revision: 1, Nouns: nouns})
 	services[0].DesiredReplicas = 1
-	lost, ok := oneCommit(t, m.Handle(now, control.Changed{Revision: 2, Put: []any{services[0]}}))
+	lost, ok := oneCommit(t, m.Handle(now, cell.Changed{Revision: 2, Put: []any{services[0]}}))
 	if !ok {
 		t.Fatal("nothing is placed")
 	}
-	m.Handle(now, lost.Answer(0, errors.New("the store is away")))
+	m.Handle(now, lost.Unanswered(errors.New("the store is away")))
 	now = m.Wake()
-	ask, ok := oneCommit(t, m.Handle(now, control.Tick{}))
+	ask, ok := oneCommit(t, m.Handle(now, cell.Tick{}))
 	if !ok || len(ask.Create) != 0 {
 		t.Fatalf("it asks by %+v", ask)
 	}
-	m.Handle(now, ask.Answer(0, errors.New("the store is still away")))
+	m.Handle(now, ask.Unanswered(errors.New("the store is still away")))
 	now = m.Wake()
-	if ask, ok = oneCommit(t, m.Handle(now, control.Tick{})); !ok || len(ask.Create) != 0 {
+	if ask, ok = oneCommit(t, m.Handle(now, cell.Tick{})); !ok || len(ask.Create) != 0 {
 		t.Fatalf("it asks by %+v", ask)
 	}
-	m.Handle(now, control.Changed{Revision: 3})
-	again, ok := oneCommit(t, m.Handle(now, ask.Answer(3, nil)))
+	m.Handle(now, cell.Changed{Revision: 3})
+	again, ok := oneCommit(t, m.Handle(now, ask.Done(3)))
 	if !ok || len(again.Create) != 1 || again.Create[0].HostID != hostID {
 		t.Fatalf("it is not placed again: %+v", again)
 	}
@@ -168,35 +167,35 @@ func TestRoomComesBackWhenACommitIsLost(t *testing.T) {
 func TestAPurgeWaitsForADoubt(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	nouns, services := twoForOne()
-	m := control.NewMachine(control.Config{Hosts: noHosts})
-	m.Handle(now, control.Loaded{Revision: 1, Nouns: append(nouns, miosa.Environment{ID: "env_9", TenantID: tenant, DeploymentID: "dep_0"})})
+	m := cell.NewMachine(cell.Config{Hosts: noHosts})
+	m.Handle(now, cell.Loaded{Revision: 1, Nouns: append(nouns, miosa.Environment{ID: "env_9", TenantID: tenant, DeploymentID: "dep_0"})})
 	services[0].DesiredReplicas = 1
-	lost, ok := oneCommit(t, m.Handle(now, control.Changed{Revision: 2, Put: []any{services[0]}}))
+	lost, ok := oneCommit(t, m.Handle(now, cell.Changed{Revision: 2, Put: []any{services[0]}}))
 	if !ok {
 		t.Fatal("nothing is placed")
 	}
-	m.Handle(now, lost.Answer(0, errors.New("the answer was lost")))
-	purged := func(effects []control.Effect) (n int) {
+	m.Handle(now, lost.Unanswered(errors.New("the answer was lost")))
+	purged := func(effects []cell.Effect) (n int) {
 		for _, effect := range effects {
-			if _, ok := effect.(control.Purge); ok {
+			if _, ok := effect.(cell.Purge); ok {
 				n++
 			}
 		}
 		return n
 	}
 	deleted := miosa.Deployment{ID: "dep_0", TenantID: tenant, State: miosa.DeploymentRunning, DeletedAt: now}
-	if purged(m.Handle(now, control.Changed{Revision: 3, Put: []any{deleted}})) != 0 {
+	if purged(m.Handle(now, cell.Changed{Revision: 3, Put: []any{deleted}})) != 0 {
 		t.Fatal("it is purged at once")
 	}
 	now = m.Wake()
-	ask, ok := oneCommit(t, m.Handle(now, control.Tick{}))
+	ask, ok := oneCommit(t, m.Handle(now, cell.Tick{}))
 	if !ok {
 		t.Fatal("nobody asks")
 	}
-	if purged(m.Handle(now, ask.Answer(4, nil))) != 0 {
+	if purged(m.Handle(now, ask.Done(4))) != 0 {
 		t.Fatal("it is purged before the watch has come so far")
 	}
-	if n := purged(m.Handle(now, control.Changed{Revision: 4})); n != 1 {
+	if n := purged(m.Handle(now, cell.Changed{Revision: 4})); n != 1 {
 		t.Fatalf("it is purged %d times", n)
 	}
 }

@@ -1,4 +1,4 @@
-package control_test
+package cell_test
 
 import (
 	"fmt"
@@ -8,15 +8,20 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
-	"github.com/miosa/miosa/control"
+	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/routing"
+)
+
+const (
+	tenant, deployment, environment, service = "ten_1", "dep_1", "env_1", "svc_1"
+	hostID                                   = "host_1"
 )
 
 // stage is an environment with two healthy instances of version 1, and what the
 // machine commits to it.
 type stage struct {
 	t        *testing.T
-	m        *control.Machine
+	m        *cell.Machine
 	now      time.Time
 	revision int64
 	service  miosa.Service
@@ -31,7 +36,7 @@ func spec() miosa.ServiceSpec {
 
 func newStage(t *testing.T) *stage {
 	s := &stage{t: t, now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC), revision: 1, all: map[string]miosa.Instance{}, rollouts: map[string]miosa.Rollout{}}
-	s.m = control.NewMachine(control.Config{Hosts: func(miosa.Tenant, miosa.Deployment, miosa.Environment) []string { return []string{"app.test"} }})
+	s.m = cell.NewMachine(cell.Config{Hosts: func(miosa.Tenant, miosa.Deployment, miosa.Environment) []string { return []string{"app.test"} }})
 	s.service = miosa.Service{ID: service, TenantID: tenant, DeploymentID: deployment, EnvironmentID: environment, Name: "web", Type: miosa.ServiceWeb, DesiredReplicas: 2}
 	nouns := []any{
 		miosa.Tenant{ID: tenant, Slug: "t"},
@@ -49,7 +54,7 @@ func newStage(t *testing.T) *stage {
 		s.all[i.ID] = i
 		nouns = append(nouns, i, s.healthy(i.ID))
 	}
-	s.carryOut(s.m.Handle(s.now, control.Loaded{Revision: 1, Nouns: nouns}))
+	s.carryOut(s.m.Handle(s.now, cell.Loaded{Revision: 1, Nouns: nouns}))
 	return s
 }
 
@@ -68,12 +73,12 @@ func (s *stage) healthy(id string) miosa.Observation {
 func (s *stage) put(nouns ...any) {
 	s.now = s.now.Add(time.Second)
 	s.revision++
-	s.carryOut(s.m.Handle(s.now, control.Changed{Revision: s.revision, Put: nouns}))
+	s.carryOut(s.m.Handle(s.now, cell.Changed{Revision: s.revision, Put: nouns}))
 }
 
-func (s *stage) carryOut(effects []control.Effect) {
+func (s *stage) carryOut(effects []cell.Effect) {
 	for _, effect := range effects {
-		c, ok := effect.(control.Commit)
+		c, ok := effect.(cell.Commit)
 		if !ok {
 			continue
 		}
@@ -93,8 +98,8 @@ func (s *stage) carryOut(effects []control.Effect) {
 		}
 		s.revision++
 		revision := s.revision
-		s.carryOut(s.m.Handle(s.now, control.Changed{Revision: revision, Put: put}))
-		s.carryOut(s.m.Handle(s.now, control.Committed{Environment: environment, Revision: revision}))
+		s.carryOut(s.m.Handle(s.now, cell.Changed{Revision: revision, Put: put}))
+		s.carryOut(s.m.Handle(s.now, cell.Committed{Environment: environment, Revision: revision}))
 	}
 }
 
@@ -185,7 +190,7 @@ func TestAFaultIsToldOf(t *testing.T) {
 	const fault = "the app sent more than one answer"
 	report := func(router string, faults map[string]string) {
 		s.now = s.now.Add(time.Second)
-		s.carryOut(s.m.Handle(s.now, control.Reported{Report: routing.Report{RouterID: router, Generation: 1, Faults: faults, At: s.now}}))
+		s.carryOut(s.m.Handle(s.now, cell.Reported{Report: routing.Report{RouterID: router, Generation: 1, Faults: faults, At: s.now}}))
 	}
 	report("router-1", nil)
 	s.want("ri_old1")

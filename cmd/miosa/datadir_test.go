@@ -21,7 +21,7 @@ func TestDataDirectoryIsClosedToOthers(t *testing.T) {
 		if err := os.Chmod(dir, mode); err != nil {
 			t.Fatal(err)
 		}
-		c, err := openCell(dir)
+		c, err := openData(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,7 +42,7 @@ func TestDataDirectoryIsClosedToOthers(t *testing.T) {
 	if err := os.Symlink(dir, link); err != nil {
 		t.Fatal(err)
 	}
-	c, err := openCell(link)
+	c, err := openData(link)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestEverybodysDirectoryIsNoDataDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	var bad *miosa.Error
-	if _, err := openCell(shared); !errors.As(err, &bad) || bad.Code != miosa.Invalid {
+	if _, err := openData(shared); !errors.As(err, &bad) || bad.Code != miosa.Invalid {
 		t.Errorf("a shared directory: %v", err)
 	}
 	info, err := os.Stat(shared)

@@ -1,6 +1,8 @@
-package control
+package cell
 
 import (
+	"fmt"
+	"io"
 	"time"
 
 	"github.com/miosa/miosa"
@@ -73,6 +75,7 @@ type (
 		Release     []Live        // index entries of rollouts that are live no more
 		Events      []miosa.Event // without ID
 		Placed      []Placement
+		Facts       Facts // of what Bootable returns
 	}
 	// Publish gives a table to every router.
 	Publish struct{ Table routing.Table }
@@ -100,6 +103,51 @@ func (Commit) effect()  {}
 func (Publish) effect() {}
 func (Assign) effect()  {}
 func (Purge) effect()   {}
+
+// Mint gives the new instances their IDs; random is read for them.
+func (e *Commit) Mint(now time.Time, random io.Reader) error {
+	for n := range e.Create {
+		id, err := miosa.NewID(miosa.PrefixInstance, now, random)
+		if err != nil {
+			return err
+		}
+		e.Create[n].ID = id
+	}
+	return nil
+}
+
+// Bootable are the instances that this commit gives a host and that need
+// their boot spec sealed to it.
+func (e *Commit) Bootable() []miosa.Instance {
+	var out []miosa.Instance
+	need := func(i miosa.Instance) {
+		if i.HostID != "" && len(i.BootSpec) == 0 && i.Goal == miosa.GoalRun {
+			out = append(out, i)
+		}
+	}
+	for _, i := range e.Create {
+		need(i)
+	}
+	for _, put := range e.Put {
+		if i, ok := put.(miosa.Instance); ok {
+			need(i)
+		}
+	}
+	return out
+}
+
+// Done answers a commit that was carried out, at a revision of the store.
+func (e *Commit) Done(revision int64) Committed {
+	return Committed{Environment: e.Environment, Revision: revision}
+}
+
+// Conflicted answers one that was not, since what it rests on has changed.
+func (e *Commit) Conflicted() Committed { return Committed{Environment: e.Environment, Conflict: true} }
+
+// Unanswered answers one of which nobody knows whether it was carried out.
+func (e *Commit) Unanswered(err error) Committed {
+	return Committed{Environment: e.Environment, Err: fmt.Errorf("commit to %s: %w", e.Environment, err), Doubt: true}
+}
 
 // router is what is known of one router.
 type router struct {
