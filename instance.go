@@ -108,7 +108,7 @@ type Word struct {
 }
 
 // State joins goal and observation into the one state that users see.
-func (i Instance) State() InstanceState {
+func (i *Instance) State() InstanceState {
 	switch {
 	case i.Observed.State.Terminal():
 		return i.Observed.State
@@ -121,7 +121,7 @@ func (i Instance) State() InstanceState {
 }
 
 // Serving reports whether the instance belongs into the route table.
-func (i Instance) Serving() bool {
+func (i *Instance) Serving() bool {
 	return i.State() == Healthy && i.Observed.Addr.IsValid() && i.Spec.Port != 0
 }
 

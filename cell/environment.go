@@ -513,7 +513,7 @@ func (p *pass) existing() {
 				p.finish(i, "its host left the fleet")
 			}
 		case i.Goal == miosa.GoalDrain:
-			stop, reason, wake := reconcile.Drained(p.now, i, p.m.routedState(p.now, i.ID))
+			stop, reason, wake := reconcile.Drained(p.now, &i, p.m.routedState(p.now, i.ID))
 			p.wakeAt(wake)
 			p.wakeAfterWindow()
 			if stop {
@@ -551,7 +551,7 @@ func (p *pass) update(i *miosa.Instance) bool {
 // avoid is the host that a replacement flees, if it does.
 func (p *pass) avoid(i miosa.Instance) []string {
 	old, ok := p.m.w.instances[i.Replaces]
-	if ok && reconcile.Flees(old, p.m.w.hosts) {
+	if ok && reconcile.Flees(&old, p.m.w.hosts) {
 		return []string{old.HostID}
 	}
 	return nil

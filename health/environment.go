@@ -43,14 +43,13 @@ func Environment(now time.Time, live miosa.Version, services []miosa.Service, in
 	routed, _ := live.Routed()
 	for _, spec := range live.Services {
 		wanted, healthy, settled := 0, 0, 0
-		for _, s := range services {
-			if s.ID == spec.ServiceID {
-				wanted = s.DesiredReplicas
+		for n := range services {
+			if services[n].ID == spec.ServiceID {
+				wanted = services[n].DesiredReplicas
 			}
 		}
-		for slot := range wanted {
-			i := occupant(live.ID, spec.ServiceID, slot, instances)
-			well, reason := place(now, spec, slot, i)
+		for slot, i := range occupants(live.ID, spec.ServiceID, wanted, instances) {
+			well, reason := place(now, spec.Name, slot, i)
 			if well && reason != "" {
 				v.Wake = earlier(v.Wake, i.Observed.HealthyAt.Add(Settled))
 			}
@@ -79,40 +78,51 @@ func Environment(now time.Time, live miosa.Version, services []miosa.Service, in
 	return v
 }
 
-// occupant is who fills a slot: a healthy one, else one that did its work, else
-// the newest; the zero one where it is empty.
-func occupant(version, service string, slot int, instances []miosa.Instance) miosa.Instance {
-	rank := func(i miosa.Instance) int {
-		switch {
-		case i.ID == "":
-			return 0
-		case i.State() == miosa.Healthy:
-			return 3
-		case completed(i):
-			return 2
-		}
-		return 1
+// nobody is in an empty slot.
+var nobody miosa.Instance
+
+// occupants are who fills the slots: a healthy one, else one that did its work,
+// else the newest; nobody where a slot is empty.
+func occupants(version, service string, slots int, instances []miosa.Instance) []*miosa.Instance {
+	best := make([]*miosa.Instance, slots)
+	for n := range best {
+		best[n] = &nobody
 	}
-	var best miosa.Instance
-	for _, i := range instances {
-		if i.VersionID != version || i.ServiceID != service || i.Slot != slot {
+	for n := range instances {
+		i := &instances[n]
+		if i.Slot >= slots || i.VersionID != version || i.ServiceID != service {
 			continue
 		}
-		if cmp.Or(cmp.Compare(rank(i), rank(best)), strings.Compare(i.ID, best.ID)) > 0 {
-			best = i
+		if old := best[i.Slot]; cmp.Or(cmp.Compare(rank(i), rank(old)), strings.Compare(i.ID, old.ID)) > 0 {
+			best[i.Slot] = i
 		}
 	}
 	return best
 }
 
-func completed(i miosa.Instance) bool {
+func rank(i *miosa.Instance) int {
+	switch {
+	case i.ID == "":
+		return 0
+	case i.State() == miosa.Healthy:
+		return 3
+	case completed(i):
+		return 2
+	}
+	return 1
+}
+
+func completed(i *miosa.Instance) bool {
 	return i.Spec.Port == 0 && i.State() == miosa.Stopped && i.Observed.Failure.Kind == miosa.FailureCompleted
 }
 
 // place judges one slot. What is well has a reason, too, when it crash-loops.
-func place(now time.Time, spec miosa.ServiceSpec, slot int, i miosa.Instance) (well bool, reason string) {
-	o := i.Observed
-	who := fmt.Sprintf("%s %d", spec.Name, slot)
+func place(now time.Time, service string, slot int, i *miosa.Instance) (well bool, reason string) {
+	o := &i.Observed
+	if completed(i) || i.State() == miosa.Healthy && (o.Failures < Looping || now.Sub(o.HealthyAt) >= Settled) {
+		return true, ""
+	}
+	who := fmt.Sprintf("%s %d", service, slot)
 	because := func(words, why string) string {
 		if o.RestartCount > 0 && i.State() != miosa.Unhealthy {
 			words += fmt.Sprintf(" after %d restarts", o.RestartCount)
@@ -125,13 +135,8 @@ func place(now time.Time, spec miosa.ServiceSpec, slot int, i miosa.Instance) (w
 	switch {
 	case i.ID == "":
 		return false, who + " has no instance yet"
-	case completed(i):
-		return true, ""
 	case i.State() == miosa.Healthy:
-		if o.Failures >= Looping && now.Sub(o.HealthyAt) < Settled {
-			return true, fmt.Sprintf("%s is healthy, but failed %d times in a row before; last: %s", who, o.Failures, cmp.Or(o.Failure.Message, "not recorded"))
-		}
-		return true, ""
+		return true, fmt.Sprintf("%s is healthy, but failed %d times in a row before; last: %s", who, o.Failures, cmp.Or(o.Failure.Message, "not recorded"))
 	case i.State() == miosa.Pending && i.HostID == "":
 		return false, because("waits for a host", strings.Join(i.Reasons, "; "))
 	case i.State() == miosa.Pending:

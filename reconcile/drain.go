@@ -21,7 +21,7 @@ const RouterPatience = 30 * time.Second
 // Drained says whether an instance with goal drain may be told to stop, why,
 // and otherwise when to look again. This is the only way from serving to
 // stopping, whatever the cause.
-func Drained(now time.Time, i miosa.Instance, r Routed) (bool, string, time.Time) {
+func Drained(now time.Time, i *miosa.Instance, r Routed) (bool, string, time.Time) {
 	limit := time.Duration(i.DrainSeconds) * time.Second
 	if limit <= 0 {
 		limit = miosa.DefaultDrain

@@ -79,15 +79,21 @@ func (r *Result) wake(at time.Time) {
 	}
 }
 
-// slot is one place of one service in one version, and who holds it.
-type slot struct {
+// group is one service in one version.
+type group struct {
 	in      *Input
-	side    Side
+	side    *Side
 	service miosa.Service
 	spec    miosa.ServiceSpec
-	number  int
-	live    []miosa.Instance // goal run, not terminal; oldest first
-	last    miosa.Instance   // newest terminal one since the side began; ID "" if none
+}
+
+// slot is one place of a group, and who holds it.
+type slot struct {
+	*group
+	number int
+	live   []*miosa.Instance  // goal run, not terminal; oldest first
+	last   *miosa.Instance    // newest terminal one since the side began; nil if none
+	two    [2]*miosa.Instance // what live lies in, most of the time
 }
 
 // rule is one line of the table below: the first whose condition holds for a
@@ -101,10 +107,10 @@ type rule struct {
 // rules, in order. Add a rule by adding an entry, and a transcript that shows it.
 var rules = []rule{
 	{"a slot whose occupant used up its budget rests until the next rollout",
-		func(s *slot) bool { return len(s.live) == 0 && s.last.State() == miosa.Failed }, rest},
+		func(s *slot) bool { return len(s.live) == 0 && s.lastState() == miosa.Failed }, rest},
 	{"a slot whose occupant completed its work rests until the next rollout",
 		func(s *slot) bool {
-			return len(s.live) == 0 && s.last.Observed.Failure.Kind == miosa.FailureCompleted
+			return len(s.live) == 0 && s.last != nil && s.last.Observed.Failure.Kind == miosa.FailureCompleted
 		}, rest},
 	{"an empty slot is filled",
 		func(s *slot) bool { return len(s.live) == 0 },
@@ -138,46 +144,74 @@ var rules = []rule{
 }
 
 // Decide says what to do now. The same input gives the same result, whatever
-// the order of its slices.
+// the order of its slices. It takes time in proportion to what it is given.
 func Decide(in Input) Result {
 	var r Result
 	byID := func(a, b miosa.Instance) int { return cmp.Compare(a.ID, b.ID) }
-	instances := slices.SortedFunc(slices.Values(in.Instances), byID)
-	services := slices.SortedFunc(slices.Values(in.Services), func(a, b miosa.Service) int { return cmp.Compare(a.ID, b.ID) })
-	wanted := map[string]bool{} // instance IDs that hold a wanted slot
-	for _, side := range in.Sides {
-		for _, svc := range services {
+	if !slices.IsSortedFunc(in.Instances, byID) {
+		in.Instances = slices.SortedFunc(slices.Values(in.Instances), byID)
+	}
+	byServiceID := func(a, b miosa.Service) int { return cmp.Compare(a.ID, b.ID) }
+	if !slices.IsSortedFunc(in.Services, byServiceID) {
+		in.Services = slices.SortedFunc(slices.Values(in.Services), byServiceID)
+	}
+	kept := make([]bool, len(in.Instances)) // holds a wanted slot
+	for n := range in.Sides {
+		side := &in.Sides[n]
+		for _, svc := range in.Services {
 			spec, ok := side.Version.Service(svc.ID)
 			if !ok || side.Version.Kind == miosa.KindStatic {
 				continue
 			}
-			svc := side.Version.Settled(svc)
-			for n := range max(svc.DesiredReplicas, side.AtLeast) {
-				s := slot{in: &in, side: side, service: svc, spec: spec, number: n}
-				for _, i := range instances {
-					if i.VersionID != side.Version.ID || i.ServiceID != svc.ID || i.Slot != n {
-						continue
-					}
-					switch {
-					case i.State().Terminal():
-						if !i.CreatedAt.Before(side.Since) {
-							s.last = i
-						}
-					case i.Goal == miosa.GoalRun:
-						s.live = append(s.live, i)
-						wanted[i.ID] = true
-					}
-				}
-				s.decide(&r)
+			g := &group{in: &in, side: side, service: side.Version.Settled(svc), spec: spec}
+			slots := g.slots(kept)
+			for n := range slots {
+				slots[n].decide(&r)
 			}
 		}
 	}
-	for _, i := range instances {
-		if i.Goal == miosa.GoalRun && !i.State().Terminal() && !wanted[i.ID] {
+	for n := range in.Instances {
+		if i := &in.Instances[n]; i.Goal == miosa.GoalRun && !i.State().Terminal() && !kept[n] {
 			r.drain(i, unwanted(&in, i))
 		}
 	}
 	return r
+}
+
+// slots are the group's wanted ones with who holds them; kept is marked for
+// those that do.
+func (g *group) slots(kept []bool) []slot {
+	slots := make([]slot, max(g.service.DesiredReplicas, g.side.AtLeast))
+	for n := range slots {
+		s := &slots[n]
+		s.group, s.number = g, n
+		s.live = s.two[:0]
+	}
+	for n := range g.in.Instances {
+		i := &g.in.Instances[n]
+		if i.Slot >= len(slots) || i.VersionID != g.side.Version.ID || i.ServiceID != g.service.ID {
+			continue
+		}
+		s := &slots[i.Slot]
+		switch {
+		case i.State().Terminal():
+			if !i.CreatedAt.Before(g.side.Since) {
+				s.last = i
+			}
+		case i.Goal == miosa.GoalRun:
+			s.live = append(s.live, i)
+			kept[n] = true
+		}
+	}
+	return slots
+}
+
+// lastState is that of the slot's last occupant; "" if there was none.
+func (s *slot) lastState() miosa.InstanceState {
+	if s.last == nil {
+		return ""
+	}
+	return s.last.State()
 }
 
 func (s *slot) decide(r *Result) {
@@ -189,16 +223,16 @@ func (s *slot) decide(r *Result) {
 	}
 }
 
-func unwanted(in *Input, i miosa.Instance) string {
-	for _, side := range in.Sides {
-		if side.Version.ID == i.VersionID {
+func unwanted(in *Input, i *miosa.Instance) string {
+	for n := range in.Sides {
+		if in.Sides[n].Version.ID == i.VersionID {
 			return "scaled down"
 		}
 	}
 	return "its version is no longer wanted"
 }
 
-func newest(s *slot) miosa.Instance { return s.live[len(s.live)-1] }
+func newest(s *slot) *miosa.Instance { return s.live[len(s.live)-1] }
 
 func rest(*slot, *Result) {}
 
@@ -210,12 +244,12 @@ func takeOver(s *slot, r *Result) {
 }
 
 // well: nothing speaks against the instance any more.
-func well(s *slot, i miosa.Instance) bool {
+func well(s *slot, i *miosa.Instance) bool {
 	return i.State() == miosa.Healthy && leaveReason(s, i) == ""
 }
 
 // leaveReason is why an occupant should be replaced, "" if it should not.
-func leaveReason(s *slot, i miosa.Instance) string {
+func leaveReason(s *slot, i *miosa.Instance) string {
 	if i.HostID == "" {
 		return ""
 	}
@@ -241,14 +275,14 @@ func leaveReason(s *slot, i miosa.Instance) string {
 }
 
 // restarting: its host has not taken up yet that it is to boot again in place.
-func restarting(i miosa.Instance) bool {
+func restarting(i *miosa.Instance) bool {
 	return i.RestartNonce > 0 && i.Observed.Generation < i.Generation
 }
 
 // failedReplacement: the last attempt to replace the occupant failed for
 // good; another would fail the same way.
 func failedReplacement(s *slot) bool {
-	return s.last.ID != "" && s.last.Replaces == s.live[0].ID && s.last.State() == miosa.Failed
+	return s.last != nil && s.last.Replaces == s.live[0].ID && s.last.State() == miosa.Failed
 }
 
 func replace(s *slot, r *Result) {
@@ -266,7 +300,7 @@ func replace(s *slot, r *Result) {
 
 // Flees reports whether a replacement must not go to the host of the instance
 // that it replaces: it failed there, and there are others, or the host did.
-func Flees(old miosa.Instance, hosts map[string]miosa.Host) bool {
+func Flees(old *miosa.Instance, hosts map[string]miosa.Host) bool {
 	return old.State() == miosa.Pending && len(hosts) > 1 || hosts[old.HostID].Liveness != miosa.Alive
 }
 
@@ -277,7 +311,7 @@ func restartInPlace(s *slot, r *Result) {
 		return
 	}
 	r.drain(heir, "called off: no host has room for it beside "+old.ID)
-	r.Actions = append(r.Actions, Action{Op: Restart, Instance: old, Reason: "unhealthy, and no host has room for a replacement beside it"})
+	r.Actions = append(r.Actions, Action{Op: Restart, Instance: *old, Reason: "unhealthy, and no host has room for a replacement beside it"})
 }
 
 // age waits for the configured restart.
@@ -297,8 +331,8 @@ func (r *Result) create(s *slot, replaces, avoid string, failures int, reason st
 	})
 }
 
-func (r *Result) drain(i miosa.Instance, reason string) {
-	r.Actions = append(r.Actions, Action{Op: Drain, Instance: i, Reason: reason})
+func (r *Result) drain(i *miosa.Instance, reason string) {
+	r.Actions = append(r.Actions, Action{Op: Drain, Instance: *i, Reason: reason})
 }
 
 func itoa(n int) string { return fmt.Sprint(n) }

@@ -333,7 +333,7 @@ func TestDrained(t *testing.T) {
 			limit = miosa.DefaultDrain
 		}
 		after := time.Duration(rapid.Int64Range(0, int64(3*time.Minute)).Draw(t, "after"))
-		ok, reason, wake := reconcile.Drained(epoch.Add(after), i, r)
+		ok, reason, wake := reconcile.Drained(epoch.Add(after), &i, r)
 		used := r.Held || r.InFlight > 0
 		switch {
 		case ok == (reason == ""):

@@ -131,7 +131,7 @@ func starting(in Input) Decision {
 		return d
 	}
 	p := survey(in)
-	if p.failed.ID != "" {
+	if p.failed != nil {
 		return failed(p.failed)
 	}
 	if p.healthy == p.want {
@@ -156,7 +156,7 @@ func starting(in Input) Decision {
 	return Decision{Step: miosa.StepStarting, Reason: p.words(), Deadline: in.Rollout.Deadline, Wake: in.Rollout.Deadline}
 }
 
-func failed(i miosa.Instance) Decision {
+func failed(i *miosa.Instance) Decision {
 	f := i.Observed.Failure
 	reason := f.Message
 	if reason == "" {
@@ -168,8 +168,8 @@ func failed(i miosa.Instance) Decision {
 // progress is how far the target's slots have come.
 type progress struct {
 	want, healthy int
-	waiting       []miosa.Instance // slots not healthy yet
-	failed        miosa.Instance   // a slot that failed for good; ID "" if none
+	waiting       []*miosa.Instance // slots not healthy yet
+	failed        *miosa.Instance   // a slot that failed for good; nil if none
 }
 
 func survey(in Input) progress {
@@ -178,43 +178,53 @@ func survey(in Input) progress {
 		if _, ok := in.Target.Service(svc.ID); !ok || in.Target.Kind == miosa.KindStatic {
 			continue
 		}
-		for n := range max(in.Target.Settled(svc).DesiredReplicas, Proofs) {
-			p.want++
-			p.slot(in, svc.ID, n)
-		}
+		p.service(in, svc.ID, max(in.Target.Settled(svc).DesiredReplicas, Proofs))
 	}
-	slices.SortFunc(p.waiting, func(a, b miosa.Instance) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(p.waiting, func(a, b *miosa.Instance) int { return cmp.Compare(a.ID, b.ID) })
 	return p
 }
 
-// slot counts one slot by its best occupant, whatever their order: healthy or
+// occupants are the best ones of a slot, whatever their order.
+type occupants struct {
+	done   bool            // one is healthy, or has done its work
+	failed *miosa.Instance // for good
+	under  *miosa.Instance // the newest that is under way
+}
+
+// service counts the slots of one service, each by its best occupant: healthy or
 // done with its work, else failed, else the newest that is under way.
-func (p *progress) slot(in Input, service string, n int) {
-	var under, failed miosa.Instance
-	for _, i := range in.Instances {
-		if i.VersionID != in.Target.ID || i.ServiceID != service || i.Slot != n || i.CreatedAt.Before(in.Rollout.CreatedAt) && i.State().Terminal() {
+func (p *progress) service(in Input, service string, slots int) {
+	p.want += slots
+	of := make([]occupants, slots)
+	for n := range in.Instances {
+		i := &in.Instances[n]
+		if i.VersionID != in.Target.ID || i.ServiceID != service || i.Slot >= slots || i.CreatedAt.Before(in.Rollout.CreatedAt) && i.State().Terminal() {
 			continue
 		}
+		o := &of[i.Slot]
 		completed := i.Observed.Failure.Kind == miosa.FailureCompleted && i.State() == miosa.Stopped
 		switch {
 		case i.State() == miosa.Healthy, completed && i.Spec.Port == 0:
-			p.healthy++
-			return
+			o.done = true
 		case i.State() == miosa.Failed, completed:
-			if failed.ID == "" || i.ID < failed.ID {
-				failed = i
+			if o.failed == nil || i.ID < o.failed.ID {
+				o.failed = i
 			}
-		case !i.State().Terminal() && i.ID > under.ID:
-			under = i
+		case !i.State().Terminal() && (o.under == nil || i.ID > o.under.ID):
+			o.under = i
 		}
 	}
-	switch {
-	case failed.ID != "":
-		if p.failed.ID == "" || failed.ID < p.failed.ID {
-			p.failed = failed
+	for n := range of {
+		switch o := &of[n]; {
+		case o.done:
+			p.healthy++
+		case o.failed != nil:
+			if p.failed == nil || o.failed.ID < p.failed.ID {
+				p.failed = o.failed
+			}
+		case o.under != nil:
+			p.waiting = append(p.waiting, o.under)
 		}
-	case under.ID != "":
-		p.waiting = append(p.waiting, under)
 	}
 }
 
@@ -257,12 +267,12 @@ func flipping(in Input) Decision {
 		}
 		p := survey(in)
 		d := Decision{Step: miosa.StepFailed, Failed: true, Reason: p.stuck()}
-		if p.failed.ID != "" {
+		if p.failed != nil {
 			d = failed(p.failed)
 		}
 		d.Reason = "its instances were lost before it was live: " + d.Reason
 		return d
-	case survey(in).failed.ID != "":
+	case survey(in).failed != nil:
 		// The services of a version go live together, or none does: also one that
 		// gets no requests.
 		d := failed(survey(in).failed)
@@ -316,7 +326,8 @@ func drainEnd(in Input) time.Time {
 
 func draining(in Input) Decision {
 	left := 0
-	for _, i := range in.Instances {
+	for n := range in.Instances {
+		i := &in.Instances[n]
 		if i.VersionID == in.Rollout.FromID && in.Rollout.FromID != in.Rollout.TargetID && !i.State().Terminal() {
 			left++
 		}
