@@ -14,21 +14,12 @@ type Named struct{ Tenant, Deployment, TenantSlug, Slug string }
 
 // Census counts what the machine knows.
 func (m *Machine) Census() Census {
-	c := Census{Instances: map[miosa.InstanceState]int{
-		miosa.Pending: 0, miosa.Starting: 0, miosa.Healthy: 0, miosa.Unhealthy: 0, miosa.Stopping: 0,
-	}}
-	for _, i := range m.w.instances {
-		if s := i.State(); !s.Terminal() {
-			c.Instances[s]++
-		}
-	}
-	for _, r := range m.w.rollouts {
-		if r.Live() {
-			c.LiveRollouts++
-		}
+	c := Census{Instances: map[miosa.InstanceState]int{}, LiveRollouts: m.w.live}
+	for _, s := range []miosa.InstanceState{miosa.Pending, miosa.Starting, miosa.Healthy, miosa.Unhealthy, miosa.Stopping} {
+		c.Instances[s] = m.w.states[s]
 	}
 	for _, d := range m.w.deployments {
-		if d.DeletedAt.IsZero() {
+		if d.ID != "" && d.DeletedAt.IsZero() {
 			c.Deployments = append(c.Deployments, Named{d.TenantID, d.ID, m.w.tenants[d.TenantID].Slug, d.Slug})
 		}
 	}

@@ -27,50 +27,37 @@ const recordBytes = 4 << 10
 
 // decideAll decides the environments in order of ID and collects what is to
 // be committed.
-func (m *Machine) decideAll(now time.Time, envs map[string]bool) []Effect {
+func (m *Machine) decideAll(now time.Time, t *touched) []Effect {
 	var out []Effect
-	fleet := m.w.fleet()
-	for _, id := range sortedKeys(m.busy) {
-		// What the world holds already must not count twice.
-		if b := m.busy[id]; !b.over(now, m.w.revision) {
-			for _, i := range b.placed {
-				promise(fleet, i)
-			}
-		}
-	}
-	ids := make([]string, 0, len(envs))
-	for id := range envs {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	for _, id := range ids {
-		env, ok := m.w.environments[id]
-		b := m.busy[id]
+	for _, id := range sortedKeys(t.environments) {
+		env, b := m.w.environment(id), m.busy[id]
 		switch {
-		case b == nil || !ok || b.over(now, m.w.revision):
-			delete(m.busy, id)
+		case b == nil:
+		case env == nil || b.over(now, m.w.revision):
+			m.settle(id, t)
 		case b.askDue(now):
 			b.until = time.Time{}
-			delete(m.wakes, id)
+			m.wakes.clear(id)
 			out = append(out, Commit{Tenant: env.TenantID, Environment: id, Seen: m.w.revision})
 			continue
 		default:
 			continue
 		}
-		delete(m.wakes, id)
-		if !ok {
+		m.wakes.clear(id)
+		if env == nil {
 			delete(m.watches, id)
+			m.w.forgetMembers(id)
 			continue
 		}
-		p := pass{m: m, now: now, env: env, fleet: fleet, commit: Commit{Tenant: env.TenantID, Environment: id, Seen: m.w.revision}}
+		p := pass{m: m, now: now, members: env, env: env.Environment, commit: Commit{Tenant: env.TenantID, Environment: id, Seen: m.w.revision}}
 		p.decide()
 		if !p.wake.IsZero() {
-			m.wakes[id] = p.wake
 			if p.empty() && !p.wake.After(now) {
 				// Nothing to do, and to be looked at again at once: a rule's fault,
 				// which must not cost a core.
-				m.wakes[id] = now.Add(time.Second)
+				p.wake = now.Add(time.Second)
 			}
+			m.wakes.set(id, p.wake)
 		}
 		if !p.empty() {
 			m.busy[id] = &commitUnderWay{placed: p.placed}
@@ -84,17 +71,17 @@ func (m *Machine) decideAll(now time.Time, envs map[string]bool) []Effect {
 }
 
 // purge ends a deleted deployment once nothing of it runs, or may yet come to.
-func (m *Machine) purge(env miosa.Environment) (Effect, bool) {
-	dep, ok := m.w.deployments[env.DeploymentID]
-	if !ok || dep.DeletedAt.IsZero() || m.purging[dep.ID] {
+func (m *Machine) purge(env *members) (Effect, bool) {
+	dep := m.w.deployments[env.DeploymentID]
+	if dep == nil || dep.ID == "" || dep.DeletedAt.IsZero() || m.purging[dep.ID] {
 		return nil, false
 	}
-	for id := range m.w.ofDeployment[dep.ID] {
+	for id := range dep.environments {
 		if m.busy[id] != nil {
 			return nil, false
 		}
-		for _, i := range m.instancesOf(id) {
-			if !i.State().Terminal() {
+		for n := range m.w.members[id].instances {
+			if !m.w.members[id].instances[n].State().Terminal() {
 				return nil, false
 			}
 		}
@@ -103,32 +90,25 @@ func (m *Machine) purge(env miosa.Environment) (Effect, bool) {
 	return Purge{Tenant: dep.TenantID, Deployment: dep.ID, Logs: dep.PurgeLogs}, true
 }
 
-func promise(fleet []schedule.Host, i miosa.Instance) {
-	for n := range fleet {
-		if fleet[n].ID == i.HostID {
-			fleet[n].Used = schedule.Add(fleet[n].Used, i.Spec.Resources)
-		}
-	}
-}
-
 // pass is one decision about one environment.
 type pass struct {
-	m      *Machine
-	now    time.Time
-	env    miosa.Environment
-	dep    miosa.Deployment
-	fleet  []schedule.Host
-	all    []miosa.Instance // of the environment, in order of ID
-	commit Commit
-	placed []miosa.Instance
-	bytes  int // what the commit's records weigh, about
-	wake   time.Time
+	m       *Machine
+	now     time.Time
+	members *members // as they are in the records
+	env     miosa.Environment
+	dep     miosa.Deployment
+	all     []miosa.Instance // of the environment, in order of ID
+	commit  Commit
+	placed  []miosa.Instance
+	peers   map[unit]map[string]int // by host ID: see peersOf
+	bytes   int                     // what the commit's records weigh, about
+	wake    time.Time
 
 	envChanged, depChanged bool
 	versions               map[string]miosa.Version // changed in this pass
 	settled                map[string]miosa.Service // changed in this pass
-	speaker                map[string]string        // see speakers
-	told                   map[string]bool
+	speaker                map[unit]string          // see speakers
+	told                   map[told]bool
 }
 
 // facts are what the boots of the commit rest on.
@@ -171,9 +151,9 @@ func (p *pass) wakeAfterWindow() {
 
 // decide looks at the rollouts first, then at the slots, then at who drains.
 func (p *pass) decide() {
-	p.dep = p.m.w.deployments[p.env.DeploymentID]
+	p.dep = p.m.w.deployment(p.env.DeploymentID)
 	p.versions, p.settled = map[string]miosa.Version{}, map[string]miosa.Service{}
-	p.all = p.m.instancesOf(p.env.ID)
+	p.all = p.members.instances
 	p.speakers()
 	p.rollouts()
 	p.slots()
@@ -211,13 +191,18 @@ func (p *pass) version(id string) (miosa.Version, bool) {
 	if v, ok := p.versions[id]; ok {
 		return v, true
 	}
-	v, ok := p.m.w.versions[id]
-	return v, ok
+	if v := p.members.version(id); v != nil {
+		return *v, true
+	}
+	return miosa.Version{}, false
 }
 
 // services are the environment's, as they are once this pass is committed.
 func (p *pass) services() []miosa.Service {
-	all := p.m.servicesOf(p.env.ID)
+	if len(p.settled) == 0 {
+		return p.members.services
+	}
+	all := slices.Clone(p.members.services)
 	for n, s := range all {
 		if changed, ok := p.settled[s.ID]; ok {
 			all[n] = changed
@@ -230,8 +215,10 @@ func (p *pass) service(id string) (miosa.Service, bool) {
 	if s, ok := p.settled[id]; ok {
 		return s, true
 	}
-	s, ok := p.m.w.services[id]
-	return s, ok
+	if s := p.members.service(id); s != nil {
+		return *s, true
+	}
+	return miosa.Service{}, false
 }
 
 // serviceOf is an instance's service as its version has it.
@@ -246,8 +233,8 @@ func (p *pass) serviceOf(i miosa.Instance) (miosa.Service, bool) {
 func (p *pass) deleted() bool { return p.dep.ID == "" || !p.dep.DeletedAt.IsZero() }
 
 func (p *pass) rollouts() {
-	instances, services := p.all, p.m.servicesOf(p.env.ID)
-	for _, r := range sorted(p.m.w.members(p.env.ID).rollouts, p.m.w.rollouts) {
+	instances, services := p.all, p.members.services
+	for _, r := range p.members.rollouts {
 		if r.Step.Terminal() {
 			continue
 		}
@@ -355,7 +342,7 @@ func (p *pass) sides() []reconcile.Side {
 	if v, ok := p.version(p.env.ActiveVersionID); ok {
 		out = append(out, reconcile.Side{Version: v, Since: p.env.ActiveSince, Proven: true})
 	}
-	for _, r := range sorted(p.m.w.members(p.env.ID).rollouts, p.m.w.rollouts) {
+	for _, r := range p.members.rollouts {
 		for _, put := range p.commit.Put {
 			if changed, ok := put.(miosa.Rollout); ok && changed.ID == r.ID {
 				r = changed
@@ -427,18 +414,8 @@ func (p *pass) create(a reconcile.Action) {
 
 // place looks for a host, and otherwise says why there is none.
 func (p *pass) place(i *miosa.Instance, svc miosa.Service, avoid []string) bool {
-	peers := map[string]int{}
-	for _, o := range p.all {
-		if o.ServiceID == i.ServiceID && o.VersionID == i.VersionID && !o.State().Terminal() {
-			peers[o.HostID]++
-		}
-	}
-	for _, o := range p.placed {
-		if o.ServiceID == i.ServiceID && o.VersionID == i.VersionID {
-			peers[o.HostID]++
-		}
-	}
-	answer := schedule.Place(schedule.Request{Resources: i.Spec.Resources, Regions: svc.Regions, Avoid: avoid, Peers: peers}, p.fleet)
+	peers := p.peersOf(i)
+	answer := schedule.Place(schedule.Request{Resources: i.Spec.Resources, Regions: svc.Regions, Avoid: avoid, Peers: peers}, p.m.w.fleet.hosts)
 	if answer.HostID == "" {
 		changed := !slices.Equal(i.Reasons, answer.Reasons)
 		i.Reasons = answer.Reasons
@@ -449,16 +426,39 @@ func (p *pass) place(i *miosa.Instance, svc miosa.Service, avoid []string) bool 
 	i.Reasons, i.ScheduledAt = nil, p.now
 	i.Generation++
 	p.placed = append(p.placed, *i)
-	promise(p.fleet, *i)
+	p.m.w.fleet.promise(i.HostID, i.Spec.Resources)
+	peers[i.HostID]++
 	return true
 }
+
+// peersOf counts the instances of the same service and version by host.
+func (p *pass) peersOf(i *miosa.Instance) map[string]int {
+	of := unit{i.ServiceID, i.VersionID}
+	if peers, ok := p.peers[of]; ok {
+		return peers
+	}
+	peers := map[string]int{}
+	for n := range p.all {
+		if o := &p.all[n]; o.ServiceID == of.service && o.VersionID == of.version && !o.State().Terminal() && o.HostID != "" {
+			peers[o.HostID]++
+		}
+	}
+	if p.peers == nil {
+		p.peers = map[unit]map[string]int{}
+	}
+	p.peers[of] = peers
+	return peers
+}
+
+// unit is a service in a version.
+type unit struct{ service, version string }
 
 // drain takes an instance out of the table, or stops it at once when no
 // router ever held it.
 func (p *pass) drain(i miosa.Instance, reason string) {
 	serving := i.Serving()
 	i.Goal, i.GoalReason, i.GoalSince = miosa.GoalDrain, reason, p.now
-	if svc, ok := p.m.w.services[i.ServiceID]; ok {
+	if svc := p.members.service(i.ServiceID); svc != nil {
 		i.DrainSeconds = svc.DrainSeconds
 	}
 	if routed := p.m.routedState(p.now, i.ID); !serving && !routed.Held && routed.InFlight == 0 || i.HostID == "" {
@@ -500,20 +500,25 @@ func (p *pass) existing() {
 			done[i.ID] = true
 		}
 	}
-	for _, i := range p.all {
-		if done[i.ID] || i.State().Terminal() {
+	for n := range p.all {
+		if done[p.all[n].ID] || p.all[n].State().Terminal() {
 			continue
 		}
 		if p.full() {
 			return
 		}
+		i := p.all[n]
 		switch {
 		case i.Goal == miosa.GoalStop:
 			if _, ok := p.m.w.hosts[i.HostID]; !ok {
 				p.finish(i, "its host left the fleet")
 			}
 		case i.Goal == miosa.GoalDrain:
-			stop, reason, wake := reconcile.Drained(p.now, &i, p.m.routedState(p.now, i.ID))
+			routed := p.m.routedState(p.now, i.ID)
+			if left, ok := p.m.routes.left[i.ID]; ok && routed.Held {
+				p.m.awaitRouters(p.env.ID, left)
+			}
+			stop, reason, wake := reconcile.Drained(p.now, &i, routed)
 			p.wakeAt(wake)
 			p.wakeAfterWindow()
 			if stop {
@@ -550,8 +555,8 @@ func (p *pass) update(i *miosa.Instance) bool {
 
 // avoid is the host that a replacement flees, if it does.
 func (p *pass) avoid(i miosa.Instance) []string {
-	old, ok := p.m.w.instances[i.Replaces]
-	if ok && reconcile.Flees(&old, p.m.w.hosts) {
+	old := p.members.instance(i.Replaces)
+	if old != nil && reconcile.Flees(old, p.m.w.hosts) {
 		return []string{old.HostID}
 	}
 	return nil
@@ -610,19 +615,23 @@ func (p *pass) tellHealth() {
 
 func (p *pass) summary() miosa.DeploymentState {
 	active, replicas, live, failed := false, 0, false, false
-	for id := range p.m.w.ofDeployment[p.dep.ID] {
-		env := p.m.w.environments[id]
+	for id := range p.m.w.deploymentOf(p.dep.ID).environments {
+		members := p.m.w.members[id]
+		env := members.Environment
 		if id == p.env.ID {
 			env = p.env
 		}
 		active = active || env.ActiveVersionID != ""
-		if v, ok := p.version(env.ActiveVersionID); ok {
+		if v := members.version(env.ActiveVersionID); v != nil {
 			for _, spec := range v.Services { // those that it left behind want nothing
-				s, _ := p.service(spec.ServiceID)
+				s := members.serviceOr(spec.ServiceID, miosa.Service{})
+				if changed, ok := p.settled[s.ID]; ok {
+					s = changed
+				}
 				replicas += s.DesiredReplicas
 			}
 		}
-		for _, r := range sorted(p.m.w.members(id).rollouts, p.m.w.rollouts) {
+		for _, r := range members.rollouts {
 			for _, put := range p.commit.Put {
 				if changed, ok := put.(miosa.Rollout); ok && changed.ID == r.ID {
 					r = changed

@@ -44,6 +44,8 @@ type (
 	Reported struct{ routing.Report }
 	// Tick: nothing but time has passed.
 	Tick struct{}
+	// Together are events, in order, that are taken in before anything is decided.
+	Together []Event
 )
 
 // Gone names a record that was deleted.
@@ -55,6 +57,7 @@ func (Committed) event() {}
 func (Purged) event()    {}
 func (Reported) event()  {}
 func (Tick) event()      {}
+func (Together) event()  {}
 
 // Effect is what the machine asks for.
 type Effect interface{ effect() }
@@ -77,8 +80,8 @@ type (
 		Placed      []Placement
 		Facts       Facts // of what Bootable returns
 	}
-	// Publish gives a table to every router.
-	Publish struct{ Table routing.Table }
+	// Publish gives an update of the routes to every router. The first one is whole.
+	Publish struct{ Update routing.Update }
 	// Assign tells hosts about changed assignments.
 	Assign struct{ Instances []miosa.Instance }
 	// Purge deletes every record of a deployment, and with Logs its log lines.
@@ -86,6 +89,9 @@ type (
 		Tenant, Deployment string
 		Logs               bool
 	}
+	// Halt: the machine was given what it has no place for, and cannot go on: the
+	// loop must end with the reason.
+	Halt struct{ Err error }
 )
 
 // Placement is how an instance of a Commit came to its host.
@@ -103,6 +109,7 @@ func (Commit) effect()  {}
 func (Publish) effect() {}
 func (Assign) effect()  {}
 func (Purge) effect()   {}
+func (Halt) effect()    {}
 
 // Mint gives the new instances their IDs; random is read for them.
 func (e *Commit) Mint(now time.Time, random io.Reader) error {

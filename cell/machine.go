@@ -44,23 +44,22 @@ type Config struct {
 }
 
 // Machine is the control plane's mind: it takes events and returns effects,
-// and touches nothing else. One goroutine owns it; sim drives the same code.
+// and touches nothing else. One goroutine owns it; sim drives the same code. An
+// event costs what it touches, whatever the size of the fleet.
 type Machine struct {
 	cfg     Config
 	w       *world
 	loaded  time.Time
 	routers map[string]*router
-	table   routing.Table
-	held    map[string]bool  // instance IDs in the table
-	first   int64            // first generation of this process
-	left    map[string]int64 // by instance ID: first generation without it
+	routes  *routes
 	flipped map[string]int64 // by rollout ID: first generation since which the table serves its target
+	acks    queue            // environments that wait for all routers to have a generation
+	asked   map[waiting]bool // what is in acks
 	busy    map[string]*commitUnderWay
-	wakes   map[string]time.Time // by environment ID
+	commits queue   // environments that wait for a revision to be in our picture
+	wakes   *alarms // by environment ID
 	purging map[string]bool
 	watches map[string]*health.Watch // by environment ID: how it does, until that is told
-	routed  bool                     // the table was built once
-	stale   bool                     // the table may have to be built anew
 }
 
 // commitUnderWay keeps an environment from being decided again on a picture
@@ -96,41 +95,48 @@ func (b *commitUnderWay) over(now time.Time, revision int64) bool {
 // NewMachine makes a machine that knows nothing yet: feed it Loaded first.
 func NewMachine(cfg Config) *Machine {
 	return &Machine{
-		cfg: cfg, w: newWorld(), routers: map[string]*router{}, left: map[string]int64{}, flipped: map[string]int64{},
-		busy: map[string]*commitUnderWay{}, wakes: map[string]time.Time{}, purging: map[string]bool{}, watches: map[string]*health.Watch{},
+		cfg: cfg, w: newWorld(), routers: map[string]*router{}, routes: newRoutes(), flipped: map[string]int64{}, asked: map[waiting]bool{},
+		busy: map[string]*commitUnderWay{}, wakes: newAlarms(), purging: map[string]bool{}, watches: map[string]*health.Watch{},
 	}
+}
+
+// Loaded reports whether the machine has the records.
+func (m *Machine) Loaded() bool { return !m.loaded.IsZero() }
+
+// Assigned are a host's instances that have not ended, in order of ID.
+func (m *Machine) Assigned(host string) []miosa.Instance {
+	out := make([]miosa.Instance, 0, len(m.w.onHost[host]))
+	for id := range m.w.onHost[host] {
+		out = append(out, *m.w.instance(id))
+	}
+	slices.SortFunc(out, byInstanceID)
+	return out
 }
 
 // Handle takes one event in and says what to do about it.
 func (m *Machine) Handle(now time.Time, ev Event) []Effect {
-	t := touched{environments: map[string]bool{}}
-	var out []Effect
-	switch e := ev.(type) {
-	case Loaded:
-		m.load(now, e, &t)
-		out = append(out, Assign{sorted(all(m.w.instances), m.w.instances)})
-	case Changed:
-		out = m.change(e, &t)
-	case Committed:
-		m.committed(now, e, &t)
-	case Purged:
-		delete(m.purging, e.Deployment)
-		if e.Err != nil {
-			for env := range m.w.ofDeployment[e.Deployment] {
-				m.wakes[env] = now.Add(purgeAgain)
-			}
-		}
-	case Reported:
-		m.reported(now, e.Report, &t)
+	t := newTouched()
+	out, err := m.take(now, ev, t)
+	if err != nil {
+		return []Effect{Halt{err}}
 	}
 	if m.loaded.IsZero() {
 		return nil
 	}
-	m.expireRouters(now, &t)
-	m.endDoubts(now, &t)
-	for env, at := range m.wakes {
-		if !now.Before(at) {
-			t.env(env)
+	m.expireRouters(now, t)
+	for _, env := range m.wakes.due(now) {
+		t.env(env)
+	}
+	for {
+		w, ok := m.commits.reached(m.w.revision)
+		if !ok {
+			break
+		}
+		t.env(w.id)
+	}
+	for env := range t.environments {
+		if b := m.busy[env]; b != nil && b.over(now, m.w.revision) {
+			m.settle(env, t)
 		}
 	}
 	if t.capacity {
@@ -138,98 +144,158 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 			t.env(env)
 		}
 	}
-	m.stale = m.stale || t.routes
-	out = append(out, m.route()...)
-	return append(out, m.decideAll(now, t.environments)...)
+	out = append(out, m.routeAll(t)...)
+	m.flip(t)
+	m.acknowledge(t)
+	return append(out, m.decideAll(now, t)...)
 }
 
-func all[T any](values map[string]T) map[string]bool {
-	set := make(map[string]bool, len(values))
-	for id := range values {
-		set[id] = true
+// take takes one event in.
+func (m *Machine) take(now time.Time, ev Event, t *touched) (out []Effect, err error) {
+	switch e := ev.(type) {
+	case Together:
+		for _, one := range e {
+			effects, err := m.take(now, one, t)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, effects...)
+		}
+	case Loaded:
+		if err := m.load(now, e, t); err != nil {
+			return nil, err
+		}
+		out = append(out, Assign{m.w.assigned()})
+	case Changed:
+		return m.change(e, t)
+	case Committed:
+		m.committed(now, e, t)
+	case Purged:
+		delete(m.purging, e.Deployment)
+		if d := m.w.deployments[e.Deployment]; e.Err != nil && d != nil {
+			for env := range d.environments {
+				m.wakes.set(env, now.Add(purgeAgain))
+			}
+		}
+	case Reported:
+		m.reported(now, e.Report, t)
+	case Tick:
 	}
-	return set
+	return out, nil
 }
 
-func (m *Machine) load(now time.Time, e Loaded, t *touched) {
+// assigned are all instances.
+func (w *world) assigned() (all []miosa.Instance) {
+	for _, m := range w.members {
+		all = append(all, m.instances...)
+	}
+	slices.SortFunc(all, byInstanceID)
+	return all
+}
+
+func (m *Machine) load(now time.Time, e Loaded, t *touched) error {
 	m.w = newWorld()
 	for _, n := range e.Nouns {
-		m.w.put(n, t)
+		if err := m.w.put(n, t); err != nil {
+			return err
+		}
 	}
 	m.w.revision = e.Revision
 	if m.loaded.IsZero() {
 		m.loaded = now
 	}
+	for env := range m.w.members {
+		t.route(env)
+	}
+	for env := range m.routes.names { // also of those that are gone
+		t.route(env)
+	}
+	for id := range m.routes.left {
+		if m.ended(id) {
+			t.ended = append(t.ended, id)
+		}
+	}
 	// Commits under way stay so: deciding again before their answer would do
 	// the same twice.
-	for env := range m.w.environments {
-		t.env(env)
+	for _, b := range m.busy {
+		for _, i := range b.placed {
+			m.w.fleet.promise(i.HostID, i.Spec.Resources)
+		}
 	}
-	m.stale = true
+	return nil
 }
 
-func (m *Machine) change(e Changed, t *touched) []Effect {
+func (m *Machine) change(e Changed, t *touched) ([]Effect, error) {
 	if e.Revision <= m.w.revision {
-		return nil
+		return nil, nil
 	}
 	m.w.revision = e.Revision
 	var assigned []miosa.Instance
 	for _, n := range e.Put {
-		m.w.put(n, t)
+		if err := m.w.put(n, t); err != nil {
+			return nil, err
+		}
 		if i, ok := n.(miosa.Instance); ok && i.HostID != "" {
-			assigned = append(assigned, m.w.instances[i.ID])
+			assigned = append(assigned, *m.w.instance(i.ID))
 		}
 	}
 	for _, g := range e.Gone {
 		if g.Kind == "instance" {
-			if i, ok := m.w.instances[g.ID]; ok && i.HostID != "" {
+			if known := m.w.instance(g.ID); known != nil && known.HostID != "" {
+				i := *known
 				i.Goal = miosa.GoalStop // a host must not go on with it
 				i.Generation++
 				assigned = append(assigned, i)
 			}
 		}
-		m.w.remove(g.Kind, g.ID, t)
+		if err := m.w.remove(g.Kind, g.ID, t); err != nil {
+			return nil, err
+		}
 	}
 	if len(assigned) == 0 {
-		return nil
+		return nil, nil
 	}
-	return []Effect{Assign{assigned}}
+	return []Effect{Assign{assigned}}, nil
 }
 
 func (m *Machine) committed(now time.Time, e Committed, t *touched) {
+	b := m.busy[e.Environment]
 	switch {
 	case e.Err != nil:
-		m.wakes[e.Environment] = now.Add(retryAfter)
-		if b := m.busy[e.Environment]; b != nil {
-			b.until, b.doubt = m.wakes[e.Environment], b.doubt || e.Doubt
+		m.wakes.set(e.Environment, now.Add(retryAfter))
+		if b != nil {
+			b.until, b.doubt = now.Add(retryAfter), b.doubt || e.Doubt
 		}
 	case e.Conflict:
 		// What conflicted is on its way; look again when it is here.
-		m.wakes[e.Environment] = now.Add(retryAfter / 10)
-		if b := m.busy[e.Environment]; b != nil && b.doubt {
-			b.until = m.wakes[e.Environment]
+		m.wakes.set(e.Environment, now.Add(retryAfter/10))
+		if b != nil && b.doubt {
+			b.until = now.Add(retryAfter / 10)
 		} else {
-			delete(m.busy, e.Environment)
+			m.settle(e.Environment, t)
 		}
 	default:
-		if b := m.busy[e.Environment]; b != nil {
-			b.revision = e.Revision
-			// Whoever was decided while these counted twice looks again.
-			t.capacity = t.capacity || len(b.placed) > 0
+		if b != nil {
+			b.revision, b.until = e.Revision, time.Time{}
+			m.commits.wait(e.Revision, e.Environment)
+		} else {
+			t.env(e.Environment)
 		}
-		t.env(e.Environment)
 	}
 }
 
-// endDoubts marks the environments whose commit's fate is known by now, and
-// whoever waits for the room that it may have taken.
-func (m *Machine) endDoubts(now time.Time, t *touched) {
-	for env, b := range m.busy {
-		if b.doubt && b.over(now, m.w.revision) {
-			t.env(env)
-			t.capacity = t.capacity || len(b.placed) > 0
-		}
+// settle ends a commit: it is in our picture, or came to nothing. Whoever was
+// decided while what it placed counted, or counted twice, looks again.
+func (m *Machine) settle(env string, t *touched) {
+	b := m.busy[env]
+	if b == nil {
+		return
 	}
+	delete(m.busy, env)
+	for _, i := range b.placed {
+		m.w.fleet.release(i.HostID, i.Spec.Resources)
+	}
+	t.capacity = t.capacity || len(b.placed) > 0
 }
 
 func (m *Machine) reported(now time.Time, r routing.Report, t *touched) {
@@ -238,18 +304,13 @@ func (m *Machine) reported(now time.Time, r routing.Report, t *touched) {
 		known = &router{}
 		m.routers[r.RouterID] = known
 	}
-	if r.Generation > known.generation {
-		m.waiting(t)
-	}
 	for id := range known.inFlight {
 		if r.InFlight[id] == 0 { // the last request through this router has ended
-			if i, ok := m.w.instances[id]; ok && i.Goal == miosa.GoalDrain {
-				t.env(i.EnvironmentID)
-			}
+			m.drains(id, t)
 		}
 	}
 	for id, why := range r.Faults {
-		if i, ok := m.w.instances[id]; ok && known.faults[id] != why {
+		if i := m.w.instance(id); i != nil && known.faults[id] != why {
 			t.env(i.EnvironmentID)
 		}
 	}
@@ -259,181 +320,81 @@ func (m *Machine) reported(now time.Time, r routing.Report, t *touched) {
 	known.faults = r.Faults
 }
 
-// waiting marks every environment that waits for routers.
-func (m *Machine) waiting(t *touched) {
-	for _, r := range m.w.rollouts {
-		if r.Step == miosa.StepFlipping {
-			t.env(r.EnvironmentID)
-		}
+// acknowledge marks the environments that waited for a generation which every
+// live router has by now.
+func (m *Machine) acknowledge(t *touched) {
+	if len(m.acks) == 0 {
+		return
 	}
-	for _, i := range m.w.instances {
-		if i.Goal == miosa.GoalDrain && !i.State().Terminal() {
-			t.env(i.EnvironmentID)
+	all := m.routes.table.Generation
+	for _, r := range m.routers {
+		all = min(all, r.generation)
+	}
+	for {
+		w, ok := m.acks.reached(all)
+		if !ok {
+			return
 		}
+		delete(m.asked, w)
+		t.env(w.id)
+	}
+}
+
+// awaitRouters has an environment decided once every live router has a generation.
+func (m *Machine) awaitRouters(env string, generation int64) {
+	if w := (waiting{generation, env}); !m.asked[w] {
+		m.asked[w] = true
+		m.acks.wait(generation, env)
 	}
 }
 
 func (m *Machine) expireRouters(now time.Time, t *touched) {
 	for id, r := range m.routers {
-		if now.Sub(r.heard) >= RouterTimeout {
-			delete(m.routers, id)
-			m.waiting(t)
-		}
-	}
-}
-
-// route builds the table anew when something bore on it, and publishes it
-// when it differs.
-func (m *Machine) route() []Effect {
-	if !m.stale && m.routed {
-		return nil
-	}
-	m.stale = false
-	next := routing.Build(max(m.w.revision, m.table.Generation+1), m.sites())
-	var out []Effect
-	if !m.routed || !routing.SameRoutes(m.table, next) {
-		if !m.routed {
-			m.first = next.Generation
-		}
-		m.markLeft(next)
-		m.table, m.routed = next, true
-		out = []Effect{Publish{next}}
-	}
-	for id, r := range m.w.rollouts {
-		_, seen := m.flipped[id]
-		switch {
-		case r.Step != miosa.StepFlipping || !m.named(r):
-			delete(m.flipped, id) // its instances may be lost before all routers know of them
-		case !seen:
-			m.flipped[id] = m.table.Generation
-		}
-	}
-	return out
-}
-
-func (m *Machine) markLeft(next routing.Table) {
-	now := backendsOf(next)
-	for id := range m.held {
-		if !now[id] {
-			m.left[id] = next.Generation
-		}
-	}
-	for id := range now {
-		delete(m.left, id)
-	}
-	m.held = now
-	for id := range m.left {
-		if i, ok := m.w.instances[id]; !ok || i.State().Terminal() {
-			delete(m.left, id)
-		}
-	}
-}
-
-func backendsOf(t routing.Table) map[string]bool {
-	set := map[string]bool{}
-	for _, p := range t.Pools() {
-		for _, b := range p.Backends {
-			set[b.InstanceID] = true
-		}
-	}
-	return set
-}
-
-func (m *Machine) sites() []routing.Site {
-	var out []routing.Site
-	for _, env := range sorted(all(m.w.environments), m.w.environments) {
-		dep, ok := m.w.deployments[env.DeploymentID]
-		if !ok || !dep.DeletedAt.IsZero() {
+		if now.Sub(r.heard) < RouterTimeout {
 			continue
 		}
-		site := routing.Site{
-			Hosts:  m.cfg.Hosts(m.w.tenants[env.TenantID], dep, env),
-			Tenant: env.TenantID, Deployment: dep.ID, Instances: m.instancesOf(env.ID),
+		delete(m.routers, id)
+		for id := range r.inFlight {
+			m.drains(id, t)
 		}
-		if r, ok := m.liveRollout(env.ID); ok && r.Step == miosa.StepFlipping {
-			site.Versions = m.served(site.Versions, r.TargetID)
-		}
-		site.Versions = m.served(site.Versions, env.ActiveVersionID)
-		for _, v := range site.Versions {
-			site.Ports = m.ports(site.Ports, v.Version)
-		}
-		out = append(out, site)
 	}
-	return out
 }
 
-// ports adds a version's services that have a port of the routers'.
-func (m *Machine) ports(ports []routing.Port, id string) []routing.Port {
-	v := m.w.versions[id]
-	for _, spec := range v.Services {
-		s := v.Settled(m.w.services[spec.ServiceID])
-		if spec.Protocol != miosa.ProtocolTCP || s.PublicPort == 0 {
+// drains marks an instance's environment if it waits for the instance's last request.
+func (m *Machine) drains(instance string, t *touched) {
+	if i := m.w.instance(instance); i != nil && i.Goal == miosa.GoalDrain {
+		t.env(i.EnvironmentID)
+	}
+}
+
+// flip notes since when the table has served the rollouts that wait for it.
+func (m *Machine) flip(t *touched) {
+	for env := range t.routes {
+		if m.w.members[env] == nil {
 			continue
 		}
-		n := slices.IndexFunc(ports, func(p routing.Port) bool { return p.Number == s.PublicPort })
-		if n < 0 {
-			n = len(ports)
-			ports = append(ports, routing.Port{Number: s.PublicPort})
-		}
-		ports[n].Versions = append(ports[n].Versions, routing.Served{Version: id, Service: s, Spec: spec})
-	}
-	return ports
-}
-
-// served adds a version with the service that its requests go to, which is the
-// version's own choice whatever else the environment has.
-func (m *Machine) served(versions []routing.Served, id string) []routing.Served {
-	v, ok := m.w.versions[id]
-	if !ok {
-		return versions
-	}
-	next := routing.Served{Version: id}
-	if spec, ok := v.Routed(); ok {
-		next.Spec = spec
-		if next.Service, ok = m.w.services[spec.ServiceID]; !ok {
-			next.Service = miosa.Service{ID: spec.ServiceID}
-		}
-		next.Service = v.Settled(next.Service)
-	}
-	return append(versions, next)
-}
-
-// named reports whether the table sends requests to a rollout's target.
-func (m *Machine) named(r miosa.Rollout) bool {
-	env := m.w.environments[r.EnvironmentID]
-	hosts := m.cfg.Hosts(m.w.tenants[r.TenantID], m.w.deployments[r.DeploymentID], env)
-	if len(hosts) == 0 {
-		return true // it has no name that could lead to it
-	}
-	p := m.table.Routes[hosts[0]]
-	if p.VersionID != r.TargetID || !p.Answers() {
-		return false
-	}
-	for _, port := range m.ports(nil, r.TargetID) {
-		if p := m.table.Ports[port.Number]; p.VersionID != r.TargetID || !p.Answers() {
-			return false
+		for n := range m.w.members[env].rollouts {
+			r := &m.w.members[env].rollouts[n]
+			_, seen := m.flipped[r.ID]
+			switch {
+			case r.Step != miosa.StepFlipping || !m.named(r):
+				delete(m.flipped, r.ID) // its instances may be lost before all routers know of them
+			case !seen:
+				m.flipped[r.ID] = m.routes.table.Generation
+				m.awaitRouters(env, m.routes.table.Generation)
+			}
 		}
 	}
-	return true
 }
 
-func (m *Machine) servicesOf(env string) []miosa.Service {
-	return sorted(m.w.members(env).services, m.w.services)
-}
-
-func (m *Machine) instancesOf(env string) []miosa.Instance {
-	return sorted(m.w.members(env).instances, m.w.instances)
-}
-
-// liveRollout is the newest one that still decides what the environment runs.
-func (m *Machine) liveRollout(env string) (miosa.Rollout, bool) {
-	rollouts := sorted(m.w.members(env).rollouts, m.w.rollouts)
-	for _, r := range slices.Backward(rollouts) {
-		if r.Live() && r.CancelledBy == "" {
-			return r, true
-		}
+func byInstanceID(a, b miosa.Instance) int {
+	switch {
+	case a.ID < b.ID:
+		return -1
+	case a.ID > b.ID:
+		return 1
 	}
-	return miosa.Rollout{}, false
+	return 0
 }
 
 func (m *Machine) windowEnds() time.Time { return m.loaded.Add(m.cfg.RouterWindow) }
@@ -443,13 +404,13 @@ func (m *Machine) routedState(now time.Time, id string) reconcile.Routed {
 	if now.Before(m.windowEnds()) {
 		return reconcile.Routed{Held: true}
 	}
-	left, gone := m.left[id]
+	left, gone := m.routes.left[id]
 	if !gone {
-		left = m.first
+		left = m.routes.first
 	}
 	r := reconcile.Routed{}
 	for _, rt := range m.routers {
-		if m.held[id] || rt.generation < left {
+		if m.routes.held[id] > 0 || rt.generation < left {
 			r.Held = true
 		}
 		r.InFlight += rt.inFlight[id]
@@ -473,19 +434,11 @@ func (m *Machine) acknowledged(now time.Time, rolloutID string) bool {
 
 // Wake is when the machine wants a Tick; the zero time: not before an event.
 func (m *Machine) Wake() time.Time {
-	var at time.Time
-	earlier := func(t time.Time) {
-		if !t.IsZero() && (at.IsZero() || t.Before(at)) {
+	at := m.wakes.next()
+	for _, r := range m.routers {
+		if t := r.heard.Add(RouterTimeout); at.IsZero() || t.Before(at) {
 			at = t
 		}
-	}
-	for env, t := range m.wakes {
-		if b := m.busy[env]; b == nil || !b.until.IsZero() { // else its commit's answer is waited for
-			earlier(t)
-		}
-	}
-	for _, r := range m.routers {
-		earlier(r.heard.Add(RouterTimeout))
 	}
 	return at
 }

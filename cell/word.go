@@ -17,11 +17,10 @@ const wordsFor = 10 * time.Minute
 // words are what the log of an instance is to tell of the rollouts of its
 // environment and does not tell yet. Of a service's instances in one version
 // one speaks for all: see speaker.
-func (p *pass) words(i miosa.Instance) []miosa.Word {
+func (p *pass) words(i *miosa.Instance) []miosa.Word {
 	var out []miosa.Word
-	told := map[string]bool{}
-	for _, w := range i.Words {
-		told[w.ID] = true
+	if len(p.members.rollouts) == 0 {
+		return nil
 	}
 	rollouts := p.rolloutsNow()
 	for _, r := range rollouts[max(0, len(rollouts)-2):] {
@@ -30,7 +29,7 @@ func (p *pass) words(i miosa.Instance) []miosa.Word {
 		if !made && r.StepSince.Before(i.CreatedAt) || p.now.Sub(r.StepSince) > wordsFor {
 			continue
 		}
-		if id := r.ID + "/" + what; text != "" && !told[id] && !p.told[i.ServiceID+"/"+i.VersionID+"/"+id] {
+		if id := r.ID + "/" + what; text != "" && !p.told[told{unit{i.ServiceID, i.VersionID}, id}] {
 			out = append(out, miosa.Word{ID: id, At: p.now, Text: text})
 		}
 	}
@@ -39,11 +38,18 @@ func (p *pass) words(i miosa.Instance) []miosa.Word {
 
 // faults are what routers found wrong with an instance's app and its log does
 // not tell yet. Every instance speaks for itself.
-func (p *pass) faults(i miosa.Instance) []miosa.Word {
+func (p *pass) faults(i *miosa.Instance) []miosa.Word {
 	var out []miosa.Word
 	told := func(id string) bool {
 		is := func(w miosa.Word) bool { return w.ID == id }
 		return slices.ContainsFunc(i.Words, is) || slices.ContainsFunc(out, is)
+	}
+	any := false
+	for _, r := range p.m.routers {
+		any = any || r.faults[i.ID] != ""
+	}
+	if !any {
+		return nil
 	}
 	for _, router := range slices.Sorted(maps.Keys(p.m.routers)) {
 		why := clipped(p.m.routers[router].faults[i.ID])
@@ -55,7 +61,7 @@ func (p *pass) faults(i miosa.Instance) []miosa.Word {
 }
 
 // word is what a rollout's present step means to an instance, if it does.
-func (p *pass) word(r miosa.Rollout, i miosa.Instance) (what, text string) {
+func (p *pass) word(r miosa.Rollout, i *miosa.Instance) (what, text string) {
 	target, ok := p.version(r.TargetID)
 	if !ok {
 		return "", ""
@@ -95,7 +101,7 @@ func by(requester string) string {
 // rolloutsNow are the environment's rollouts as this pass leaves them, in order
 // of ID.
 func (p *pass) rolloutsNow() []miosa.Rollout {
-	out := sorted(p.m.w.members(p.env.ID).rollouts, p.m.w.rollouts)
+	out := slices.Clone(p.members.rollouts)
 	for _, put := range p.commit.Put {
 		if changed, ok := put.(miosa.Rollout); ok {
 			for n := range out {
@@ -111,28 +117,35 @@ func (p *pass) rolloutsNow() []miosa.Rollout {
 // speakers finds for each service and version the instance that speaks for all:
 // the lowest slot that has a host; and what was told already.
 func (p *pass) speakers() {
-	p.speaker, p.told = map[string]string{}, map[string]bool{}
-	slot := map[string]int{}
-	for _, i := range p.all {
-		group := i.ServiceID + "/" + i.VersionID
+	p.speaker, p.told = map[unit]string{}, map[told]bool{}
+	slot := map[unit]int{}
+	for n := range p.all {
+		i := &p.all[n]
+		of := unit{i.ServiceID, i.VersionID}
 		for _, w := range i.Words {
-			p.told[group+"/"+w.ID] = true
+			p.told[told{of, w.ID}] = true
 		}
 		if i.HostID == "" || i.State().Terminal() {
 			continue
 		}
-		if n, ok := slot[group]; !ok || i.Slot < n {
-			slot[group], p.speaker[group] = i.Slot, i.ID
+		if n, ok := slot[of]; !ok || i.Slot < n {
+			slot[of], p.speaker[of] = i.Slot, i.ID
 		}
 	}
 }
 
+// told is a word that one of a unit's instances was given.
+type told struct {
+	unit
+	word string
+}
+
 // tell adds what is due to an instance's words.
 func (p *pass) tell(i *miosa.Instance) bool {
-	due := p.faults(*i)
-	if p.speaks(*i) {
-		for _, w := range p.words(*i) {
-			p.told[i.ServiceID+"/"+i.VersionID+"/"+w.ID] = true
+	due := p.faults(i)
+	if p.speaks(i) {
+		for _, w := range p.words(i) {
+			p.told[told{unit{i.ServiceID, i.VersionID}, w.ID}] = true
 			due = append(due, w)
 		}
 	}
@@ -144,16 +157,16 @@ func (p *pass) tell(i *miosa.Instance) bool {
 	return true
 }
 
-// speaks reports whether the instance is the one that speaks for its group.
-func (p *pass) speaks(i miosa.Instance) bool {
-	group := i.ServiceID + "/" + i.VersionID
+// speaks reports whether the instance is the one that speaks for its unit.
+func (p *pass) speaks(i *miosa.Instance) bool {
+	of := unit{i.ServiceID, i.VersionID}
 	if i.ID != "" {
-		return p.speaker[group] == i.ID
+		return p.speaker[of] == i.ID
 	}
-	if i.HostID == "" || p.speaker[group] != "" {
+	if i.HostID == "" || p.speaker[of] != "" {
 		return false
 	}
-	p.speaker[group] = "the one that is made now"
+	p.speaker[of] = "the one that is made now"
 	return true
 }
 

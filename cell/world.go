@@ -1,65 +1,167 @@
 package cell
 
 import (
-	"cmp"
+	"fmt"
 	"slices"
 
 	"github.com/miosa/miosa"
-	"github.com/miosa/miosa/schedule"
 )
 
 // world is what the store holds, in memory, as of one revision. It is fed by
 // the watch alone: what we commit ourselves comes back to us like everybody
-// else's changes.
+// else's changes. Each change costs what it touches: what is asked for is kept
+// under what it is asked by.
 type world struct {
-	revision     int64
-	tenants      map[string]miosa.Tenant
-	deployments  map[string]miosa.Deployment
-	environments map[string]miosa.Environment
-	services     map[string]miosa.Service
-	versions     map[string]miosa.Version
-	rollouts     map[string]miosa.Rollout
-	instances    map[string]miosa.Instance    // Observed joined
-	observations map[string]miosa.Observation // also those whose instance has not come yet
-	hosts        map[string]miosa.Host
-
-	inEnvironment map[string]*members // by environment ID
-	ofDeployment  map[string]map[string]bool
-	used          map[string]miosa.Resources // by host ID
-	unplaced      map[string]int             // by environment ID: instances without a host
+	revision    int64
+	tenants     map[string]miosa.Tenant
+	deployments map[string]*deployment
+	ofTenant    map[string]map[string]bool // IDs of deployments
+	members     map[string]*members        // by environment ID
+	of          map[string]*members        // by the ID of a service, version, rollout or instance: where it belongs
+	early       map[string]miosa.Observation
+	hosts       map[string]miosa.Host
+	onHost      map[string]map[string]bool // by host ID: IDs of instances that have not ended
+	fleet       *fleet
+	unplaced    map[string]int  // by environment ID: instances without a host
+	flipping    map[string]bool // IDs of rollouts
+	states      map[miosa.InstanceState]int
+	live        int // rollouts
 }
 
-// members are the IDs of what belongs to one environment.
+// deployment is one with the IDs of its environments. Either may come first.
+type deployment struct {
+	miosa.Deployment // ID "": has not come yet
+	environments     map[string]bool
+}
+
+// members are an environment and what belongs to it, each in order of ID. What
+// is in them is replaced, never changed: but only until the next event.
 type members struct {
-	services, versions, rollouts, instances map[string]bool
+	id                string // the environment's
+	miosa.Environment        // ID "": has not come yet, or is gone
+	services          []miosa.Service
+	versions          []miosa.Version
+	rollouts          []miosa.Rollout
+	instances         []miosa.Instance // Observed joined
 }
 
 func newWorld() *world {
 	return &world{
-		tenants: map[string]miosa.Tenant{}, deployments: map[string]miosa.Deployment{},
-		environments: map[string]miosa.Environment{}, services: map[string]miosa.Service{},
-		versions: map[string]miosa.Version{}, rollouts: map[string]miosa.Rollout{},
-		instances: map[string]miosa.Instance{}, observations: map[string]miosa.Observation{},
-		hosts: map[string]miosa.Host{}, inEnvironment: map[string]*members{},
-		ofDeployment: map[string]map[string]bool{}, used: map[string]miosa.Resources{}, unplaced: map[string]int{},
+		tenants: map[string]miosa.Tenant{}, deployments: map[string]*deployment{}, ofTenant: map[string]map[string]bool{}, members: map[string]*members{}, of: map[string]*members{},
+		early: map[string]miosa.Observation{}, hosts: map[string]miosa.Host{}, onHost: map[string]map[string]bool{}, fleet: newFleet(),
+		unplaced: map[string]int{}, flipping: map[string]bool{}, states: map[miosa.InstanceState]int{},
 	}
 }
 
-func (w *world) members(env string) *members {
-	m := w.inEnvironment[env]
+// find is where in the sorted list an ID is, or belongs.
+func find[T any](list []T, id string, idOf func(*T) string) (int, bool) {
+	// New ones come last.
+	if n := len(list); n == 0 || idOf(&list[n-1]) < id {
+		return n, false
+	}
+	low, high := 0, len(list)
+	for low < high {
+		if mid := (low + high) / 2; idOf(&list[mid]) < id {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	return low, low < len(list) && idOf(&list[low]) == id
+}
+
+func get[T any](list []T, id string, idOf func(*T) string) *T {
+	if n, ok := find(list, id, idOf); ok {
+		return &list[n]
+	}
+	return nil
+}
+
+func insert[T any](list []T, v T, idOf func(*T) string) []T {
+	n, ok := find(list, idOf(&v), idOf)
+	if ok {
+		list[n] = v
+		return list
+	}
+	return slices.Insert(list, n, v)
+}
+
+func without[T any](list []T, id string, idOf func(*T) string) []T {
+	if n, ok := find(list, id, idOf); ok {
+		return slices.Delete(list, n, n+1)
+	}
+	return list
+}
+
+func serviceID(v *miosa.Service) string   { return v.ID }
+func versionID(v *miosa.Version) string   { return v.ID }
+func rolloutID(v *miosa.Rollout) string   { return v.ID }
+func instanceID(v *miosa.Instance) string { return v.ID }
+
+func (m *members) service(id string) *miosa.Service   { return get(m.services, id, serviceID) }
+func (m *members) version(id string) *miosa.Version   { return get(m.versions, id, versionID) }
+func (m *members) rollout(id string) *miosa.Rollout   { return get(m.rollouts, id, rolloutID) }
+func (m *members) instance(id string) *miosa.Instance { return get(m.instances, id, instanceID) }
+
+// empty: nothing is left of it.
+func (m *members) empty() bool {
+	return m.ID == "" && len(m.services)+len(m.versions)+len(m.rollouts)+len(m.instances) == 0
+}
+
+// membersOf is an environment with what belongs to it, made if need be: its
+// records may come in any order.
+func (w *world) membersOf(env string) *members {
+	m := w.members[env]
 	if m == nil {
-		m = &members{services: map[string]bool{}, versions: map[string]bool{}, rollouts: map[string]bool{}, instances: map[string]bool{}}
-		w.inEnvironment[env] = m
+		m = &members{id: env}
+		w.members[env] = m
 	}
 	return m
+}
+
+// environment is a known one; nil: it has not come, or is gone.
+func (w *world) environment(id string) *members {
+	if m := w.members[id]; m != nil && m.ID != "" {
+		return m
+	}
+	return nil
+}
+
+func (w *world) deployment(id string) miosa.Deployment {
+	if d := w.deployments[id]; d != nil {
+		return d.Deployment
+	}
+	return miosa.Deployment{}
+}
+
+func (w *world) deploymentOf(id string) *deployment {
+	d := w.deployments[id]
+	if d == nil {
+		d = &deployment{environments: map[string]bool{}}
+		w.deployments[id] = d
+	}
+	return d
+}
+
+// instance is a known one; nil: there is none.
+func (w *world) instance(id string) *miosa.Instance {
+	if m := w.of[id]; m != nil {
+		return m.instance(id)
+	}
+	return nil
 }
 
 // touched is what a change may bear on: environments by ID, or all that wait
 // for room.
 type touched struct {
 	environments map[string]bool
-	capacity     bool // a host came, went or has more room
-	routes       bool // the table may have to change
+	routes       map[string]bool // environments whose routes may have to change
+	ended        []string        // instances that did, or are gone
+	capacity     bool            // a host came, or has more room
+}
+
+func newTouched() *touched {
+	return &touched{environments: map[string]bool{}, routes: map[string]bool{}}
 }
 
 func (t *touched) env(id string) {
@@ -68,85 +170,153 @@ func (t *touched) env(id string) {
 	}
 }
 
+// route marks an environment to be decided and its routes to be made anew.
+func (t *touched) route(id string) {
+	if id != "" {
+		t.environments[id] = true
+		t.routes[id] = true
+	}
+}
+
+// Kinds are all kinds of records there are, as store.ParseKey names them, and
+// whether they are handed to the machine. A new kind is an entry here, and a case
+// in put if it is handed over.
+var Kinds = map[string]bool{
+	"tenant": true, "deployment": true, "environment": true, "service": true, "version": true, "release": true, "rollout": true,
+	"instance": true, "observation": true, "host": true,
+	"plan": false, "api_key": false, "vars": false, "event": false, "webhook": false, "log_drain": false, "registry_login": false,
+}
+
+// UnknownNoun is what the machine is given and has no place for: a record of a
+// kind that it was never taught is never passed over.
+type UnknownNoun struct{ Noun any }
+
+func (e UnknownNoun) Error() string {
+	return fmt.Sprintf("control has no place for a record of type %T", e.Noun)
+}
+
 // put takes a noun's newest state in.
-func (w *world) put(noun any, t *touched) {
+func (w *world) put(noun any, t *touched) error {
 	switch v := noun.(type) {
 	case miosa.Tenant:
+		known := w.tenants[v.ID]
 		w.tenants[v.ID] = v
-		t.routes = true
+		if known.Slug != v.Slug {
+			for id := range w.ofTenant[v.ID] {
+				w.deployments[id].touch(t)
+			}
+		}
 	case miosa.Deployment:
-		w.deployments[v.ID] = v
-		t.routes = true
-		for env := range w.ofDeployment[v.ID] {
-			t.env(env)
+		d := w.deploymentOf(v.ID)
+		d.Deployment = v
+		if w.ofTenant[v.TenantID] == nil {
+			w.ofTenant[v.TenantID] = map[string]bool{}
 		}
+		w.ofTenant[v.TenantID][v.ID] = true
+		d.touch(t)
 	case miosa.Environment:
-		w.environments[v.ID] = v
-		set := w.ofDeployment[v.DeploymentID]
-		if set == nil {
-			set = map[string]bool{}
-			w.ofDeployment[v.DeploymentID] = set
-		}
-		set[v.ID] = true
-		t.env(v.ID)
-		t.routes = true
+		w.membersOf(v.ID).Environment = v
+		w.deploymentOf(v.DeploymentID).environments[v.ID] = true
+		t.route(v.ID)
 	case miosa.Service:
-		w.services[v.ID] = v
-		w.members(v.EnvironmentID).services[v.ID] = true
-		t.env(v.EnvironmentID)
-		t.routes = true
+		m := w.membersOf(v.EnvironmentID)
+		m.services = insert(m.services, v, serviceID)
+		w.of[v.ID] = m
+		t.route(v.EnvironmentID)
 	case miosa.Version:
-		if _, known := w.versions[v.ID]; !known {
-			t.routes = true // where its requests go is frozen with it
+		m := w.membersOf(v.EnvironmentID)
+		known := m.version(v.ID) != nil
+		m.versions = insert(m.versions, v, versionID)
+		w.of[v.ID] = m
+		if t.env(v.EnvironmentID); !known {
+			t.route(v.EnvironmentID) // where its requests go is frozen with it
 		}
-		w.versions[v.ID] = v
-		w.members(v.EnvironmentID).versions[v.ID] = true
-		t.env(v.EnvironmentID)
 	case miosa.Rollout:
-		w.rollouts[v.ID] = v
-		w.members(v.EnvironmentID).rollouts[v.ID] = true
-		t.env(v.EnvironmentID)
-		t.routes = true
+		m := w.membersOf(v.EnvironmentID)
+		w.countRollout(m.rollout(v.ID), -1)
+		m.rollouts = insert(m.rollouts, v, rolloutID)
+		w.of[v.ID] = m
+		w.countRollout(&v, 1)
+		t.route(v.EnvironmentID)
 	case miosa.Instance:
-		v.Observed = w.observations[v.ID]
+		if known := w.instance(v.ID); known != nil {
+			v.Observed = known.Observed
+		} else if o, ok := w.early[v.ID]; ok {
+			v.Observed = o
+			delete(w.early, v.ID)
+		} else {
+			v.Observed = miosa.Observation{}
+		}
 		w.putInstance(v, t)
 	case miosa.Observation:
-		w.observations[v.InstanceID] = v
-		if i, ok := w.instances[v.InstanceID]; ok {
+		if known := w.instance(v.InstanceID); known != nil {
+			i := *known
 			i.Observed = v
 			w.putInstance(i, t)
+		} else {
+			w.early[v.InstanceID] = v
 		}
 	case miosa.Host:
 		w.hosts[v.ID] = v
+		w.fleet.put(v)
 		t.capacity = true
-		for _, i := range w.instances {
-			if i.HostID == v.ID {
-				t.env(i.EnvironmentID)
-			}
-		}
+		w.touchHost(v.ID, t)
+	case miosa.Release: // retention's; what boots is read when it is sealed
+	default:
+		return UnknownNoun{noun}
+	}
+	return nil
+}
+
+func (d *deployment) touch(t *touched) {
+	for env := range d.environments {
+		t.route(env)
+	}
+}
+
+func (w *world) touchHost(id string, t *touched) {
+	for i := range w.onHost[id] {
+		t.env(w.of[i].id)
+	}
+}
+
+func (w *world) countRollout(r *miosa.Rollout, sign int) {
+	if r == nil {
+		return
+	}
+	if r.Live() {
+		w.live += sign
+	}
+	if r.Step == miosa.StepFlipping && sign > 0 {
+		w.flipping[r.ID] = true
+	} else {
+		delete(w.flipping, r.ID)
 	}
 }
 
 func (w *world) putInstance(i miosa.Instance, t *touched) {
-	if old, ok := w.instances[i.ID]; ok {
+	m := w.membersOf(i.EnvironmentID)
+	if old := m.instance(i.ID); old != nil {
 		w.count(old, -1)
 		if !old.State().Terminal() && i.State().Terminal() {
 			t.capacity = true
+			t.ended = append(t.ended, i.ID)
 		}
 		if old.Serving() != i.Serving() || old.Goal != i.Goal || old.Observed.Addr != i.Observed.Addr {
-			t.routes = true
+			t.route(i.EnvironmentID)
 		}
 	} else if i.Serving() {
-		t.routes = true
+		t.route(i.EnvironmentID)
 	}
-	w.instances[i.ID] = i
-	w.count(i, 1)
-	w.members(i.EnvironmentID).instances[i.ID] = true
+	m.instances = insert(m.instances, i, instanceID)
+	w.of[i.ID] = m
+	w.count(&i, 1)
 	t.env(i.EnvironmentID)
 }
 
 // count adds (or takes away) what an instance holds of its host.
-func (w *world) count(i miosa.Instance, sign int) {
+func (w *world) count(i *miosa.Instance, sign int) {
+	w.states[i.State()] += sign
 	if i.State().Terminal() {
 		return
 	}
@@ -157,89 +327,104 @@ func (w *world) count(i miosa.Instance, sign int) {
 		}
 		return
 	}
-	r := i.Spec.Resources
-	if sign < 0 {
-		r = miosa.Resources{VCPUs: -r.VCPUs, MemoryMB: -r.MemoryMB, DiskMB: -r.DiskMB, GPU: -r.GPU}
+	if sign > 0 {
+		on := w.onHost[i.HostID]
+		if on == nil {
+			on = map[string]bool{}
+			w.onHost[i.HostID] = on
+		}
+		on[i.ID] = true
+		w.fleet.promise(i.HostID, i.Spec.Resources)
+		return
 	}
-	w.used[i.HostID] = schedule.Add(w.used[i.HostID], r)
+	delete(w.onHost[i.HostID], i.ID)
+	if len(w.onHost[i.HostID]) == 0 {
+		delete(w.onHost, i.HostID)
+	}
+	w.fleet.release(i.HostID, i.Spec.Resources)
+}
+
+// UnknownKind is a deleted record of a kind that the machine was never taught.
+type UnknownKind struct{ Kind string }
+
+func (e UnknownKind) Error() string {
+	return fmt.Sprintf("control has no place for a record of kind %q", e.Kind)
 }
 
 // remove forgets a noun by kind and ID, as store.ParseKey names them.
-func (w *world) remove(kind, id string, t *touched) {
+func (w *world) remove(kind, id string, t *touched) error {
+	if _, known := Kinds[kind]; !known {
+		return UnknownKind{kind}
+	}
+	m := w.of[id]
 	switch kind {
 	case "tenant":
 		delete(w.tenants, id)
 	case "deployment":
-		delete(w.deployments, id)
-		t.routes = true
-	case "environment":
-		if e, ok := w.environments[id]; ok {
-			delete(w.ofDeployment[e.DeploymentID], id)
-			if len(w.ofDeployment[e.DeploymentID]) == 0 {
-				delete(w.ofDeployment, e.DeploymentID)
+		if d := w.deployments[id]; d != nil {
+			d.touch(t)
+			delete(w.ofTenant[d.TenantID], id)
+			if len(w.ofTenant[d.TenantID]) == 0 {
+				delete(w.ofTenant, d.TenantID)
 			}
+			d.Deployment = miosa.Deployment{}
+			w.forgetDeployment(id)
 		}
-		delete(w.environments, id)
-		delete(w.inEnvironment, id)
-		t.routes = true
+	case "environment":
+		if m := w.members[id]; m != nil {
+			if d := w.deployments[m.DeploymentID]; d != nil {
+				delete(d.environments, id)
+				w.forgetDeployment(m.DeploymentID)
+			}
+			m.Environment = miosa.Environment{}
+			t.route(id)
+		}
 	case "service":
-		if s, ok := w.services[id]; ok {
-			delete(w.members(s.EnvironmentID).services, id)
+		if m != nil {
+			s := m.service(id)
 			t.env(s.EnvironmentID)
+			m.services = without(m.services, id, serviceID)
 		}
-		delete(w.services, id)
 	case "version":
-		if v, ok := w.versions[id]; ok {
-			delete(w.members(v.EnvironmentID).versions, id)
+		if m != nil {
+			m.versions = without(m.versions, id, versionID)
 		}
-		delete(w.versions, id)
 	case "rollout":
-		if r, ok := w.rollouts[id]; ok {
-			delete(w.members(r.EnvironmentID).rollouts, id)
+		if m != nil {
+			w.countRollout(m.rollout(id), -1)
+			m.rollouts = without(m.rollouts, id, rolloutID)
 		}
-		delete(w.rollouts, id)
 	case "instance":
-		if i, ok := w.instances[id]; ok {
+		if m != nil {
+			i := m.instance(id)
 			w.count(i, -1)
-			delete(w.members(i.EnvironmentID).instances, id)
-			t.env(i.EnvironmentID)
-			t.capacity, t.routes = true, true
+			t.route(i.EnvironmentID)
+			t.capacity, t.ended = true, append(t.ended, id)
+			m.instances = without(m.instances, id, instanceID)
 		}
-		delete(w.instances, id)
 	case "observation":
-		delete(w.observations, id)
+		delete(w.early, id)
 	case "host":
 		delete(w.hosts, id)
-		for _, i := range w.instances {
-			if i.HostID == id {
-				t.env(i.EnvironmentID)
-			}
-		}
+		w.fleet.remove(id)
+		w.touchHost(id, t)
+	}
+	if kind == "service" || kind == "version" || kind == "rollout" || kind == "instance" {
+		delete(w.of, id)
+	}
+	return nil
+}
+
+// forgetDeployment lets go of one that is gone with all of its environments.
+func (w *world) forgetDeployment(id string) {
+	if d := w.deployments[id]; d.ID == "" && len(d.environments) == 0 {
+		delete(w.deployments, id)
 	}
 }
 
-// fleet is the hosts with what is promised on them, in order of ID.
-func (w *world) fleet() []schedule.Host {
-	out := make([]schedule.Host, 0, len(w.hosts))
-	for _, h := range w.hosts {
-		out = append(out, schedule.Host{Host: h, Used: w.used[h.ID]})
+// forgetMembers lets go of an environment that is gone with all that belonged to it.
+func (w *world) forgetMembers(id string) {
+	if m := w.members[id]; m != nil && m.empty() {
+		delete(w.members, id)
 	}
-	slices.SortFunc(out, func(a, b schedule.Host) int { return cmp.Compare(a.ID, b.ID) })
-	return out
-}
-
-// sorted lists the values of the set's IDs in order of ID.
-func sorted[T any](set map[string]bool, all map[string]T) []T {
-	ids := make([]string, 0, len(set))
-	for id := range set {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	out := make([]T, 0, len(ids))
-	for _, id := range ids {
-		if v, ok := all[id]; ok {
-			out = append(out, v)
-		}
-	}
-	return out
 }

@@ -55,7 +55,7 @@ type Control struct {
 	hosts    *hub[map[string]miosa.Instance]
 	routes   *feed
 	running  sync.WaitGroup
-	asks     chan chan cell.Census // by who scrapes
+	asks     chan func(*cell.Machine) // by who wants to know
 	rollouts *prometheus.CounterVec
 }
 
@@ -67,7 +67,7 @@ func New(cfg Options, s store.Store, vault Vault, sealTo SealTo, log *slog.Logge
 	return &Control{
 		cfg: cfg, store: s, vault: vault, sealTo: sealTo, log: log,
 		events: make(chan cell.Event, 1024), hosts: newHub[map[string]miosa.Instance](), routes: newFeed(),
-		asks: make(chan chan cell.Census), rollouts: newRolloutCounter(),
+		asks: make(chan func(*cell.Machine)), rollouts: newRolloutCounter(),
 	}, nil
 }
 
@@ -102,23 +102,32 @@ func (c *Control) Run(ctx context.Context) error {
 	slots := make(chan struct{}, commitsAtOnce)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	var asks chan func(*cell.Machine)
 	for {
-		var ev cell.Event
+		var events cell.Together
 		select {
 		case <-ctx.Done():
 			return nil
 		case err := <-watchErr:
 			return err
-		case ev = <-c.events:
+		case ev := <-c.events:
+			events = c.waiting(ev)
 		case <-timer.C:
-			ev = cell.Tick{}
-		case answer := <-c.asks:
-			answer <- machine.Census()
+			events = cell.Together{cell.Tick{}}
+		case ask := <-asks:
+			ask(machine)
 			continue
 		}
-		c.observe(ev)
-		for _, effect := range machine.Handle(time.Now().UTC(), ev) {
-			c.carryOut(ctx, effect, slots)
+		for _, ev := range events {
+			c.observe(ev)
+		}
+		for _, effect := range machine.Handle(time.Now().UTC(), events) {
+			if err := c.carryOut(ctx, effect, slots); err != nil {
+				return err
+			}
+		}
+		if machine.Loaded() {
+			asks = c.asks // who asks sooner waits
 		}
 		wait := time.Hour
 		if at := machine.Wake(); !at.IsZero() {
@@ -128,11 +137,46 @@ func (c *Control) Run(ctx context.Context) error {
 	}
 }
 
-func (c *Control) carryOut(ctx context.Context, effect cell.Effect, slots chan struct{}) {
+// eventsAtOnce bounds what is taken in before it is decided.
+const eventsAtOnce = 256
+
+// waiting is an event with those that wait behind it: what they touch together
+// is decided once.
+func (c *Control) waiting(first cell.Event) cell.Together {
+	events := cell.Together{first}
+	for len(events) < eventsAtOnce {
+		select {
+		case ev := <-c.events:
+			events = append(events, ev)
+		default:
+			return events
+		}
+	}
+	return events
+}
+
+// ask has the loop look something up in the machine. It fails when ctx ends
+// before the machine has the records.
+func (c *Control) ask(ctx context.Context, look func(*cell.Machine)) error {
+	done := make(chan struct{})
+	select {
+	case c.asks <- func(m *cell.Machine) { look(m); close(done) }:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	<-done
+	return nil
+}
+
+func (c *Control) carryOut(ctx context.Context, effect cell.Effect, slots chan struct{}) error {
 	switch e := effect.(type) {
+	case cell.Halt:
+		return e.Err
 	case cell.Publish:
-		c.log.Info("routes changed", "generation", e.Table.Generation, "hosts", len(e.Table.Routes))
-		c.routes.publish(e.Table)
+		c.log.Info("routes changed", "generation", e.Update.Generation, "names", len(e.Update.Routes)+len(e.Update.Ports), "gone", len(e.Update.GoneRoutes)+len(e.Update.GonePorts))
+		if !c.routes.publish(e.Update) {
+			return miosa.Errorf(miosa.Internal, "an update of the routes is missing before generation %d", e.Update.Generation)
+		}
 	case cell.Assign:
 		c.assign(e.Instances)
 	case cell.Commit:
@@ -158,6 +202,7 @@ func (c *Control) carryOut(ctx context.Context, effect cell.Effect, slots chan s
 			c.post(ctx, cell.Purged{Deployment: e.Deployment, Err: err})
 		})
 	}
+	return nil
 }
 
 // observe shows an event to the observer.
@@ -278,10 +323,15 @@ func LoadAll(ctx context.Context, s store.Store) (cell.Loaded, error) {
 	return loaded, nil
 }
 
-// decode leaves out what the machine has no use for.
+// decode leaves out what the machine has no use for: cell.Kinds says what that is.
 func decode(e store.Entry) (any, bool, error) {
 	kind, _, ok := store.ParseKey(e.Key)
-	if !ok || kind == "event" || kind == "webhook" || kind == "api_key" || kind == "vars" || kind == "plan" || kind == "log_drain" {
+	if !ok { // an index entry
+		return nil, false, nil
+	}
+	if used, known := cell.Kinds[kind]; !known {
+		return nil, false, cell.UnknownKind{Kind: kind}
+	} else if !used {
 		return nil, false, nil
 	}
 	noun, err := store.Decode(e)

@@ -71,37 +71,11 @@ func (l Link) Assignments(ctx context.Context, hostID string) iter.Seq2[[]miosa.
 	}
 }
 
-// present reads the host's instances from the store: what was committed
-// before the subscription began.
-func (l Link) present(ctx context.Context, hostID string) ([]miosa.Instance, error) {
-	observed := map[string]miosa.Observation{}
-	var out []miosa.Instance
-	for e, err := range l.c.store.Scan(ctx, recordsPrefix+"t/", store.ScanOptions{}) {
-		if err != nil {
-			return nil, fmt.Errorf("list the instances of host %s: %w", hostID, err)
-		}
-		kind, _, ok := store.ParseKey(e.Key)
-		if !ok || kind != "instance" && kind != "observation" {
-			continue
-		}
-		noun, err := store.Decode(e)
-		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", e.Key, err)
-		}
-		switch v := noun.(type) {
-		case miosa.Instance:
-			if v.HostID == hostID {
-				out = append(out, v)
-			}
-		case miosa.Observation:
-			observed[v.InstanceID] = v
-		}
-	}
-	live := out[:0]
-	for _, i := range out {
-		if i.Observed = observed[i.ID]; !i.State().Terminal() {
-			live = append(live, i)
-		}
+// present are the host's instances that have not ended: what is committed after
+// the machine says so comes by the subscription.
+func (l Link) present(ctx context.Context, hostID string) (live []miosa.Instance, err error) {
+	if err := l.c.ask(ctx, func(m *cell.Machine) { live = m.Assigned(hostID) }); err != nil {
+		return nil, fmt.Errorf("list the instances of host %s: %w", hostID, err)
 	}
 	return live, nil
 }

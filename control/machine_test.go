@@ -257,10 +257,9 @@ func (b *bench) feed(ev cell.Event) {
 			b.activates(e)
 			b.settles(e)
 		case cell.Publish:
-			if e.Table.Generation <= b.table.Generation {
-				b.Fatalf("table %d after %d", e.Table.Generation, b.table.Generation)
+			if e.Update.Generation <= b.table.Generation || !b.table.Apply(e.Update) {
+				b.Fatalf("an update to %d after %d", e.Update.Generation, b.table.Generation)
 			}
-			b.table = e.Table
 		}
 	}
 	underWay := map[string]int{}

@@ -57,13 +57,10 @@ func (c *Control) Collect(out chan<- prometheus.Metric) {
 	c.rollouts.Collect(out)
 	ctx, cancel := context.WithTimeout(context.Background(), censusWait)
 	defer cancel()
-	answer := make(chan cell.Census, 1)
-	select {
-	case c.asks <- answer:
-	case <-ctx.Done():
+	var now cell.Census
+	if c.ask(ctx, func(m *cell.Machine) { now = m.Census() }) != nil {
 		return
 	}
-	now := <-answer
 	gauge := func(d *prometheus.Desc, v int, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
 	}

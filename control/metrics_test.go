@@ -16,7 +16,7 @@ import (
 // newScraped is a Control whose loop is only the answers to who scrapes.
 func newScraped(t *testing.T, nouns ...any) (*Control, *prometheus.Registry) {
 	t.Helper()
-	c := &Control{asks: make(chan chan cell.Census), rollouts: newRolloutCounter(), log: slog.New(slog.DiscardHandler)}
+	c := &Control{asks: make(chan func(*cell.Machine)), rollouts: newRolloutCounter(), log: slog.New(slog.DiscardHandler)}
 	m := cell.NewMachine(cell.Config{Hosts: func(miosa.Tenant, miosa.Deployment, miosa.Environment) []string { return nil }})
 	m.Handle(time.Unix(1_800_000_000, 0), cell.Loaded{Nouns: nouns, Revision: 1})
 	go func() {
@@ -24,8 +24,8 @@ func newScraped(t *testing.T, nouns ...any) (*Control, *prometheus.Registry) {
 			select {
 			case <-t.Context().Done():
 				return
-			case answer := <-c.asks:
-				answer <- m.Census()
+			case ask := <-c.asks:
+				ask(m)
 			}
 		}
 	}()

@@ -7,13 +7,13 @@ import (
 	"github.com/miosa/miosa/routing"
 )
 
-// Feed is where tables come from and where reports go: control itself when
+// Feed is where the routes come from and where reports go: control itself when
 // both run in one process, a stream to it when they run apart.
 type Feed interface {
-	// Tables yields the current table at once and then every newer one, until
-	// ctx is done or the feed is lost. Tables in between may be skipped: each
-	// is complete. A yielded table is never changed again by either side.
-	Tables(ctx context.Context) iter.Seq[routing.Table]
+	// Updates yields the whole of the current table at once and then what changes
+	// in it, in order, until ctx is done or the feed is lost. Several updates may
+	// come as one. A yielded one is not changed by the feed any more.
+	Updates(ctx context.Context) iter.Seq[routing.Update]
 	// Report hands the router's report to control. A failed report is not
 	// repeated; the next one says all that this one said.
 	Report(ctx context.Context, r routing.Report) error

@@ -93,6 +93,10 @@ func (l *loop) carry(ev event) {
 			l.rt.expireTunnels(e.backend)
 		case closeTunnel:
 			l.rt.askTunnel(e.id)
+		case fetch:
+			if cancel := l.rt.refetch.Load(); cancel != nil {
+				(*cancel)()
+			}
 		case count:
 			l.carry(counted{l.counts()})
 		case report:

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/miosa/miosa"
@@ -19,7 +20,8 @@ type machine struct {
 	table    routing.Table
 	applied  bool // a table has come; generation 0 is a legal first one
 
-	serving map[routing.Backend]time.Duration // in the table, with the longest drain of its pools
+	serving map[routing.Backend]map[string]time.Duration // in the table: the drain of each pool that holds it, by its name
+	drains  map[routing.Backend]time.Duration            // within one update: the longest drain that a backend had before it
 	leaving map[routing.Backend]*departure
 	tunnels map[tunnelID]routing.Backend
 	faults  map[routing.Backend]string // of what is serving or leaving
@@ -54,8 +56,8 @@ const (
 type (
 	event interface{ isEvent() }
 
-	// tableArrived: the feed has a new table.
-	tableArrived struct{ table routing.Table }
+	// updateArrived: the feed has an update of the table.
+	updateArrived struct{ update routing.Update }
 	// counted: what was in flight after all effects before the count were done.
 	counted struct{ inFlight map[routing.Backend]int }
 	// backendIdle: nothing is in flight any more at a backend that left.
@@ -78,14 +80,14 @@ type (
 	stopping struct{}
 )
 
-func (tableArrived) isEvent() {}
-func (counted) isEvent()      {}
-func (backendIdle) isEvent()  {}
-func (tunnelOpened) isEvent() {}
-func (tunnelClosed) isEvent() {}
-func (faulted) isEvent()      {}
-func (woke) isEvent()         {}
-func (stopping) isEvent()     {}
+func (updateArrived) isEvent() {}
+func (counted) isEvent()       {}
+func (backendIdle) isEvent()   {}
+func (tunnelOpened) isEvent()  {}
+func (tunnelClosed) isEvent()  {}
+func (faulted) isEvent()       {}
+func (woke) isEvent()          {}
+func (stopping) isEvent()      {}
 
 // The effects.
 type (
@@ -116,6 +118,8 @@ type (
 	cut struct{ backend routing.Backend }
 	// closeTunnel: ask both ends to close.
 	closeTunnel struct{ id tunnelID }
+	// fetch: an update is missing; get the whole table from the feed.
+	fetch struct{}
 	// count: read the in-flight counts and answer with counted.
 	count struct{}
 	// report: tell control.
@@ -131,13 +135,15 @@ func (retire) isEffect()      {}
 func (forget) isEffect()      {}
 func (cut) isEffect()         {}
 func (closeTunnel) isEffect() {}
+func (fetch) isEffect()       {}
 func (count) isEffect()       {}
 func (report) isEffect()      {}
 
 func newMachine(routerID string) *machine {
 	return &machine{
 		routerID: routerID,
-		serving:  map[routing.Backend]time.Duration{},
+		serving:  map[routing.Backend]map[string]time.Duration{},
+		drains:   map[routing.Backend]time.Duration{},
 		leaving:  map[routing.Backend]*departure{},
 		tunnels:  map[tunnelID]routing.Backend{},
 		faults:   map[routing.Backend]string{},
@@ -147,8 +153,8 @@ func newMachine(routerID string) *machine {
 // handle takes one event and says what to do, in the order to do it.
 func (m *machine) handle(now time.Time, ev event) []effect {
 	switch ev := ev.(type) {
-	case tableArrived:
-		return m.take(now, ev.table)
+	case updateArrived:
+		return m.take(now, ev.update)
 	case counted:
 		return m.tell(now, ev.inFlight)
 	case backendIdle:
@@ -204,40 +210,39 @@ func (m *machine) wake() time.Time {
 	return at
 }
 
-// take goes over to the table: pools first, then the backends that no pool
+// take goes over to the next table: pools first, then the backends that no pool
 // holds any more, and at last the count that the acknowledgement rests on.
-func (m *machine) take(now time.Time, next routing.Table) []effect {
-	if m.applied && next.Generation < m.table.Generation {
+func (m *machine) take(now time.Time, u routing.Update) []effect {
+	switch {
+	case m.applied && u.Generation < m.table.Generation:
 		return nil // overtaken on its way
-	}
-	if m.applied && next.Generation == m.table.Generation {
+	case m.applied && u.Generation == m.table.Generation:
 		return []effect{count{}} // control asks again: it is new, or lost our report
+	case !u.Whole && (!m.applied || u.From != m.table.Generation):
+		return []effect{fetch{}}
 	}
-	out := m.flips(next)
+	moved := map[routing.Backend]bool{} // in a pool that changes, before or after
+	out := m.flips(u, moved)
+	m.table.Apply(u)
+	m.applied = true
 
-	serving := map[routing.Backend]time.Duration{}
-	for _, pool := range next.Pools() {
-		for _, b := range pool.Backends {
-			serving[b] = max(serving[b], drainOf(pool))
-		}
-	}
-	for _, b := range sortedBackends(m.leaving) {
-		if _, back := serving[b]; back {
+	var left []routing.Backend
+	for _, b := range sortedBackends(moved) {
+		_, serves := m.serving[b]
+		d := m.leaving[b]
+		switch {
+		case serves && d != nil:
 			delete(m.leaving, b)
 			out = append(out, admit{b})
-		}
-	}
-	var left []routing.Backend
-	for b := range m.serving {
-		if _, stays := serving[b]; !stays {
+		case !serves && d == nil:
 			left = append(left, b)
 		}
 	}
-	slices.SortFunc(left, compareBackends)
 	for _, b := range left {
-		m.leaving[b] = &departure{deadline: now.Add(window(m.serving[b]))}
+		m.leaving[b] = &departure{deadline: now.Add(window(m.drains[b]))}
 		out = append(out, retire{b})
 	}
+	clear(m.drains)
 	if len(left) > 0 {
 		for _, id := range slices.Sorted(maps.Keys(m.tunnels)) {
 			if b := m.tunnels[id]; slices.Contains(left, b) {
@@ -245,43 +250,95 @@ func (m *machine) take(now time.Time, next routing.Table) []effect {
 			}
 		}
 	}
-	m.table, m.serving, m.applied = next, serving, true
 	return append(out, count{})
 }
 
-// flips are the host names and ports whose pool changes, in order.
-func (m *machine) flips(next routing.Table) []effect {
+// flips are the host names and ports whose pool changes, in order. It notes
+// whose backends change places.
+func (m *machine) flips(u routing.Update, moved map[routing.Backend]bool) []effect {
 	var changed, dropped []string
-	for host, pool := range next.Routes {
+	var opened, closed []int
+	for host, pool := range u.Routes {
 		if old, known := m.table.Routes[host]; !known || !old.Equal(pool) {
 			changed = append(changed, host)
 		}
 	}
-	for host := range m.table.Routes {
-		if _, stays := next.Routes[host]; !stays {
-			dropped = append(dropped, host)
+	for port, pool := range u.Ports {
+		if old, known := m.table.Ports[port]; !known || !old.Equal(pool) {
+			opened = append(opened, port)
 		}
+	}
+	dropped, closed = u.GoneRoutes, u.GonePorts
+	if u.Whole {
+		dropped, closed = missing(m.table.Routes, u.Routes), missing(m.table.Ports, u.Ports)
 	}
 	slices.Sort(changed)
-	slices.Sort(dropped)
-	out := make([]effect, 0, len(changed)+len(dropped)+1)
+	slices.Sort(opened)
+	out := make([]effect, 0, len(changed)+len(dropped)+len(opened)+len(closed)+1)
 	for _, host := range changed {
-		out = append(out, setPool{host, next.Routes[host]})
+		m.move(host, m.table.Routes[host], u.Routes[host], moved)
+		out = append(out, setPool{host, u.Routes[host]})
 	}
 	for _, host := range dropped {
-		out = append(out, dropHost{host})
-	}
-	for _, port := range slices.Sorted(maps.Keys(next.Ports)) {
-		if old, known := m.table.Ports[port]; !known || !old.Equal(next.Ports[port]) {
-			out = append(out, setPort{port, next.Ports[port]})
+		if old, known := m.table.Routes[host]; known {
+			m.move(host, old, routing.Pool{}, moved)
+			out = append(out, dropHost{host})
 		}
 	}
-	for _, port := range slices.Sorted(maps.Keys(m.table.Ports)) {
-		if _, stays := next.Ports[port]; !stays {
+	for _, port := range opened {
+		m.move(portName(port), m.table.Ports[port], u.Ports[port], moved)
+		out = append(out, setPort{port, u.Ports[port]})
+	}
+	for _, port := range closed {
+		if old, known := m.table.Ports[port]; known {
+			m.move(portName(port), old, routing.Pool{}, moved)
 			out = append(out, dropPort{port})
 		}
 	}
 	return out
+}
+
+// missing are the keys that the next one lacks, in order.
+func missing[K cmp.Ordered](now, next map[K]routing.Pool) (gone []K) {
+	for key := range now {
+		if _, stays := next[key]; !stays {
+			gone = append(gone, key)
+		}
+	}
+	slices.Sort(gone)
+	return gone
+}
+
+func portName(port int) string { return ":" + strconv.Itoa(port) }
+
+// move notes that a pool takes another one's place.
+func (m *machine) move(name string, old, next routing.Pool, moved map[routing.Backend]bool) {
+	for _, b := range old.Backends {
+		moved[b] = true
+		if all := m.serving[b]; all != nil {
+			if _, noted := m.drains[b]; !noted {
+				m.drains[b] = longest(all)
+			}
+			if delete(all, name); len(all) == 0 {
+				delete(m.serving, b)
+			}
+		}
+	}
+	for _, b := range next.Backends {
+		moved[b] = true
+		if m.serving[b] == nil {
+			m.serving[b] = map[string]time.Duration{}
+		}
+		m.serving[b][name] = drainOf(next)
+	}
+}
+
+// longest is the longest drain of those pools.
+func longest(drains map[string]time.Duration) (most time.Duration) {
+	for _, d := range drains {
+		most = max(most, d)
+	}
+	return most
 }
 
 // tell makes the report of a count. Every pool of m.table was in place before

@@ -101,6 +101,23 @@ func drawTable(t *rapid.T, generation int64) routing.Table {
 	return table
 }
 
+// difference is the update from one table to the next.
+func difference(now, next routing.Table) routing.Update {
+	u := routing.Update{From: now.Generation, Generation: next.Generation, Routes: map[string]routing.Pool{}, Ports: map[int]routing.Pool{}}
+	for name, pool := range next.Routes {
+		if old, known := now.Routes[name]; !known || !old.Equal(pool) {
+			u.Routes[name] = pool
+		}
+	}
+	for port, pool := range next.Ports {
+		if old, known := now.Ports[port]; !known || !old.Equal(pool) {
+			u.Ports[port] = pool
+		}
+	}
+	u.GoneRoutes, u.GonePorts = missing(now.Routes, next.Routes), missing(now.Ports, next.Ports)
+	return u
+}
+
 func TestMachineProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := newMachine("router-1")
@@ -135,23 +152,37 @@ func TestMachineProperties(t *testing.T) {
 			"table": func(t *rapid.T) {
 				generation++
 				next := drawTable(t, generation)
-				f.carry(t, m, now, m.handle(now, tableArrived{next}))
+				u := next.Whole()
+				if generation > 1 && rapid.Bool().Draw(t, "only what changes") {
+					u = difference(current, next)
+				}
+				f.carry(t, m, now, m.handle(now, updateArrived{u}))
 				current = next
+				if !routing.SameRoutes(m.table, current) {
+					t.Fatalf("the table is %+v, should be %+v", m.table, current)
+				}
 				if len(f.told) == 0 || f.told[len(f.told)-1].Generation != generation {
 					t.Fatalf("generation %d was not acknowledged", generation)
 				}
 			},
 			"old table": func(t *rapid.T) {
 				if generation > 1 {
-					if got := m.handle(now, tableArrived{drawTable(t, generation-1)}); got != nil {
+					if got := m.handle(now, updateArrived{drawTable(t, generation-1).Whole()}); got != nil {
 						t.Fatalf("an older table was taken: %v", got)
 					}
+				}
+			},
+			"gap": func(t *rapid.T) {
+				u := difference(current, drawTable(t, generation+2))
+				u.From++
+				if got := m.handle(now, updateArrived{u}); len(got) != 1 || got[0] != (fetch{}) {
+					t.Fatalf("an update is missing, and the machine does %v", got)
 				}
 			},
 			"same table": func(t *rapid.T) {
 				if generation > 0 {
 					told := len(f.told)
-					f.carry(t, m, now, m.handle(now, tableArrived{current}))
+					f.carry(t, m, now, m.handle(now, updateArrived{current.Whole()}))
 					if len(f.told) != told+1 {
 						t.Fatal("the same generation was not acknowledged again")
 					}
@@ -258,12 +289,12 @@ func TestMachineProperties(t *testing.T) {
 func TestMachineSpreadsClosesOverTheWindow(t *testing.T) {
 	m := newMachine("r")
 	b := testBackend(0)
-	m.handle(epoch, tableArrived{routing.Table{Generation: 1, Routes: map[string]routing.Pool{"h": {Drain: 30 * time.Second, Backends: []routing.Backend{b}}}}})
+	m.handle(epoch, updateArrived{routing.Table{Generation: 1, Routes: map[string]routing.Pool{"h": {Drain: 30 * time.Second, Backends: []routing.Backend{b}}}}.Whole()})
 	const n = 1000
 	for id := range tunnelID(n) {
 		m.handle(epoch, tunnelOpened{id, b})
 	}
-	m.handle(epoch, tableArrived{routing.Table{Generation: 2}})
+	m.handle(epoch, updateArrived{routing.Table{Generation: 2}.Whole()})
 	m.handle(epoch, counted{map[routing.Backend]int{b: n}})
 	closed := map[int]int{} // by quarter of the window
 	for now := epoch; now.Before(epoch.Add(31 * time.Second)); now = now.Add(100 * time.Millisecond) {
@@ -287,10 +318,10 @@ func TestMachineReturningBackendKeepsItsTunnels(t *testing.T) {
 	m := newMachine("r")
 	b := testBackend(0)
 	with := map[string]routing.Pool{"h": {Drain: 10 * time.Second, Backends: []routing.Backend{b}}}
-	m.handle(epoch, tableArrived{routing.Table{Generation: 1, Routes: with}})
+	m.handle(epoch, updateArrived{routing.Table{Generation: 1, Routes: with}.Whole()})
 	m.handle(epoch, tunnelOpened{7, b})
-	m.handle(epoch, tableArrived{routing.Table{Generation: 2}})
-	m.handle(epoch, tableArrived{routing.Table{Generation: 3, Routes: with}})
+	m.handle(epoch, updateArrived{routing.Table{Generation: 2}.Whole()})
+	m.handle(epoch, updateArrived{routing.Table{Generation: 3, Routes: with}.Whole()})
 	for _, e := range m.handle(epoch.Add(time.Minute), woke{}) {
 		switch e.(type) {
 		case closeTunnel, cut:

@@ -75,7 +75,8 @@ type Router struct {
 	h2c       *http.Transport
 	accessLog *accessLog
 
-	applied    atomic.Bool // a table has been applied
+	applied    atomic.Bool                        // a table has been applied
+	refetch    atomic.Pointer[context.CancelFunc] // ends the present subscription, for a whole table
 	ready      chan struct{}
 	events     chan event           // to the loop; whoever sends also watches stopped
 	idle       chan routing.Backend // retired backends with nothing in flight
@@ -310,18 +311,26 @@ func (rt *Router) complain(b routing.Backend, why string) {
 	go rt.post(faulted{b, why})
 }
 
-// take takes tables from the feed for as long as ctx lasts. A lost feed is
-// taken up again; meanwhile the router routes by what it has.
+// take takes updates from the feed for as long as ctx lasts. A lost feed is
+// taken up again, as is one of which something is missing; meanwhile the router
+// routes by what it has.
 func (rt *Router) take(ctx context.Context) {
 	const first, longest = 100 * time.Millisecond, 5 * time.Second
 	pause := first
 	for {
-		for t := range rt.feed.Tables(ctx) {
+		sub, cancel := context.WithCancel(ctx)
+		rt.refetch.Store(&cancel)
+		for u := range rt.feed.Updates(sub) {
 			pause = first
-			rt.post(tableArrived{t})
+			rt.post(updateArrived{u})
 		}
+		gap := sub.Err() != nil
+		cancel()
 		if ctx.Err() != nil {
 			return
+		}
+		if gap {
+			continue
 		}
 		rt.log.Warn("route feed lost", "again_in", pause)
 		timer := time.NewTimer(pause)

@@ -33,8 +33,8 @@ func newTestFeed() *testFeed {
 	return &testFeed{changed: make(chan struct{}), told: make(chan struct{})}
 }
 
-func (f *testFeed) Tables(ctx context.Context) iter.Seq[routing.Table] {
-	return func(yield func(routing.Table) bool) {
+func (f *testFeed) Updates(ctx context.Context) iter.Seq[routing.Update] {
+	return func(yield func(routing.Update) bool) {
 		seen := int64(0)
 		for {
 			f.mu.Lock()
@@ -42,7 +42,7 @@ func (f *testFeed) Tables(ctx context.Context) iter.Seq[routing.Table] {
 			f.mu.Unlock()
 			if t.Generation > seen {
 				seen = t.Generation
-				if !yield(t) {
+				if !yield(t.Whole()) {
 					return
 				}
 				continue
@@ -528,13 +528,13 @@ type brokenFeed struct {
 	once sync.Once
 }
 
-func (f *brokenFeed) Tables(ctx context.Context) iter.Seq[routing.Table] {
+func (f *brokenFeed) Updates(ctx context.Context) iter.Seq[routing.Update] {
 	broken := false
 	f.once.Do(func() { broken = true })
 	if broken {
-		return func(func(routing.Table) bool) {}
+		return func(func(routing.Update) bool) {}
 	}
-	return f.testFeed.Tables(ctx)
+	return f.testFeed.Updates(ctx)
 }
 
 func (f *brokenFeed) Report(context.Context, routing.Report) error {

@@ -9,7 +9,8 @@ import (
 	"github.com/miosa/miosa"
 )
 
-// Table is one generation of all routes. It is never changed once made.
+// Table is one generation of all routes. Its owner brings it to the next one by
+// Apply; its pools are never changed once made.
 type Table struct {
 	Generation int64           // grows; a router never applies an older one
 	Routes     map[string]Pool // by host name: lower case, no port

@@ -20,7 +20,7 @@ type router struct {
 	id       string
 	table    routing.Table
 	inFlight map[string]int
-	tables   lane
+	updates  lane
 	reports  lane
 	next     int
 	doors    []string // of the table: host names and ports, sorted
@@ -37,20 +37,29 @@ func newRouter(s *Sim, n int) *router {
 	return r
 }
 
-func (r *router) send(t routing.Table) {
+func (r *router) send(u routing.Update) {
 	epoch := r.s.epoch
-	r.s.inOrder(&r.tables, r.s.between(200*time.Microsecond, 80*time.Millisecond), func() {
+	r.s.inOrder(&r.updates, r.s.between(200*time.Microsecond, 80*time.Millisecond), func() {
 		if epoch == r.s.epoch && !r.silent {
-			r.apply(t)
+			r.apply(u)
 		}
 	})
 }
 
-func (r *router) apply(t routing.Table) {
-	if t.Generation <= r.table.Generation {
+// apply goes over to the next table. Where an update is missing it asks for the
+// whole one, as it is then.
+func (r *router) apply(u routing.Update) {
+	if u.Generation <= r.table.Generation {
 		return
 	}
-	r.table, r.doors = t, doors(t)
+	if u.Whole {
+		u = routing.Table{Generation: u.Generation, Routes: u.Routes, Ports: u.Ports}.Whole()
+	}
+	if !r.table.Apply(u) {
+		r.send(r.s.table.Whole())
+		return
+	}
+	r.doors = doors(r.table)
 	r.report()
 }
 
@@ -67,7 +76,7 @@ func (r *router) fallSilent(d time.Duration) {
 	r.s.after(d, func() {
 		r.s.trace("%s is back", r.id)
 		r.silent = false
-		r.apply(r.s.table)
+		r.apply(r.s.table.Whole())
 		r.report()
 		// What it had sent off before is still on its way.
 		r.s.after(2*miosa.DefaultDrain, func() { r.behind = r.silent })

@@ -305,11 +305,18 @@ func (s *Sim) carryOut(effect cell.Effect) {
 	epoch := s.epoch
 	switch e := effect.(type) {
 	case cell.Publish:
-		s.trace("table %d with %d routes", e.Table.Generation, len(e.Table.Routes))
-		s.table = e.Table
-		s.check.published(e.Table)
+		u := e.Update
+		s.trace("table %d: %d names change, %d go", u.Generation, len(u.Routes)+len(u.Ports), len(u.GoneRoutes)+len(u.GonePorts))
+		next := routing.Table{}
+		next.Apply(s.table.Whole()) // those before are still looked at
+		if !next.Apply(u) {
+			s.fail("the update to %d is for %d, and the table is %d", u.Generation, u.From, next.Generation)
+			return
+		}
+		s.table = next
+		s.check.published(next)
 		for _, r := range s.routers {
-			r.send(e.Table)
+			r.send(u)
 		}
 	case cell.Assign:
 		for _, i := range e.Instances {

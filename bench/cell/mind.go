@@ -5,7 +5,7 @@ import mind "github.com/miosa/miosa/cell"
 // published keeps the newest generation.
 func (f *fleet) published(effect mind.Effect) {
 	if e, ok := effect.(mind.Publish); ok {
-		f.table = e.Table.Generation
+		f.table = e.Update.Generation
 	}
 }
 
