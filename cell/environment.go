@@ -365,7 +365,7 @@ func (p *pass) slots() {
 	sides := p.sides()
 	r := reconcile.Decide(reconcile.Input{
 		Now: p.now, Services: p.services(), Sides: sides,
-		Instances: p.all, Hosts: p.m.w.hosts,
+		Instances: p.all, Hosts: p.m.w.hosts, Most: maxChanges,
 	})
 	p.wakeAt(r.Wake)
 	for _, a := range r.Actions {

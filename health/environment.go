@@ -41,6 +41,7 @@ func Environment(now time.Time, live miosa.Version, services []miosa.Service, in
 		return v
 	}
 	routed, _ := live.Routed()
+	bad := 0
 	for _, spec := range live.Services {
 		wanted, healthy, settled := 0, 0, 0
 		for n := range services {
@@ -49,19 +50,19 @@ func Environment(now time.Time, live miosa.Version, services []miosa.Service, in
 			}
 		}
 		for slot, i := range occupants(live.ID, spec.ServiceID, wanted, instances) {
-			well, reason := place(now, spec.Name, slot, i)
-			if well && reason != "" {
+			well, quiet := judge(now, i)
+			switch {
+			case quiet:
+				settled++
+				healthy++
+				continue
+			case well:
+				healthy++
 				v.Wake = earlier(v.Wake, i.Observed.HealthyAt.Add(Settled))
 			}
-			if well {
-				healthy++
-			}
-			if well && reason == "" {
-				settled++
-			}
-			if reason != "" {
-				v.Health = worse(v.Health, miosa.EnvironmentDegraded)
-				v.Reasons = append(v.Reasons, reason)
+			v.Health = worse(v.Health, miosa.EnvironmentDegraded)
+			if bad++; bad <= maxReasons {
+				v.Reasons = append(v.Reasons, place(spec.Name, slot, i))
 			}
 		}
 		if spec.ServiceID != routed.ServiceID && !spec.Raw() {
@@ -72,8 +73,8 @@ func Environment(now time.Time, live miosa.Version, services []miosa.Service, in
 		}
 		v.Looping = v.Looping || healthy > 0 && settled == 0
 	}
-	if over := len(v.Reasons) - maxReasons; over > 0 {
-		v.Reasons = append(v.Reasons[:maxReasons:maxReasons], fmt.Sprintf("and %d more", over))
+	if over := bad - maxReasons; over > 0 {
+		v.Reasons = append(v.Reasons, fmt.Sprintf("and %d more", over))
 	}
 	return v
 }
@@ -116,12 +117,21 @@ func completed(i *miosa.Instance) bool {
 	return i.Spec.Port == 0 && i.State() == miosa.Stopped && i.Observed.Failure.Kind == miosa.FailureCompleted
 }
 
-// place judges one slot. What is well has a reason, too, when it crash-loops.
-func place(now time.Time, service string, slot int, i *miosa.Instance) (well bool, reason string) {
-	o := &i.Observed
-	if completed(i) || i.State() == miosa.Healthy && (o.Failures < Looping || now.Sub(o.HealthyAt) >= Settled) {
-		return true, ""
+// judge says whether a slot is well, and whether it is quiet besides: nothing is
+// to be said of it. What is well and not quiet crash-loops.
+func judge(now time.Time, i *miosa.Instance) (well, quiet bool) {
+	switch {
+	case completed(i):
+		return true, true
+	case i.State() == miosa.Healthy:
+		return true, i.Observed.Failures < Looping || now.Sub(i.Observed.HealthyAt) >= Settled
 	}
+	return false, false
+}
+
+// place says what is the matter with a slot that is not quiet.
+func place(service string, slot int, i *miosa.Instance) string {
+	o := &i.Observed
 	who := fmt.Sprintf("%s %d", service, slot)
 	because := func(words, why string) string {
 		if o.RestartCount > 0 && i.State() != miosa.Unhealthy {
@@ -134,21 +144,21 @@ func place(now time.Time, service string, slot int, i *miosa.Instance) (well boo
 	}
 	switch {
 	case i.ID == "":
-		return false, who + " has no instance yet"
+		return who + " has no instance yet"
 	case i.State() == miosa.Healthy:
-		return true, fmt.Sprintf("%s is healthy, but failed %d times in a row before; last: %s", who, o.Failures, cmp.Or(o.Failure.Message, "not recorded"))
+		return fmt.Sprintf("%s is healthy, but failed %d times in a row before; last: %s", who, o.Failures, cmp.Or(o.Failure.Message, "not recorded"))
 	case i.State() == miosa.Pending && i.HostID == "":
-		return false, because("waits for a host", strings.Join(i.Reasons, "; "))
+		return because("waits for a host", strings.Join(i.Reasons, "; "))
 	case i.State() == miosa.Pending:
-		return false, because("waits for its next boot", o.Failure.Message)
+		return because("waits for its next boot", o.Failure.Message)
 	case i.State() == miosa.Starting:
-		return false, because("is starting", o.Failure.Message)
+		return because("is starting", o.Failure.Message)
 	case i.State() == miosa.Unhealthy:
-		return false, because("fails its health check", o.LastProbe)
+		return because("fails its health check", o.LastProbe)
 	case i.State() == miosa.Failed:
-		return false, because("failed for good", o.Failure.Message)
+		return because("failed for good", o.Failure.Message)
 	}
-	return false, because("is "+string(i.State()), i.GoalReason)
+	return because("is "+string(i.State()), i.GoalReason)
 }
 
 func worse(a, b miosa.EnvironmentHealth) miosa.EnvironmentHealth {

@@ -29,6 +29,9 @@ type Input struct {
 	Instances []miosa.Instance // of the environment, terminal ones included
 	// Hosts by ID tells which hosts are not what they should be.
 	Hosts map[string]miosa.Host
+	// Most is how many actions are wanted; 0: all. Those that come first are the
+	// same, whatever it is.
+	Most int
 }
 
 // Side is one version that should run.
@@ -166,7 +169,9 @@ func Decide(in Input) Result {
 			g := &group{in: &in, side: side, service: side.Version.Settled(svc), spec: spec}
 			slots := g.slots(kept)
 			for n := range slots {
-				slots[n].decide(&r)
+				if slots[n].decide(&r); in.Most > 0 && len(r.Actions) >= in.Most {
+					return r
+				}
 			}
 		}
 	}

@@ -97,6 +97,11 @@ func (c *cell) sameInAnyOrder(r reconcile.Result) {
 	slices.Reverse(turned.Instances)
 	slices.Reverse(turned.Services)
 	again := reconcile.Decide(turned)
+	few := c.in
+	few.Most = 1
+	if some := reconcile.Decide(few).Actions; len(r.Actions) > 0 && (len(some) == 0 || some[0].Op != r.Actions[0].Op || some[0].Instance.ID != r.Actions[0].Instance.ID || some[0].Slot != r.Actions[0].Slot) {
+		c.Fatalf("of %+v, the first is %+v", r.Actions, some)
+	}
 	if len(r.Actions) != len(again.Actions) || !r.Wake.Equal(again.Wake) {
 		c.Fatalf("%d actions in one order, %d in another", len(r.Actions), len(again.Actions))
 	}

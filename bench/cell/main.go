@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,7 @@ var (
 	patience = flag.Duration("patience", 2*time.Minute, "what takes the machine longer is given up")
 	asChild   = flag.Bool("child", false, "print one fleet's figures as JSON")
 	before   = flag.String("before", "", "`COMMIT` whose machine runs beside this one")
+	profile  = flag.String("cpuprofile", "", "`FILE` for a profile of -child")
 	fleets   = flag.String("instances", "1000,10000,100000", "`SIZES` of the fleets, by commas")
 )
 
@@ -50,6 +52,17 @@ func start() error {
 	}
 	sizes := sizesOf(counts)
 	if *asChild {
+		if *profile != "" {
+			f, err := os.Create(*profile)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			if err := pprof.StartCPUProfile(f); err != nil {
+				return err
+			}
+			defer pprof.StopCPUProfile()
+		}
 		child(sizes)
 		return nil
 	}
