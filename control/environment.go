@@ -420,7 +420,7 @@ func (p *pass) place(i *miosa.Instance, svc miosa.Service, avoid []string) bool 
 			peers[o.HostID]++
 		}
 	}
-	answer := schedule.Place(schedule.Request{Resources: i.Spec.Resources, Regions: svc.Regions, Avoid: avoid, Peers: peers}, p.fleet)
+	answer := schedule.Place(schedule.Spread, schedule.Request{Resources: i.Spec.Resources, Regions: svc.Regions, Avoid: avoid, Peers: peers}, p.fleet)
 	if answer.HostID == "" {
 		changed := !slices.Equal(i.Reasons, answer.Reasons)
 		i.Reasons = answer.Reasons

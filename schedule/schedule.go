@@ -1,11 +1,13 @@
 // Package schedule matches a request for capacity against the fleet: filters,
-// each with a sentence for the user, then a score that spreads replicas over
-// hosts and zones. It is pure.
+// each with a sentence for the user, then a score that keeps replicas apart
+// over zones and hosts. It is pure.
 package schedule
 
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -15,15 +17,28 @@ import (
 // Host is one machine with what is promised on it.
 type Host struct {
 	miosa.Host
-	Used miosa.Resources
+	Used   miosa.Resources
+	Images map[string]int // image → instances of it here
 }
+
+// Policy is which of the hosts that are equally good a cell fills first.
+type Policy string
+
+const (
+	Spread Policy = "spread" // the one with the largest free share of memory
+	Pack   Policy = "pack"   // the one with the smallest that suffices
+)
 
 // Request asks for room for one instance.
 type Request struct {
 	Resources miosa.Resources
-	Regions   []string       // empty: any
-	Avoid     []string       // hosts not to use
-	Peers     map[string]int // host ID → instances of the same service and version there
+	Regions   []string          // empty: any
+	Labels    map[string]string // the host must have them all
+	Avoid     []string          // hosts not to use
+	Apart     bool              // never on a host with a peer
+	Peers     map[string]int    // host ID → instances of the same service and version there
+	Image     string            // a host that has it already is better; "": any is as good
+	Failed    []string          // hosts where this slot failed before: others are better
 }
 
 // Answer is where the instance goes, or why nowhere.
@@ -67,9 +82,21 @@ var filters = []filter{
 	{"region",
 		func(r *Request, h *Host) bool { return len(r.Regions) == 0 || slices.Contains(r.Regions, h.Region) },
 		func(r *Request, n int) string { return hosts(n) + " not in " + strings.Join(r.Regions, " or ") }},
+	{"label",
+		func(r *Request, h *Host) bool { return labelled(h.Labels, r.Labels) },
+		func(r *Request, n int) string {
+			var wanted []string
+			for _, k := range slices.Sorted(maps.Keys(r.Labels)) {
+				wanted = append(wanted, k+"="+r.Labels[k])
+			}
+			return hosts(n) + " without the label " + strings.Join(wanted, " and ")
+		}},
 	{"avoid",
 		func(r *Request, h *Host) bool { return !slices.Contains(r.Avoid, h.ID) },
 		func(_ *Request, n int) string { return hosts(n) + " where it failed before" }},
+	{"apart",
+		func(r *Request, h *Host) bool { return !r.Apart || r.Peers[h.ID] <= 0 },
+		func(_ *Request, n int) string { return hosts(n) + " with a replica already" }},
 	{"gpu",
 		func(r *Request, h *Host) bool { return r.Resources.GPU <= free(h).GPU },
 		func(r *Request, n int) string {
@@ -99,17 +126,35 @@ func hosts(n int) string {
 	return fmt.Sprintf("%d hosts", n)
 }
 
-// Free is what a host still has to promise. vCPUs are promised Overcommit
-// times over: an idle app uses none.
+func labelled(labels, wanted map[string]string) bool {
+	for k, v := range wanted {
+		if have, ok := labels[k]; !ok || have != v {
+			return false
+		}
+	}
+	return true
+}
+
+// Free is what a host still has to promise, less than nothing where it is
+// smaller than it was when it was promised. vCPUs are promised Overcommit times
+// over: an idle app uses none.
 func Free(h Host) miosa.Resources { return free(&h) }
 
-func free(h *Host) miosa.Resources {
-	over := h.Overcommit
-	if over <= 0 {
-		over = 1
+// most is more than any host has, of anything.
+const most = 1 << 40
+
+// vcpus is how many vCPUs may be promised on so many. What the product lacks
+// for being a float (1.15 × 100 is a little less than 115) is made up for.
+func vcpus(capacity int, overcommit float64) int {
+	if overcommit <= 0 || math.IsNaN(overcommit) {
+		return capacity
 	}
+	return int(min(float64(capacity)*min(overcommit, most)+1e-6, most))
+}
+
+func free(h *Host) miosa.Resources {
 	return miosa.Resources{
-		VCPUs:    int(float64(h.Capacity.VCPUs)*over) - h.Used.VCPUs,
+		VCPUs:    vcpus(h.Capacity.VCPUs, h.Overcommit) - h.Used.VCPUs,
 		MemoryMB: h.Capacity.MemoryMB - h.Used.MemoryMB,
 		DiskMB:   h.Capacity.DiskMB - h.Used.DiskMB,
 		GPU:      h.Capacity.GPU - h.Used.GPU,
@@ -117,16 +162,16 @@ func free(h *Host) miosa.Resources {
 }
 
 // Place picks the host for a request. Among those that fit it takes the one
-// with the fewest peers, then the zone with the fewest peers, then the one
-// with the largest free share of memory, then the lowest ID: the answer never
-// depends on the order of fleet.
-func Place(r Request, fleet []Host) Answer {
+// whose zone has the fewest peers, then the one with the fewest peers itself,
+// then one that has the image, then one where the slot did not fail, then by
+// policy, then the lowest ID: the answer never depends on the order of fleet.
+func Place(policy Policy, r Request, fleet []Host) Answer {
 	rejected := make([]int, len(filters))
-	zonePeers := map[string]int{}
+	zonePeers := map[zone]int{}
 	var fit []*Host
 	for i := range fleet {
 		h := &fleet[i]
-		zonePeers[h.Region+"/"+h.Zone] += r.Peers[h.ID]
+		zonePeers[zoneOf(h)] += r.Peers[h.ID]
 		if f := firstRejection(&r, h); f >= 0 {
 			rejected[f]++
 			continue
@@ -140,19 +185,44 @@ func Place(r Request, fleet []Host) Answer {
 		}
 	}
 	if len(fit) == 0 {
-		answer.Reasons = explain(&r, fleet, rejected)
+		answer.Reasons = explain(policy, &r, fleet, rejected)
 		return answer
 	}
 	best := slices.MinFunc(fit, func(a, b *Host) int {
 		return cmp.Or(
+			cmp.Compare(zonePeers[zoneOf(a)], zonePeers[zoneOf(b)]),
 			cmp.Compare(r.Peers[a.ID], r.Peers[b.ID]),
-			cmp.Compare(zonePeers[a.Region+"/"+a.Zone], zonePeers[b.Region+"/"+b.Zone]),
-			-cmp.Compare(memoryShare(a), memoryShare(b)),
+			-compareBool(r.Image != "" && a.Images[r.Image] > 0, r.Image != "" && b.Images[r.Image] > 0),
+			compareBool(slices.Contains(r.Failed, a.ID), slices.Contains(r.Failed, b.ID)),
+			cmp.Compare(order(policy, a), order(policy, b)),
 			cmp.Compare(a.ID, b.ID),
 		)
 	})
 	answer.HostID, answer.Region, answer.Zone = best.ID, best.Region, best.Zone
 	return answer
+}
+
+// zone names one of a region's.
+type zone struct{ region, name string }
+
+func zoneOf(h *Host) zone { return zone{h.Region, h.Zone} }
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// order is what the policy sorts by, the best first.
+func order(policy Policy, h *Host) int {
+	if policy == Pack {
+		return memoryShare(h)
+	}
+	return -memoryShare(h)
 }
 
 func firstRejection(r *Request, h *Host) int {
@@ -168,7 +238,7 @@ func memoryShare(h *Host) int {
 	return free(h).MemoryMB * 1000 / h.Capacity.MemoryMB
 }
 
-func explain(r *Request, fleet []Host, rejected []int) []string {
+func explain(policy Policy, r *Request, fleet []Host, rejected []int) []string {
 	if len(fleet) == 0 {
 		return []string{"no host has joined yet"}
 	}
@@ -178,21 +248,20 @@ func explain(r *Request, fleet []Host, rejected []int) []string {
 			reasons = append(reasons, filters[i].why(r, n))
 		}
 	}
-	if s, ok := nearest(r, fleet); ok {
+	if s, ok := nearest(policy, r, fleet); ok {
 		reasons = append(reasons, s)
 	}
 	return reasons
 }
 
-// nearest names the largest size that would fit now, or the region that has room.
-func nearest(r *Request, fleet []Host) (string, bool) {
+// nearest names the region where it would be placed if it could be any, or the
+// largest size that would fit now.
+func nearest(policy Policy, r *Request, fleet []Host) (string, bool) {
 	probe := *r
 	if len(r.Regions) > 0 {
 		probe.Regions = nil
-		for i := range fleet {
-			if firstRejection(&probe, &fleet[i]) < 0 {
-				return "it would fit in region " + fleet[i].Region, true
-			}
+		if a := Place(policy, probe, fleet); a.HostID != "" {
+			return "it would fit in region " + a.Region, true
 		}
 		probe.Regions = r.Regions
 	}
