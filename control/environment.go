@@ -409,15 +409,15 @@ func (p *pass) create(a reconcile.Action) {
 
 // place looks for a host, and otherwise says why there is none.
 func (p *pass) place(i *miosa.Instance, svc miosa.Service, avoid []string) bool {
-	peers := map[string]int{}
+	peers := new(schedule.Peers)
 	for _, o := range p.all {
 		if o.ServiceID == i.ServiceID && o.VersionID == i.VersionID && !o.State().Terminal() {
-			peers[o.HostID]++
+			peers.Add(o.HostID)
 		}
 	}
 	for _, o := range p.placed {
 		if o.ServiceID == i.ServiceID && o.VersionID == i.VersionID {
-			peers[o.HostID]++
+			peers.Add(o.HostID)
 		}
 	}
 	answer := schedule.Place(schedule.Spread, schedule.Request{Resources: i.Spec.Resources, Regions: svc.Regions, Avoid: avoid, Peers: peers}, p.fleet)
