@@ -29,12 +29,12 @@ const recordBytes = 4 << 10
 // be committed.
 func (m *Machine) decideAll(now time.Time, envs map[string]bool) []Effect {
 	var out []Effect
-	fleet := m.w.fleet()
-	for _, id := range sortedKeys(m.busy) {
+	defer m.release()
+	for _, b := range m.busy {
 		// What the world holds already must not count twice.
-		if b := m.busy[id]; !b.over(now, m.w.revision) {
+		if !b.over(now, m.w.revision) {
 			for _, i := range b.placed {
-				promise(fleet, i)
+				m.promise(i)
 			}
 		}
 	}
@@ -62,7 +62,7 @@ func (m *Machine) decideAll(now time.Time, envs map[string]bool) []Effect {
 			delete(m.watches, id)
 			continue
 		}
-		p := pass{m: m, now: now, env: env, fleet: fleet, commit: Commit{Tenant: env.TenantID, Environment: id, Seen: m.w.revision}}
+		p := pass{m: m, now: now, env: env, commit: Commit{Tenant: env.TenantID, Environment: id, Seen: m.w.revision}}
 		p.decide()
 		if !p.wake.IsZero() {
 			m.wakes[id] = p.wake
@@ -102,12 +102,18 @@ func (m *Machine) purge(env miosa.Environment) (Effect, bool) {
 	return Purge{Tenant: dep.TenantID, Deployment: dep.ID, Logs: dep.PurgeLogs}, true
 }
 
-func promise(fleet []schedule.Host, i miosa.Instance) {
-	for n := range fleet {
-		if fleet[n].ID == i.HostID {
-			fleet[n].Used = schedule.Add(fleet[n].Used, i.Spec.Resources)
-		}
+// promise counts an instance that no record has yet, until release: what came of
+// it is told by the watch.
+func (m *Machine) promise(i miosa.Instance) {
+	m.w.fleet.Promise(i.HostID, i.Spec.Resources)
+	m.promised = append(m.promised, i)
+}
+
+func (m *Machine) release() {
+	for _, i := range m.promised {
+		m.w.fleet.Release(i.HostID, i.Spec.Resources)
 	}
+	m.promised = m.promised[:0]
 }
 
 // pass is one decision about one environment.
@@ -116,7 +122,6 @@ type pass struct {
 	now    time.Time
 	env    miosa.Environment
 	dep    miosa.Deployment
-	fleet  []schedule.Host
 	all    []miosa.Instance // of the environment, in order of ID
 	commit Commit
 	placed []miosa.Instance
@@ -420,7 +425,7 @@ func (p *pass) place(i *miosa.Instance, svc miosa.Service, avoid []string) bool 
 			peers.Add(o.HostID)
 		}
 	}
-	answer := schedule.Place(schedule.Spread, schedule.Request{Resources: i.Spec.Resources, Regions: svc.Regions, Avoid: avoid, Peers: peers}, p.fleet)
+	answer := p.m.w.fleet.Place(schedule.Request{Resources: i.Spec.Resources, Regions: svc.Regions, Avoid: avoid, Peers: peers, Image: i.Spec.ReleaseID})
 	if answer.HostID == "" {
 		changed := !slices.Equal(i.Reasons, answer.Reasons)
 		i.Reasons = answer.Reasons
@@ -431,7 +436,7 @@ func (p *pass) place(i *miosa.Instance, svc miosa.Service, avoid []string) bool 
 	i.Reasons, i.ScheduledAt = nil, p.now
 	i.Generation++
 	p.placed = append(p.placed, *i)
-	promise(p.fleet, *i)
+	p.m.promise(*i)
 	return true
 }
 

@@ -52,6 +52,8 @@ type Machine struct {
 	watches map[string]*health.Watch // by environment ID: how it does, until that is told
 	routed  bool                     // the table was built once
 	stale   bool                     // the table may have to be built anew
+	// promised is what counts on the fleet for the time of one decision; see promise.
+	promised []miosa.Instance
 }
 
 // commitUnderWay keeps an environment from being decided again on a picture

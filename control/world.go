@@ -1,7 +1,6 @@
 package control
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/miosa/miosa"
@@ -25,8 +24,8 @@ type world struct {
 
 	inEnvironment map[string]*members // by environment ID
 	ofDeployment  map[string]map[string]bool
-	used          map[string]miosa.Resources // by host ID
-	unplaced      map[string]int             // by environment ID: instances without a host
+	fleet         *schedule.Fleet
+	unplaced      map[string]int // by environment ID: instances without a host
 }
 
 // members are the IDs of what belongs to one environment.
@@ -41,7 +40,7 @@ func newWorld() *world {
 		versions: map[string]miosa.Version{}, rollouts: map[string]miosa.Rollout{},
 		instances: map[string]miosa.Instance{}, observations: map[string]miosa.Observation{},
 		hosts: map[string]miosa.Host{}, inEnvironment: map[string]*members{},
-		ofDeployment: map[string]map[string]bool{}, used: map[string]miosa.Resources{}, unplaced: map[string]int{},
+		ofDeployment: map[string]map[string]bool{}, fleet: schedule.NewFleet(schedule.Spread), unplaced: map[string]int{},
 	}
 }
 
@@ -118,6 +117,7 @@ func (w *world) put(noun any, t *touched) {
 		}
 	case miosa.Host:
 		w.hosts[v.ID] = v
+		w.fleet.Put(v)
 		t.capacity = true
 		for _, i := range w.instances {
 			if i.HostID == v.ID {
@@ -157,11 +157,13 @@ func (w *world) count(i miosa.Instance, sign int) {
 		}
 		return
 	}
-	r := i.Spec.Resources
-	if sign < 0 {
-		r = miosa.Resources{VCPUs: -r.VCPUs, MemoryMB: -r.MemoryMB, DiskMB: -r.DiskMB, GPU: -r.GPU}
+	if sign > 0 {
+		w.fleet.Promise(i.HostID, i.Spec.Resources)
+		w.fleet.AddImage(i.HostID, i.Spec.ReleaseID)
+	} else {
+		w.fleet.Release(i.HostID, i.Spec.Resources)
+		w.fleet.RemoveImage(i.HostID, i.Spec.ReleaseID)
 	}
-	w.used[i.HostID] = schedule.Add(w.used[i.HostID], r)
 }
 
 // remove forgets a noun by kind and ID, as store.ParseKey names them.
@@ -210,22 +212,13 @@ func (w *world) remove(kind, id string, t *touched) {
 		delete(w.observations, id)
 	case "host":
 		delete(w.hosts, id)
+		w.fleet.Remove(id)
 		for _, i := range w.instances {
 			if i.HostID == id {
 				t.env(i.EnvironmentID)
 			}
 		}
 	}
-}
-
-// fleet is the hosts with what is promised on them, in order of ID.
-func (w *world) fleet() []schedule.Host {
-	out := make([]schedule.Host, 0, len(w.hosts))
-	for _, h := range w.hosts {
-		out = append(out, schedule.Host{Host: h, Used: w.used[h.ID]})
-	}
-	slices.SortFunc(out, func(a, b schedule.Host) int { return cmp.Compare(a.ID, b.ID) })
-	return out
 }
 
 // sorted lists the values of the set's IDs in order of ID.
