@@ -90,13 +90,3 @@ func vcpus(capacity int, overcommit float64) int {
 func Add(a, b miosa.Resources) miosa.Resources {
 	return miosa.Resources{VCPUs: a.VCPUs + b.VCPUs, MemoryMB: a.MemoryMB + b.MemoryMB, DiskMB: a.DiskMB + b.DiskMB, GPU: a.GPU + b.GPU}
 }
-
-// Place is for who has no Fleet yet.
-func Place(policy Policy, r Request, hosts []Host) Answer {
-	f := NewFleet(policy)
-	for _, h := range hosts {
-		f.Put(h.Host)
-		f.Promise(h.ID, h.Used)
-	}
-	return f.Place(r)
-}
