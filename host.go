@@ -24,8 +24,9 @@ type Host struct {
 	Driver      string // the vmm driver's name
 	PublicKey   []byte // X25519: boot specs are sealed to it
 	Capacity    Resources
-	Addresses   []netip.Addr // its own, the loopback's aside: no customer's wish leads there
-	Overcommit  float64      // how far vCPUs may be promised beyond the cores; 0: 1
+	Addresses   []netip.Addr      // its own, the loopback's aside: no customer's wish leads there
+	Overcommit  float64           // how far vCPUs may be promised beyond the cores; 0: 1
+	Labels      map[string]string // gpu=h100, disk=nvme: what is placed may require them
 	Schedulable bool
 	Liveness    Liveness
 	Version     string

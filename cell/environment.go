@@ -100,8 +100,8 @@ type pass struct {
 	all     []miosa.Instance // of the environment, in order of ID
 	commit  Commit
 	placed  []miosa.Instance
-	peers   map[unit]map[string]int // by host ID: see peersOf
-	bytes   int                     // what the commit's records weigh, about
+	peers   map[unit]*schedule.Peers
+	bytes   int // what the commit's records weigh, about
 	wake    time.Time
 
 	envChanged, depChanged bool
@@ -415,7 +415,7 @@ func (p *pass) create(a reconcile.Action) {
 // place looks for a host, and otherwise says why there is none.
 func (p *pass) place(i *miosa.Instance, svc miosa.Service, avoid []string) bool {
 	peers := p.peersOf(i)
-	answer := schedule.Place(schedule.Request{Resources: i.Spec.Resources, Regions: svc.Regions, Avoid: avoid, Peers: peers}, p.m.w.fleet.hosts)
+	answer := p.m.w.fleet.Place(schedule.Request{Resources: i.Spec.Resources, Regions: svc.Regions, Avoid: avoid, Peers: peers, Image: i.Spec.SHA256})
 	if answer.HostID == "" {
 		changed := !slices.Equal(i.Reasons, answer.Reasons)
 		i.Reasons = answer.Reasons
@@ -426,25 +426,25 @@ func (p *pass) place(i *miosa.Instance, svc miosa.Service, avoid []string) bool 
 	i.Reasons, i.ScheduledAt = nil, p.now
 	i.Generation++
 	p.placed = append(p.placed, *i)
-	p.m.w.fleet.promise(i.HostID, i.Spec.Resources)
-	peers[i.HostID]++
+	p.m.w.hold(i)
+	peers.Add(i.HostID)
 	return true
 }
 
-// peersOf counts the instances of the same service and version by host.
-func (p *pass) peersOf(i *miosa.Instance) map[string]int {
+// peersOf are the instances of the same service and version.
+func (p *pass) peersOf(i *miosa.Instance) *schedule.Peers {
 	of := unit{i.ServiceID, i.VersionID}
-	if peers, ok := p.peers[of]; ok {
+	if peers := p.peers[of]; peers != nil {
 		return peers
 	}
-	peers := map[string]int{}
+	peers := &schedule.Peers{}
 	for n := range p.all {
 		if o := &p.all[n]; o.ServiceID == of.service && o.VersionID == of.version && !o.State().Terminal() && o.HostID != "" {
-			peers[o.HostID]++
+			peers.Add(o.HostID)
 		}
 	}
 	if p.peers == nil {
-		p.peers = map[unit]map[string]int{}
+		p.peers = map[unit]*schedule.Peers{}
 	}
 	p.peers[of] = peers
 	return peers

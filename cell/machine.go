@@ -218,8 +218,8 @@ func (m *Machine) load(now time.Time, e Loaded, t *touched) error {
 	// Commits under way stay so: deciding again before their answer would do
 	// the same twice.
 	for _, b := range m.busy {
-		for _, i := range b.placed {
-			m.w.fleet.promise(i.HostID, i.Spec.Resources)
+		for n := range b.placed {
+			m.w.hold(&b.placed[n])
 		}
 	}
 	return nil
@@ -292,8 +292,8 @@ func (m *Machine) settle(env string, t *touched) {
 		return
 	}
 	delete(m.busy, env)
-	for _, i := range b.placed {
-		m.w.fleet.release(i.HostID, i.Spec.Resources)
+	for n := range b.placed {
+		m.w.letGo(&b.placed[n])
 	}
 	t.capacity = t.capacity || len(b.placed) > 0
 }

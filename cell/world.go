@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/schedule"
 )
 
 // world is what the store holds, in memory, as of one revision. It is fed by
@@ -21,7 +22,7 @@ type world struct {
 	early       map[string]miosa.Observation
 	hosts       map[string]miosa.Host
 	onHost      map[string]map[string]bool // by host ID: IDs of instances that have not ended
-	fleet       *fleet
+	fleet       *schedule.Fleet
 	unplaced    map[string]int  // by environment ID: instances without a host
 	flipping    map[string]bool // IDs of rollouts
 	states      map[miosa.InstanceState]int
@@ -48,7 +49,7 @@ type members struct {
 func newWorld() *world {
 	return &world{
 		tenants: map[string]miosa.Tenant{}, deployments: map[string]*deployment{}, ofTenant: map[string]map[string]bool{}, members: map[string]*members{}, of: map[string]*members{},
-		early: map[string]miosa.Observation{}, hosts: map[string]miosa.Host{}, onHost: map[string]map[string]bool{}, fleet: newFleet(),
+		early: map[string]miosa.Observation{}, hosts: map[string]miosa.Host{}, onHost: map[string]map[string]bool{}, fleet: schedule.NewFleet(schedule.Spread),
 		unplaced: map[string]int{}, flipping: map[string]bool{}, states: map[miosa.InstanceState]int{},
 	}
 }
@@ -258,7 +259,7 @@ func (w *world) put(noun any, t *touched) error {
 		}
 	case miosa.Host:
 		w.hosts[v.ID] = v
-		w.fleet.put(v)
+		w.fleet.Put(v)
 		t.capacity = true
 		w.touchHost(v.ID, t)
 	case miosa.Release: // retention's; what boots is read when it is sealed
@@ -334,14 +335,25 @@ func (w *world) count(i *miosa.Instance, sign int) {
 			w.onHost[i.HostID] = on
 		}
 		on[i.ID] = true
-		w.fleet.promise(i.HostID, i.Spec.Resources)
+		w.hold(i)
 		return
 	}
 	delete(w.onHost[i.HostID], i.ID)
 	if len(w.onHost[i.HostID]) == 0 {
 		delete(w.onHost, i.HostID)
 	}
-	w.fleet.release(i.HostID, i.Spec.Resources)
+	w.letGo(i)
+}
+
+// hold counts what an instance takes of its host, letGo that it does no more.
+func (w *world) hold(i *miosa.Instance) {
+	w.fleet.Promise(i.HostID, i.Spec.Resources)
+	w.fleet.AddImage(i.HostID, i.Spec.SHA256)
+}
+
+func (w *world) letGo(i *miosa.Instance) {
+	w.fleet.Release(i.HostID, i.Spec.Resources)
+	w.fleet.RemoveImage(i.HostID, i.Spec.SHA256)
 }
 
 // UnknownKind is a deleted record of a kind that the machine was never taught.
@@ -406,7 +418,7 @@ func (w *world) remove(kind, id string, t *touched) error {
 		delete(w.early, id)
 	case "host":
 		delete(w.hosts, id)
-		w.fleet.remove(id)
+		w.fleet.Remove(id)
 		w.touchHost(id, t)
 	}
 	if kind == "service" || kind == "version" || kind == "rollout" || kind == "instance" {

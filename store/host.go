@@ -17,20 +17,21 @@ var Hosts = shape[miosa.Host, hostRecord]{
 }.kind()
 
 type hostRecord struct {
-	ID          string          `json:"id,omitempty"`
-	Name        string          `json:"name,omitempty"`
-	Region      string          `json:"region,omitempty"`
-	Zone        string          `json:"zone,omitempty"`
-	Driver      string          `json:"driver,omitempty"`
-	PublicKey   []byte          `json:"public_key,omitempty"`
-	Capacity    resourcesRecord `json:"capacity,omitzero"`
-	Addresses   []netip.Addr    `json:"addresses,omitempty"`
-	Overcommit  float64         `json:"overcommit,omitempty"`
-	Schedulable bool            `json:"schedulable,omitempty"`
-	Liveness    miosa.Liveness  `json:"liveness,omitempty"`
-	Version     string          `json:"version,omitempty"`
-	CreatedAt   time.Time       `json:"created_at,omitzero"`
-	UpdatedAt   time.Time       `json:"updated_at,omitzero"`
+	ID          string            `json:"id,omitempty"`
+	Name        string            `json:"name,omitempty"`
+	Region      string            `json:"region,omitempty"`
+	Zone        string            `json:"zone,omitempty"`
+	Driver      string            `json:"driver,omitempty"`
+	PublicKey   []byte            `json:"public_key,omitempty"`
+	Capacity    resourcesRecord   `json:"capacity,omitzero"`
+	Addresses   []netip.Addr      `json:"addresses,omitempty"`
+	Overcommit  float64           `json:"overcommit,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Schedulable bool              `json:"schedulable,omitempty"`
+	Liveness    miosa.Liveness    `json:"liveness,omitempty"`
+	Version     string            `json:"version,omitempty"`
+	CreatedAt   time.Time         `json:"created_at,omitzero"`
+	UpdatedAt   time.Time         `json:"updated_at,omitzero"`
 }
 
 func hostToRecord(v miosa.Host) hostRecord {
@@ -44,6 +45,7 @@ func hostToRecord(v miosa.Host) hostRecord {
 		Capacity:    resourcesToRecord(v.Capacity),
 		Addresses:   v.Addresses,
 		Overcommit:  v.Overcommit,
+		Labels:      v.Labels,
 		Schedulable: v.Schedulable,
 		Liveness:    v.Liveness,
 		Version:     v.Version,
@@ -63,6 +65,7 @@ func (r hostRecord) noun() miosa.Host {
 		Capacity:    r.Capacity.noun(),
 		Addresses:   r.Addresses,
 		Overcommit:  r.Overcommit,
+		Labels:      r.Labels,
 		Schedulable: r.Schedulable,
 		Liveness:    r.Liveness,
 		Version:     r.Version,
