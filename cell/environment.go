@@ -152,9 +152,7 @@ func (p *pass) wakeAfterWindow() {
 // decide looks at the rollouts first, then at the slots, then at who drains.
 func (p *pass) decide() {
 	p.dep = p.m.w.deployment(p.env.DeploymentID)
-	p.versions, p.settled = map[string]miosa.Version{}, map[string]miosa.Service{}
 	p.all = p.members.instances
-	p.speakers()
 	p.rollouts()
 	p.slots()
 	p.existing()
@@ -185,6 +183,14 @@ func sortedKeys[T any](m map[string]T) []string {
 	}
 	slices.Sort(ids)
 	return ids
+}
+
+// change has a version written.
+func (p *pass) change(v miosa.Version) {
+	if p.versions == nil {
+		p.versions = map[string]miosa.Version{}
+	}
+	p.versions[v.ID] = v
 }
 
 func (p *pass) version(id string) (miosa.Version, bool) {
@@ -258,7 +264,7 @@ func (p *pass) rollouts() {
 func (p *pass) step(r miosa.Rollout, target miosa.Version, d rollout.Decision) {
 	if target.State == miosa.VersionCreated {
 		target.State, target.UpdatedAt = miosa.VersionBuilding, p.now
-		p.versions[target.ID] = target
+		p.change(target)
 		p.event("rollout.started", fmt.Sprintf("%s of version %d began", r.Kind, target.Number), r)
 	}
 	moved := d.Step != r.Step
@@ -280,11 +286,11 @@ func (p *pass) step(r miosa.Rollout, target miosa.Version, d rollout.Decision) {
 	switch {
 	case d.Ready && !proven:
 		target.State, target.UpdatedAt, target.ErrorMessage = miosa.VersionReady, p.now, ""
-		p.versions[target.ID] = target
+		p.change(target)
 	case (d.Failed || d.Step == miosa.StepCancelled) && !proven:
 		target.State, target.UpdatedAt = miosa.VersionFailed, p.now
 		target.ErrorMessage, target.LastLines = d.Reason, d.Lines
-		p.versions[target.ID] = target
+		p.change(target)
 	}
 	if d.Activate {
 		p.activate(r, target)
@@ -319,6 +325,9 @@ func (p *pass) activate(r miosa.Rollout, target miosa.Version) {
 		s, ok := p.service(spec.ServiceID)
 		if next := target.Settled(s); ok && !next.SameSettings(s) {
 			next.UpdatedAt = p.now
+			if p.settled == nil {
+				p.settled = map[string]miosa.Service{}
+			}
 			p.settled[s.ID] = next
 		}
 	}
@@ -330,7 +339,7 @@ func (p *pass) activate(r miosa.Rollout, target miosa.Version) {
 	p.envChanged = true
 	target.PromotedAt = p.now
 	target.State = miosa.VersionReady
-	p.versions[target.ID] = target
+	p.change(target)
 }
 
 // sides are the versions that should run once this pass is committed.
@@ -494,9 +503,12 @@ func (p *pass) finish(i miosa.Instance, reason string) {
 // existing looks at each instance by itself: drains that are over, hosts for
 // those that wait, versions that have proven themselves since.
 func (p *pass) existing() {
-	done := map[string]bool{}
+	var done map[string]bool
 	for _, put := range p.commit.Put {
 		if i, ok := put.(miosa.Instance); ok {
+			if done == nil {
+				done = map[string]bool{}
+			}
 			done[i.ID] = true
 		}
 	}

@@ -82,8 +82,12 @@ type (
 	}
 	// Publish gives an update of the routes to every router. The first one is whole.
 	Publish struct{ Update routing.Update }
-	// Assign tells hosts about changed assignments.
-	Assign struct{ Instances []miosa.Instance }
+	// Assign tells hosts about changed assignments. Anew: about all of them, of
+	// every host that is connected (see Machine.Assigned): what changed is not known.
+	Assign struct {
+		Instances []miosa.Instance
+		Anew      bool
+	}
 	// Purge deletes every record of a deployment, and with Logs its log lines.
 	Purge struct {
 		Tenant, Deployment string

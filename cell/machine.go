@@ -165,7 +165,7 @@ func (m *Machine) take(now time.Time, ev Event, t *touched) (out []Effect, err e
 		if err := m.load(now, e, t); err != nil {
 			return nil, err
 		}
-		out = append(out, Assign{m.w.assigned()})
+		out = append(out, Assign{Anew: true})
 	case Changed:
 		return m.change(e, t)
 	case Committed:
@@ -182,15 +182,6 @@ func (m *Machine) take(now time.Time, ev Event, t *touched) (out []Effect, err e
 	case Tick:
 	}
 	return out, nil
-}
-
-// assigned are all instances.
-func (w *world) assigned() (all []miosa.Instance) {
-	for _, m := range w.members {
-		all = append(all, m.instances...)
-	}
-	slices.SortFunc(all, byInstanceID)
-	return all
 }
 
 func (m *Machine) load(now time.Time, e Loaded, t *touched) error {
@@ -255,7 +246,7 @@ func (m *Machine) change(e Changed, t *touched) ([]Effect, error) {
 	if len(assigned) == 0 {
 		return nil, nil
 	}
-	return []Effect{Assign{assigned}}, nil
+	return []Effect{Assign{Instances: assigned}}, nil
 }
 
 func (m *Machine) committed(now time.Time, e Committed, t *touched) {

@@ -19,9 +19,6 @@ const wordsFor = 10 * time.Minute
 // one speaks for all: see speaker.
 func (p *pass) words(i *miosa.Instance) []miosa.Word {
 	var out []miosa.Word
-	if len(p.members.rollouts) == 0 {
-		return nil
-	}
 	rollouts := p.rolloutsNow()
 	for _, r := range rollouts[max(0, len(rollouts)-2):] {
 		what, text := p.word(r, i)
@@ -159,6 +156,12 @@ func (p *pass) tell(i *miosa.Instance) bool {
 
 // speaks reports whether the instance is the one that speaks for its unit.
 func (p *pass) speaks(i *miosa.Instance) bool {
+	if len(p.members.rollouts) == 0 {
+		return false // there is nothing to say
+	}
+	if p.speaker == nil {
+		p.speakers()
+	}
 	of := unit{i.ServiceID, i.VersionID}
 	if i.ID != "" {
 		return p.speaker[of] == i.ID

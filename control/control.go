@@ -122,6 +122,11 @@ func (c *Control) Run(ctx context.Context) error {
 			c.observe(ev)
 		}
 		for _, effect := range machine.Handle(time.Now().UTC(), events) {
+			if e, ok := effect.(cell.Assign); ok && e.Anew {
+				for _, host := range c.hosts.keys() {
+					c.assign(machine.Assigned(host))
+				}
+			}
 			if err := c.carryOut(ctx, effect, slots); err != nil {
 				return err
 			}

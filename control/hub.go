@@ -1,6 +1,10 @@
 package control
 
-import "sync"
+import (
+	"maps"
+	"slices"
+	"sync"
+)
 
 // hub hands values to subscribers by key, each holding only what it has not
 // taken yet: a slow subscriber never makes anybody wait, and costs one value.
@@ -33,6 +37,13 @@ func (h *hub[T]) subscribe(key string) (*subscriber[T], func()) {
 			delete(h.subs, key)
 		}
 	}
+}
+
+// keys are those that somebody subscribes to, in no order.
+func (h *hub[T]) keys() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Collect(maps.Keys(h.subs))
 }
 
 // send merges a value into what each of the key's subscribers has waiting.

@@ -319,6 +319,14 @@ func (s *Sim) carryOut(effect cell.Effect) {
 			r.send(u)
 		}
 	case cell.Assign:
+		for _, h := range s.hosts {
+			if !e.Anew {
+				break
+			}
+			for _, i := range s.control.Assigned(h.id) {
+				h.send(i)
+			}
+		}
 		for _, i := range e.Instances {
 			for _, h := range s.hosts {
 				if h.id == i.HostID {

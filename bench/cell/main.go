@@ -27,21 +27,22 @@ var (
 	samples  = flag.Int("samples", 1000, "events of a kind")
 	few      = flag.Bool("few", false, "only 20 events of a kind at 100,000 instances and more")
 	patience = flag.Duration("patience", 2*time.Minute, "what takes the machine longer is given up")
-	asChild   = flag.Bool("child", false, "print one fleet's figures as JSON")
+	asChild  = flag.Bool("child", false, "print one fleet's figures as JSON")
 	before   = flag.String("before", "", "`COMMIT` whose machine runs beside this one")
+	cpu      = flag.Bool("cpu", false, "figures in processor time, for a busy machine")
 	profile  = flag.String("cpuprofile", "", "`FILE` for a profile of -child")
 	fleets   = flag.String("instances", "1000,10000,100000", "`SIZES` of the fleets, by commas")
 )
 
 func main() {
 	flag.Parse()
-	if err := start(); err != nil {
+	if err := measureAll(); err != nil {
 		fmt.Fprintln(os.Stderr, "cell:", err)
 		os.Exit(1)
 	}
 }
 
-func start() error {
+func measureAll() error {
 	var counts []int
 	for _, word := range strings.Split(*fleets, ",") {
 		n, err := strconv.Atoi(word)
@@ -101,7 +102,7 @@ func start() error {
 
 func measure(ctx context.Context, binary string, s size) (out []figure, err error) {
 	cmd := exec.CommandContext(ctx, binary, "-child", "-instances", strconv.Itoa(s.Instances), "-samples", strconv.Itoa(*samples),
-		"-patience", patience.String(), fmt.Sprintf("-few=%t", *few))
+		"-patience", patience.String(), fmt.Sprintf("-few=%t", *few), fmt.Sprintf("-cpu=%t", *cpu))
 	cmd.Stderr = os.Stderr
 	b, err := cmd.Output()
 	if err != nil {
