@@ -378,7 +378,7 @@ func (s *session) phase(now time.Time, p *guest.Phase) {
 		s.keepTime()
 		s.b.slot() // the costly part of the boot is over: the next may begin
 	}
-	s.b.x.post(lifecycle.Reached{Boot: s.b.number, Name: p.Name, At: at, Hint: clip(p.AddrHint, maxGuestSignal), Ports: ports(p.Ports)})
+	s.b.x.post(lifecycle.Reached{Boot: s.b.number, Name: p.Name, At: at, Hint: clip(p.AddrHint, maxGuestSignal), Ports: ports(p.Ports), Detached: p.Detached})
 }
 
 // keepTime begins to read the guest's clock, over this connection.

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -61,7 +62,7 @@ func readListeners(proc string, port int, dualStack func(int) bool) (reach, erro
 		if err != nil {
 			return reach{}, err
 		}
-		err = eachListener(f, func(addr string, at int) {
+		err = eachListener(f, func(addr string, at int, _ string) {
 			switch {
 			case at != port:
 				if i, known := slices.BinarySearch(r.others, at); !known {
@@ -101,9 +102,66 @@ func (r reach) hint() string {
 	return ""
 }
 
-// eachListener calls f with the address, in the kernel's hex, and the port of
-// every socket of the table that listens.
-func eachListener(r io.Reader, f func(addr string, port int)) error {
+// listens reports whether a process of the session has a socket that listens on
+// the port. What cannot be read is not held against it.
+func listens(proc string, port, session int) bool {
+	sockets := map[string]bool{}
+	for _, table := range []string{"tcp", "tcp6"} {
+		f, err := os.Open(filepath.Join(proc, "net", table))
+		if err != nil {
+			continue
+		}
+		err = eachListener(f, func(_ string, at int, inode string) {
+			if at == port {
+				sockets["socket:["+inode+"]"] = true
+			}
+		})
+		if _ = f.Close(); err != nil {
+			return true
+		}
+	}
+	processes, err := os.ReadDir(proc)
+	if err != nil || len(sockets) == 0 {
+		return true
+	}
+	for _, p := range processes {
+		if pid, err := strconv.Atoi(p.Name()); err != nil || sessionOf(proc, pid) != session {
+			continue
+		}
+		dir := filepath.Join(proc, p.Name(), "fd")
+		files, err := os.ReadDir(dir)
+		if err != nil {
+			continue // it has just ended
+		}
+		for _, fd := range files {
+			if to, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && sockets[to] {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// sessionOf is the session that a process belongs to; 0: there is no such process.
+func sessionOf(proc string, pid int) int {
+	b, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0
+	}
+	// The name, in parentheses, may have any character: state, parent, group and
+	// session follow its end.
+	_, rest, _ := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
+	fields := strings.Fields(rest)
+	if len(fields) < 4 {
+		return 0
+	}
+	n, _ := strconv.Atoi(fields[3])
+	return n
+}
+
+// eachListener calls f with the address, in the kernel's hex, the port and the
+// inode of every socket of the table that listens.
+func eachListener(r io.Reader, f func(addr string, port int, inode string)) error {
 	const listen = "0A"
 	sc := bufio.NewScanner(r)
 	for sc.Scan() {
@@ -116,7 +174,11 @@ func eachListener(r io.Reader, f func(addr string, port int)) error {
 			continue
 		}
 		if n, err := strconv.ParseUint(hexPort, 16, 16); err == nil {
-			f(addr, int(n))
+			inode := ""
+			if len(fields) > 9 {
+				inode = fields[9]
+			}
+			f(addr, int(n), inode)
 		}
 	}
 	return sc.Err()
@@ -152,15 +214,15 @@ func takesIPv4(port int) bool {
 
 // watchListener calls found once the command listens on the port, and again
 // when it can be reached from more places. While it does not, but listens on
-// others, found is called with those and no hint. own is a port of PID 1's. It
-// returns when everything is reachable, or with ctx.
-func watchListener(ctx context.Context, proc string, port, own int, found func(hint string, elsewhere []int)) {
+// others, found is called with those and no hint. own is a port of PID 1's, and
+// session is the command's. It returns when everything is reachable, or with ctx.
+func watchListener(ctx context.Context, proc string, port, own, session int, found func(wire.Phase)) {
 	wait, told, began, said := listenFirst, "", time.Now(), 0
 	var others []int
 	for {
 		if r, err := readListeners(proc, port, takesIPv4); err == nil {
 			if hint := r.hint(); hint != "" && hint != told {
-				found(hint, nil)
+				found(wire.Phase{AddrHint: hint, Detached: !listens(proc, port, session)})
 				told = hint
 			}
 			if told == hintAny {
@@ -170,7 +232,7 @@ func watchListener(ctx context.Context, proc string, port, own int, found func(h
 			if told == "" && said < elsewhereMost && len(r.others) > 0 && time.Since(began) >= elsewhereAfter && !slices.Equal(r.others, others) {
 				others = r.others
 				said++
-				found("", others)
+				found(wire.Phase{Ports: others})
 			}
 		}
 		if pause(ctx, wait) != nil {

@@ -3,11 +3,18 @@ package guest
 import (
 	"context"
 	"net"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	wire "github.com/miosa/miosa/wire/guest"
 )
 
 func TestReadListeners(t *testing.T) {
@@ -42,12 +49,68 @@ func TestWatchListenerOnThisMachine(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var hints []string
-	watchListener(ctx, "/proc", l.Addr().(*net.TCPAddr).Port, 0, func(hint string, _ []int) {
-		hints = append(hints, hint)
+	session, err := unix.Getsid(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	watchListener(ctx, "/proc", l.Addr().(*net.TCPAddr).Port, 0, session, func(p wire.Phase) {
+		if hints = append(hints, p.AddrHint); p.Detached {
+			t.Error("a socket of this session counts as detached")
+		}
 		cancel() // it would go on watching for a wider one
 	})
 	if len(hints) != 1 || hints[0] != hintLoopback {
 		t.Errorf("hints %q", hints)
+	}
+}
+
+// Whoever listens in a session of its own, as a daemon does, is told apart.
+func TestWhoListensIsTold(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := l.Addr().(*net.TCPAddr).Port
+	own, err := unix.Getsid(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !listens("/proc", port, own) {
+		t.Error("this process listens, and is not seen")
+	}
+	file, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	// A daemon with a name that is hard to read: (a b) c
+	daemon := exec.CommandContext(t.Context(), "sh", "-c", `printf '(a b) c' >/proc/self/comm; echo; read line`)
+	daemon.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	daemon.ExtraFiles = []*os.File{file}
+	in, err := daemon.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := daemon.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		in.Close()
+		_ = daemon.Wait() // it ends without a line
+	}()
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if !listens("/proc", port, daemon.Process.Pid) {
+		t.Error("the daemon's session listens, and is not seen")
+	}
+	if listens("/proc", port, daemon.Process.Pid+1<<22) {
+		t.Error("a session that is none listens")
 	}
 }
 
@@ -59,7 +122,8 @@ func TestWatchListenerElsewhere(t *testing.T) {
 		defer cancel()
 		began := time.Now()
 		var told [][]int
-		watchListener(ctx, filepath.Join("testdata/proc", "any4"), 81, 61009, func(hint string, elsewhere []int) {
+		watchListener(ctx, filepath.Join("testdata/proc", "any4"), 81, 61009, 1, func(p wire.Phase) {
+			hint, elsewhere := p.AddrHint, p.Ports
 			if hint != "" || time.Since(began) < elsewhereAfter {
 				t.Errorf("after %v: hint %q", time.Since(began), hint)
 			}

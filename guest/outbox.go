@@ -178,12 +178,12 @@ func (o *outbox) ack(a wire.Ack) {
 func (o *outbox) phase(name, hint string) { o.reached(wire.Phase{Name: name, AddrHint: hint}) }
 
 // listening tells where the command listens: on its port, or elsewhere.
-func (o *outbox) listening(hint string, elsewhere []int) {
-	if hint == "" {
-		o.reached(wire.Phase{Name: "elsewhere", Ports: elsewhere})
-		return
+func (o *outbox) listening(p wire.Phase) {
+	p.Name = "listening"
+	if p.AddrHint == "" {
+		p.Name = "elsewhere"
 	}
-	o.phase("listening", hint)
+	o.reached(p)
 }
 
 func (o *outbox) reached(p wire.Phase) {

@@ -76,7 +76,7 @@ func (s *supervisor) run(ctx context.Context) wire.Exit {
 	watching, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if s.port != 0 {
-		go watchListener(watching, s.proc, s.port, s.gate, s.out.listening)
+		go watchListener(watching, s.proc, s.port, s.gate, p.pid, s.out.listening)
 	}
 	if s.kills != nil {
 		go watchKills(watching, s.kills, p.pid, func(text string) { s.out.line(wire.System, []byte(text), false) })

@@ -49,7 +49,9 @@ type Machine struct {
 	// when its run command started.
 	began, running time.Time
 	hint           string
-	elsewhere      []int // ports that the app listens on, none of which is its own
+	detached       bool      // what listens is of no process of the run command's session
+	firstAnswer    time.Time // when a probe was first answered well before that was known to be enough
+	elsewhere      []int     // ports that the app listens on, none of which is its own
 	probing        bool
 	stopAt         time.Time // when StopGuest was sent; its deadline follows
 	restarting     bool      // stopping only to boot again (RestartNonce)
@@ -289,7 +291,7 @@ func (m *Machine) reached(now time.Time, e Reached) {
 		m.running = now
 		m.check = health.Begin(m.in.Spec.Health, now)
 	case "listening":
-		m.hint = e.Hint
+		m.hint, m.detached = e.Hint, e.Detached
 		if m.vm == vmRunning {
 			m.check.Hurry(now)
 		}
@@ -339,6 +341,10 @@ func (m *Machine) answered(now time.Time, r health.Result) {
 		return
 	}
 	m.obs.LastProbeAt, m.obs.LastProbe = r.At, r.Detail
+	if r.OK && m.leaving(now) {
+		r = health.Result{At: r.At, Detail: "answered, but by a process that the run command may be about to leave behind"}
+		m.obs.LastProbe = r.Detail
+	}
 	switch m.check.Observe(now, r) {
 	case health.BecameHealthy:
 		m.healthy(now)
@@ -349,6 +355,25 @@ func (m *Machine) answered(now time.Time, r health.Result) {
 			Message: fmt.Sprintf("%d health checks in a row failed; the last one: %s", m.check.Failures, r.Detail),
 		}
 	}
+}
+
+// DetachedFor is how long the run command of an app that listens by a process of
+// another session has to run on before the app counts as healthy.
+const DetachedFor = 3 * time.Second
+
+// leaving reports whether the run command may be about to end and to leave those
+// behind that answer for it, as a daemon does: they end with it. A supervisor that
+// gives each of its processes a session of its own looks the same, and stays.
+// Nobody is known to listen yet where an answer overtakes the guest's word.
+func (m *Machine) leaving(now time.Time) bool {
+	_, listening := PhaseAt(m.obs, "listening")
+	if m.obs.State != miosa.Starting || m.in.Spec.Port == 0 || listening && !m.detached {
+		return false
+	}
+	if m.firstAnswer.IsZero() {
+		m.firstAnswer = now
+	}
+	return now.Sub(m.firstAnswer) < DetachedFor
 }
 
 func (m *Machine) healthy(now time.Time) {
@@ -506,6 +531,7 @@ func (m *Machine) boot(now time.Time) []Effect {
 	m.obs.LastProbe, m.obs.LastProbeAt = "", time.Time{}
 	m.phase(now, "boot_decided", now)
 	m.vm, m.began, m.hint, m.probing, m.stopAt = vmBooting, now, "", false, time.Time{}
+	m.detached, m.firstAnswer = false, time.Time{}
 	m.elsewhere = nil
 	m.running = time.Time{}
 	return []Effect{Boot{m.obs.Boot}}

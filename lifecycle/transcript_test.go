@@ -73,7 +73,7 @@ func (s *stage) line(l transcript.Line) (string, error) {
 	case "app starts":
 		s.feed(lifecycle.Reached{Boot: boot, Name: "app_started", At: s.now})
 	case "app listens":
-		s.feed(lifecycle.Reached{Boot: boot, Name: "listening", At: s.now, Hint: l.Text("on", "any")})
+		s.feed(lifecycle.Reached{Boot: boot, Name: "listening", At: s.now, Hint: l.Text("on", "any"), Detached: l.Has("detached")})
 	case "app elsewhere":
 		var ports []int
 		for p := range strings.SplitSeq(l.Text("ports", ""), ",") {

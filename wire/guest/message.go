@@ -139,6 +139,9 @@ type Phase struct {
 	// AddrHint, with "listening": "any", "loopback" or "ipv6", so that an app
 	// that only hears 127.0.0.1 can be told so in words.
 	AddrHint string `json:"addr_hint,omitempty"`
+	// Detached, with "listening": none of the processes that listen is of the
+	// command's own session, so that it may be about to leave them behind.
+	Detached bool `json:"detached,omitempty"`
 	// Ports, with "elsewhere", are at most MaxPorts that something listens on.
 	Ports []int `json:"ports,omitempty"`
 }

@@ -45,7 +45,7 @@ func main() {
 		if err := child.Start(); err != nil {
 			fmt.Println(err)
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(time.Second) // long enough for the child to answer
 		return
 	case "late":
 		d, _ := time.ParseDuration(os.Args[2])
