@@ -238,6 +238,19 @@ var rules = []rule{{
 		})
 	},
 }, {
+	name:   "what is written whole is written by disk",
+	reason: "a file that takes another's place must be synced before and its directory after, and what a crash leaves of it swept: disk.Replace, disk.Create and disk.Rename do so",
+	broken: func(f *folder, report func(token.Pos, string)) {
+		if within(f.dir, []string{"disk"}) {
+			return
+		}
+		f.eachUse("os", func(pos token.Pos, name string) {
+			if name == "Rename" || name == "CreateTemp" {
+				report(pos, "uses os."+name)
+			}
+		})
+	},
+}, {
 	name:   "loops do not know each other",
 	reason: "they run in different processes once roles are apart: they meet in the store and in wire/cell only",
 	broken: func(f *folder, report func(token.Pos, string)) {
@@ -632,6 +645,10 @@ func TestRulesSeeViolations(t *testing.T) {
 			{"agent/own.go", "package agent\n\nimport _ \"" + engine + "\"\n"},
 			{"agent/own.go", "package agent\n\nimport _ \"" + module + "/pebbledb\"\n"},
 			{"pebbledb/logs.go", "package pebbledb\n\nimport _ \"" + module + "/logs\"\n"},
+		},
+		"what is written whole is written by disk": {
+			{"agent/state.go", "package agent\n\nimport \"os\"\n\nvar _ = os.Rename\n"},
+			{"cli/context.go", pkg("cli", "import \"os\"\n\nvar _ = os.CreateTemp\n")},
 		},
 		"loops do not know each other": {
 			{"api/publish.go", "package api\n\nimport _ \"" + module + "/control\"\n"},

@@ -14,7 +14,7 @@ import (
 	"sync"
 
 	"github.com/miosa/miosa"
-	"github.com/miosa/miosa/sparse"
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/vmm"
 )
 
@@ -56,7 +56,10 @@ func (d *disks) prepare() error {
 		return fmt.Errorf("prepare the agent's directory: %w", err)
 	}
 	// VMs get open files: nobody else has business here.
-	if err := os.MkdirAll(filepath.Join(d.dir, templatesDir), 0o700); err != nil {
+	if err := disk.MakeDir(filepath.Join(d.dir, templatesDir), 0o700); err != nil {
+		return fmt.Errorf("prepare the agent's directory: %w", err)
+	}
+	if err := disk.Sweep(d.dir); err != nil {
 		return fmt.Errorf("prepare the agent's directory: %w", err)
 	}
 	return nil
@@ -69,25 +72,13 @@ func (d *disks) path(id, name string) string { return filepath.Join(d.dir, id, n
 // death of our process, which is all that matters for what dies with the
 // machine.
 func (d *disks) write(id, name string, data []byte, sync bool) error {
-	dir := filepath.Join(d.dir, id)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := disk.MakeDir(filepath.Join(d.dir, id), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "."+name+"-*")
-	if err != nil {
-		return err
+	if sync {
+		return disk.Replace(d.path(id, name), data, 0o600)
 	}
-	_, err = f.Write(data)
-	if err == nil && sync {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, name))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return disk.ReplaceUnsynced(d.path(id, name), data, 0o600)
 }
 
 func (d *disks) writeState(s state) error {
@@ -130,6 +121,9 @@ func (d *disks) states(log *slog.Logger) ([]state, error) {
 	for _, e := range entries {
 		if miosa.IDPrefix(e.Name()) != miosa.PrefixInstance {
 			continue
+		}
+		if err := disk.Sweep(filepath.Join(d.dir, e.Name())); err != nil {
+			return nil, fmt.Errorf("sweep the directory of %s: %w", e.Name(), err)
 		}
 		b, err := os.ReadFile(d.path(e.Name(), stateFile))
 		var s state
@@ -231,7 +225,7 @@ func (d *disks) template(megabytes int) (string, error) {
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("mkfs.ext4: %w: %s", err, strings.TrimSpace(string(out))), os.Remove(tmp))
 	}
-	return path, os.Rename(tmp, path)
+	return path, disk.Rename(tmp, path)
 }
 
 // copySparse makes the file to, which does not exist, what from is.
@@ -245,7 +239,7 @@ func copySparse(to, from string) (err error) {
 	if err != nil {
 		return err
 	}
-	return errors.Join(sparse.Copy(dst, src), dst.Close())
+	return errors.Join(disk.CopySparse(dst, src), dst.Close())
 }
 
 // panicked tells a kernel panic from the console's last words.
