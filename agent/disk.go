@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,9 +12,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/disk"
-	"github.com/miosa/miosa/vmm"
 )
 
 // disks is the agent's directory: one folder an instance, with its state, its
@@ -25,18 +22,6 @@ type disks struct {
 	dir string
 	mu  sync.Mutex // guards the making of templates
 }
-
-// state is what must survive us to take an instance up again. It holds no
-// secret: the boot spec stays sealed in a file of its own.
-type state struct {
-	Schema      int               `json:"schema"`
-	Instance    miosa.Instance    `json:"instance"` // without its boot spec
-	Observation miosa.Observation `json:"observation"`
-	VM          vmm.Handle        `json:"vm"`
-	Tail        tailDump          `json:"-"`
-}
-
-const stateSchema = 1
 
 var errNoSpec = errors.New("no boot spec is stored")
 
@@ -81,17 +66,6 @@ func (d *disks) write(id, name string, data []byte, sync bool) error {
 	return disk.ReplaceUnsynced(d.path(id, name), data, 0o600)
 }
 
-func (d *disks) writeState(s state) error {
-	s.Schema = stateSchema
-	s.Instance.BootSpec = nil
-	s.Instance.Observed = miosa.Observation{}
-	b, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	return d.write(s.Instance.ID, stateFile, b, false)
-}
-
 func (d *disks) writeSpec(id string, sealed []byte) error { return d.write(id, specFile, sealed, true) }
 
 func (d *disks) readSpec(id string) ([]byte, error) {
@@ -108,56 +82,6 @@ func (d *disks) writeTail(id string, t tailDump) error {
 		return err
 	}
 	return d.write(id, tailFile, b, false)
-}
-
-// states reads every instance's state. A file that cannot be read is left
-// out and said: control assigns the instance anew.
-func (d *disks) states(log *slog.Logger) ([]state, error) {
-	entries, err := os.ReadDir(d.dir)
-	if err != nil {
-		return nil, fmt.Errorf("read the agent's directory: %w", err)
-	}
-	var out []state
-	for _, e := range entries {
-		if miosa.IDPrefix(e.Name()) != miosa.PrefixInstance {
-			continue
-		}
-		if err := disk.Sweep(filepath.Join(d.dir, e.Name())); err != nil {
-			return nil, fmt.Errorf("sweep the directory of %s: %w", e.Name(), err)
-		}
-		b, err := os.ReadFile(d.path(e.Name(), stateFile))
-		var s state
-		if err == nil {
-			err = json.Unmarshal(b, &s)
-		} else if !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("read the state of %s: %w", e.Name(), err)
-		}
-		if err != nil || s.Instance.ID != e.Name() || s.Schema > stateSchema {
-			log.Warn("state of an instance cannot be read; it is begun anew", "instance", e.Name(), "err", err)
-			if err := d.remove(e.Name()); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		if b, err := os.ReadFile(d.path(e.Name(), tailFile)); err == nil {
-			_ = json.Unmarshal(b, &s.Tail) // a broken tail is an empty one
-		}
-		out = append(out, s)
-	}
-	return out, nil
-}
-
-// paused writes down that the platform stopped the VM: the next start boots
-// the instance at once and counts no failure.
-func (d *disks) paused(s state) error {
-	s.VM = vmm.Handle{}
-	s.Observation.State = miosa.Pending
-	s.Observation.Seq++
-	s.Observation.NextRestartAt = s.Observation.ReportedAt
-	if err := d.removeDisk(s.Instance.ID); err != nil {
-		return err
-	}
-	return d.writeState(s)
 }
 
 func (d *disks) remove(id string) error { return os.RemoveAll(filepath.Join(d.dir, id)) }
