@@ -389,7 +389,11 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 	if p.access, err = openAccessLog(p.cfg.accessLog); err != nil {
 		return err
 	}
-	routerConfig := edge.Config{RouterID: "router-" + c.id, Listener: httpListener, Traffic: p.history, TrustedProxies: p.cfg.trustedProxies, ProxyProtocol: p.cfg.proxyProtocol}
+	sticky, err := p.vault.Derive(ctx, stickyPurpose)
+	if err != nil {
+		return err
+	}
+	routerConfig := edge.Config{RouterID: "router-" + c.id, Listener: httpListener, StickyKey: sticky, Traffic: p.history, TrustedProxies: p.cfg.trustedProxies, ProxyProtocol: p.cfg.proxyProtocol}
 	if host, _, err := net.SplitHostPort(p.cfg.http); err == nil { // else nobody listens there
 		routerConfig.PortHost = host
 	}
