@@ -28,21 +28,17 @@ var pure = []string{"cell", "reconcile", "rollout", "schedule", "lifecycle", "he
 
 // ports are what the loops know of the outside world: types and an interface.
 // A folder inside a port's is one of its adapters unless it is its conformance
-// suite ("storetest") or listed below.
+// suite ("storetest"), one of the loops, or listed below.
 var ports = []string{"store", "artifact", "vmm", "network", "secret", "logs", "events", "metrics", "usage"}
 
-// notAdapters are the folders inside a port's that are no implementation.
+// notAdapters are the other folders inside a port's that are no implementation.
 var notAdapters = map[string]string{
-	"vmm/bundle":      "the guest bundle, shared by all drivers",
-	"logs/plane":      "the loop of the log plane",
-	"logs/drain":      "the loop that forwards lines to customers' receivers",
-	"events/timeline": "the loop that moves events from the outbox to the store",
-	"events/webhook":  "the loop that sends events on",
-	"metrics/plane":   "the loop that feeds the history",
-	"usage/ledger":    "the loop that keeps usage",
+	"vmm/bundle": "the guest bundle, shared by all drivers",
 }
 
-// loops run for as long as the process does.
+// loops run for as long as the process does. One that is all about what a port
+// keeps lies in the port's folder, beside what keeps it: who looks for logs finds
+// their port, their stores and their loops in one place.
 var loops = []string{"control", "agent", "edge", "api", "logs/plane", "logs/drain", "events/timeline", "events/webhook", "registry/pull", "metrics/plane", "usage/ledger", "trace"}
 
 // joins are the only folders that may join loops to adapters.
@@ -238,6 +234,19 @@ var rules = []rule{{
 		})
 	},
 }, {
+	name:   "what is written whole is written by disk",
+	reason: "a file that takes another's place must be synced before and its directory after, and what a crash leaves of it swept: disk.Replace, disk.Create and disk.Rename do so",
+	broken: func(f *folder, report func(token.Pos, string)) {
+		if within(f.dir, []string{"disk"}) {
+			return
+		}
+		f.eachUse("os", func(pos token.Pos, name string) {
+			if name == "Rename" || name == "CreateTemp" {
+				report(pos, "uses os."+name)
+			}
+		})
+	},
+}, {
 	name:   "loops do not know each other",
 	reason: "they run in different processes once roles are apart: they meet in the store and in wire/cell only",
 	broken: func(f *folder, report func(token.Pos, string)) {
@@ -250,6 +259,23 @@ var rules = []rule{{
 				report(pos, "imports "+p)
 			}
 		})
+	},
+}, {
+	name:   "a loop lies with the port that it is about",
+	reason: "a folder inside a port's is an adapter or a loop of that port's; a loop that does not know the port belongs elsewhere, or is an adapter that hides from its rules",
+	broken: func(f *folder, report func(token.Pos, string)) {
+		port, _, _ := strings.Cut(f.dir, "/")
+		if !slices.Contains(loops, f.dir) || !slices.Contains(ports, port) || f.dir == port {
+			return
+		}
+		knows := false
+		f.eachImport(func(_ token.Pos, p string) {
+			in, ok := inModule(p)
+			knows = knows || ok && in == port
+		})
+		if !knows {
+			report(f.files[0].Package, "does not import "+port)
+		}
 	},
 }, {
 	name:   "only programs import programs",
@@ -408,7 +434,8 @@ func adapter(dir string) string {
 		return ""
 	}
 	name, _, _ := strings.Cut(rest, "/")
-	if _, not := notAdapters[port+"/"+name]; not || name == port+"test" {
+	in := port + "/" + name
+	if _, not := notAdapters[in]; not || name == port+"test" || slices.Contains(loops, in) {
 		return ""
 	}
 	return port + "/" + name
@@ -560,25 +587,27 @@ func TestRulesSeeViolations(t *testing.T) {
 
 	lawful := fstest.MapFS{}
 	for name, source := range map[string]string{
-		"miosa.go":              pkg("miosa", "import _ \"errors\"\n"),
-		"reconcile/pass.go":     pkg("reconcile", "import (\n_ \""+module+"\"\n_ \""+module+"/health\"\n\"time\"\n)\n\nvar _ time.Duration\n"),
-		"health/verdict.go":     imports("health", "net/netip"),
-		"store/store.go":        imports("store", module),
-		"store/etcd/store.go":   imports("etcd", module+"/store"),
-		"pebbledb/pebbledb.go":  pkg("pebbledb", "import (\n_ \""+module+"\"\nlsm \""+engine+"\"\n)\n\nvar _ = lsm.Open\n"),
-		"logs/pebble/store.go":  pkg("pebble", "import (\n_ \""+module+"/pebbledb\"\nlsm \""+engine+"\"\n)\n\nvar _ lsm.Iterator\n"),
-		"vmm/vmm.go":            pkg("vmm", ""),
-		"vmm/bundle/bundle.go":  pkg("bundle", ""),
-		"vmm/qemu/driver.go":    imports("qemu", module+"/vmm/bundle"),
-		"agent/agent.go":        imports("agent", module+"/vmm"),
-		"api/server.go":         imports("api", module+"/api/resource"),
-		"api/resource/app.go":   pkg("resource", ""),
-		"client/client.go":      imports("client", module+"/api/resource"),
-		"guest/phases.go":       imports("guest", "github.com/vishvananda/netlink"),
-		"cmd/miosa/main.go":     "// Command miosa is planted.\npackage main\n\nimport _ \"" + module + "/store/etcd\"\n\nfunc main() {}\n",
-		"sim/cell.go":           imports("sim", module+"/agent"),
-		"sim/cell_test.go":      "package sim\n\nfunc init() {}\n",
-		"sim/testdata/any/a.go": "package util\n",
+		"miosa.go":               pkg("miosa", "import _ \"errors\"\n"),
+		"reconcile/pass.go":      pkg("reconcile", "import (\n_ \""+module+"\"\n_ \""+module+"/health\"\n\"time\"\n)\n\nvar _ time.Duration\n"),
+		"health/verdict.go":      imports("health", "net/netip"),
+		"store/store.go":         imports("store", module),
+		"store/etcd/store.go":    imports("etcd", module+"/store"),
+		"pebbledb/pebbledb.go":   pkg("pebbledb", "import (\n_ \""+module+"\"\nlsm \""+engine+"\"\n)\n\nvar _ = lsm.Open\n"),
+		"logs/pebble/store.go":   pkg("pebble", "import (\n_ \""+module+"/pebbledb\"\nlsm \""+engine+"\"\n)\n\nvar _ lsm.Iterator\n"),
+		"vmm/vmm.go":             pkg("vmm", ""),
+		"vmm/bundle/bundle.go":   pkg("bundle", ""),
+		"vmm/qemu/driver.go":     imports("qemu", module+"/vmm/bundle"),
+		"agent/agent.go":         imports("agent", module+"/vmm"),
+		"usage/usage.go":         pkg("usage", ""),
+		"usage/ledger/ledger.go": imports("ledger", module+"/usage"),
+		"api/server.go":          imports("api", module+"/api/resource"),
+		"api/resource/app.go":    pkg("resource", ""),
+		"client/client.go":       imports("client", module+"/api/resource"),
+		"guest/phases.go":        imports("guest", "github.com/vishvananda/netlink"),
+		"cmd/miosa/main.go":      "// Command miosa is planted.\npackage main\n\nimport _ \"" + module + "/store/etcd\"\n\nfunc main() {}\n",
+		"sim/cell.go":            imports("sim", module+"/agent"),
+		"sim/cell_test.go":       "package sim\n\nfunc init() {}\n",
+		"sim/testdata/any/a.go":  "package util\n",
 	} {
 		lawful[name] = &fstest.MapFile{Data: []byte(source)}
 	}
@@ -633,9 +662,17 @@ func TestRulesSeeViolations(t *testing.T) {
 			{"agent/own.go", "package agent\n\nimport _ \"" + module + "/pebbledb\"\n"},
 			{"pebbledb/logs.go", "package pebbledb\n\nimport _ \"" + module + "/logs\"\n"},
 		},
+		"what is written whole is written by disk": {
+			{"agent/state.go", "package agent\n\nimport \"os\"\n\nvar _ = os.Rename\n"},
+			{"cli/context.go", pkg("cli", "import \"os\"\n\nvar _ = os.CreateTemp\n")},
+		},
 		"loops do not know each other": {
 			{"api/publish.go", "package api\n\nimport _ \"" + module + "/control\"\n"},
 			{"edge/page.go", imports("edge", module+"/api/resource")},
+		},
+		"a loop lies with the port that it is about": {
+			{"events/webhook/webhook.go", imports("webhook", module+"/store")},
+			{"logs/plane/plane.go", pkg("plane", "")},
 		},
 		"only programs import programs": {
 			{"agent/main.go", "package agent\n\nimport _ \"" + module + "/cmd/miosa\"\n"},

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,9 +12,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/miosa/miosa"
-	"github.com/miosa/miosa/sparse"
-	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/disk"
 )
 
 // disks is the agent's directory: one folder an instance, with its state, its
@@ -25,18 +22,6 @@ type disks struct {
 	dir string
 	mu  sync.Mutex // guards the making of templates
 }
-
-// state is what must survive us to take an instance up again. It holds no
-// secret: the boot spec stays sealed in a file of its own.
-type state struct {
-	Schema      int               `json:"schema"`
-	Instance    miosa.Instance    `json:"instance"` // without its boot spec
-	Observation miosa.Observation `json:"observation"`
-	VM          vmm.Handle        `json:"vm"`
-	Tail        tailDump          `json:"-"`
-}
-
-const stateSchema = 1
 
 var errNoSpec = errors.New("no boot spec is stored")
 
@@ -56,7 +41,10 @@ func (d *disks) prepare() error {
 		return fmt.Errorf("prepare the agent's directory: %w", err)
 	}
 	// VMs get open files: nobody else has business here.
-	if err := os.MkdirAll(filepath.Join(d.dir, templatesDir), 0o700); err != nil {
+	if err := disk.MakeDir(filepath.Join(d.dir, templatesDir), 0o700); err != nil {
+		return fmt.Errorf("prepare the agent's directory: %w", err)
+	}
+	if err := disk.Sweep(d.dir); err != nil {
 		return fmt.Errorf("prepare the agent's directory: %w", err)
 	}
 	return nil
@@ -69,36 +57,13 @@ func (d *disks) path(id, name string) string { return filepath.Join(d.dir, id, n
 // death of our process, which is all that matters for what dies with the
 // machine.
 func (d *disks) write(id, name string, data []byte, sync bool) error {
-	dir := filepath.Join(d.dir, id)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := disk.MakeDir(filepath.Join(d.dir, id), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "."+name+"-*")
-	if err != nil {
-		return err
+	if sync {
+		return disk.Replace(d.path(id, name), data, 0o600)
 	}
-	_, err = f.Write(data)
-	if err == nil && sync {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, name))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
-}
-
-func (d *disks) writeState(s state) error {
-	s.Schema = stateSchema
-	s.Instance.BootSpec = nil
-	s.Instance.Observed = miosa.Observation{}
-	b, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	return d.write(s.Instance.ID, stateFile, b, false)
+	return disk.ReplaceUnsynced(d.path(id, name), data, 0o600)
 }
 
 func (d *disks) writeSpec(id string, sealed []byte) error { return d.write(id, specFile, sealed, true) }
@@ -117,53 +82,6 @@ func (d *disks) writeTail(id string, t tailDump) error {
 		return err
 	}
 	return d.write(id, tailFile, b, false)
-}
-
-// states reads every instance's state. A file that cannot be read is left
-// out and said: control assigns the instance anew.
-func (d *disks) states(log *slog.Logger) ([]state, error) {
-	entries, err := os.ReadDir(d.dir)
-	if err != nil {
-		return nil, fmt.Errorf("read the agent's directory: %w", err)
-	}
-	var out []state
-	for _, e := range entries {
-		if miosa.IDPrefix(e.Name()) != miosa.PrefixInstance {
-			continue
-		}
-		b, err := os.ReadFile(d.path(e.Name(), stateFile))
-		var s state
-		if err == nil {
-			err = json.Unmarshal(b, &s)
-		} else if !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("read the state of %s: %w", e.Name(), err)
-		}
-		if err != nil || s.Instance.ID != e.Name() || s.Schema > stateSchema {
-			log.Warn("state of an instance cannot be read; it is begun anew", "instance", e.Name(), "err", err)
-			if err := d.remove(e.Name()); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		if b, err := os.ReadFile(d.path(e.Name(), tailFile)); err == nil {
-			_ = json.Unmarshal(b, &s.Tail) // a broken tail is an empty one
-		}
-		out = append(out, s)
-	}
-	return out, nil
-}
-
-// paused writes down that the platform stopped the VM: the next start boots
-// the instance at once and counts no failure.
-func (d *disks) paused(s state) error {
-	s.VM = vmm.Handle{}
-	s.Observation.State = miosa.Pending
-	s.Observation.Seq++
-	s.Observation.NextRestartAt = s.Observation.ReportedAt
-	if err := d.removeDisk(s.Instance.ID); err != nil {
-		return err
-	}
-	return d.writeState(s)
 }
 
 func (d *disks) remove(id string) error { return os.RemoveAll(filepath.Join(d.dir, id)) }
@@ -231,7 +149,7 @@ func (d *disks) template(megabytes int) (string, error) {
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("mkfs.ext4: %w: %s", err, strings.TrimSpace(string(out))), os.Remove(tmp))
 	}
-	return path, os.Rename(tmp, path)
+	return path, disk.Rename(tmp, path)
 }
 
 // copySparse makes the file to, which does not exist, what from is.
@@ -245,7 +163,7 @@ func copySparse(to, from string) (err error) {
 	if err != nil {
 		return err
 	}
-	return errors.Join(sparse.Copy(dst, src), dst.Close())
+	return errors.Join(disk.CopySparse(dst, src), dst.Close())
 }
 
 // panicked tells a kernel panic from the console's last words.

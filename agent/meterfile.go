@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/metering"
 )
 
@@ -50,7 +51,11 @@ func openMeterFile(path string, keep func(meterEntry)) (*meterFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the meters: %w", err)
 	}
-	if err := f.Truncate(whole); err != nil {
+	err = f.Truncate(whole)
+	if err == nil {
+		err = disk.SyncDir(filepath.Dir(path)) // what is synced lasts only if its name does
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open the meters: %w", errors.Join(err, f.Close()))
 	}
 	return &meterFile{path: path, f: f, size: whole}, nil
@@ -72,8 +77,8 @@ func appendMeterEntry(b []byte, e meterEntry) ([]byte, error) {
 	return append(append(fmt.Appendf(b, "%08x ", crc32.ChecksumIEEE(entry)), entry...), '\n'), nil
 }
 
-// add appends entries. It lasts through the death of this process; sync makes
-// it last through the machine's.
+// add appends entries. They last through the death of this process; a sync makes
+// them last through the machine's.
 func (f *meterFile) add(entries ...meterEntry) error {
 	var b []byte
 	for _, e := range entries {
@@ -90,36 +95,22 @@ func (f *meterFile) add(entries ...meterEntry) error {
 	return nil
 }
 
-func (f *meterFile) sync() error {
-	if err := f.f.Sync(); err != nil {
-		return fmt.Errorf("sync the meters: %w", err)
-	}
-	return nil
-}
-
 // replace writes the file anew: a crash leaves the old one or the new one.
-func (f *meterFile) replace(entries []meterEntry) (err error) {
-	next, err := os.OpenFile(f.path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+func (f *meterFile) replace(entries []meterEntry) error {
+	next, err := disk.Create(f.path, 0o600)
 	if err != nil {
 		return fmt.Errorf("write the meters: %w", err)
 	}
-	n := &meterFile{path: f.path, f: next}
+	n := &meterFile{path: f.path, f: next.File}
 	if err = n.add(entries...); err == nil {
-		err = n.sync()
+		err = next.Commit()
 	}
-	if err == nil {
-		err = os.Rename(f.path+".new", f.path)
-	}
-	if err != nil {
-		return errors.Join(err, next.Close())
+	if !next.Named() {
+		return errors.Join(err, next.Discard())
 	}
 	old := f.f
 	f.f, f.size = n.f, n.size
-	err = old.Close()
-	if dir, derr := os.Open(filepath.Dir(f.path)); derr == nil {
-		err = errors.Join(err, dir.Sync(), dir.Close())
-	}
-	return err
+	return errors.Join(err, old.Close())
 }
 
 func (f *meterFile) close() error { return f.f.Close() }

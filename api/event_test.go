@@ -18,6 +18,7 @@ import (
 	eventmemory "github.com/miosa/miosa/events/memory"
 	"github.com/miosa/miosa/events/pebble"
 	"github.com/miosa/miosa/events/timeline"
+	view "github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
 )
@@ -30,7 +31,7 @@ func startReal(t *testing.T) platform {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tl := timeline.New(timeline.Config{}, kept, records, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	tl := timeline.New(timeline.Config{}, kept, view.New(records), slog.New(slog.NewTextHandler(t.Output(), nil)))
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var running sync.WaitGroup
 	running.Go(func() { _ = tl.Run(ctx) })
@@ -271,7 +272,7 @@ func FuzzEventResume(f *testing.F) {
 		stop := func() {}
 		restart := func() {
 			stop()
-			tl = timeline.New(timeline.Config{}, kept, records, log)
+			tl = timeline.New(timeline.Config{}, kept, view.New(records), log)
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan struct{})
 			go func() { defer close(done); _ = tl.Run(ctx) }()

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/miosa/miosa/disk"
 )
 
 // Context is how to reach a platform: what `miosa up` writes when it answers.
@@ -63,19 +65,7 @@ func RememberContext(path string) error {
 	if err := os.MkdirAll(filepath.Dir(pointer), 0o700); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(pointer), ".context-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	if _, err := tmp.WriteString(full + "\n"); err != nil {
-		tmp.Close()
-		return err
-	}
-	if err := tmp.Close(); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), pointer)
+	return disk.Replace(pointer, []byte(full+"\n"), 0o600)
 }
 
 // RememberedContext is the path of this user's default context file;

@@ -75,7 +75,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", "GET", 100)
 	f.Add("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5, max=1\r\nContent-Length: 1\r\n\r\nab", "GET", 100)
 
-	rt, err := New(Config{RouterID: "router-1", Addr: "127.0.0.1:0"}, newTestFeed(), slog.New(slog.DiscardHandler))
+	rt, err := New(Config{RouterID: "router-1", Addr: "127.0.0.1:0", StickyKey: testKey}, newTestFeed(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -58,7 +58,7 @@ func serveFor(backend string) error {
 		return err
 	}
 	feed := newTestFeed()
-	rt, err := New(Config{RouterID: "router-1", Listener: l, AccessLog: io.Discard}, feed, slog.New(slog.DiscardHandler))
+	rt, err := New(Config{RouterID: "router-1", Listener: l, StickyKey: testKey, AccessLog: io.Discard}, feed, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

@@ -871,7 +871,7 @@ func TestWaitsForNothingOfWorkers(t *testing.T) {
 }
 
 func TestStickyCookie(t *testing.T) {
-	g, _ := newRig(t, Config{StickyKey: []byte("0123456789abcdef")})
+	g, _ := newRig(t, Config{})
 	var all []routing.Backend
 	for _, id := range []string{"ri_a", "ri_b", "ri_c"} {
 		all = append(all, at(id, app(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, id) })))
@@ -902,6 +902,50 @@ func TestStickyCookie(t *testing.T) {
 		if again := g.get("http://app.test/", "Cookie", cookie); again.body != got.body {
 			t.Errorf("the cookie of one that left draws to %s and to %s", got.body, again.body)
 		}
+	}
+}
+
+// A session stays with its instance over a restart of the router, and is the same
+// for another router, where the key is the same: with another one it is not.
+func TestSessionsStayOverARestart(t *testing.T) {
+	pool := routing.Pool{VersionID: "v", Sticky: miosa.Sticky{Mode: miosa.StickyCookie}}
+	for n := range 8 {
+		id := "ri_" + strconv.Itoa(n)
+		pool.Backends = append(pool.Backends, at(id, app(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, id) })))
+	}
+	router := func(key []byte) (*rig, func()) {
+		g, stop := newRig(t, Config{StickyKey: key})
+		g.route(map[string]routing.Pool{"app.test": pool})
+		return g, stop
+	}
+	key := []byte("the same on every router")
+	first, stop := router(key)
+	sessions := map[string]string{} // the cookie's instance
+	for range 40 {
+		got := first.get("http://app.test/")
+		cookie, _, _ := strings.Cut(got.Header.Get("Set-Cookie"), ";")
+		sessions[cookie] = got.body
+	}
+	if len(sessions) != len(pool.Backends) {
+		t.Fatalf("40 clients got %d cookies", len(sessions))
+	}
+	second, _ := router(key) // beside the first
+	stop()
+	third, _ := router(key) // after it
+	other, _ := router([]byte("that of another platform"))
+	moved := 0
+	for cookie, instance := range sessions {
+		for name, g := range map[string]*rig{"another router": second, "the next start": third} {
+			if got := g.get("http://app.test/", "Cookie", cookie); got.body != instance || got.Header.Get("Set-Cookie") != "" {
+				t.Errorf("%s: from %s to %s, with %q", name, instance, got.body, got.Header.Get("Set-Cookie"))
+			}
+		}
+		if got := other.get("http://app.test/", "Cookie", cookie); got.Header.Get("Set-Cookie") != "" {
+			moved++
+		}
+	}
+	if moved != len(sessions) {
+		t.Errorf("with another key %d of %d sessions begin anew", moved, len(sessions))
 	}
 }
 

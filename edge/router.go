@@ -2,7 +2,6 @@ package edge
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -34,7 +33,7 @@ type Config struct {
 	// Greet begins a connection to a backend, before its first byte; nil: nothing
 	// has to.
 	Greet     func(ctx context.Context, conn net.Conn, to netip.AddrPort) error
-	StickyKey []byte // makes the cookies; the same on every router; nil: a random one
+	StickyKey []byte // makes the cookies; the same on every router and at every start; at least 16 bytes
 
 	HeadTimeout     time.Duration // for a request's head; 10 s
 	KeepAlive       time.Duration // a client's connection between requests; 75 s
@@ -104,14 +103,8 @@ func New(cfg Config, feed Feed, log *slog.Logger) (*Router, error) {
 	if cfg.ProxyProtocol && len(cfg.TrustedProxies) == 0 {
 		return nil, miosa.Errorf(miosa.Invalid, "the PROXY protocol needs trusted proxies: from anybody else it would be a way to pose as others")
 	}
-	if cfg.StickyKey == nil {
-		cfg.StickyKey = make([]byte, 32)
-		if _, err := rand.Read(cfg.StickyKey); err != nil {
-			return nil, fmt.Errorf("make sticky key: %w", err)
-		}
-	}
 	if len(cfg.StickyKey) < 16 {
-		return nil, miosa.Errorf(miosa.Invalid, "the sticky key has %d bytes, it needs at least 16", len(cfg.StickyKey))
+		return nil, miosa.Errorf(miosa.Invalid, "the sticky key has %d bytes, it needs at least 16, the same ones on every router and at every start", len(cfg.StickyKey))
 	}
 	cfg.setDefaults()
 	rt := &Router{

@@ -126,6 +126,9 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
+// testKey makes the cookies of routers in tests.
+var testKey = []byte("0123456789abcdef")
+
 // newRig starts a router; stop ends it early and waits for it.
 func newRig(t testing.TB, cfg Config) (_ *rig, stop func()) {
 	t.Helper()
@@ -134,6 +137,9 @@ func newRig(t testing.TB, cfg Config) (_ *rig, stop func()) {
 		t.Fatal(err)
 	}
 	cfg.RouterID, cfg.Listener = "router-1", listener
+	if cfg.StickyKey == nil {
+		cfg.StickyKey = testKey
+	}
 	g := &rig{t: t, feed: newTestFeed(), addr: listener.Addr().String(), log: &lockedBuffer{}, said: &lockedBuffer{}}
 	if cfg.AccessLog == nil {
 		cfg.AccessLog = g.log
@@ -332,10 +338,11 @@ func (g *rig) get(target string, header ...string) answerTo {
 func TestNewRefuses(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	for name, cfg := range map[string]Config{
-		"no id":      {Addr: "127.0.0.1:0"},
-		"no address": {RouterID: "r"},
-		"proxies":    {RouterID: "r", Addr: "127.0.0.1:0", ProxyProtocol: true},
+		"no id":      {Addr: "127.0.0.1:0", StickyKey: testKey},
+		"no address": {RouterID: "r", StickyKey: testKey},
+		"proxies":    {RouterID: "r", Addr: "127.0.0.1:0", StickyKey: testKey, ProxyProtocol: true},
 		"short key":  {RouterID: "r", Addr: "127.0.0.1:0", StickyKey: []byte("short")},
+		"no key":     {RouterID: "r", Addr: "127.0.0.1:0"},
 	} {
 		if _, err := New(cfg, newTestFeed(), log); err == nil {
 			t.Errorf("%s: accepted", name)
@@ -344,7 +351,7 @@ func TestNewRefuses(t *testing.T) {
 }
 
 func TestRunListensAndEnds(t *testing.T) {
-	rt, err := New(Config{RouterID: "r", Addr: "127.0.0.1:0"}, newTestFeed(), slog.New(slog.DiscardHandler))
+	rt, err := New(Config{RouterID: "r", Addr: "127.0.0.1:0", StickyKey: testKey}, newTestFeed(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -507,7 +514,7 @@ func TestDroppedHostIsUnknown(t *testing.T) {
 
 func TestFeedIsTakenUpAgain(t *testing.T) {
 	feed := &brokenFeed{testFeed: newTestFeed()}
-	rt, err := New(Config{RouterID: "r", Addr: "127.0.0.1:0"}, feed, slog.New(slog.DiscardHandler))
+	rt, err := New(Config{RouterID: "r", Addr: "127.0.0.1:0", StickyKey: testKey}, feed, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

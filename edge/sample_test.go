@@ -122,7 +122,7 @@ func (s shipped) ShipTraffic(_ context.Context, _ string, pass metrics.Pass) err
 func TestTrafficIsHandedOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		took := make(shipped, 10)
-		rt, err := New(Config{RouterID: "router-1", Addr: "127.0.0.1:0", Traffic: took}, newTestFeed(), slog.New(slog.DiscardHandler))
+		rt, err := New(Config{RouterID: "router-1", Addr: "127.0.0.1:0", StickyKey: testKey, Traffic: took}, newTestFeed(), slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -46,15 +46,16 @@ type Line struct {
 }
 
 // Origin is whose lines they are. IDs are the domain's, 30 bytes or so; none
-// holds a byte below 0x21 or above 0x7e.
+// holds a byte below 0x21 or above 0x7e. Spools and stores keep it as JSON: the
+// names of its tags stay, whatever the fields are called.
 type Origin struct {
-	TenantID     string
-	DeploymentID string
-	ServiceID    string
-	InstanceID   string
-	VersionID    string
-	HostID       string
-	WorkspaceID  string // external_workspace_id of the deployment; "": none. Any UTF-8, 256 bytes at most
+	TenantID     string `json:"TenantID"`
+	DeploymentID string `json:"DeploymentID"`
+	ServiceID    string `json:"ServiceID"`
+	InstanceID   string `json:"InstanceID"`
+	VersionID    string `json:"VersionID"`
+	HostID       string `json:"HostID"`
+	WorkspaceID  string `json:"WorkspaceID"` // external_workspace_id of the deployment; "": none. Any UTF-8, 256 bytes at most
 }
 
 // Batch is a run of one instance's lines: the first has the number First, and

@@ -32,24 +32,26 @@ const MaxPoints = maxClosed + 1
 
 // Meter counts one instance on its host. It is a plain value that is to be
 // kept whole: taken up again as it was at any earlier reading, it comes to the
-// same total with the next, as long as VM and counter are still the same.
+// same total with the next, as long as VM and counter are still the same. Hosts
+// keep it as JSON: the names of its tags stay, whatever the fields are called.
 type Meter struct {
-	Epoch  uint64
-	Hour   Hour
-	Total  Amount
-	Closed []Point // hours that have ended and are not acknowledged
-	Final  bool
+	Epoch  uint64  `json:"Epoch"`
+	Hour   Hour    `json:"Hour"`
+	Total  Amount  `json:"Total"`
+	Closed []Point `json:"Closed"` // hours that have ended and are not acknowledged
+	Final  bool    `json:"Final"`
 
-	Acknowledged Amount
-	Known        bool // some report was taken
+	Acknowledged Amount `json:"Acknowledged"`
+	Known        bool   `json:"Known"` // some report was taken
 
 	// The last reading.
-	Host           string
-	Clock          time.Duration // less what is not yet a whole millisecond
-	VM             string
-	Size           Size
-	Counter        string
-	Sent, Received uint64
+	Host     string        `json:"Host"`
+	Clock    time.Duration `json:"Clock"` // less what is not yet a whole millisecond
+	VM       string        `json:"VM"`
+	Size     Size          `json:"Size"`
+	Counter  string        `json:"Counter"`
+	Sent     uint64        `json:"Sent"`
+	Received uint64        `json:"Received"`
 }
 
 // NewMeter begins at nothing: what the counters say already was before. Later

@@ -29,15 +29,17 @@ func (h Hour) Time() time.Time { return time.Unix(int64(h)*3600, 0).UTC() }
 
 // Amount is what was used. All of it only grows.
 type Amount struct {
-	RunMS      uint64 // milliseconds that virtual machines ran
-	VCPUMS     uint64 // the same, times their vCPUs
-	MemoryMBMS uint64 // the same, times their memory in MB
-	DiskMBMS   uint64 // the same, times their ephemeral disk in MB
+	RunMS      uint64 `json:"RunMS"`      // milliseconds that virtual machines ran
+	VCPUMS     uint64 `json:"VCPUMS"`     // the same, times their vCPUs
+	MemoryMBMS uint64 `json:"MemoryMBMS"` // the same, times their memory in MB
+	DiskMBMS   uint64 `json:"DiskMBMS"`   // the same, times their ephemeral disk in MB
 	// SentBytes and ReceivedBytes are counted on the host's side of the
 	// instance's network interface, from the instance's point of view.
-	SentBytes, ReceivedBytes uint64
-	LogLines, LogBytes       uint64 // of text that the app wrote
-	StorageByteHours         uint64 // bytes of releases held, for an hour each
+	SentBytes        uint64 `json:"SentBytes"`
+	ReceivedBytes    uint64 `json:"ReceivedBytes"`
+	LogLines         uint64 `json:"LogLines"`
+	LogBytes         uint64 `json:"LogBytes"`         // of text that the app wrote
+	StorageByteHours uint64 `json:"StorageByteHours"` // bytes of releases held, for an hour each
 }
 
 // each pairs up the fields of two amounts.
@@ -81,7 +83,11 @@ func (a Amount) AtLeast(b Amount) Amount {
 func (a Amount) Covers(b Amount) bool { return a.AtLeast(b) == a }
 
 // Size is what a virtual machine has of its host while it runs.
-type Size struct{ VCPUs, MemoryMB, DiskMB int }
+type Size struct {
+	VCPUs    int `json:"VCPUs"`
+	MemoryMB int `json:"MemoryMB"`
+	DiskMB   int `json:"DiskMB"`
+}
 
 // over is what it comes to in so many milliseconds.
 func (s Size) over(ms uint64) Amount {
@@ -92,8 +98,8 @@ func (s Size) over(ms uint64) Amount {
 // Point is a total as it stood when an hour ended, or as it stands in the
 // present one. Of a list of points each total covers the one before.
 type Point struct {
-	Hour  Hour
-	Total Amount
+	Hour  Hour   `json:"Hour"`
+	Total Amount `json:"Total"`
 }
 
 // Report is what a host says of one instance.

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/miosa/miosa/disk"
 )
 
 const partSuffix = ".part"
@@ -139,7 +141,7 @@ func (e *Entry) Fill(ctx context.Context, fetch func(f *os.File) error) (err err
 		now := time.Now()
 		return os.Chtimes(e.path, now, now)
 	}
-	if err := os.MkdirAll(filepath.Dir(e.path), 0o700); err != nil {
+	if err := disk.MakeDir(filepath.Dir(e.path), 0o700); err != nil {
 		return err
 	}
 	f, err := os.OpenFile(e.path+partSuffix, os.O_RDWR|os.O_CREATE, 0o600)
@@ -155,7 +157,7 @@ func (e *Entry) Fill(ctx context.Context, fetch func(f *os.File) error) (err err
 		err = cerr
 	}
 	if err == nil {
-		err = os.Rename(e.path+partSuffix, e.path)
+		err = disk.Rename(e.path+partSuffix, e.path)
 	}
 	return err
 }

@@ -2,7 +2,9 @@ package secret
 
 import (
 	"context"
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"sync"
@@ -27,6 +29,10 @@ type Box struct {
 	mu     sync.Mutex // guards opened
 	opened map[string]hidden[[]byte]
 }
+
+// Platform stands for the platform itself where a tenant's ID is asked for: its
+// data key is made, kept and wrapped anew as theirs are.
+const Platform = "platform"
 
 const (
 	boxVersion = 1
@@ -62,6 +68,17 @@ func (b *Box) Open(ctx context.Context, tenantID, aad string, sealed []byte) ([]
 		return nil, err
 	}
 	return open(key, sealed, 1, bind(tenantID, aad))
+}
+
+// Derive makes 32 bytes of the platform's data key for a purpose of its own: the
+// same ones for whoever has the keeper and the records, on any machine and for
+// good. They say nothing of the key nor of those of another purpose.
+func (b *Box) Derive(ctx context.Context, purpose string) ([]byte, error) {
+	key, err := b.dataKey(ctx, Platform, true)
+	if err != nil {
+		return nil, err
+	}
+	return hkdf.Key(sha256.New, key, nil, "miosa platform key v1: "+purpose, keySize)
 }
 
 // Check reports why what is sealed for a tenant could not be opened, nil for a

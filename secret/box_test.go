@@ -293,3 +293,44 @@ func TestKeysDoNotShow(t *testing.T) {
 		}
 	}
 }
+
+// What is derived for the platform is the same for everybody who has its keeper
+// and its records, also under another key of the keeper, and for nobody else.
+func TestThePlatformsOwnKeys(t *testing.T) {
+	dir, keys := t.TempDir(), newKeyStore()
+	present, former := filepath.Join(dir, "key"), filepath.Join(dir, "former")
+	derive := func(b *secret.Box, purpose string) string {
+		t.Helper()
+		key, err := b.Derive(t.Context(), purpose)
+		if err != nil || len(key) != 32 {
+			t.Fatalf("%d bytes, %v", len(key), err)
+		}
+		return string(key)
+	}
+	first := derive(secret.NewBox(keeper(t, present), keys), "cookies")
+	again := secret.NewBox(keeper(t, present), keys)
+	if derive(again, "cookies") != first {
+		t.Error("another process has another key")
+	}
+	if derive(again, "something else") == first {
+		t.Error("two purposes have one key")
+	}
+	if derive(secret.NewBox(keeper(t, present), newKeyStore()), "cookies") == first {
+		t.Error("other records have the same key")
+	}
+	if bytes.Contains(keys.wrapped[secret.Platform], []byte(first)) {
+		t.Error("the records show it")
+	}
+	if err := os.Rename(present, former); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := secret.NewBox(keeper(t, present), keys).Derive(t.Context(), "cookies"); err == nil {
+		t.Error("derived without the keeper's key")
+	}
+	if err := secret.NewBox(keeper(t, present, former), keys).Rewrap(t.Context(), secret.Platform); err != nil {
+		t.Fatal(err)
+	}
+	if derive(secret.NewBox(keeper(t, present), keys), "cookies") != first {
+		t.Error("the keeper's new key changed it")
+	}
+}

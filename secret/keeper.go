@@ -38,7 +38,7 @@ type fileKey struct {
 // OpenFileKeeper uses the key of 32 bytes in a file, which it makes if it is
 // not there: mode 0600, and refused when others may read it. To change the
 // key, move the file, open with its new place as former, and call Box.Rewrap
-// for every tenant; then the former one can go.
+// for every tenant and for Platform; then the former one can go.
 func OpenFileKeeper(path string, former ...string) (*FileKeeper, error) {
 	k := &FileKeeper{}
 	key, err := openKeyFile(path)

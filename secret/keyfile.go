@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/miosa/miosa/disk"
 )
 
 // openKeyFile reads a key of keySize bytes, and makes a random one first if
@@ -51,33 +53,20 @@ func readKeyFile(path string) (key []byte, err error) {
 
 // createKeyFile makes the file whole and synced, or not at all; it never
 // replaces one (fs.ErrExist).
-func createKeyFile(path string) (err error) {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+func createKeyFile(path string) error {
+	if err := disk.MakeDir(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
 	key := make([]byte, keySize)
 	if _, err := rand.Read(key); err != nil {
 		return err
 	}
-	file, err := os.CreateTemp(dir, ".key-*") // mode 0600
+	file, err := disk.Create(path, 0o600)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.Remove(file.Name())) }()
-	_, err = file.Write(key)
-	if err == nil {
-		err = file.Sync()
+	if _, err = file.Write(key); err == nil {
+		err = file.CommitNew()
 	}
-	if err := errors.Join(err, file.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(file.Name(), path); err != nil { // unlike a rename, it fails on what is there
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(err, file.Discard())
 }

@@ -55,6 +55,19 @@ func (k Kind[T]) Name() string { return k.name }
 // Key is where v's record lies.
 func (k Kind[T]) Key(v T) string { return k.key(v) }
 
+// Encode is v as a record, in its envelope, for who keeps a copy elsewhere than in a
+// store. The rules for records hold there too.
+func (k Kind[T]) Encode(v T) ([]byte, error) { return k.marshal(v, nil) }
+
+// Decode is what Encode made a record of, its Revision 0. ErrNewerSchema when a
+// newer binary wrote it.
+func (k Kind[T]) Decode(record []byte) (T, error) {
+	return k.unmarshal(Entry{Key: "of a " + k.name, Value: record})
+}
+
+// Revision is that of the last change of v's record, where v was read; else 0.
+func (k Kind[T]) Revision(v T) int64 { return *k.revision(&v) }
+
 type ref struct{ key, value string }
 
 // shape joins a noun T to its record struct R.

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/logs"
 	"github.com/miosa/miosa/wire/guest"
 )
@@ -410,7 +411,7 @@ func (i *Instance) begin() error {
 		return err
 	}
 	if _, err = f.WriteAt(segmentHeader(number, number), 0); err == nil {
-		err = syncDir(i.dir)
+		err = disk.SyncDir(i.dir)
 	}
 	if err != nil {
 		return errors.Join(err, f.Close(), os.Remove(name))
@@ -550,11 +551,8 @@ func (i *Instance) drop() (bool, error) {
 	}
 	lost = min(lost, mostLost)
 	r := record{time: old.last, lost: lost, dropped: true, guest: old.guest, text: []byte(text)}
-	if err := replaceFile(i.dir, segmentName(next.number), r.append(segmentHeader(next.number, next.covers))); err != nil {
+	if err := i.replace(next.number, r.append(segmentHeader(next.number, next.covers))); err != nil {
 		return false, err
-	}
-	if err := syncDir(i.dir); err != nil {
-		i.complain("drop the oldest of a log spool", err)
 	}
 	next.add(&r)
 	i.grow(next.size - old.size)
@@ -566,6 +564,25 @@ func (i *Instance) drop() (bool, error) {
 	}
 	i.segments = slices.Replace(i.segments, from, k+1, &next)
 	return true, nil
+}
+
+// replace writes a segment anew. Whether it lasts is not this call's error: it is
+// in place.
+func (i *Instance) replace(number uint64, b []byte) error {
+	p, err := disk.Create(filepath.Join(i.dir, segmentName(number)), 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err = p.Write(b); err == nil {
+		err = p.Commit()
+	}
+	if !p.Named() {
+		return errors.Join(err, p.Discard())
+	}
+	if err = errors.Join(err, p.Close()); err != nil {
+		i.complain("drop the oldest of a log spool", err)
+	}
+	return nil
 }
 
 // complain logs an error once until all is well again.

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/miosa/miosa/disk"
 )
 
 // hole is a place where records are missing that were on the disk once, and
@@ -216,5 +218,5 @@ func (i *Instance) mark(s *segment, h *hole) (*segment, error) {
 		err = unix.Fdatasync(int(f.Fd()))
 	}
 	s.add(&r)
-	return s, errors.Join(err, f.Close(), syncDir(i.dir))
+	return s, errors.Join(err, f.Close(), disk.SyncDir(i.dir))
 }

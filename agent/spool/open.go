@@ -9,11 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/lifecycle"
 	"github.com/miosa/miosa/logs"
 )
@@ -21,15 +21,12 @@ import (
 // create makes an instance's directory.
 func (s *Spool) create(o logs.Origin, now time.Time) (*Instance, error) {
 	dir := filepath.Join(s.cfg.Dir, o.InstanceID)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := disk.MakeDir(dir, 0o700); err != nil {
 		return nil, err
 	}
 	b, err := encodeOrigin(o)
 	if err == nil {
-		err = writeFile(dir, originFile, b)
-	}
-	if err == nil {
-		err = syncDir(s.cfg.Dir)
+		err = disk.Replace(filepath.Join(dir, originFile), b, 0o600)
 	}
 	if err != nil {
 		return nil, err
@@ -121,7 +118,7 @@ func (i *Instance) load(now time.Time, known, bad bool) error {
 		}
 	}
 	i.pos.guest, i.pos.owed, i.pos.safe, i.synced = i.guest, i.debt, i.extent(), true
-	return errors.Join(i.pos.write(i.place, true), syncDir(i.dir))
+	return errors.Join(i.pos.write(i.place, true), disk.SyncDir(i.dir))
 }
 
 // nextEpoch is higher than every earlier one, also than one whose word is lost
@@ -253,7 +250,7 @@ func (i *Instance) numbers() ([]uint64, error) {
 	for _, e := range entries {
 		if n, ok := segmentNumber(e.Name()); ok {
 			numbers = append(numbers, n)
-		} else if strings.HasSuffix(e.Name(), tempSuffix) {
+		} else if disk.IsLeftover(e.Name()) {
 			if err := os.Remove(filepath.Join(i.dir, e.Name())); err != nil {
 				return nil, err
 			}
@@ -264,39 +261,4 @@ func (i *Instance) numbers() ([]uint64, error) {
 
 func (i *Instance) unlink(number uint64) error {
 	return os.Remove(filepath.Join(i.dir, segmentName(number)))
-}
-
-// writeFile makes a file, or another in its place, that is on the disk.
-func writeFile(dir, name string, b []byte) error {
-	if err := replaceFile(dir, name, b); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func replaceFile(dir, name string, b []byte) error {
-	tmp := filepath.Join(dir, name+tempSuffix)
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(tmp, filepath.Join(dir, name))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp))
-	}
-	return nil
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }

@@ -34,7 +34,6 @@ const (
 	recordFixed   = 30
 	recordMost    = recordHead + recordFixed + logs.MaxText
 	segmentSuffix = ".lines"
-	tempSuffix    = ".new"
 	// mostLost bounds what a marker counts: a guest that lies about its numbers
 	// must not make sums overflow. JSON's numbers are exact up to here.
 	mostLost = 1 << 53

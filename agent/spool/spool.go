@@ -23,9 +23,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/logs"
 )
 
@@ -118,7 +117,7 @@ const overSuffix = ".over"
 // Open reads what an earlier process of ours left. Until Instance asks for
 // them, all count as ended: call it before, and Run after.
 func (s *Spool) Open(now time.Time) error {
-	if err := os.MkdirAll(s.cfg.Dir, 0o700); err != nil {
+	if err := disk.MakeDir(s.cfg.Dir, 0o700); err != nil {
 		return fmt.Errorf("open the log spool: %w", err)
 	}
 	entries, err := os.ReadDir(s.cfg.Dir)
@@ -215,9 +214,9 @@ func (s *Spool) relieve(now time.Time) {
 func (s *Spool) bound(now time.Time) int64 {
 	if now.Sub(s.looked).Abs() >= looksEvery {
 		s.looked, s.low = now, false
-		var disk unix.Statfs_t
-		if s.cfg.FreeBytes > 0 && unix.Statfs(s.cfg.Dir, &disk) == nil {
-			s.low = int64(disk.Bavail)*disk.Bsize < s.cfg.FreeBytes
+		if s.cfg.FreeBytes > 0 {
+			free, _, err := disk.Stat(s.cfg.Dir)
+			s.low = err == nil && free < uint64(s.cfg.FreeBytes)
 		}
 	}
 	if s.low {
@@ -273,7 +272,7 @@ func (i *Instance) discard() error {
 	i.segments, i.debt = nil, debt{}
 	// A half removed one must not be taken for a whole one.
 	over := i.dir + overSuffix
-	if err := errors.Join(err, os.RemoveAll(over), os.Rename(i.dir, over)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := errors.Join(err, os.RemoveAll(over), disk.Rename(i.dir, over)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return errors.Join(err, os.RemoveAll(over))

@@ -22,6 +22,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/artifact"
+	"github.com/miosa/miosa/disk"
 )
 
 // format counts changes of what the writer makes of the same release: images
@@ -188,51 +189,31 @@ func (im *Images) run(ctx context.Context, b *build, digest string, kind miosa.K
 	close(b.done)
 }
 
-// build makes one image: temp file, fsync, rename, fsync of the directory.
+// build makes one image, whole or not at all.
 func (im *Images) build(ctx context.Context, digest string, kind miosa.Kind, path string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "building-*")
+	// Its VMs run as users of their own and all read it; nobody writes it.
+	f, err := disk.Create(path, 0o444)
 	if err != nil {
 		return err
 	}
-	if err := im.fill(ctx, f, digest, kind); err != nil {
-		return errors.Join(err, f.Close(), os.Remove(f.Name()))
+	if err = im.fill(ctx, f.File, digest, kind); err == nil {
+		err = f.Commit()
 	}
-	if err := f.Close(); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+	if err != nil && f.Named() {
+		err = errors.Join(err, os.Remove(path)) // Ensure promises one that lasts
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
-		return errors.Join(err, os.Remove(path))
-	}
-	return nil
+	return errors.Join(err, f.Discard())
 }
 
 func (im *Images) fill(ctx context.Context, f *os.File, digest string, kind miosa.Kind) error {
 	if err := Build(ctx, im.blobs, digest, kind, im.Limits, f); err != nil {
 		return err
 	}
-	// Its VMs run as users of their own and all read it; nobody writes it.
-	if err := f.Chmod(0o444); err != nil {
-		return err
-	}
 	now := im.Now()
 	if err := os.Chtimes(f.Name(), now, now); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
 	return ctx.Err()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // Build writes the image of a stored release into out, which is new and empty.

@@ -22,6 +22,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/artifact"
+	"github.com/miosa/miosa/disk"
 )
 
 const (
@@ -50,7 +51,7 @@ func New(c Config) (*Blobs, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+	if err := disk.MakeDir(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make blob directory: %w", err)
 	}
 	root, err := os.OpenRoot(c.Dir)

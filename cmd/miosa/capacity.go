@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/disk"
 )
 
 // What is kept back for the platform itself and its host.
@@ -25,13 +26,13 @@ func capacity(dir string) (miosa.Resources, error) {
 	if err != nil {
 		return miosa.Resources{}, err
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
+	free, _, err := disk.Stat(dir)
+	if err != nil {
 		return miosa.Resources{}, fmt.Errorf("free disk of %s: %w", dir, err)
 	}
-	disk := int((fs.Bavail*uint64(fs.Bsize) + instanceDisks(dir)) >> 20)
+	diskMB := int((free + instanceDisks(dir)) >> 20)
 	return miosa.Resources{
-		VCPUs: runtime.NumCPU(), MemoryMB: max(memory-reserveMemoryMB, memory/2), DiskMB: max(disk-reserveDiskMB, 0),
+		VCPUs: runtime.NumCPU(), MemoryMB: max(memory-reserveMemoryMB, memory/2), DiskMB: max(diskMB-reserveDiskMB, 0),
 	}, nil
 }
 

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/disk"
 )
 
 // dataDir is a data directory, locked by this process: two platforms on one
@@ -41,7 +42,7 @@ func cellID(dir string) string {
 // openData makes the directory if need be, closes it to other users and takes
 // its lock. It fails when another platform runs on it.
 func openData(dir string) (*dataDir, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := disk.MakeDir(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
 	real, err := filepath.EvalSymlinks(dir)
@@ -69,6 +70,9 @@ func openData(dir string) (*dataDir, error) {
 	}
 	if _, err := c.lock.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock the data directory: %w", err), c.lock.Close())
+	}
+	if err := disk.Sweep(c.dir); err != nil {
+		return nil, errors.Join(fmt.Errorf("sweep the data directory: %w", err), c.lock.Close())
 	}
 	if err := c.loadHost(); err != nil {
 		return nil, errors.Join(err, c.lock.Close())
@@ -128,7 +132,7 @@ func (c *dataDir) loadHost() error {
 		if b, err = json.Marshal(known); err != nil {
 			return err
 		}
-		if err := replaceFile(path, append(b, '\n'), 0o600); err != nil {
+		if err := disk.Replace(path, append(b, '\n'), 0o600); err != nil {
 			return fmt.Errorf("write the host's identity: %w", err)
 		}
 	default:
@@ -139,22 +143,3 @@ func (c *dataDir) loadHost() error {
 }
 
 func (c *dataDir) close() error { return c.lock.Close() }
-
-// replaceFile writes a file by rename, durably.
-func replaceFile(path string, data []byte, mode os.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
-}

@@ -13,6 +13,10 @@ import (
 	"github.com/miosa/miosa/store"
 )
 
+// stickyPurpose is what the routers' sticky key is derived for: they all have the
+// same, at every start.
+const stickyPurpose = "cookies of sticky sessions"
+
 // openKeys opens the keys of the data directory, and makes them where nothing
 // needs the ones that are not there. It refuses keys that do not open what the
 // records hold: a platform without them would say that it is up, and nothing
@@ -49,10 +53,33 @@ func (p *platform) openKeys(ctx context.Context) (*secret.Box, secret.HostKey, e
 			return nil, none, keyError(err, master, "is another platform's: it does not open what is sealed in %s (%v)", p.data.dir, err)
 		}
 	}
+	if err := p.ownDataKey(ctx, vault); err != nil {
+		return nil, none, err
+	}
 	if len(host.PublicKey) > 0 && !bytes.Equal(host.PublicKey, hostKey.Public()) {
 		return nil, none, keyError(nil, hostFile, "is another platform's: what the instances in %s boot with is sealed to the key %x, and this is %x", p.data.dir, host.PublicKey, hostKey.Public())
 	}
 	return vault, hostKey, nil
+}
+
+// ownDataKey drops the platform's own data key where the master key that wrapped
+// it is gone, which matters to no tenant: those are checked before. All that is
+// made of it is the routers' sticky key, so that sticky sessions move, once.
+func (p *platform) ownDataKey(ctx context.Context, vault *secret.Box) error {
+	_, revision, err := store.DataKeys{Store: p.store}.DataKey(ctx, secret.Platform)
+	if err != nil {
+		return fmt.Errorf("read the platform's data key: %w", err)
+	}
+	unfit := vault.Check(ctx, secret.Platform)
+	if revision == 0 || unfit == nil {
+		return nil
+	}
+	p.log.Warn("the platform's own data key is made anew: clients with a sticky session may get another instance", "err", unfit)
+	key := store.DataKeyKey(secret.Platform)
+	if _, err := p.store.Commit(ctx, store.Txn{If: []store.Condition{{Key: key, Revision: revision}}, Delete: []string{key}}); err != nil {
+		return fmt.Errorf("drop the platform's data key: %w", err)
+	}
+	return nil
 }
 
 // sealedTenants are those that have a data key.

@@ -13,6 +13,7 @@ import (
 	"github.com/miosa/miosa/logs"
 	logpebble "github.com/miosa/miosa/logs/pebble"
 	"github.com/miosa/miosa/logs/plane"
+	view "github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
 	"github.com/miosa/miosa/wire/guest"
@@ -30,7 +31,7 @@ func TestLogsOfATenantThatIsFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer kept.Close()
-	p := plane.New(kept, records, log)
+	p := plane.New(kept, view.New(records), log)
 	s, err := spool.New(spool.Config{Dir: t.TempDir(), HostID: "host_1", Shipper: p, Full: p.Full, FreeBytes: -1, Log: log})
 	if err == nil {
 		err = s.Open(time.Now())

@@ -13,8 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"golang.org/x/sys/unix"
 
+	"github.com/miosa/miosa/disk"
 	historydb "github.com/miosa/miosa/metrics/pebble"
 	history "github.com/miosa/miosa/metrics/plane"
 )
@@ -71,10 +71,9 @@ func (w whole) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(d, kind, v, labels...)
 	}
 	metric(buildDesc, prometheus.GaugeValue, 1, version, runtime.Version())
-	var st unix.Statfs_t
-	if unix.Statfs(w.dir, &st) == nil {
-		metric(freeDesc, prometheus.GaugeValue, float64(st.Bavail)*float64(st.Bsize))
-		metric(sizeDesc, prometheus.GaugeValue, float64(st.Blocks)*float64(st.Bsize))
+	if free, size, err := disk.Stat(w.dir); err == nil {
+		metric(freeDesc, prometheus.GaugeValue, float64(free))
+		metric(sizeDesc, prometheus.GaugeValue, float64(size))
 	}
 	kept := w.figures.Stats()
 	metric(historySamplesDesc, prometheus.CounterValue, float64(kept.Kept))

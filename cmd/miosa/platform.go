@@ -40,6 +40,7 @@ import (
 	"github.com/miosa/miosa/network/user"
 	"github.com/miosa/miosa/outbound"
 	"github.com/miosa/miosa/ration"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/registry/pull"
 	"github.com/miosa/miosa/secret"
 	"github.com/miosa/miosa/store"
@@ -77,6 +78,7 @@ type platform struct {
 	log      *slog.Logger
 	data     *dataDir
 	store    *etcd.Store
+	view     *records.View // of what is asked for over and over
 	vault    *secret.Box
 	blobs    *local.Blobs
 	images   *erofs.Images
@@ -276,26 +278,27 @@ func (p *platform) openStores(ctx context.Context) (err error) {
 		return err
 	}
 	p.opened(p.store)
+	p.view = records.New(p.store)
 	if p.logs, err = p.openLogs(ctx); err != nil {
 		return err
 	}
 	p.opened(p.logs)
-	p.plane = plane.New(p.logs, p.store, p.log)
+	p.plane = plane.New(p.logs, p.view, p.log)
 	if p.events, err = eventpebble.Open(eventpebble.Config{Dir: c.path("events"), Log: p.log}); err != nil {
 		return err
 	}
 	p.opened(p.events)
-	p.timeline = timeline.New(timeline.Config{}, p.events, p.store, p.log)
+	p.timeline = timeline.New(timeline.Config{}, p.events, p.view, p.log)
 	if p.figures, err = historydb.Open(historydb.Config{Dir: c.path("metrics"), Log: p.log}); err != nil {
 		return err
 	}
 	p.opened(p.figures)
-	p.history = history.New(p.figures, p.store, p.log)
+	p.history = history.New(p.figures, p.view, p.log)
 	if p.usage, err = usagestore.Open(usagestore.Config{Dir: c.path("usage"), Log: p.log}); err != nil {
 		return err
 	}
 	p.opened(p.usage)
-	p.ledger = ledger.New(p.usage, p.store, p.log)
+	p.ledger = ledger.New(p.usage, p.view, p.log)
 	if p.blobs, err = local.New(local.Config{Dir: c.path("blobs")}); err != nil {
 		return err
 	}
@@ -308,7 +311,7 @@ func (p *platform) openStores(ctx context.Context) (err error) {
 
 // openSenders makes what calls the receivers and registries that customers name.
 func (p *platform) openSenders(targets outbound.Guard) (err error) {
-	if p.drains, err = drain.Open(drain.Config{File: p.data.path("drains.db"), Guard: targets}, p.plane, p.store, p.vault, p.log); err != nil {
+	if p.drains, err = drain.Open(drain.Config{File: p.data.path("drains.db"), Guard: targets}, p.plane, p.view, p.vault, p.log); err != nil {
 		return err
 	}
 	p.opened(p.drains)
@@ -390,7 +393,11 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 	if p.access, err = openAccessLog(p.cfg.accessLog); err != nil {
 		return err
 	}
-	routerConfig := edge.Config{RouterID: "router-" + c.id, Listener: httpListener, Traffic: p.history, TrustedProxies: p.cfg.trustedProxies, ProxyProtocol: p.cfg.proxyProtocol}
+	sticky, err := p.vault.Derive(ctx, stickyPurpose)
+	if err != nil {
+		return err
+	}
+	routerConfig := edge.Config{RouterID: "router-" + c.id, Listener: httpListener, StickyKey: sticky, Traffic: p.history, TrustedProxies: p.cfg.trustedProxies, ProxyProtocol: p.cfg.proxyProtocol}
 	if host, _, err := net.SplitHostPort(p.cfg.http); err == nil { // else nobody listens there
 		routerConfig.PortHost = host
 	}
@@ -521,6 +528,9 @@ func (p *platform) start(ctx context.Context, apiListener, metricsListener net.L
 		if err := p.store.Wait(ctx); ctx.Err() == nil {
 			f.report("store", err)
 		}
+	})
+	p.parts.Go(func() {
+		p.view.Run(ctx, func(err error) { p.log.Warn("follow the records: answers may be a minute old", "err", err) })
 	})
 	p.parts.Go(func() { f.report("control", p.control.Run(ctx)) })
 	p.parts.Go(func() { f.report("agent", p.agent.Run(ctx)) })

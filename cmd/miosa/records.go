@@ -11,6 +11,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/client"
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/secret"
 	"github.com/miosa/miosa/store"
 )
@@ -102,7 +103,7 @@ func (p *platform) announce(keys keyPair, apiAddr, httpAddr net.Addr, out io.Wri
 	if err != nil {
 		return err
 	}
-	if err := replaceFile(path, append(b, '\n'), 0o600); err != nil {
+	if err := disk.Replace(path, append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write the context file: %w", err)
 	}
 	if err := client.RememberContext(path); err != nil {

@@ -29,8 +29,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/events"
-	"github.com/miosa/miosa/freespace"
 	"github.com/miosa/miosa/pebbledb"
 )
 
@@ -58,7 +58,7 @@ const (
 // Store implements events.Store.
 type Store struct {
 	now  func() time.Time
-	room freespace.Guard
+	room disk.Guard
 	db   *pebbledb.DB
 
 	// What follows, to doubt, is that of who writes.
@@ -84,7 +84,7 @@ func Open(c Config) (*Store, error) {
 		c.Now = time.Now
 	}
 	s := &Store{now: c.Now}
-	s.room = freespace.Guard{Dir: c.Dir, Log: c.Log, Min: c.MinFree, Share: 100, Least: 256 << 20, Most: 2 << 30, What: "events", Refused: "events wait in the records"}
+	s.room = disk.Guard{Dir: c.Dir, Log: c.Log, Min: c.MinFree, Share: 100, Least: 256 << 20, Most: 2 << 30, What: "events", Refused: "events wait in the records"}
 	var err error
 	s.db, err = pebbledb.Open(pebbledb.Config{
 		Dir: c.Dir, Log: c.Log, FS: c.fs, Store: "event store", Failing: "events wait in the records, and the oldest are lost once there are too many",

@@ -11,9 +11,9 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"slices"
 	"strconv"
@@ -22,6 +22,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/events"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/steady"
 	"github.com/miosa/miosa/store"
 )
@@ -34,9 +35,6 @@ const (
 	DefaultDays = 30
 
 	expireEvery = 10 * time.Minute
-	// known bounds how long a plan's days are believed.
-	known    = time.Minute
-	maxKnown = 20000
 )
 
 // Config is what differs in tests.
@@ -50,7 +48,8 @@ type Config struct {
 type Timeline struct {
 	cfg     Config
 	kept    events.Store
-	records store.Store
+	view    *records.View
+	records store.Store // the view's
 	log     *slog.Logger
 
 	mu      sync.Mutex    // guards moved and counts
@@ -58,18 +57,11 @@ type Timeline struct {
 	waiting int
 	lost    int
 
-	answers map[string]answer // the loop's own, as is refused
-	refused bool              // the store took nothing last time
-}
-
-// answer is what the records say of a tenant's days, for a while.
-type answer struct {
-	days  int
-	until time.Time
+	refused bool // the loop's own: the store took nothing last time
 }
 
 // New starts nothing.
-func New(cfg Config, kept events.Store, records store.Store, log *slog.Logger) *Timeline {
+func New(cfg Config, kept events.Store, view *records.View, log *slog.Logger) *Timeline {
 	cfg.Limit = cmp.Or(cfg.Limit, Limit)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -77,7 +69,7 @@ func New(cfg Config, kept events.Store, records store.Store, log *slog.Logger) *
 	if cfg.Random == nil {
 		cfg.Random = rand.Reader
 	}
-	return &Timeline{cfg: cfg, kept: kept, records: records, log: log, moved: make(chan struct{}), answers: map[string]answer{}}
+	return &Timeline{cfg: cfg, kept: kept, view: view, records: view.Store(), log: log, moved: make(chan struct{})}
 }
 
 // Run moves events and enforces retention until ctx ends.
@@ -142,88 +134,71 @@ func (t *Timeline) watch(ctx context.Context, in chan<- any) {
 		case <-ctx.Done():
 		}
 	}
-	for wait := firstPause; ctx.Err() == nil; wait = min(2*wait, lastPause) {
-		revision, items, err := t.outbox(ctx)
-		if err == nil {
-			post(Listed{items})
-			for batch, werr := range t.records.Watch(ctx, store.OutboxPrefix(), revision) {
-				if err = werr; err != nil {
-					break
-				}
-				wait = firstPause
-				var fresh []Item
-				for _, c := range batch.Changes {
-					if i, ok := t.item(c.Entry); ok && !c.Deleted {
-						fresh = append(fresh, i)
-					}
-				}
-				if len(fresh) > 0 {
-					slices.SortFunc(fresh, inOrder)
-					post(Arrived{fresh})
+	f := records.Follower{
+		Store: t.records, Kinds: []string{store.Events.Name()}, Prefix: store.OutboxPrefix(), List: t.outbox,
+		Take: func(_ context.Context, b records.Batch) error {
+			var items []Item
+			for _, r := range b.Records {
+				if i, ok := t.item(r); ok {
+					items = append(items, i)
 				}
 			}
-		}
-		if ctx.Err() != nil || errors.Is(err, store.ErrCompacted) {
-			continue
-		}
-		if err != nil {
-			t.log.Error("read the outbox of events", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
+			switch {
+			case b.Whole:
+				post(Listed{items})
+			case len(items) > 0:
+				slices.SortFunc(items, inOrder)
+				post(Arrived{items})
+			}
+			return nil
+		},
 	}
+	f.Run(ctx, func(err error) { t.log.Error("read the outbox of events", "err", err) })
 }
 
-// outbox lists what is in transit: first what a former version kept elsewhere.
-func (t *Timeline) outbox(ctx context.Context) (revision int64, items []Item, err error) {
-	if revision, err = t.records.Revision(ctx); err != nil {
-		return 0, nil, err
-	}
-	tenants := []string{""}
-	for e, err := range t.records.Scan(ctx, store.TenantsPrefix(), store.ScanOptions{KeysOnly: true}) {
-		if err != nil {
-			return 0, nil, err
-		}
-		if _, id, ok := store.ParseKey(e.Key); ok {
-			tenants = append(tenants, id)
-		}
-	}
-	for _, id := range tenants {
-		for e, err := range t.records.Scan(ctx, store.FormerEventsOf(id), store.ScanOptions{KeysOnly: true}) {
+// outbox lists what is in transit: first what a former version kept elsewhere, of
+// which the keys say enough.
+func (t *Timeline) outbox(ctx context.Context) iter.Seq2[store.Entry, error] {
+	return func(yield func(store.Entry, error) bool) {
+		tenants := []string{""}
+		for e, err := range t.records.Scan(ctx, store.TenantsPrefix(), store.ScanOptions{KeysOnly: true}) {
 			if err != nil {
-				return 0, nil, err
+				yield(e, err)
+				return
 			}
-			tenant, deployment, ok := store.FormerEventPlace(e.Key)
-			if _, event, parsed := store.ParseKey(e.Key); ok && parsed {
-				items = append(items, Item{
-					Key: e.Key, ID: event, Revision: e.Revision, Tenant: tenant, Deployment: deployment, At: miosa.IDTime(event), Former: true,
-				})
+			if _, id, ok := store.ParseKey(e.Key); ok {
+				tenants = append(tenants, id)
+			}
+		}
+		for _, id := range tenants {
+			for e, err := range t.records.Scan(ctx, store.FormerEventsOf(id), store.ScanOptions{KeysOnly: true}) {
+				if !yield(e, err) || err != nil {
+					return
+				}
+			}
+		}
+		for e, err := range t.records.Scan(ctx, store.OutboxPrefix(), store.ScanOptions{}) {
+			if !yield(e, err) || err != nil {
+				return
 			}
 		}
 	}
-	for e, err := range t.records.Scan(ctx, store.OutboxPrefix(), store.ScanOptions{}) {
-		if err != nil {
-			return 0, nil, err
-		}
-		if i, ok := t.item(e); ok {
-			items = append(items, i)
-		}
-	}
-	return revision, items, nil
 }
 
-// item is what an entry of the outbox holds. What nobody can read stays.
-func (t *Timeline) item(entry store.Entry) (Item, bool) {
-	e, ok, err := decode(entry)
-	if err != nil {
-		t.log.Error("an event cannot be read", "key", entry.Key, "err", err)
-	}
-	if !ok {
+// item is what a record holds. What nobody can read stays where it is.
+func (t *Timeline) item(r records.Record) (Item, bool) {
+	if r.Gone {
 		return Item{}, false
 	}
-	return itemOf(entry.Key, e), true
+	if tenant, deployment, former := store.FormerEventPlace(r.Key); former {
+		return Item{Key: r.Key, ID: r.ID, Revision: r.Revision, Tenant: tenant, Deployment: deployment, At: miosa.IDTime(r.ID), Former: true}, true
+	}
+	e, err := records.As[miosa.Event](r)
+	if err != nil {
+		t.log.Error("an event cannot be read", "key", r.Key, "err", err)
+		return Item{}, false
+	}
+	return itemOf(r.Key, e), true
 }
 
 func decode(entry store.Entry) (miosa.Event, bool, error) {
@@ -377,25 +352,15 @@ func (t *Timeline) drop(ctx context.Context, d Drop) (markers []Item, err error)
 // days is how long a tenant's events are kept. What is gone keeps them as the
 // default does.
 func (t *Timeline) days(ctx context.Context, tenantID string) (int, error) {
-	now := t.cfg.Now()
-	if a, ok := t.answers[tenantID]; ok && now.Before(a.until) {
-		return a.days, nil
-	}
-	a := answer{days: DefaultDays, until: now.Add(known)}
-	tenant, err := store.Get(ctx, t.records, store.Tenants, store.TenantKey(tenantID))
+	var plan miosa.Plan
+	tenant, err := records.Get(ctx, t.view, store.Tenants, store.TenantKey(tenantID))
 	if err == nil {
-		var plan miosa.Plan
-		plan, err = store.Get(ctx, t.records, store.Plans, store.PlanKey(tenant.Plan))
-		a.days = min(cmp.Or(plan.EventDays, DefaultDays), 3650)
+		plan, err = records.Get(ctx, t.view, store.Plans, store.PlanKey(tenant.Plan))
 	}
 	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
 		return 0, fmt.Errorf("days of tenant %s: %w", tenantID, err)
 	}
-	if len(t.answers) >= maxKnown {
-		clear(t.answers)
-	}
-	t.answers[tenantID] = a
-	return a.days, nil
+	return min(cmp.Or(plan.EventDays, DefaultDays), 3650), nil
 }
 
 // workspaces finds the one that a deployment belongs to. It believes nothing

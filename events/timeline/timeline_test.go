@@ -17,13 +17,14 @@ import (
 	"github.com/miosa/miosa/events"
 	"github.com/miosa/miosa/events/memory"
 	"github.com/miosa/miosa/events/timeline"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/store"
-	records "github.com/miosa/miosa/store/memory"
+	storememory "github.com/miosa/miosa/store/memory"
 )
 
 type bench struct {
 	*testing.T
-	records *records.Store
+	records *storememory.Store
 	kept    *memory.Store
 	*timeline.Timeline
 }
@@ -31,8 +32,8 @@ type bench struct {
 // newBench has two tenants: ten_a on a plan of 3 days with dep_a of workspace
 // one, ten_b on the default plan.
 func newBench(t *testing.T, limit int) *bench {
-	b := &bench{T: t, records: records.New(time.Now), kept: memory.New(time.Now)}
-	b.Timeline = timeline.New(timeline.Config{Limit: limit}, b.kept, b.records, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	b := &bench{T: t, records: storememory.New(time.Now), kept: memory.New(time.Now)}
+	b.Timeline = timeline.New(timeline.Config{Limit: limit}, b.kept, records.New(b.records), slog.New(slog.NewTextHandler(t.Output(), nil)))
 	b.update(func(tx *store.Tx) error {
 		return errors.Join(
 			store.Save(tx, store.Plans, miosa.Plan{Name: "short", EventDays: 3}),
@@ -181,7 +182,7 @@ func TestBegunAgainAndAgain(t *testing.T) {
 			b.happen("ten_b", fmt.Sprint(n))
 			cancel()
 			synctest.Wait()
-			b.Timeline = timeline.New(timeline.Config{}, b.kept, b.records, slog.New(slog.DiscardHandler))
+			b.Timeline = timeline.New(timeline.Config{}, b.kept, records.New(b.records), slog.New(slog.DiscardHandler))
 		}
 		stop := b.run()
 		synctest.Wait()

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/events"
 )
 
@@ -365,21 +365,22 @@ func TestForgottenAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	half := filepath.Join(dir, stays+".1"+temporary)
-	if err := os.WriteFile(half, []byte("{"), 0o600); err != nil {
+	half, err := disk.Create(p.path(stays), 0o600)
+	if err != nil {
 		t.Fatal(err)
 	}
+	half.Close()
 	if err := p.remove(goes); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(half); err != nil {
+	if _, err := os.Stat(half.Name()); err != nil {
 		t.Error(err)
 	}
 	// The next process finds what a crash left of it.
 	if p, err = openPositions(dir); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(half); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(half.Name()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("half a file is left: %v", err)
 	}
 	for id, want := range map[string]events.Mark{goes: 0, stays: 7} {

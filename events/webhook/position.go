@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/disk"
 )
 
 // positions keeps every webhook's State in a file of its own: it changes with
@@ -18,30 +19,17 @@ type positions struct{ dir string }
 
 const positionVersion = 1
 
-// temporary ends the name of a file that is being written.
-const temporary = ".tmp"
-
 type positionFile struct {
 	Version int   `json:"v"`
 	State   State `json:"state"`
 }
 
 func openPositions(dir string) (positions, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := disk.MakeDir(dir, 0o700); err != nil {
 		return positions{}, fmt.Errorf("make the directory of webhooks: %w", err)
 	}
-	// What a crash left half written.
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return positions{}, fmt.Errorf("read the directory of webhooks: %w", err)
-	}
-	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), temporary) {
-			continue
-		}
-		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-			return positions{}, fmt.Errorf("clear the directory of webhooks: %w", err)
-		}
+	if err := disk.Sweep(dir); err != nil {
+		return positions{}, fmt.Errorf("clear the directory of webhooks: %w", err)
 	}
 	return positions{dir}, nil
 }
@@ -73,22 +61,7 @@ func (p positions) save(id string, s State) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(p.dir, id+".*"+temporary)
-	if err != nil {
-		return fmt.Errorf("keep where webhook %s stands: %w", id, err)
-	}
-	_, err = f.Write(raw)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), p.path(id))
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
+	if err := disk.Replace(p.path(id), raw, 0o600); err != nil {
 		return fmt.Errorf("keep where webhook %s stands: %w", id, err)
 	}
 	return nil

@@ -12,7 +12,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"io"
 	"iter"
 	"log/slog"
@@ -23,6 +22,7 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/events"
 	"github.com/miosa/miosa/outbound"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/store"
 )
 
@@ -107,31 +107,26 @@ func New(cfg Config, source Source, records store.Store, secrets Opener, log *sl
 func (w *Webhooks) Run(ctx context.Context) error {
 	defer w.running.Wait()
 	defer w.client.CloseIdleConnections()
-	for ctx.Err() == nil {
-		err := w.follow(ctx)
-		if ctx.Err() != nil || errors.Is(err, store.ErrCompacted) {
-			continue
-		}
-		if err != nil {
-			w.log.Error("read the webhooks", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(watchAgain):
-		}
+	f := records.Follower{
+		Store: w.records, Kinds: []string{store.Webhooks.Name()}, List: records.OfTenants(w.records, store.WebhooksOf), Take: w.take,
 	}
+	f.Run(ctx, func(err error) { w.log.Error("read the webhooks", "err", err) })
 	return nil
 }
 
-// follow runs every webhook of the records, and each as it changes.
-func (w *Webhooks) follow(ctx context.Context) error {
-	revision, err := w.records.Revision(ctx)
-	if err != nil {
-		return err
+// take runs every webhook of the records, and each as it changes.
+func (w *Webhooks) take(ctx context.Context, b records.Batch) error {
+	there := map[string]bool{}
+	for _, r := range b.Records {
+		if r.Gone {
+			w.remove(r.ID)
+			continue
+		}
+		there[r.ID] = true
+		w.changed(ctx, r)
 	}
-	there, err := w.list(ctx)
-	if err != nil {
-		return err
+	if !b.Whole {
+		return nil
 	}
 	w.mu.Lock()
 	var gone []string
@@ -144,61 +139,18 @@ func (w *Webhooks) follow(ctx context.Context) error {
 	for _, id := range gone {
 		w.remove(id)
 	}
-	if err := w.positions.sweep(func(id string) bool { return there[id] }); err != nil {
-		return err
-	}
-	for batch, err := range w.records.Watch(ctx, store.AllTenants, revision) {
-		if err != nil {
-			return err
-		}
-		for _, c := range batch.Changes {
-			kind, id, ok := store.ParseKey(c.Key)
-			if !ok || kind != store.Webhooks.Name() {
-				continue
-			}
-			if c.Deleted {
-				w.remove(id)
-				continue
-			}
-			w.changed(ctx, id, c.Entry)
-		}
-	}
-	return nil
-}
-
-// list takes up every webhook of the records, and returns which there are.
-func (w *Webhooks) list(ctx context.Context) (there map[string]bool, err error) {
-	there = map[string]bool{}
-	for t, err := range w.records.Scan(ctx, store.TenantsPrefix(), store.ScanOptions{KeysOnly: true}) {
-		if err != nil {
-			return nil, err
-		}
-		_, tenant, ok := store.ParseKey(t.Key)
-		if !ok {
-			continue
-		}
-		for e, err := range w.records.Scan(ctx, store.WebhooksOf(tenant), store.ScanOptions{}) {
-			if err != nil {
-				return nil, err
-			}
-			if kind, id, ok := store.ParseKey(e.Key); ok && kind == store.Webhooks.Name() {
-				there[id] = true
-				w.changed(ctx, id, e)
-			}
-		}
-	}
-	return there, nil
+	return w.positions.sweep(func(id string) bool { return there[id] })
 }
 
 // changed takes up a webhook as its record has it. One that a newer binary
 // wrote, or that cannot be read, is left alone: the others go on.
-func (w *Webhooks) changed(ctx context.Context, id string, e store.Entry) {
-	noun, err := store.Decode(e)
-	if hook, ok := noun.(miosa.Webhook); ok && err == nil {
-		w.configure(ctx, hook)
+func (w *Webhooks) changed(ctx context.Context, r records.Record) {
+	hook, err := records.As[miosa.Webhook](r)
+	if err != nil {
+		w.log.Error("a webhook cannot be read", "webhook", r.ID, "err", err)
 		return
 	}
-	w.log.Error("a webhook cannot be read", "webhook", id, "err", err)
+	w.configure(ctx, hook)
 }
 
 // configure starts a webhook, or tells it of a change.

@@ -31,6 +31,7 @@ import (
 	"github.com/miosa/miosa/events/timeline"
 	"github.com/miosa/miosa/events/webhook"
 	"github.com/miosa/miosa/outbound"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/secret"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
@@ -157,7 +158,7 @@ func newBench(t *testing.T, receivers ...*receiver) *bench {
 func (b *bench) start() {
 	b.Helper()
 	log := slog.New(slog.NewTextHandler(b, nil))
-	b.timeline = timeline.New(timeline.Config{}, b.kept, b.records, log)
+	b.timeline = timeline.New(timeline.Config{}, b.kept, records.New(b.records), log)
 	ladder := []time.Duration{20 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond}
 	if b.patient {
 		ladder = slices.Repeat(ladder, 200)

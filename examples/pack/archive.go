@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/miosa/miosa/disk"
 )
 
 // summary is what one packing came to.
@@ -29,27 +32,16 @@ func packFile(ctx context.Context, dir, out string) (_ summary, err error) {
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return summary{}, err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(out), "."+filepath.Base(out)+".*")
+	f, err := disk.Create(out, 0o644)
 	if err != nil {
 		return summary{}, err
 	}
-	defer func() {
-		if err != nil {
-			tmp.Close()
-			os.Remove(tmp.Name())
-		}
-	}()
-	sum, err := pack(ctx, dir, tmp)
+	defer func() { err = errors.Join(err, f.Discard()) }()
+	sum, err := pack(ctx, dir, f)
 	if err != nil {
 		return summary{}, err
 	}
-	if err := tmp.Chmod(0o644); err != nil {
-		return summary{}, err
-	}
-	if err := tmp.Close(); err != nil {
-		return summary{}, err
-	}
-	return sum, os.Rename(tmp.Name(), out)
+	return sum, f.Commit()
 }
 
 // pack writes dir to w as a compressed tar.

@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"go.etcd.io/bbolt"
 
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/logs"
 )
 
@@ -68,6 +70,9 @@ func openCursors(path string) (*cursors, error) {
 		_, err := tx.CreateBucketIfNotExists(progressBucket)
 		return err
 	})
+	if err == nil {
+		err = disk.SyncDir(filepath.Dir(path)) // the database syncs itself, but not its name
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the log drains' cursors %s: %w", path, err), db.Close())
 	}

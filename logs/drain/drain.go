@@ -11,7 +11,6 @@ package drain
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -22,14 +21,13 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/logs"
 	"github.com/miosa/miosa/outbound"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/store"
 )
 
 const (
 	// keepEvery is how often cursors are written, if any moved.
 	keepEvery = time.Second
-	// watchAgain is the pause before the records are read anew after an error.
-	watchAgain = time.Second
 	// testTime bounds the sending of a test line.
 	testTime = 20 * time.Second
 	// maxTests bounds the test lines under way of one tenant.
@@ -81,14 +79,14 @@ type drain struct {
 }
 
 // Open opens the cursors' file and starts nothing.
-func Open(cfg Config, source Source, records store.Store, secrets Opener, log *slog.Logger) (*Forwarder, error) {
+func Open(cfg Config, source Source, view *records.View, secrets Opener, log *slog.Logger) (*Forwarder, error) {
 	c, err := openCursors(cfg.File)
 	if err != nil {
 		return nil, err
 	}
 	return &Forwarder{
-		source: source, records: records, secrets: secrets, guard: cfg.Guard, log: log, now: time.Now, cursors: c,
-		names:  &names{records: records, now: time.Now, ids: map[string]named{}},
+		source: source, records: view.Store(), secrets: secrets, guard: cfg.Guard, log: log, now: time.Now, cursors: c,
+		names:  &names{view},
 		drains: map[string]*drain{}, gone: map[string]bool{}, testing: map[string]string{},
 	}, nil
 }
@@ -149,64 +147,34 @@ func (f *Forwarder) keep() {
 
 // watch follows the drains' records.
 func (f *Forwarder) watch(ctx context.Context) {
-	for ctx.Err() == nil {
-		err := f.follow(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		if !errors.Is(err, store.ErrCompacted) {
-			f.log.Warn("watch the log drains", "err", err)
-		}
-		pause(ctx, watchAgain)
+	follower := records.Follower{
+		Store: f.records, Kinds: []string{store.LogDrains.Name()}, List: records.OfTenants(f.records, store.LogDrainsOf), Take: f.take,
 	}
+	follower.Run(ctx, func(err error) { f.log.Warn("watch the log drains", "err", err) })
 }
 
-// follow reads all records, then each change, until there is an error.
-func (f *Forwarder) follow(ctx context.Context) error {
-	revision, err := f.records.Revision(ctx)
-	if err != nil {
-		return err
+func (f *Forwarder) take(ctx context.Context, b records.Batch) error {
+	there := map[string]bool{}
+	for _, r := range b.Records {
+		if r.Gone {
+			f.end(r.ID)
+			continue
+		}
+		there[r.ID] = true
+		f.changed(ctx, r)
 	}
-	seen := map[string]bool{}
-	for e, err := range f.records.Scan(ctx, store.AllTenants, store.ScanOptions{}) {
-		if err != nil {
-			return err
-		}
-		if id, ok := drainID(e.Key); ok {
-			seen[id] = true
-			f.changed(ctx, id, e)
-		}
+	if b.Whole {
+		f.forget(there)
 	}
-	f.forget(seen)
-	for batch, err := range f.records.Watch(ctx, store.AllTenants, revision) {
-		if err != nil {
-			return err
-		}
-		for _, c := range batch.Changes {
-			id, ok := drainID(c.Key)
-			switch {
-			case !ok:
-			case c.Deleted:
-				f.end(id)
-			default:
-				f.changed(ctx, id, c.Entry)
-			}
-		}
-	}
-	return ctx.Err()
-}
-
-func drainID(key string) (string, bool) {
-	kind, id, ok := store.ParseKey(key)
-	return id, ok && kind == store.LogDrains.Name()
+	return nil
 }
 
 // changed takes up a drain as its record has it. One that a newer binary
 // wrote, or that cannot be read, is left alone.
-func (f *Forwarder) changed(ctx context.Context, id string, e store.Entry) {
-	noun, err := store.Decode(e)
-	record, ok := noun.(miosa.LogDrain)
-	if err != nil || !ok {
+func (f *Forwarder) changed(ctx context.Context, r records.Record) {
+	id := r.ID
+	record, err := records.As[miosa.LogDrain](r)
+	if err != nil {
 		f.log.Error("read a log drain", "drain", id, "err", err)
 		return
 	}

@@ -27,6 +27,7 @@ import (
 	logmemory "github.com/miosa/miosa/logs/memory"
 	"github.com/miosa/miosa/logs/plane"
 	"github.com/miosa/miosa/outbound"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/secret"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
@@ -90,7 +91,7 @@ func newWorld(t *testing.T) *world {
 		defer w.mu.Unlock()
 		return w.now()
 	})
-	w.plane = plane.New(w.kept, w.records, slog.New(slog.NewTextHandler(w.log, nil)))
+	w.plane = plane.New(w.kept, records.New(w.records), slog.New(slog.NewTextHandler(w.log, nil)))
 	t.Cleanup(func() {
 		w.stop()
 		if t.Failed() {
@@ -103,7 +104,7 @@ func newWorld(t *testing.T) *world {
 // start runs a forwarder on what the last one left.
 func (w *world) start() {
 	w.t.Helper()
-	f, err := drain.Open(drain.Config{File: filepath.Join(w.dir, "drains.db"), Guard: w.guard}, w.plane, w.records, w.box,
+	f, err := drain.Open(drain.Config{File: filepath.Join(w.dir, "drains.db"), Guard: w.guard}, w.plane, records.New(w.records), w.box,
 		slog.New(slog.NewTextHandler(w.log, nil)))
 	if err != nil {
 		w.t.Fatal(err)

@@ -29,7 +29,7 @@ import (
 	lsm "github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/miosa/miosa/freespace"
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/pebbledb"
 )
 
@@ -65,7 +65,7 @@ const order = 2 * time.Hour
 // Store implements logs.Store.
 type Store struct {
 	now  func() time.Time
-	room freespace.Guard
+	room disk.Guard
 	db   *pebbledb.DB
 
 	// What follows, to applied, is that of who writes.
@@ -91,7 +91,7 @@ func Open(c Config) (*Store, error) {
 		c.Now = time.Now
 	}
 	s := &Store{now: c.Now, held: map[string]position{}, used: map[string]counter{}, letters: map[string]*letterSet{}, plain: map[bucket]bool{}}
-	s.room = freespace.Guard{Dir: c.Dir, Log: c.Log, Min: c.MinFree, Share: 50, Least: 512 << 20, Most: 4 << 30, What: "logs", Refused: "logs are not stored"}
+	s.room = disk.Guard{Dir: c.Dir, Log: c.Log, Min: c.MinFree, Share: 50, Least: 512 << 20, Most: 4 << 30, What: "logs", Refused: "logs are not stored"}
 	options := lsm.Options{
 		CacheSize: cacheBytes, MemTableSize: tableBytes, MemTableStopWritesThreshold: tables, MaxOpenFiles: openFiles, L0StopWritesThreshold: 24,
 		BytesPerSync: 1 << 20, FlushDelayDeleteRange: time.Second,

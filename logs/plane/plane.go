@@ -18,15 +18,16 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/logs"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/steady"
 	"github.com/miosa/miosa/store"
 )
 
 const (
-	// known bounds how long an answer about an instance is believed: a plan's
-	// change reaches the log within it.
+	// known bounds how long what a tenant has stored is believed, but for what it
+	// adds itself.
 	known = time.Minute
-	// maxKnown bounds how many answers are kept.
+	// maxKnown bounds of how many tenants it is kept.
 	maxKnown = 20000
 	// expireEvery is how often retention is enforced; the promise is an hour, and
 	// a store drops the bytes of whole hours.
@@ -35,28 +36,26 @@ const (
 
 // Plane feeds a log store and serves those who read it. Make it with New.
 type Plane struct {
-	logs    logs.Store
-	records store.Store
-	log     *slog.Logger
-	now     func() time.Time
+	logs logs.Store
+	view *records.View
+	log  *slog.Logger
+	now  func() time.Time
 
 	// shipping is held to read while lines are looked up and kept, to write when
 	// what was known before must not count any more.
 	shipping sync.RWMutex
 
-	mu        sync.Mutex // guards all below
-	instances map[string]owner
-	rooms     map[string]room // by tenant
-	arrived   chan struct{}   // closed and replaced with every arrival
+	mu      sync.Mutex      // guards all below
+	rooms   map[string]room // by tenant
+	arrived chan struct{}   // closed and replaced with every arrival
 
 	counters *counters
 }
 
-// owner is what the records say of an instance, for a while.
+// owner is what the records say of an instance.
 type owner struct {
 	origin logs.Origin
 	days   int
-	until  time.Time
 }
 
 // room is how much of what its plan allows a tenant has stored.
@@ -67,8 +66,8 @@ type room struct {
 }
 
 // New starts nothing.
-func New(kept logs.Store, records store.Store, log *slog.Logger) *Plane {
-	return &Plane{logs: kept, records: records, log: log, now: time.Now, instances: map[string]owner{}, rooms: map[string]room{}, arrived: make(chan struct{}), counters: newCounters()}
+func New(kept logs.Store, view *records.View, log *slog.Logger) *Plane {
+	return &Plane{logs: kept, view: view, log: log, now: time.Now, rooms: map[string]room{}, arrived: make(chan struct{}), counters: newCounters()}
 }
 
 // Run enforces retention until ctx ends.
@@ -114,7 +113,7 @@ func (p *Plane) keep(ctx context.Context, hostID string, batches []logs.Batch) (
 	defer p.shipping.RUnlock()
 	kept := make([]logs.Kept, 0, len(batches))
 	for _, b := range batches {
-		o, err := p.owner(ctx, b.Origin)
+		o, err := p.owner(ctx, hostID, b.Origin)
 		if err != nil {
 			return nil, err
 		}
@@ -149,34 +148,17 @@ func check(b logs.Batch) error {
 }
 
 // owner is what the records say of the instance that a host named.
-func (p *Plane) owner(ctx context.Context, claimed logs.Origin) (owner, error) {
-	now := p.now()
-	p.mu.Lock()
-	o, ok := p.instances[claimed.InstanceID]
-	p.mu.Unlock()
-	if ok && now.Before(o.until) && o.origin.TenantID == claimed.TenantID && o.origin.DeploymentID == claimed.DeploymentID {
-		return o, nil
+func (p *Plane) owner(ctx context.Context, hostID string, claimed logs.Origin) (o owner, err error) {
+	key := store.InstanceKey(claimed.TenantID, claimed.DeploymentID, claimed.InstanceID)
+	i, err := records.Get(ctx, p.view, store.Instances, key)
+	if err == nil && i.HostID != hostID {
+		// The host gives up what it is refused for: perhaps it was placed a moment ago.
+		i, err = records.Fresh(ctx, p.view, store.Instances, key)
 	}
-	o, err := p.lookUp(ctx, claimed)
-	if err != nil || o.origin.HostID == "" {
-		return o, err // where it has no host yet, somebody asked too early
-	}
-	o.until = now.Add(known)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.instances) >= maxKnown {
-		clear(p.instances) // looked up again, a minute early
-	}
-	p.instances[claimed.InstanceID] = o
-	return o, nil
-}
-
-func (p *Plane) lookUp(ctx context.Context, claimed logs.Origin) (o owner, err error) {
-	i, err := store.Get(ctx, p.records, store.Instances, store.InstanceKey(claimed.TenantID, claimed.DeploymentID, claimed.InstanceID))
 	if err != nil {
 		return o, fmt.Errorf("instance %s: %w", claimed.InstanceID, err)
 	}
-	dep, err := store.Get(ctx, p.records, store.Deployments, store.DeploymentKey(i.TenantID, i.DeploymentID))
+	dep, err := records.Get(ctx, p.view, store.Deployments, store.DeploymentKey(i.TenantID, i.DeploymentID))
 	if err != nil {
 		return o, fmt.Errorf("deployment %s: %w", i.DeploymentID, err)
 	}
@@ -206,11 +188,11 @@ func days(plan miosa.Plan) int { return cmp.Or(plan.LogDays, miosa.DefaultPlan()
 
 // plan is a tenant's. One that is gone keeps lines as the default one does.
 func (p *Plane) plan(ctx context.Context, tenantID string) (miosa.Plan, error) {
-	t, err := store.Get(ctx, p.records, store.Tenants, store.TenantKey(tenantID))
+	t, err := records.Get(ctx, p.view, store.Tenants, store.TenantKey(tenantID))
 	if err != nil {
 		return miosa.Plan{}, fmt.Errorf("tenant %s: %w", tenantID, err)
 	}
-	plan, err := store.Get(ctx, p.records, store.Plans, store.PlanKey(t.Plan))
+	plan, err := records.Get(ctx, p.view, store.Plans, store.PlanKey(t.Plan))
 	if miosa.CodeOf(err) == miosa.NotFound {
 		plan, err = miosa.DefaultPlan(), nil
 	}
@@ -305,9 +287,7 @@ func (p *Plane) Usage(ctx context.Context, tenantID string, since, until time.Ti
 // waited for, and whoever ships later finds the record so.
 func (p *Plane) Purge(ctx context.Context, tenantID, deploymentID string) error {
 	p.shipping.Lock()
-	p.mu.Lock()
-	clear(p.instances)
-	p.mu.Unlock()
+	p.view.Forget(store.DeploymentKey(tenantID, deploymentID))
 	p.shipping.Unlock()
 	return p.logs.Purge(ctx, tenantID, deploymentID)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/miosa/miosa/logs"
 	logmemory "github.com/miosa/miosa/logs/memory"
 	"github.com/miosa/miosa/logs/plane"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
 )
@@ -28,7 +29,7 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	b := &bench{T: t, kept: logmemory.New(time.Now), records: memory.New(time.Now)}
-	b.plane = plane.New(b.kept, b.records, slog.New(slog.DiscardHandler))
+	b.plane = plane.New(b.kept, records.New(b.records), slog.New(slog.DiscardHandler))
 	for _, x := range []string{"a", "b"} {
 		b.save(func(tx *store.Tx) error {
 			return errors.Join(
@@ -174,7 +175,7 @@ func TestThePlanSaysHowLong(t *testing.T) {
 		return errors.Join(err, store.Save(tx, store.Plans, p))
 	})
 	// What was remembered of the plan is a minute old at most.
-	b.plane = plane.New(b.kept, b.records, slog.New(slog.DiscardHandler))
+	b.plane = plane.New(b.kept, records.New(b.records), slog.New(slog.DiscardHandler))
 	ship(2)
 	for _, c := range []struct {
 		days int
@@ -339,7 +340,7 @@ func TestWhatATenantStoresIsLimited(t *testing.T) {
 		want(b.plane, "ten_b", miosa.DefaultPlan().MaxLogStorageMB, false)
 		want(b.plane, "ten_c", 0, false)
 
-		again := plane.New(b.kept, b.records, slog.New(slog.DiscardHandler))
+		again := plane.New(b.kept, records.New(b.records), slog.New(slog.DiscardHandler))
 		want(again, "ten_a", 0, false)
 		ship(again, "a")
 		want(again, "ten_a", 1, true)
@@ -358,5 +359,40 @@ func TestWhatATenantStoresIsLimited(t *testing.T) {
 		want(b.plane, "ten_a", 1, false)
 		cancel()
 		synctest.Wait()
+	})
+}
+
+// A plan's change holds as soon as the records' view has heard of it.
+func TestAPlansChangeIsHeardOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		view := records.New(b.records)
+		b.plane = plane.New(b.kept, view, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			view.Run(ctx, func(err error) { t.Error(err) })
+		}()
+		synctest.Wait()
+		for n, days := range []int{3, 10} {
+			b.save(func(tx *store.Tx) error {
+				p, err := store.Load(tx, store.Plans, store.PlanKey("plan_a"))
+				p.LogDays = days
+				return errors.Join(err, store.Save(tx, store.Plans, p))
+			})
+			synctest.Wait()
+			if err := b.plane.Ship(t.Context(), "host_a", []logs.Batch{batch("a", uint64(n)+1, 1)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.kept.Expire(t.Context(), time.Unix(1_800_000_000, 0).Add(4*24*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.read("ten_a"); len(got) != 1 {
+			t.Errorf("after 4 days there is %q, want the line of the plan of 10", got)
+		}
+		cancel()
+		<-ended
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/disk"
 )
 
 // journal is the file that the state lies in: frames of a length, a CRC-32C
@@ -38,7 +39,7 @@ const (
 
 // openJournal loads the state; the directory is this process's until close.
 func openJournal(dir string) (*journal, *state, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := disk.MakeDir(dir, 0o700); err != nil {
 		return nil, nil, diskError("make the state directory", err)
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
@@ -51,7 +52,11 @@ func openJournal(dir string) (*journal, *state, error) {
 	}
 	j := &journal{dir: dir, lock: lock}
 	s := newState()
-	if err := j.load(s); err != nil {
+	err = j.load(s)
+	if err == nil {
+		err = disk.Sweep(dir)
+	}
+	if err != nil {
 		j.close()
 		return nil, nil, err
 	}
@@ -77,6 +82,10 @@ func (j *journal) load(s *state) error {
 		return diskError("open the journal", err)
 	}
 	j.file = f
+	// What is appended lasts only if the journal's name does.
+	if err := disk.SyncDir(j.dir); err != nil {
+		return diskError("sync the state directory", err)
+	}
 	info, err := f.Stat()
 	if err != nil {
 		return diskError("open the journal", err)
@@ -205,8 +214,7 @@ func (j *journal) write(r record, s *state) error {
 }
 
 func (j *journal) rewrite(s *state) error {
-	next := j.path() + ".new"
-	f, err := os.OpenFile(next, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := disk.Create(j.path(), 0o600)
 	if err != nil {
 		return diskError("write the journal anew", err)
 	}
@@ -225,32 +233,18 @@ func (j *journal) rewrite(s *state) error {
 		err = out.Flush()
 	}
 	if err == nil {
-		err = f.Sync()
+		err = f.Commit()
 	}
-	if err == nil {
-		err = os.Rename(next, j.path())
-	}
-	if err != nil {
-		f.Close()
-		os.Remove(next)
-		return diskError("write the journal anew", err)
+	if !f.Named() {
+		return diskError("write the journal anew", errors.Join(err, f.Discard()))
 	}
 	j.file.Close()
-	j.file, j.size, j.full = f, size, size
-	if err := syncDir(j.dir); err != nil {
+	j.file, j.size, j.full = f.File, size, size
+	if err != nil {
 		j.broken = err
 		return diskError("sync the state directory", err)
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // diskError gives a failure of the state directory its code.

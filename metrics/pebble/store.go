@@ -24,7 +24,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/miosa/miosa"
-	"github.com/miosa/miosa/freespace"
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/metrics"
 	"github.com/miosa/miosa/pebbledb"
 )
@@ -59,7 +59,7 @@ const format = 1
 // Store implements metrics.Store.
 type Store struct {
 	cfg  Config
-	room freespace.Guard
+	room disk.Guard
 	db   *pebbledb.DB
 
 	sources map[metrics.Owner]*source // that of who writes
@@ -86,7 +86,7 @@ func Open(c Config) (*Store, error) {
 		c.MaxBytes = maxBytes
 	}
 	s := &Store{cfg: c, sources: map[metrics.Owner]*source{}}
-	s.room = freespace.Guard{Dir: c.Dir, Log: c.Log, Min: c.MinFree, Share: 50, Least: 512 << 20, Most: 4 << 30, What: "figures", Refused: "their history has a gap"}
+	s.room = disk.Guard{Dir: c.Dir, Log: c.Log, Min: c.MinFree, Share: 50, Least: 512 << 20, Most: 4 << 30, What: "figures", Refused: "their history has a gap"}
 	var err error
 	s.db, err = open(c)
 	if lsm.IsCorruptionError(err) || errors.Is(err, fs.ErrNotExist) {

@@ -9,12 +9,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/metrics"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/steady"
 	"github.com/miosa/miosa/store"
 )
@@ -24,28 +24,21 @@ const (
 	expireEvery = 30 * time.Minute
 	// ahead is how far a sender's clock may be before ours.
 	ahead = time.Minute
-	// maxKnown bounds how many owners are remembered.
-	maxKnown = 20000
 )
 
 // Plane feeds a history and serves those who look at it. Make it with New.
 type Plane struct {
 	history metrics.Store
-	records store.Store
+	view    *records.View
 	log     *slog.Logger
 	now     func() time.Time
-
-	mu sync.Mutex // guards all below
-	// known are owners that the records agreed with, and the host that they are
-	// on, "" for routers: none of it ever changes.
-	known map[metrics.Owner]string
 
 	dropped atomic.Uint64
 }
 
 // New starts nothing.
-func New(history metrics.Store, records store.Store, log *slog.Logger) *Plane {
-	return &Plane{history: history, records: records, log: log, now: time.Now, known: map[metrics.Owner]string{}}
+func New(history metrics.Store, view *records.View, log *slog.Logger) *Plane {
+	return &Plane{history: history, view: view, log: log, now: time.Now}
 }
 
 // Run drops what is old until ctx ends.
@@ -74,8 +67,7 @@ func (p *Plane) Ship(ctx context.Context, hostID string, pass metrics.Pass) erro
 		if !o.Instance() {
 			return false, nil
 		}
-		host, ok, err := p.owner(ctx, o)
-		return ok && host == hostID, err
+		return p.known(ctx, o, hostID)
 	})
 }
 
@@ -86,8 +78,7 @@ func (p *Plane) ShipTraffic(ctx context.Context, routerID string, pass metrics.P
 		if o.SourceID != routerID || o.Instance() {
 			return false, nil
 		}
-		_, ok, err := p.owner(ctx, o)
-		return ok, err
+		return p.known(ctx, o, "")
 	})
 }
 
@@ -115,43 +106,32 @@ func (p *Plane) keep(ctx context.Context, pass metrics.Pass, admit func(metrics.
 	return p.history.Append(ctx, metrics.Pass{At: pass.At, Samples: kept})
 }
 
-// owner is the host of what the records know as claimed. For a router's
-// sample it is whether the service is there.
-func (p *Plane) owner(ctx context.Context, o metrics.Owner) (host string, ok bool, err error) {
+// known reports whether the records have an instance as claimed, on that host, or
+// for a router's sample the service.
+func (p *Plane) known(ctx context.Context, o metrics.Owner, hostID string) (ok bool, err error) {
 	if !o.Valid() {
-		return "", false, nil
-	}
-	p.mu.Lock()
-	host, ok = p.known[o]
-	p.mu.Unlock()
-	if ok {
-		return host, true, nil
+		return false, nil
 	}
 	if o.Instance() {
+		key := store.InstanceKey(o.TenantID, o.DeploymentID, o.SourceID)
 		var i miosa.Instance
-		i, err = store.Get(ctx, p.records, store.Instances, store.InstanceKey(o.TenantID, o.DeploymentID, o.SourceID))
-		host = i.HostID
-		ok = host != "" && o == metrics.Owner{TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, SourceID: i.ID}
+		i, err = records.Get(ctx, p.view, store.Instances, key)
+		if err == nil && i.HostID != hostID { // perhaps it was placed a moment ago
+			i, err = records.Fresh(ctx, p.view, store.Instances, key)
+		}
+		ok = i.HostID != "" && i.HostID == hostID && o == metrics.Owner{TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, SourceID: i.ID}
 	} else {
 		var svc miosa.Service
-		svc, err = store.Get(ctx, p.records, store.Services, store.ServiceKey(o.TenantID, o.DeploymentID, o.ServiceID))
+		svc, err = records.Get(ctx, p.view, store.Services, store.ServiceKey(o.TenantID, o.DeploymentID, o.ServiceID))
 		ok = svc.TenantID == o.TenantID && svc.DeploymentID == o.DeploymentID && svc.ID == o.ServiceID
 	}
 	switch {
 	case miosa.CodeOf(err) == miosa.NotFound:
-		return "", false, nil
+		return false, nil
 	case err != nil:
-		return "", false, fmt.Errorf("look up the owner of samples of %s: %w", o.SourceID, err)
-	case !ok:
-		return "", false, nil
+		return false, fmt.Errorf("look up the owner of samples of %s: %w", o.SourceID, err)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.known) >= maxKnown {
-		clear(p.known) // looked up again
-	}
-	p.known[o] = host
-	return host, true, nil
+	return ok, nil
 }
 
 // Dropped is how many samples were of nobody.

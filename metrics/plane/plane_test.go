@@ -12,6 +12,7 @@ import (
 	"github.com/miosa/miosa/metrics"
 	historymemory "github.com/miosa/miosa/metrics/memory"
 	"github.com/miosa/miosa/metrics/plane"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
 )
@@ -32,10 +33,10 @@ func router(n int) metrics.Owner {
 // its own.
 func newPlane(t *testing.T) (*plane.Plane, *historymemory.Store) {
 	t.Helper()
-	records, history := memory.New(time.Now), &historymemory.Store{}
+	kept, history := memory.New(time.Now), &historymemory.Store{}
 	for n := 1; n <= 2; n++ {
 		o := owner(n)
-		if _, err := store.Update(t.Context(), records, func(tx *store.Tx) error {
+		if _, err := store.Update(t.Context(), kept, func(tx *store.Tx) error {
 			return errors.Join(
 				store.Save(tx, store.Services, miosa.Service{ID: o.ServiceID, TenantID: o.TenantID, DeploymentID: o.DeploymentID}),
 				store.Save(tx, store.Instances, miosa.Instance{ID: o.SourceID, TenantID: o.TenantID, DeploymentID: o.DeploymentID, ServiceID: o.ServiceID, HostID: id("host", n)}),
@@ -44,7 +45,7 @@ func newPlane(t *testing.T) (*plane.Plane, *historymemory.Store) {
 			t.Fatal(err)
 		}
 	}
-	return plane.New(history, records, slog.New(slog.DiscardHandler)), history
+	return plane.New(history, records.New(kept), slog.New(slog.DiscardHandler)), history
 }
 
 func sample(o metrics.Owner, f metrics.Figure, n int64) metrics.Sample {

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/network"
 	"github.com/miosa/miosa/vmm"
 	"github.com/miosa/miosa/wire/guest"
@@ -340,19 +341,8 @@ func (n *Network) save() error {
 	if err != nil {
 		return fmt.Errorf("keep ports: %w", err)
 	}
-	next, err := os.CreateTemp(filepath.Dir(n.config.File), ".ports-*")
-	if err != nil {
+	if err := disk.Replace(n.config.File, b, 0o600); err != nil {
 		return fmt.Errorf("keep ports: %w", err)
-	}
-	_, err = next.Write(b)
-	if err == nil {
-		err = next.Sync()
-	}
-	if err = errors.Join(err, next.Close()); err == nil {
-		err = os.Rename(next.Name(), n.config.File)
-	}
-	if err != nil {
-		return fmt.Errorf("keep ports: %w", errors.Join(err, os.Remove(next.Name())))
 	}
 	return nil
 }

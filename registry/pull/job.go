@@ -11,7 +11,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/artifact"
-	"github.com/miosa/miosa/freespace"
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/registry"
 	"github.com/miosa/miosa/store"
 )
@@ -350,7 +350,7 @@ func (p *Puller) owed() int64 {
 }
 
 func free(dir string) (uint64, error) {
-	free, _, err := freespace.Stat(dir)
+	free, _, err := disk.Stat(dir)
 	return free, err
 }
 

@@ -8,7 +8,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/x509"
-	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -18,6 +17,7 @@ import (
 	"github.com/miosa/miosa/artifact"
 	"github.com/miosa/miosa/outbound"
 	"github.com/miosa/miosa/ration"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/registry"
 	"github.com/miosa/miosa/store"
 )
@@ -26,7 +26,6 @@ const (
 	atOnce       = 4 // pulls of all tenants together
 	atOnceTenant = 2 // of one tenant
 	layersAtOnce = 3 // of one pull
-	watchAgain   = time.Second
 	sweepEvery   = 10 * time.Minute
 	// cacheBytes and cacheAge bound the layers that no pull needs now.
 	cacheBytes = 10 << 30
@@ -123,19 +122,15 @@ func (p *Puller) Close() error { return p.cache.Close() }
 func (p *Puller) Run(ctx context.Context, keeper Keeper) error {
 	defer p.running.Wait()
 	p.running.Go(func() { p.sweep(ctx) })
-	for ctx.Err() == nil {
-		err := p.follow(ctx, keeper)
-		if ctx.Err() != nil || errors.Is(err, store.ErrCompacted) {
-			continue
-		}
-		if err != nil {
-			p.log.Error("read which images are to be pulled", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(watchAgain):
-		}
+	f := records.Follower{
+		Store: p.records, Kinds: []string{store.Rollouts.Name()},
+		List: records.OfTenants(p.records, func(tenant string) string { return store.RolloutsOf(tenant, "") }),
+		Take: func(ctx context.Context, b records.Batch) error {
+			p.take(ctx, keeper, b)
+			return nil
+		},
 	}
+	f.Run(ctx, func(err error) { p.log.Error("read which images are to be pulled", "err", err) })
 	return nil
 }
 
@@ -154,49 +149,34 @@ func (p *Puller) sweep(ctx context.Context) {
 	}
 }
 
-// follow takes up every rollout that waits for an image, and each that comes.
-func (p *Puller) follow(ctx context.Context, keeper Keeper) error {
-	revision, err := p.records.Revision(ctx)
-	if err != nil {
-		return err
-	}
+// take takes up every rollout that waits for an image, and each that comes.
+func (p *Puller) take(ctx context.Context, keeper Keeper, b records.Batch) {
 	waiting := map[string]bool{}
-	for r, err := range store.List(ctx, p.records, store.Rollouts, store.AllTenants, store.ScanOptions{}) {
+	for _, rec := range b.Records {
+		if rec.Gone {
+			p.changed(ctx, keeper, miosa.Rollout{ID: rec.ID})
+			continue
+		}
+		r, err := records.As[miosa.Rollout](rec)
 		if err != nil {
-			return err
+			p.log.Error("a rollout cannot be read", "rollout", rec.ID, "err", err)
+			continue
 		}
 		if wanted(r) {
 			waiting[r.ID] = true
 		}
 		p.changed(ctx, keeper, r)
 	}
+	if !b.Whole {
+		return
+	}
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, j := range p.jobs {
 		if !waiting[j.rollout.ID] {
 			j.cancel()
 		}
 	}
-	p.mu.Unlock()
-	for batch, err := range p.records.Watch(ctx, store.AllTenants, revision) {
-		if err != nil {
-			return err
-		}
-		for _, c := range batch.Changes {
-			kind, id, ok := store.ParseKey(c.Key)
-			if !ok || kind != store.Rollouts.Name() {
-				continue
-			}
-			if c.Deleted {
-				p.changed(ctx, keeper, miosa.Rollout{ID: id})
-				continue
-			}
-			noun, err := store.Decode(c.Entry)
-			if r, ok := noun.(miosa.Rollout); ok && err == nil {
-				p.changed(ctx, keeper, r)
-			}
-		}
-	}
-	return nil
 }
 
 func wanted(r miosa.Rollout) bool { return r.Step == miosa.StepPulling && r.CancelledBy == "" }

@@ -16,6 +16,7 @@ import (
 	"go.etcd.io/etcd/server/v3/features"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/disk"
 )
 
 const defaultRetain = 10 * time.Minute
@@ -58,7 +59,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 
 // makePrivate makes a directory that nobody else can read.
 func makePrivate(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := disk.MakeDir(dir, 0o700); err != nil {
 		return err
 	}
 	return os.Chmod(dir, 0o700) //nolint:gosec // a directory

@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/miosa/miosa/disk"
 )
 
 const (
@@ -40,9 +41,7 @@ func (s *space) admit(puts bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if now := time.Now(); s.looked.IsZero() || now.Sub(s.looked) > spaceAge {
-		var fs syscall.Statfs_t
-		s.err = syscall.Statfs(s.dir, &fs)
-		s.free = fs.Bavail * uint64(fs.Bsize) //nolint:gosec // a block size is positive
+		s.free, _, s.err = disk.Stat(s.dir)
 		s.looked = now
 	}
 	need := s.reserve

@@ -19,6 +19,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/metering"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/steady"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/usage"
@@ -28,9 +29,8 @@ const (
 	// Keep is for how long usage is kept: thirteen months and a few days.
 	Keep = 400 * 24 * time.Hour
 
-	// known bounds how long an answer about an instance is believed.
-	known    = time.Minute
-	maxKnown = 20000
+	// maxIdle bounds how many tallies without counts are kept.
+	maxIdle = 20000
 
 	flushEvery  = 5 * time.Second
 	flushAgain  = time.Minute // after one that failed
@@ -40,35 +40,33 @@ const (
 
 // Ledger keeps usage. Make it with New.
 type Ledger struct {
-	kept    usage.Store
-	records store.Store
-	log     *slog.Logger
-	now     func() time.Time
+	kept usage.Store
+	view *records.View
+	log  *slog.Logger
+	now  func() time.Time
 
 	// settle is held from reading accounts until they are written.
 	settle sync.Mutex
 	owed   []owed // guarded by settle
 
 	mu      sync.Mutex // guards all below
-	owners  map[string]owner
 	tallies map[string]*tally
 	tallied int  // hours of all tallies
 	deaf    bool // log lines could not be counted; said once
 }
 
-// owner is what the records say of an instance, for a while.
+// owner is what the records say of an instance.
 type owner struct {
 	hostID  string
 	subject usage.Subject
 	name    string
 	size    metering.Size
 	since   time.Time
-	until   time.Time
 }
 
 // New starts nothing.
-func New(kept usage.Store, records store.Store, log *slog.Logger) *Ledger {
-	return &Ledger{kept: kept, records: records, log: log, now: time.Now, owners: map[string]owner{}, tallies: map[string]*tally{}}
+func New(kept usage.Store, view *records.View, log *slog.Logger) *Ledger {
+	return &Ledger{kept: kept, view: view, log: log, now: time.Now, tallies: map[string]*tally{}}
 }
 
 // Run writes down what was counted, samples storage and lets go of what is
@@ -169,7 +167,7 @@ func (l *Ledger) Open(ctx context.Context, tenantID, deploymentID string) error 
 	defer l.settle.Unlock()
 	now := metering.HourOf(l.now())
 	var change usage.Change
-	for i, err := range store.List(ctx, l.records, store.Instances, store.InstancesOf(tenantID, deploymentID), store.ScanOptions{}) {
+	for i, err := range store.List(ctx, l.view.Store(), store.Instances, store.InstancesOf(tenantID, deploymentID), store.ScanOptions{}) {
 		if err != nil {
 			return err
 		}
@@ -213,7 +211,7 @@ func (l *Ledger) account(ctx context.Context, hostID, instanceID string) (usage.
 	if err != nil && !fresh {
 		return a, err
 	}
-	o, err := l.owner(ctx, instanceID)
+	o, err := l.owner(ctx, hostID, instanceID)
 	gone := miosa.CodeOf(err) == miosa.NotFound
 	switch {
 	case gone && fresh:
@@ -230,38 +228,19 @@ func (l *Ledger) account(ctx context.Context, hostID, instanceID string) (usage.
 }
 
 // owner is what the records say of an instance.
-func (l *Ledger) owner(ctx context.Context, instanceID string) (owner, error) {
-	now := l.now()
-	l.mu.Lock()
-	o, ok := l.owners[instanceID]
-	l.mu.Unlock()
-	if ok && now.Before(o.until) {
-		return o, nil
-	}
-	o, err := l.lookUp(ctx, instanceID)
-	if err != nil || o.hostID == "" {
-		return o, err // where it has no host yet, somebody asked too early
-	}
-	o.until = now.Add(known)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.owners) >= maxKnown {
-		clear(l.owners) // looked up again, a minute early
-	}
-	l.owners[instanceID] = o
-	return o, nil
-}
-
-func (l *Ledger) lookUp(ctx context.Context, instanceID string) (o owner, err error) {
-	at, err := store.Locate(ctx, l.records, instanceID)
+func (l *Ledger) owner(ctx context.Context, hostID, instanceID string) (o owner, err error) {
+	at, err := l.view.Locate(ctx, instanceID)
 	if err != nil {
 		return o, fmt.Errorf("instance %s: %w", instanceID, err)
 	}
-	in, err := store.Get(ctx, l.records, store.Instances, at.Key)
+	in, err := records.Get(ctx, l.view, store.Instances, at.Key)
+	if err == nil && in.HostID != hostID { // perhaps it was placed a moment ago
+		in, err = records.Fresh(ctx, l.view, store.Instances, at.Key)
+	}
 	if err != nil {
 		return o, fmt.Errorf("instance %s: %w", instanceID, err)
 	}
-	dep, err := store.Get(ctx, l.records, store.Deployments, store.DeploymentKey(in.TenantID, in.DeploymentID))
+	dep, err := records.Get(ctx, l.view, store.Deployments, store.DeploymentKey(in.TenantID, in.DeploymentID))
 	if miosa.CodeOf(err) == miosa.NotFound {
 		dep, err = miosa.Deployment{Attribution: in.Attribution}, nil
 	}
@@ -328,7 +307,7 @@ type holding struct {
 // those of a deployment that is being deleted.
 func (l *Ledger) held(ctx context.Context) ([]holding, error) {
 	deployments := map[string]miosa.Deployment{}
-	for d, err := range store.List(ctx, l.records, store.Deployments, store.AllTenants, store.ScanOptions{}) {
+	for d, err := range store.List(ctx, l.view.Store(), store.Deployments, store.AllTenants, store.ScanOptions{}) {
 		if err != nil {
 			return nil, err
 		}
@@ -338,7 +317,7 @@ func (l *Ledger) held(ctx context.Context) ([]holding, error) {
 	}
 	type blob struct{ tenant, digest string }
 	oldest := map[blob]miosa.Release{}
-	for r, err := range store.List(ctx, l.records, store.Releases, store.AllTenants, store.ScanOptions{}) {
+	for r, err := range store.List(ctx, l.view.Store(), store.Releases, store.AllTenants, store.ScanOptions{}) {
 		if err != nil {
 			return nil, err
 		}

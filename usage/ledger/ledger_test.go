@@ -15,6 +15,7 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/logs"
 	"github.com/miosa/miosa/metering"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
 	"github.com/miosa/miosa/usage"
@@ -53,7 +54,7 @@ func (f *flaky) Commit(ctx context.Context, c usage.Change) error {
 func inBench(t *testing.T, test func(b *bench)) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{T: t, kept: &flaky{Store: usagememory.New()}, records: memory.New(time.Now), began: time.Now()}
-		b.ledger = ledger.New(b.kept, b.records, slog.New(slog.DiscardHandler))
+		b.ledger = ledger.New(b.kept, records.New(b.records), slog.New(slog.DiscardHandler))
 		for _, x := range []string{"a", "b"} {
 			b.save(func(tx *store.Tx) error {
 				return errors.Join(
@@ -146,7 +147,7 @@ func TestWhatIsDeletedAtOnceIsBilled(t *testing.T) {
 			)
 		})
 		b.want("nothing was reported", "")
-		b.ledger = ledger.New(b.kept, b.records, slog.New(slog.DiscardHandler))
+		b.ledger = ledger.New(b.kept, records.New(b.records), slog.New(slog.DiscardHandler))
 		pass(30 * time.Hour) // a host that was away
 		if got := b.report("b", "a", 1, 7, time.Second); got.Verdict != metering.Refused {
 			b.Errorf("another host: %+v", got)
@@ -349,7 +350,7 @@ func TestLinesCountOnceByTheirName(t *testing.T) {
 			b.Fatal(err)
 		}
 		// Another process takes over: what was written down counts.
-		b.ledger = ledger.New(b.kept, b.records, slog.New(slog.DiscardHandler))
+		b.ledger = ledger.New(b.kept, records.New(b.records), slog.New(slog.DiscardHandler))
 		to = b.ledger.Shipper(shipper{})
 		b.ship(to, "a", 1, 3, 3)
 		b.ship(to, "a", 2, 1, 1) // a spool begun anew
@@ -529,5 +530,31 @@ func TestRunDoesItAllByItself(t *testing.T) {
 		b.want("after thirteen months", "")
 		cancel()
 		synctest.Wait()
+	})
+}
+
+// What a host reports of an instance that was placed there a moment ago is taken,
+// though the instance was asked for before it was.
+func TestAHostReportsAtOnce(t *testing.T) {
+	inBench(t, func(b *bench) {
+		place := func(host string) {
+			b.Helper()
+			b.save(func(tx *store.Tx) error {
+				i, err := store.Load(tx, store.Instances, store.InstanceKey(id("ten", "a"), id("dep", "a"), id("ri", "a")))
+				i.HostID = host
+				return errors.Join(err, store.Save(tx, store.Instances, i))
+			})
+		}
+		place("")
+		if out := b.report("a", "a", 1, 10, 0); out.Verdict != metering.Refused {
+			b.Errorf("before it is placed: %+v", out)
+		}
+		place(id("host", "a"))
+		if out := b.report("b", "a", 1, 10, 0); out.Verdict != metering.Refused {
+			b.Errorf("of another host: %+v", out)
+		}
+		if out := b.report("a", "a", 1, 10, 0); out.Verdict != metering.Taken {
+			b.Errorf("of its own: %+v", out)
+		}
 	})
 }

@@ -118,7 +118,7 @@ func (l *Ledger) due() {
 		if t.from != t.to {
 			l.owed = append(l.owed, owed{id, *t})
 			t.from, t.add = t.to, map[metering.Hour]metering.Amount{}
-		} else if len(l.tallies) > maxKnown {
+		} else if len(l.tallies) > maxIdle {
 			delete(l.tallies, id) // its place is in its account
 		}
 	}

@@ -22,7 +22,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/miosa/miosa"
-	"github.com/miosa/miosa/freespace"
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/metering"
 	"github.com/miosa/miosa/pebbledb"
 	"github.com/miosa/miosa/usage"
@@ -48,7 +48,7 @@ const (
 // Store implements usage.Store. Make it with Open.
 type Store struct {
 	db   *pebbledb.DB
-	room freespace.Guard
+	room disk.Guard
 }
 
 // Open opens the store in Config.Dir, or makes it. A store that was killed
@@ -62,7 +62,7 @@ func Open(c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{db: db, room: freespace.Guard{Dir: c.Dir, Log: c.Log, Min: cmp.Or(c.MinFree, 64<<20), What: "usage", Refused: "usage is not kept"}}, nil
+	return &Store{db: db, room: disk.Guard{Dir: c.Dir, Log: c.Log, Min: cmp.Or(c.MinFree, 64<<20), What: "usage", Refused: "usage is not kept"}}, nil
 }
 
 // format is the version of keys and values.

@@ -27,6 +27,7 @@ import (
 	"path/filepath"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/disk"
 )
 
 // Config says where bundles live and what goes into one.
@@ -246,7 +247,7 @@ func build(cacheDir, digest string, k kernel, initBinary []byte) (err error) {
 	if err := os.RemoveAll(final); err != nil { // an incomplete one
 		return err
 	}
-	return os.Rename(tmp, final)
+	return disk.Rename(tmp, final)
 }
 
 // share makes a hard link, the kernel being 53 MB and the same for many
@@ -275,7 +276,7 @@ func point(cacheDir, digest string) error {
 	if err := os.Symlink(digest, tmp); err != nil {
 		return fmt.Errorf("mark the current bundle: %w", err)
 	}
-	if err := os.Rename(tmp, link); err != nil {
+	if err := disk.Rename(tmp, link); err != nil {
 		return fmt.Errorf("mark the current bundle: %w", err)
 	}
 	return nil

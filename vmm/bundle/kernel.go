@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/miosa/miosa/disk"
 )
 
 // kernel is an unpacked kernel in the cache; its fields are kernel.json.
@@ -122,7 +124,7 @@ func unpackKernel(ctx context.Context, c Config, root, tmp, deb string) (kernel,
 		return kernel{}, err
 	}
 	final := filepath.Join(root, key)
-	if err := errors.Join(os.RemoveAll(final), os.Rename(out, final)); err != nil {
+	if err := errors.Join(os.RemoveAll(final), disk.Rename(out, final)); err != nil {
 		return kernel{}, err
 	}
 	return readKernel(final)

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/vmm"
 	"github.com/miosa/miosa/wire/guest"
 )
@@ -156,11 +157,7 @@ func writeAnswer(file, accel string) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
-	next := file + "." + strconv.Itoa(os.Getpid())
-	if err := os.WriteFile(next, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(next, file)
+	return disk.ReplaceUnsynced(file, b, 0o600) // it holds for this boot of the machine
 }
 
 // bootID changes with every boot of the host.

@@ -41,7 +41,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/miosa/miosa"
-	"github.com/miosa/miosa/sparse"
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/vmm"
 )
 
@@ -273,7 +273,7 @@ func (d *Driver) copyTemplate(ctx context.Context, spec vmm.Spec, accel string) 
 		filling sync.WaitGroup
 		unfit   error
 	)
-	filling.Go(func() { unfit = sparse.Fill(memory.file, t.memory) })
+	filling.Go(func() { unfit = disk.FillSparse(memory.file, t.memory) })
 	limited, cancel := context.WithTimeout(ctx, resumeTime)
 	defer cancel()
 	defer monitor.within(limited)()
@@ -369,8 +369,8 @@ func (d *Driver) makePlaces(spec vmm.Spec, accel string) (group, error) {
 
 // boundDisk bounds what a VM reads from and writes to the disk that its own lies
 // on. Where that can't be it is said once, and the VM runs all the same.
-func (d *Driver) boundDisk(g group, disk string) {
-	if err := g.boundDisk(diskLimits{wholeDisk(disk), d.config.DiskBytes, d.config.DiskOps}); err != nil {
+func (d *Driver) boundDisk(g group, path string) {
+	if err := g.boundDisk(diskLimits{wholeDisk(path), d.config.DiskBytes, d.config.DiskOps}); err != nil {
 		d.told.disk.Do(func() {
 			d.log.Warn("what vms read from and write to disks is not bounded", "err", err)
 		})

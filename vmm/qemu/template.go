@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/miosa/miosa/sparse"
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/vmm"
 	"github.com/miosa/miosa/wire/guest"
 )
@@ -265,7 +265,7 @@ func (d *Driver) bootTemplate(ctx context.Context, like vmm.Spec, data *os.File)
 		if t.disk, err = memoryFile("miosa-disk", 0); err != nil {
 			return nil, err
 		}
-		if err := sparse.Copy(t.disk, data); err != nil {
+		if err := disk.CopySparse(t.disk, data); err != nil {
 			return nil, fmt.Errorf("copy the ephemeral disk: %w", err)
 		}
 		spec.DataDisk = pathOf(t.disk)
@@ -328,7 +328,7 @@ func (t *template) restoreDisk(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(sparse.Copy(dst, t.disk), dst.Close())
+	return errors.Join(disk.CopySparse(dst, t.disk), dst.Close())
 }
 
 // await waits until words have come over the console.

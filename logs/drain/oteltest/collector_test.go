@@ -39,6 +39,7 @@ import (
 	logmemory "github.com/miosa/miosa/logs/memory"
 	"github.com/miosa/miosa/logs/plane"
 	"github.com/miosa/miosa/outbound"
+	view "github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/secret"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
@@ -247,7 +248,8 @@ service:
 	}); err != nil {
 		t.Fatal(err)
 	}
-	lines := plane.New(logmemory.New(time.Now), records, slog.New(slog.DiscardHandler))
+	view := view.New(records)
+	lines := plane.New(logmemory.New(time.Now), view, slog.New(slog.DiscardHandler))
 	seq := uint64(1)
 	began := time.Now().UTC().Truncate(time.Microsecond)
 	ship := func(stream logs.Stream, texts ...string) {
@@ -263,7 +265,7 @@ service:
 	}
 	f, err := drain.Open(drain.Config{
 		File: filepath.Join(dir, "drains.db"), Guard: outbound.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}},
-	}, lines, records, box, slog.New(slog.DiscardHandler))
+	}, lines, view, box, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package sparse_test
+package disk_test
 
 import (
 	"bytes"
@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
-	"github.com/miosa/miosa/sparse"
+	"github.com/miosa/miosa/disk"
 )
 
-func TestCopy(t *testing.T) {
+func TestCopySparse(t *testing.T) {
 	const size = 64 << 20
 	dir := t.TempDir()
 	src, err := os.Create(filepath.Join(dir, "src"))
@@ -38,7 +38,7 @@ func TestCopy(t *testing.T) {
 	if _, err := dst.Write(bytes.Repeat([]byte("old"), size/2)); err != nil {
 		t.Fatal(err)
 	}
-	if err := sparse.Copy(dst, src); err != nil {
+	if err := disk.CopySparse(dst, src); err != nil {
 		t.Fatal(err)
 	}
 	want, err := os.ReadFile(src.Name())
@@ -58,7 +58,7 @@ func TestCopy(t *testing.T) {
 	}
 }
 
-func TestCopyOfAHole(t *testing.T) {
+func TestCopySparseOfAHole(t *testing.T) {
 	dir := t.TempDir()
 	src, err := os.Create(filepath.Join(dir, "src"))
 	if err != nil {
@@ -73,7 +73,7 @@ func TestCopyOfAHole(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dst.Close()
-	if err := sparse.Copy(dst, src); err != nil {
+	if err := disk.CopySparse(dst, src); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := dst.Stat(); err != nil || info.Size() != 1<<20 {
@@ -82,7 +82,7 @@ func TestCopyOfAHole(t *testing.T) {
 }
 
 // What is filled holds what the other does, and no block of zeros.
-func TestFill(t *testing.T) {
+func TestFillSparse(t *testing.T) {
 	page := os.Getpagesize()
 	rapid.Check(t, func(t *rapid.T) {
 		pages := rapid.IntRange(1, 200).Draw(t, "pages")
@@ -104,7 +104,7 @@ func TestFill(t *testing.T) {
 			}
 			kept[n] = b != 0
 		}
-		if err := sparse.Fill(into, from); err != nil {
+		if err := disk.FillSparse(into, from); err != nil {
 			t.Fatal(err)
 		}
 		var st unix.Stat_t

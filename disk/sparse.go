@@ -1,5 +1,4 @@
-// Package sparse copies files whose holes are most of them.
-package sparse
+package disk
 
 import (
 	"bytes"
@@ -9,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Copy makes dst, open for writing, what src is: its length and its data. What
-// dst held is gone.
-func Copy(dst, src *os.File) error {
+// CopySparse makes dst, open for writing, what src is: its length and its data.
+// What dst held is gone.
+func CopySparse(dst, src *os.File) error {
 	info, err := src.Stat()
 	if err != nil {
 		return err
@@ -22,15 +21,15 @@ func Copy(dst, src *os.File) error {
 	if err := dst.Truncate(info.Size()); err != nil {
 		return err
 	}
-	return Fill(dst, src)
+	return FillSparse(dst, src)
 }
 
 // block is what a hole is made of.
 const block = 4096
 
-// Fill writes what src holds into dst, which is as long and has only holes.
-// Blocks of zeros stay holes.
-func Fill(dst, src *os.File) error {
+// FillSparse writes what src holds into dst, which is as long and has only
+// holes. Blocks of zeros stay holes.
+func FillSparse(dst, src *os.File) error {
 	info, err := src.Stat()
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package freespace_test
+package disk_test
 
 import (
 	"errors"
@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
-	"github.com/miosa/miosa/freespace"
+	"github.com/miosa/miosa/disk"
 )
 
 func TestRoom(t *testing.T) {
@@ -16,7 +16,7 @@ func TestRoom(t *testing.T) {
 	var free, size uint64 = 100, 3000
 	var fails error
 	looks := 0
-	g := &freespace.Guard{
+	g := &disk.Guard{
 		Dir: "/d", Log: slog.New(slog.NewTextHandler(&said, nil)), Share: 100, Least: 16, Most: 64, What: "logs", Refused: "logs are not stored",
 		Stat: func(string) (uint64, uint64, error) { looks++; return free, size, fails },
 	}
@@ -53,7 +53,7 @@ func TestRoom(t *testing.T) {
 	if err := g.Room(now); !errors.Is(err, fails) {
 		t.Errorf("a disk that cannot be looked at: %v", err)
 	}
-	if free, size, err := freespace.Stat(t.TempDir()); err != nil || size == 0 || free > size {
+	if free, size, err := disk.Stat(t.TempDir()); err != nil || size == 0 || free > size {
 		t.Errorf("this disk: %d of %d, %v", free, size, err)
 	}
 }

@@ -1,7 +1,4 @@
-// Package freespace keeps the stores that lie on this machine's disks from
-// filling them: each refuses to grow while there is less room than it leaves to
-// others.
-package freespace
+package disk
 
 import (
 	"cmp"
@@ -18,8 +15,9 @@ import (
 // look is how long a look at the disk is good for.
 const look = time.Second
 
-// Guard knows whether there is room for more. Its exported fields are set
-// before it is used.
+// Guard keeps a store that lies on this machine's disk from filling it: it
+// knows whether there is room for more beside what is left to others. Its
+// exported fields are set before it is used.
 type Guard struct {
 	Dir string
 	Log *slog.Logger
