@@ -1,7 +1,7 @@
-// Package control is the control plane's loop: it feeds the machine with what
-// the store, the routers and the clock say, and carries out what the machine
-// asks for. The machine decides (machine.go, environment.go); commit.go,
-// bootspec.go, link.go and feed.go have the effects.
+// Package control is the control plane's loop: it feeds the machine of package
+// cell with what the store, the routers and the clock say, and carries out what
+// the machine asks for. It decides nothing: commit.go, bootspec.go, link.go and
+// feed.go are effects.
 package control
 
 import (
