@@ -29,6 +29,8 @@ type Host struct {
 	Labels      map[string]string // gpu=h100, disk=nvme: what is placed may require them
 	Schedulable bool
 	Liveness    Liveness
+	Failing     bool     // it answers, and cannot start anything: it is given no more
+	Reasons     []string // why it is not alive, or failing, in sentences
 	Version     string
 	CreatedAt   time.Time
 	UpdatedAt   time.Time

@@ -182,6 +182,7 @@ const (
 	FailureImage         FailureKind = "image"          // the release cannot be made into a root file system
 	FailureProbe         FailureKind = "probe"          // never healthy within grace
 	FailureHost          FailureKind = "host"           // the host could not start it
+	FailureHostLost      FailureKind = "host_lost"      // its host fell silent for good
 	FailureCompleted     FailureKind = "completed"      // exit 0 and the policy wants no more
 )
 

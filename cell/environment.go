@@ -374,7 +374,7 @@ func (p *pass) slots() {
 	sides := p.sides()
 	r := reconcile.Decide(reconcile.Input{
 		Now: p.now, Services: p.services(), Sides: sides,
-		Instances: p.all, Hosts: p.m.w.hosts, Most: maxChanges,
+		Instances: p.all, Hosts: p.m.w.hosts, MayReplace: p.m.mayReplace, Most: maxChanges,
 	})
 	p.wakeAt(r.Wake)
 	for _, a := range r.Actions {
@@ -500,6 +500,15 @@ func (p *pass) finish(i miosa.Instance, reason string) {
 	p.commit.Put = append(p.commit.Put, o)
 }
 
+// lose ends an instance whose host is lost: whatever became of it there, it is
+// stopped when its host is heard again.
+func (p *pass) lose(i miosa.Instance) {
+	host := p.m.w.hosts[i.HostID]
+	i.Observed.Failure = miosa.Failure{Kind: miosa.FailureHostLost, Message: "its host was lost: " + strings.Join(host.Reasons, "; "), At: p.now}
+	p.finish(i, "its host was lost")
+	p.instanceEvent("instance.stopped", i.Observed.Failure.Message, i)
+}
+
 // existing looks at each instance by itself: drains that are over, hosts for
 // those that wait, versions that have proven themselves since.
 func (p *pass) existing() {
@@ -520,9 +529,12 @@ func (p *pass) existing() {
 			return
 		}
 		i := p.all[n]
+		host, known := p.m.w.hosts[i.HostID]
 		switch {
+		case i.HostID != "" && host.Liveness == miosa.Lost:
+			p.lose(i)
 		case i.Goal == miosa.GoalStop:
-			if _, ok := p.m.w.hosts[i.HostID]; !ok {
+			if !known {
 				p.finish(i, "its host left the fleet")
 			}
 		case i.Goal == miosa.GoalDrain:

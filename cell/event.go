@@ -40,6 +40,18 @@ type (
 		Deployment string
 		Err        error
 	}
+	// HostSaved answers a SaveHost, with its events where they were not written.
+	HostSaved struct {
+		Host     string
+		Conflict bool
+		Err      error
+		Events   []miosa.Event
+	}
+	// Beat: a host's agent was heard. See liveness.Beat.
+	Beat struct {
+		Host         string
+		Session, Seq int64
+	}
 	// Reported: a router told which routes it has applied.
 	Reported struct{ routing.Report }
 	// Tick: nothing but time has passed.
@@ -55,6 +67,8 @@ func (Loaded) event()    {}
 func (Changed) event()   {}
 func (Committed) event() {}
 func (Purged) event()    {}
+func (HostSaved) event() {}
+func (Beat) event()      {}
 func (Reported) event()  {}
 func (Tick) event()      {}
 func (Together) event()  {}
@@ -93,6 +107,12 @@ type (
 		Tenant, Deployment string
 		Logs               bool
 	}
+	// SaveHost writes what a host was judged, as long as its record is as it was
+	// then, and events. Without a host (ID ""): events alone.
+	SaveHost struct {
+		Host   miosa.Host
+		Events []miosa.Event // without ID
+	}
 	// Halt: the machine was given what it has no place for, and cannot go on: the
 	// loop must end with the reason.
 	Halt struct{ Err error }
@@ -109,11 +129,12 @@ type Placement struct {
 // Live names the index entry that makes a rollout the one live one.
 type Live struct{ Tenant, Environment, Rollout string }
 
-func (Commit) effect()  {}
-func (Publish) effect() {}
-func (Assign) effect()  {}
-func (Purge) effect()   {}
-func (Halt) effect()    {}
+func (Commit) effect()   {}
+func (Publish) effect()  {}
+func (Assign) effect()   {}
+func (Purge) effect()    {}
+func (Halt) effect()     {}
+func (SaveHost) effect() {}
 
 // Mint gives the new instances their IDs; random is read for them.
 func (e *Commit) Mint(now time.Time, random io.Reader) error {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/health"
+	"github.com/miosa/miosa/liveness"
 	"github.com/miosa/miosa/reconcile"
 	"github.com/miosa/miosa/routing"
 )
@@ -41,6 +42,8 @@ type Config struct {
 	// heard of yet. Where the only router is in this very process, which has no
 	// table before it gets one from here, there are none: 0.
 	RouterWindow time.Duration
+	// Liveness says when silent hosts are lost.
+	Liveness liveness.Config
 }
 
 // Machine is the control plane's mind: it takes events and returns effects,
@@ -58,6 +61,7 @@ type Machine struct {
 	busy    map[string]*commitUnderWay
 	commits queue   // environments that wait for a revision to be in our picture
 	wakes   *alarms // by environment ID
+	hosts   *hosts
 	purging map[string]bool
 	watches map[string]*health.Watch // by environment ID: how it does, until that is told
 }
@@ -96,7 +100,7 @@ func (b *commitUnderWay) over(now time.Time, revision int64) bool {
 func NewMachine(cfg Config) *Machine {
 	return &Machine{
 		cfg: cfg, w: newWorld(), routers: map[string]*router{}, routes: newRoutes(), flipped: map[string]int64{}, asked: map[waiting]bool{},
-		busy: map[string]*commitUnderWay{}, wakes: newAlarms(), purging: map[string]bool{}, watches: map[string]*health.Watch{},
+		busy: map[string]*commitUnderWay{}, wakes: newAlarms(), hosts: newHosts(cfg.Liveness), purging: map[string]bool{}, watches: map[string]*health.Watch{},
 	}
 }
 
@@ -134,6 +138,10 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 		}
 		t.env(w.id)
 	}
+	m.look(now, t)
+	if at := m.hosts.judge.Wake(); !at.IsZero() && !now.Before(at) {
+		m.hear(now, liveness.Tick{}, t)
+	}
 	for env := range t.environments {
 		if b := m.busy[env]; b != nil && b.over(now, m.w.revision) {
 			m.settle(env, t)
@@ -147,7 +155,8 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 	out = append(out, m.routeAll(t)...)
 	m.flip(t)
 	m.acknowledge(t)
-	return append(out, m.decideAll(now, t)...)
+	out = append(out, m.decideAll(now, t)...)
+	return append(out, m.saveHosts(now)...)
 }
 
 // take takes one event in.
@@ -177,6 +186,10 @@ func (m *Machine) take(now time.Time, ev Event, t *touched) (out []Effect, err e
 				m.wakes.set(env, now.Add(purgeAgain))
 			}
 		}
+	case HostSaved:
+		m.hostSaved(now, e)
+	case Beat:
+		m.hear(now, liveness.Beat{Host: e.Host, Session: e.Session, Seq: e.Seq}, t)
 	case Reported:
 		m.reported(now, e.Report, t)
 	case Tick:
@@ -253,6 +266,9 @@ func (m *Machine) committed(now time.Time, e Committed, t *touched) {
 	b := m.busy[e.Environment]
 	switch {
 	case e.Err != nil:
+		if e.Doubt {
+			m.hear(now, liveness.Writable{}, t)
+		}
 		m.wakes.set(e.Environment, now.Add(retryAfter))
 		if b != nil {
 			b.until, b.doubt = now.Add(retryAfter), b.doubt || e.Doubt
@@ -266,6 +282,7 @@ func (m *Machine) committed(now time.Time, e Committed, t *touched) {
 			m.settle(e.Environment, t)
 		}
 	default:
+		m.hear(now, liveness.Writable{OK: true}, t)
 		if b != nil {
 			b.revision, b.until = e.Revision, time.Time{}
 			m.commits.wait(e.Revision, e.Environment)
@@ -426,6 +443,9 @@ func (m *Machine) acknowledged(now time.Time, rolloutID string) bool {
 // Wake is when the machine wants a Tick; the zero time: not before an event.
 func (m *Machine) Wake() time.Time {
 	at := m.wakes.next()
+	if t := m.hosts.wake(); !t.IsZero() && (at.IsZero() || t.Before(at)) {
+		at = t
+	}
 	for _, r := range m.routers {
 		if t := r.heard.Add(RouterTimeout); at.IsZero() || t.Before(at) {
 			at = t

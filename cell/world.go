@@ -157,12 +157,13 @@ func (w *world) instance(id string) *miosa.Instance {
 type touched struct {
 	environments map[string]bool
 	routes       map[string]bool // environments whose routes may have to change
+	hosts        map[string]bool // whose record, or instances, changed
 	ended        []string        // instances that did, or are gone
 	capacity     bool            // a host came, or has more room
 }
 
 func newTouched() *touched {
-	return &touched{environments: map[string]bool{}, routes: map[string]bool{}}
+	return &touched{environments: map[string]bool{}, routes: map[string]bool{}, hosts: map[string]bool{}}
 }
 
 func (t *touched) env(id string) {
@@ -260,7 +261,7 @@ func (w *world) put(noun any, t *touched) error {
 	case miosa.Host:
 		w.hosts[v.ID] = v
 		w.fleet.Put(v)
-		t.capacity = true
+		t.capacity, t.hosts[v.ID] = true, true
 		w.touchHost(v.ID, t)
 	case miosa.Release: // retention's; what boots is read when it is sealed
 	default:
@@ -297,6 +298,9 @@ func (w *world) countRollout(r *miosa.Rollout, sign int) {
 
 func (w *world) putInstance(i miosa.Instance, t *touched) {
 	m := w.membersOf(i.EnvironmentID)
+	if i.HostID != "" {
+		t.hosts[i.HostID] = true
+	}
 	if old := m.instance(i.ID); old != nil {
 		w.count(old, -1)
 		if !old.State().Terminal() && i.State().Terminal() {
@@ -410,6 +414,9 @@ func (w *world) remove(kind, id string, t *touched) error {
 		if m != nil {
 			i := m.instance(id)
 			w.count(i, -1)
+			if i.HostID != "" {
+				t.hosts[i.HostID] = true
+			}
 			t.route(i.EnvironmentID)
 			t.capacity, t.ended = true, append(t.ended, id)
 			m.instances = without(m.instances, id, instanceID)
@@ -419,6 +426,7 @@ func (w *world) remove(kind, id string, t *touched) error {
 	case "host":
 		delete(w.hosts, id)
 		w.fleet.Remove(id)
+		t.hosts[id] = true
 		w.touchHost(id, t)
 	}
 	if kind == "service" || kind == "version" || kind == "rollout" || kind == "instance" {

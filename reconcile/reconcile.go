@@ -29,6 +29,9 @@ type Input struct {
 	Instances []miosa.Instance // of the environment, terminal ones included
 	// Hosts by ID tells which hosts are not what they should be.
 	Hosts map[string]miosa.Host
+	// MayReplace says whether an instance on a host that is not alive may have a
+	// successor by now; nil: any may. What it allowed once it allows again.
+	MayReplace func(*miosa.Instance) bool
 	// Most is how many actions are wanted; 0: all. Those that come first are the
 	// same, whatever it is.
 	Most int
@@ -263,6 +266,8 @@ func leaveReason(s *slot, i *miosa.Instance) string {
 	switch {
 	case !known:
 		return "its host left the fleet"
+	case h.Liveness != miosa.Alive && s.in.MayReplace != nil && !s.in.MayReplace(i):
+		return ""
 	case h.Liveness != miosa.Alive:
 		return "its host is " + string(h.Liveness)
 	case restarting(i):

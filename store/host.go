@@ -29,6 +29,8 @@ type hostRecord struct {
 	Labels      map[string]string `json:"labels,omitempty"`
 	Schedulable bool              `json:"schedulable,omitempty"`
 	Liveness    miosa.Liveness    `json:"liveness,omitempty"`
+	Failing     bool              `json:"failing,omitempty"`
+	Reasons     []string          `json:"reasons,omitempty"`
 	Version     string            `json:"version,omitempty"`
 	CreatedAt   time.Time         `json:"created_at,omitzero"`
 	UpdatedAt   time.Time         `json:"updated_at,omitzero"`
@@ -48,6 +50,8 @@ func hostToRecord(v miosa.Host) hostRecord {
 		Labels:      v.Labels,
 		Schedulable: v.Schedulable,
 		Liveness:    v.Liveness,
+		Failing:     v.Failing,
+		Reasons:     v.Reasons,
 		Version:     v.Version,
 		CreatedAt:   utc(v.CreatedAt),
 		UpdatedAt:   utc(v.UpdatedAt),
@@ -68,6 +72,8 @@ func (r hostRecord) noun() miosa.Host {
 		Labels:      r.Labels,
 		Schedulable: r.Schedulable,
 		Liveness:    r.Liveness,
+		Failing:     r.Failing,
+		Reasons:     r.Reasons,
 		Version:     r.Version,
 		CreatedAt:   r.CreatedAt,
 		UpdatedAt:   r.UpdatedAt,

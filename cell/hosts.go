@@ -1,0 +1,205 @@
+package cell
+
+import (
+	"slices"
+	"time"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/liveness"
+)
+
+// hosts is what liveness makes of them, beside the world: who is judged what
+// until the records say so, and how many of the instances of silent hosts may be
+// replaced by now. Nothing of it must outlast a crash.
+type hosts struct {
+	judge   *liveness.Machine
+	verdict map[string]liveness.Judge // by host ID: until the record says it
+	saving  map[string]bool           // by host ID, "" for events alone: a write is under way
+	retry   map[string]time.Time      // by host ID: not to be tried again before
+	tell    []miosa.Event             // without a host
+	grants  map[string]*grant         // by host ID
+	held    bool
+	silent  map[string]bool // IDs of hosts whose records do not say that they are alive
+}
+
+// grant is how many of a silent host's instances may be replaced.
+type grant struct {
+	all   bool
+	left  int
+	given map[string]bool // by instance ID
+}
+
+func newHosts(cfg liveness.Config) *hosts {
+	return &hosts{
+		judge: liveness.New(cfg), verdict: map[string]liveness.Judge{}, saving: map[string]bool{}, retry: map[string]time.Time{},
+		grants: map[string]*grant{}, silent: map[string]bool{},
+	}
+}
+
+// hear gives liveness an event and takes in what it says.
+func (m *Machine) hear(now time.Time, ev liveness.Event, t *touched) {
+	h := m.hosts
+	for _, effect := range h.judge.Handle(now, ev) {
+		switch e := effect.(type) {
+		case liveness.Judge:
+			h.verdict[e.Host] = e
+			delete(h.retry, e.Host)
+		case liveness.Grant:
+			g := h.grants[e.Host]
+			if g == nil {
+				g = &grant{given: map[string]bool{}}
+				h.grants[e.Host] = g
+			}
+			g.all, g.left = g.all || e.All, g.left+e.Instances
+			m.w.touchHost(e.Host, t)
+		case liveness.Hold:
+			if h.held = e.On; !h.held {
+				for id := range h.silent {
+					m.w.touchHost(id, t)
+				}
+			}
+		case liveness.Tell:
+			h.tell = append(h.tell, miosa.Event{HostID: e.Host, Type: e.Type, Message: e.Message, Actor: "control", At: now})
+		}
+	}
+}
+
+// look has liveness know what the records say of the hosts that were touched.
+func (m *Machine) look(now time.Time, t *touched) {
+	h := m.hosts
+	if len(h.silent) > 0 { // whoever is replaced there may be by now
+		for env := range t.environments {
+			if members := m.w.members[env]; members != nil {
+				for n := range members.instances {
+					if id := members.instances[n].HostID; h.silent[id] {
+						t.hosts[id] = true
+					}
+				}
+			}
+		}
+	}
+	for _, id := range sortedKeys(t.hosts) {
+		v, known := m.w.hosts[id]
+		if !known {
+			m.hear(now, liveness.Gone{Host: id}, t)
+			delete(h.verdict, id)
+			delete(h.grants, id)
+			delete(h.silent, id)
+			continue
+		}
+		m.hear(now, liveness.Known{Host: id, Name: v.Name, Liveness: v.Liveness, Failing: v.Failing}, t)
+		if j, ok := h.verdict[id]; ok && j.Liveness == v.Liveness && j.Failing == v.Failing && slices.Equal(j.Reasons, v.Reasons) {
+			delete(h.verdict, id)
+		}
+		if v.Liveness == miosa.Alive {
+			delete(h.silent, id)
+			delete(h.grants, id)
+		} else {
+			h.silent[id] = true
+		}
+		m.hear(now, liveness.Counted{Host: id, Instances: len(m.w.onHost[id]), Replaced: m.replaced(id)}, t)
+	}
+}
+
+// replaced counts a silent host's instances that need no successor.
+func (m *Machine) replaced(host string) (n int) {
+	if !m.hosts.silent[host] {
+		return 0
+	}
+	for id := range m.w.onHost[host] {
+		i := m.w.instance(id)
+		if i.Goal != miosa.GoalRun || m.w.of[id].heir(i) {
+			n++
+		}
+	}
+	return n
+}
+
+// heir reports whether another instance, healthy, holds the instance's slot.
+func (m *members) heir(i *miosa.Instance) bool {
+	for n := range m.instances {
+		o := &m.instances[n]
+		if o.ID != i.ID && o.Slot == i.Slot && o.ServiceID == i.ServiceID && o.VersionID == i.VersionID && o.Goal == miosa.GoalRun && o.State() == miosa.Healthy {
+			return true
+		}
+	}
+	return false
+}
+
+// mayReplace says whether an instance on a host that is not alive may have a
+// successor by now. What was allowed once stays so, as long as its host is silent.
+func (m *Machine) mayReplace(i *miosa.Instance) bool {
+	h := m.hosts
+	if !h.silent[i.HostID] {
+		return true
+	}
+	g := h.grants[i.HostID]
+	switch {
+	case m.w.hosts[i.HostID].Liveness == miosa.Lost:
+		return true
+	case g == nil:
+		return false
+	case g.given[i.ID]:
+		return true
+	case h.held || !g.all && g.left == 0:
+		return false
+	}
+	if !g.all {
+		g.left--
+	}
+	g.given[i.ID] = true
+	return true
+}
+
+// saveHosts asks for the writes that are due: each host's verdict, with the events
+// that tell of it, until its record says so.
+func (m *Machine) saveHosts(now time.Time) (out []Effect) {
+	h := m.hosts
+	for _, id := range sortedKeys(h.verdict) {
+		v, known := m.w.hosts[id]
+		if !known || h.saving[id] || now.Before(h.retry[id]) {
+			continue
+		}
+		j := h.verdict[id]
+		v.Liveness, v.Failing, v.Reasons, v.UpdatedAt = j.Liveness, j.Failing, j.Reasons, now
+		h.saving[id] = true
+		save := SaveHost{Host: v}
+		h.tell = slices.DeleteFunc(h.tell, func(e miosa.Event) bool {
+			if e.HostID == id {
+				save.Events = append(save.Events, e)
+			}
+			return e.HostID == id
+		})
+		out = append(out, save)
+	}
+	if len(h.tell) > 0 && !h.saving[""] && !now.Before(h.retry[""]) {
+		h.saving[""] = true
+		out = append(out, SaveHost{Events: h.tell})
+		h.tell = nil
+	}
+	return out
+}
+
+// hostSaved takes in what became of a write. One that failed is tried again, its
+// events with it.
+func (m *Machine) hostSaved(now time.Time, e HostSaved) {
+	h := m.hosts
+	delete(h.saving, e.Host)
+	if e.Err == nil && !e.Conflict {
+		delete(h.retry, e.Host)
+		return
+	}
+	h.retry[e.Host] = now.Add(retryAfter)
+	h.tell = append(h.tell, e.Events...)
+}
+
+// nextHost is when something about hosts is to be looked at; zero: not before an event.
+func (h *hosts) wake() time.Time {
+	at := h.judge.Wake()
+	for id, t := range h.retry {
+		if _, waits := h.verdict[id]; (waits || id == "") && (at.IsZero() || t.Before(at)) {
+			at = t
+		}
+	}
+	return at
+}
