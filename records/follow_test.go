@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,9 +22,14 @@ import (
 // troubled is a store that fails now and then, and tells who reads.
 type troubled struct {
 	*memory.Store
-	fails func() bool                           // asked before each scan and each batch of a watch
-	got   func(string)                          // told of each key that is read
-	after func(ctx context.Context, key string) // called before a read is answered
+	failures atomic.Int32                          // still to come, of revisions, scans and batches of a watch
+	got      func(string)                          // told of each key that is read
+	after    func(ctx context.Context, key string) // called before a read is answered
+}
+
+func (s *troubled) fails() bool {
+	n := s.failures.Load()
+	return n > 0 && s.failures.CompareAndSwap(n, n-1)
 }
 
 var errTrouble = errors.New("no answer")
@@ -39,8 +45,15 @@ func (s *troubled) Get(ctx context.Context, key string) (store.Entry, error) {
 	return e, err
 }
 
+func (s *troubled) Revision(ctx context.Context) (int64, error) {
+	if s.fails() {
+		return 0, errTrouble
+	}
+	return s.Store.Revision(ctx)
+}
+
 func (s *troubled) Scan(ctx context.Context, prefix string, o store.ScanOptions) iter.Seq2[store.Entry, error] {
-	if s.fails != nil && s.fails() {
+	if s.fails() {
 		return func(yield func(store.Entry, error) bool) { yield(store.Entry{}, errTrouble) }
 	}
 	return s.Store.Scan(ctx, prefix, o)
@@ -49,7 +62,7 @@ func (s *troubled) Scan(ctx context.Context, prefix string, o store.ScanOptions)
 func (s *troubled) Watch(ctx context.Context, prefix string, after int64) iter.Seq2[store.Batch, error] {
 	return func(yield func(store.Batch, error) bool) {
 		for b, err := range s.Store.Watch(ctx, prefix, after) {
-			if s.fails != nil && s.fails() {
+			if s.fails() {
 				yield(store.Batch{}, errTrouble)
 				return
 			}
@@ -93,14 +106,7 @@ func TestFollowersEndWithWhatIsThere(t *testing.T) {
 			for n := range 3 {
 				save(t, kept, store.Tenants, miosa.Tenant{ID: fmt.Sprintf("ten_%d", n)})
 			}
-			trouble := 0 // how many failures are still to come
-			s := &troubled{Store: kept, fails: func() bool {
-				if trouble > 0 && random.IntN(3) == 0 {
-					trouble--
-					return true
-				}
-				return false
-			}}
+			s := &troubled{Store: kept}
 			gate := make(chan struct{}, 1)
 			gate <- struct{}{}
 			have, wholes, last := map[string]string{}, 0, int64(0)
@@ -160,7 +166,7 @@ func TestFollowersEndWithWhatIsThere(t *testing.T) {
 						t.Fatal(err)
 					}
 				case 3:
-					trouble = random.IntN(4)
+					s.failures.Store(random.Int32N(4))
 				case 4: // it hangs, or goes on
 					if held {
 						gate <- struct{}{}
@@ -178,7 +184,7 @@ func TestFollowersEndWithWhatIsThere(t *testing.T) {
 			if held {
 				gate <- struct{}{}
 			}
-			trouble = 0
+			s.failures.Store(0)
 			time.Sleep(time.Minute) //nolint:forbidigo // of the bubble: longer than any pause
 			synctest.Wait()
 			if !maps.Equal(have, want) {

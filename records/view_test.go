@@ -108,16 +108,20 @@ func TestAViewHearsOfChanges(t *testing.T) {
 		l.want(1, "none", true)
 
 		// It missed something: nothing is believed any more.
-		failed := false
-		l.kept.fails = func() bool { failed = !failed; return failed }
+		l.kept.failures.Store(1)
 		save(t, l.kept.Store, store.Deployments, deployment(2, "y"))
 		time.Sleep(time.Minute) //nolint:forbidigo // of the bubble: it follows again
-		l.kept.fails = nil
 		l.want(2, "y", true)
-		stop()
-		// Nor for long when it has ended.
+		// Nor for long while it can't follow at all.
+		l.kept.failures.Store(1 << 20)
+		save(t, l.kept.Store, store.Deployments, deployment(2, "z"))
 		time.Sleep(time.Minute) //nolint:forbidigo // of the bubble
-		l.want(2, "y", true)
+		l.want(2, "z", true)
+		l.want(2, "z", false)
+		stop()
+		// Or has ended.
+		time.Sleep(time.Minute) //nolint:forbidigo // of the bubble
+		l.want(2, "z", true)
 	})
 }
 

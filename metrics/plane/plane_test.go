@@ -103,6 +103,26 @@ func TestHostsSpeakForTheirOwn(t *testing.T) {
 	}
 }
 
+// Figures of an instance that was placed a moment ago are kept, though it was asked
+// for before it was.
+func TestAHostSpeaksAtOnce(t *testing.T) {
+	o, kept, history := owner(1), memory.New(time.Now), &historymemory.Store{}
+	p := plane.New(history, records.New(kept), slog.New(slog.DiscardHandler))
+	for n, host := range []string{"", id("host", 2), id("host", 1)} {
+		if _, err := store.Update(t.Context(), kept, func(tx *store.Tx) error {
+			return store.Save(tx, store.Instances, miosa.Instance{ID: o.SourceID, TenantID: o.TenantID, DeploymentID: o.DeploymentID, ServiceID: o.ServiceID, HostID: host})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Ship(t.Context(), id("host", 1), metrics.Pass{At: time.Now(), Samples: []metrics.Sample{sample(o, metrics.CPU, 1)}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := count(t, history, 1); got != n/2 {
+			t.Errorf("on host %q: %d rows", host, got)
+		}
+	}
+}
+
 func TestRoutersSpeakAsThemselves(t *testing.T) {
 	p, history := newPlane(t)
 	other := router(1)
