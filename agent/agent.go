@@ -19,13 +19,17 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/agent/spool"
 	"github.com/miosa/miosa/lifecycle"
+	"github.com/miosa/miosa/liveness"
 	"github.com/miosa/miosa/network"
 	"github.com/miosa/miosa/vmm"
 )
 
 // Link is control as an agent sees it.
 type Link interface {
-	Register(ctx context.Context, h miosa.Host) error
+	// Register makes the host known and numbers this connection of its agent.
+	Register(ctx context.Context, h miosa.Host) (session int64, err error)
+	// Beat tells that the agent lives; seq counts within the session.
+	Beat(ctx context.Context, hostID string, session, seq int64) error
 	Assignments(ctx context.Context, hostID string) iter.Seq2[[]miosa.Instance, error]
 	Observe(ctx context.Context, hostID string, o miosa.Observation) error
 }
@@ -153,24 +157,49 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		a.wg.Go(func() { _ = a.spool.Run(ctx) }) // which ends with ctx alone
 	}
 	for ctx.Err() == nil {
-		if err := a.register(ctx); err != nil {
+		session, err := a.register(ctx)
+		if err != nil {
 			if ctx.Err() == nil {
 				a.log.Warn("register with control", "err", err)
 				pause(ctx, retryLink)
 			}
 			continue
 		}
-		a.follow(ctx)
+		connected, cut := context.WithCancel(ctx)
+		beating := make(chan struct{})
+		go func() {
+			defer close(beating)
+			a.beat(connected, session)
+		}()
+		a.follow(connected)
+		cut()
+		<-beating
 	}
 	return nil
 }
 
-func (a *Agent) register(ctx context.Context) error {
+// beat tells control that this agent lives, until ctx ends. A beat that is not
+// taken is not repeated: the next one says as much.
+func (a *Agent) beat(ctx context.Context, session int64) {
+	tick := time.NewTicker(liveness.BeatEvery)
+	defer tick.Stop()
+	for seq := int64(1); ; seq++ {
+		if err := a.cfg.Link.Beat(ctx, a.cfg.Host.ID, session, seq); err != nil && ctx.Err() == nil {
+			a.log.Warn("beat", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (a *Agent) register(ctx context.Context) (session int64, err error) {
 	host := a.cfg.Host
 	if a.cfg.Addresses != nil {
-		var err error
 		if host.Addresses, err = a.cfg.Addresses(); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	return a.cfg.Link.Register(ctx, host)

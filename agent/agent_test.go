@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +37,9 @@ type control struct {
 	changed  chan struct{} // closed, and made anew, by every change
 	// registers is called before there are assignments.
 	registers func()
+	sessions  atomic.Int64
+	beats     atomic.Int64 // of one session
+	wrong     atomic.Int64 // beats that should not have come
 }
 
 func (c *control) change(f func()) {
@@ -50,9 +54,16 @@ func (c *control) assign(f func(*miosa.Instance)) {
 	c.change(func() { f(&c.in); c.in.Generation++ })
 }
 
-func (c *control) Register(context.Context, miosa.Host) error {
+func (c *control) Register(context.Context, miosa.Host) (int64, error) {
 	if c.registers != nil {
 		c.registers()
+	}
+	return c.sessions.Add(1), nil
+}
+
+func (c *control) Beat(_ context.Context, _ string, session, seq int64) error {
+	if session != c.sessions.Load() || seq != c.beats.Add(1) {
+		c.wrong.Add(1)
 	}
 	return nil
 }

@@ -163,6 +163,7 @@ func (m *Machine) saveHosts(now time.Time) (out []Effect) {
 		j := h.verdict[id]
 		v.Liveness, v.Failing, v.Reasons, v.UpdatedAt = j.Liveness, j.Failing, j.Reasons, now
 		h.saving[id] = true
+		delete(h.retry, id)
 		save := SaveHost{Host: v}
 		h.tell = slices.DeleteFunc(h.tell, func(e miosa.Event) bool {
 			if e.HostID == id {
@@ -174,6 +175,7 @@ func (m *Machine) saveHosts(now time.Time) (out []Effect) {
 	}
 	if len(h.tell) > 0 && !h.saving[""] && !now.Before(h.retry[""]) {
 		h.saving[""] = true
+		delete(h.retry, "")
 		out = append(out, SaveHost{Events: h.tell})
 		h.tell = nil
 	}
@@ -197,7 +199,7 @@ func (m *Machine) hostSaved(now time.Time, e HostSaved) {
 func (h *hosts) wake() time.Time {
 	at := h.judge.Wake()
 	for id, t := range h.retry {
-		if _, waits := h.verdict[id]; (waits || id == "") && (at.IsZero() || t.Before(at)) {
+		if _, waits := h.verdict[id]; (waits || id == "" && len(h.tell) > 0) && (at.IsZero() || t.Before(at)) {
 			at = t
 		}
 	}

@@ -32,6 +32,40 @@ func (c *Control) commit(ctx context.Context, e cell.Commit) cell.Committed {
 	return Answer(e, revision, err)
 }
 
+// saveHost carries out a cell.SaveHost.
+func (c *Control) saveHost(ctx context.Context, e cell.SaveHost) cell.HostSaved {
+	now := time.Now().UTC()
+	_, err := store.Try(ctx, c.store, func(tx *store.Tx) error { return WriteHost(tx, e, now, rand.Reader) })
+	return HostAnswer(e, err)
+}
+
+// WriteHost puts a verdict on a host, and events, into a transaction.
+func WriteHost(tx *store.Tx, e cell.SaveHost, now time.Time, random io.Reader) error {
+	if e.Host.ID != "" {
+		if err := store.Save(tx, store.Hosts, e.Host); err != nil {
+			return err
+		}
+	}
+	for _, ev := range e.Events {
+		if err := saveEvent(tx, ev, now, random); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// HostAnswer is what the machine is told of how that went.
+func HostAnswer(e cell.SaveHost, err error) cell.HostSaved {
+	done := cell.HostSaved{Host: e.Host.ID}
+	switch {
+	case errors.Is(err, store.ErrConflict), miosa.CodeOf(err) == miosa.Precondition:
+		done.Conflict, done.Events = true, e.Events
+	case err != nil:
+		done.Err, done.Events = err, e.Events
+	}
+	return done
+}
+
 // Answer is what the machine is told of how the commit went.
 func Answer(e cell.Commit, revision int64, err error) cell.Committed {
 	switch {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -55,6 +56,7 @@ type Control struct {
 	hosts    *hub[map[string]miosa.Instance]
 	routes   *feed
 	running  sync.WaitGroup
+	sessions atomic.Int64             // connections of agents so far
 	asks     chan func(*cell.Machine) // by who wants to know
 	rollouts *prometheus.CounterVec
 }
@@ -195,6 +197,16 @@ func (c *Control) carryOut(ctx context.Context, effect cell.Effect, slots chan s
 			}
 			if done.Err != nil && ctx.Err() == nil {
 				c.log.Error("commit failed", "environment", e.Environment, "err", done.Err)
+			}
+			c.post(ctx, done)
+		})
+	case cell.SaveHost:
+		c.running.Go(func() {
+			slots <- struct{}{}
+			done := c.saveHost(ctx, e)
+			<-slots
+			if done.Err != nil && ctx.Err() == nil {
+				c.log.Error("host not saved", "host", e.Host.ID, "err", done.Err)
 			}
 			c.post(ctx, done)
 		})

@@ -22,11 +22,12 @@ type Link struct{ c *Control }
 // Link is the agents' side of control.
 func (c *Control) Link() Link { return Link{c} }
 
-// Register makes the host known, or newly so. What only control decides about
-// a host it already knows is kept.
-func (l Link) Register(ctx context.Context, h miosa.Host) error {
+// Register makes the host known, or newly so, and numbers the connection of its
+// agent: numbers grow. What only control decides about a host it already knows is
+// kept.
+func (l Link) Register(ctx context.Context, h miosa.Host) (session int64, err error) {
 	now := time.Now().UTC()
-	_, err := store.Update(ctx, l.c.store, func(tx *store.Tx) error {
+	_, err = store.Update(ctx, l.c.store, func(tx *store.Tx) error {
 		known, err := store.Load(tx, store.Hosts, store.HostKey(h.ID))
 		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
 			return err
@@ -38,9 +39,19 @@ func (l Link) Register(ctx context.Context, h miosa.Host) error {
 		return saveEvent(tx, ev, now, rand.Reader)
 	})
 	if err != nil {
-		return fmt.Errorf("register host %s: %w", h.ID, err)
+		return 0, fmt.Errorf("register host %s: %w", h.ID, err)
 	}
-	return nil
+	return l.c.sessions.Add(1), nil
+}
+
+// Beat takes a sign of life of a host's agent: see liveness.Beat.
+func (l Link) Beat(ctx context.Context, hostID string, session, seq int64) error {
+	select {
+	case l.c.events <- cell.Beat{Host: hostID, Session: session, Seq: seq}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Assignments yields what the host should run: first everything that is not

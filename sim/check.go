@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/health"
+	"github.com/miosa/miosa/liveness"
 	"github.com/miosa/miosa/routing"
 	"github.com/miosa/miosa/schedule"
 	"github.com/miosa/miosa/store"
@@ -23,6 +25,7 @@ type checker struct {
 	rollouts  map[string]miosa.Rollout
 	envs      map[string]miosa.Environment
 	services  map[string]miosa.Service
+	hosts     map[string]miosa.Host
 	changed   bool
 	awake     map[string]time.Time // service → when it was last scaled up from none
 	stopped   map[string]time.Time // deployment → when a customer last stopped an instance of it
@@ -34,7 +37,7 @@ func newChecker(s *Sim) *checker {
 	return &checker{
 		s: s, instances: map[string]miosa.Instance{}, versions: map[string]miosa.Version{}, rollouts: map[string]miosa.Rollout{},
 		envs: map[string]miosa.Environment{}, services: map[string]miosa.Service{}, awake: map[string]time.Time{}, stopped: map[string]time.Time{},
-		since: map[string]time.Time{}, unproven: map[string]bool{},
+		since: map[string]time.Time{}, unproven: map[string]bool{}, hosts: map[string]miosa.Host{},
 	}
 }
 
@@ -176,6 +179,17 @@ func (c *checker) take(noun any) {
 		if i.State() != was {
 			c.since[v.InstanceID] = c.s.now
 		}
+	case miosa.Host:
+		if was := c.hosts[v.ID]; was.ID != "" && was.Liveness != v.Liveness {
+			c.s.trace("%s is %s: %s", v.ID, v.Liveness, strings.Join(v.Reasons, "; "))
+			switch v.Liveness {
+			case miosa.Suspect:
+				c.s.report.Suspected++
+			case miosa.Lost:
+				c.s.report.LostHosts++
+			}
+		}
+		c.hosts[v.ID] = v
 	case miosa.Version:
 		if was, ok := c.versions[v.ID]; ok && versionRank(v.State) < versionRank(was.State) {
 			c.s.fail("%s went back from %s to %s", v.ID, was.State, v.State)
@@ -274,6 +288,9 @@ func versionRank(s miosa.VersionState) int {
 
 // always is what must hold at every moment.
 func (c *checker) always() error {
+	if err := c.judged(); err != nil {
+		return err
+	}
 	if !c.changed {
 		return nil
 	}
@@ -368,6 +385,32 @@ func (s *Sim) instances() []miosa.Instance {
 	return out
 }
 
+// judged: a host that has been silent for so long that even a control plane that
+// had just begun must have seen it is not alive, as long as most others answer.
+func (c *checker) judged() error {
+	cut := 0
+	for _, h := range c.s.hosts {
+		if h.cut {
+			cut++
+		}
+	}
+	if 2*cut > len(c.s.hosts) {
+		return nil
+	}
+	for _, h := range c.s.hosts {
+		since := h.since
+		for _, t := range []time.Time{c.s.started, c.s.jumped, c.s.refused} {
+			if t.After(since) {
+				since = t
+			}
+		}
+		if h.cut && c.hosts[h.id].Liveness == miosa.Alive && c.s.now.Sub(since) > liveness.Window+liveness.SuspectAfter+5*time.Second {
+			return fmt.Errorf("%s has been silent since %s, and is alive by its record", h.id, h.since.Format("15:04:05"))
+		}
+	}
+	return nil
+}
+
 // settled is what must hold when nobody has done anything for a long while.
 func (c *checker) settled() error {
 	for _, id := range sortedIDs(c.rollouts) {
@@ -391,6 +434,9 @@ func (c *checker) settled() error {
 		}
 	}
 	for _, h := range c.s.hosts {
+		if is := c.hosts[h.id]; is.Liveness != miosa.Alive {
+			return fmt.Errorf("in the end %s, which answers, is %s: %s", h.id, is.Liveness, strings.Join(is.Reasons, "; "))
+		}
 		for _, id := range sortedIDs(h.slots) {
 			if i, ok := c.instances[id]; !ok || i.State().Terminal() {
 				return fmt.Errorf("in the end host %s still runs %s, which is over", h.id, id)

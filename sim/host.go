@@ -8,9 +8,11 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/control"
 	"github.com/miosa/miosa/health"
 	"github.com/miosa/miosa/lifecycle"
+	"github.com/miosa/miosa/liveness"
 	"github.com/miosa/miosa/store"
 )
 
@@ -19,12 +21,17 @@ type host struct {
 	s     *Sim
 	id    string
 	n     int
-	epoch int // of the agent
-	lane  lane
+	epoch int  // of the agent
+	lane  lane // from control
+	up    lane // to it: beats
 	slots map[string]*occupant
 	ended map[string]bool // as the agent remembers
 	next  int
 	full  bool // its disk: nothing boots
+
+	session, beats int64     // of its present connection
+	since          time.Time // it is cut
+	cut            bool      // off from control: nothing comes through, either way
 }
 
 // occupant is one instance on a host.
@@ -54,7 +61,20 @@ type vm struct {
 
 func newHost(s *Sim, n int) *host {
 	h := &host{s: s, id: fmt.Sprintf("host_%026d", n), n: n, slots: map[string]*occupant{}, ended: map[string]bool{}}
+	h.beat()
 	return h
+}
+
+// beat is a sign of life of the agent, every now and then.
+func (h *host) beat() {
+	h.beats++
+	e := cell.Beat{Host: h.id, Session: h.session, Seq: h.beats}
+	h.s.inOrder(&h.up, h.s.between(100*time.Microsecond, 10*time.Millisecond), func() {
+		if !h.cut {
+			h.s.tell(e)
+		}
+	})
+	h.s.after(liveness.BeatEvery, h.beat)
 }
 
 func (h *host) noun() miosa.Host {
@@ -69,12 +89,21 @@ func (h *host) noun() miosa.Host {
 
 // send brings one assignment, in order.
 func (h *host) send(i miosa.Instance) {
-	h.s.inOrder(&h.lane, h.s.between(100*time.Microsecond, 10*time.Millisecond), func() { h.assign(i) })
+	h.s.inOrder(&h.lane, h.s.between(100*time.Microsecond, 10*time.Millisecond), func() {
+		if !h.cut {
+			h.assign(i)
+		}
+	})
 }
 
 // reconnect is a new stream from control: everything it knows, anew.
 func (h *host) reconnect() {
+	h.s.sessions++
+	h.session, h.beats = h.s.sessions, 0
 	h.s.inOrder(&h.lane, h.s.between(time.Millisecond, 100*time.Millisecond), func() {
+		if h.cut {
+			return // it connects when it can
+		}
 		known := map[string]bool{}
 		for _, i := range h.s.instances() {
 			if i.HostID == h.id && !i.State().Terminal() {
@@ -89,6 +118,43 @@ func (h *host) reconnect() {
 				gone.Generation++
 				h.assign(gone)
 			}
+		}
+	})
+}
+
+// cutOff parts the host and control for a while. What runs there goes on, and
+// serves whom routers send.
+func (h *host) cutOff(d time.Duration) {
+	if h.cut {
+		return
+	}
+	h.s.trace("%s is cut off for %s", h.id, d)
+	h.cut, h.since = true, h.s.now
+	h.s.after(d, func() {
+		h.s.trace("%s is back", h.id)
+		h.cut = false
+		h.reconnect()
+	})
+}
+
+// die is the end of all that runs on the host; its machine is back after a while,
+// with its disk.
+func (h *host) die(d time.Duration) {
+	if h.cut {
+		return
+	}
+	h.s.trace("%s dies, for %s", h.id, d)
+	h.cut, h.since = true, h.s.now
+	h.epoch++
+	epoch := h.epoch
+	for _, id := range sortedIDs(h.slots) {
+		if v := h.slots[id].vm; v != nil {
+			v.alive, v.serving, v.injured = false, false, true
+		}
+	}
+	h.s.after(d, func() {
+		if h.cut = false; epoch == h.epoch {
+			h.crashAgent()
 		}
 	})
 }
@@ -260,6 +326,10 @@ func (o *occupant) report(obs miosa.Observation) {
 	s, hostID := o.h.s, o.h.id
 	s.inOrder(&o.reports, s.between(500*time.Microsecond, 30*time.Millisecond), func() {
 		if o.lost {
+			return
+		}
+		if o.h.cut { // said again when it can be; later ones say more
+			s.after(time.Second, func() { o.report(obs) })
 			return
 		}
 		_, err := store.Update(context.Background(), s.store, func(tx *store.Tx) error {

@@ -43,6 +43,7 @@ type Report struct {
 	Requests, Lost, Excused    int // Excused: cut by a fault that was injected
 	Connections                int // of those: to a port
 	Boots, Crashes             int
+	Suspected, LostHosts       int
 	Reloads, Refused           int // watches that began anew; commits that failed for passing reasons
 }
 
@@ -53,24 +54,27 @@ type Sim struct {
 	now    time.Time // monotonic: what happens, happens in this order
 	skew   time.Duration
 	jumped time.Time // when the wall clock last jumped
-	queue  queue
-	seq    uint64
-	store  *memory.Store
-	seen   int64 // revision up to which changes were handed out
-	report Report
 
-	control *cell.Machine
-	epoch   int // of control: events for a former process are dropped
-	wake    time.Time
-	timer   int // the one that counts
-	hosts   []*host
-	routers []*router
-	users   *users
-	check   *checker
-	watch   lane
-	watches int           // counts watches begun: changes on a former one are lost
-	table   routing.Table // the newest published
-	err     error
+	started, refused time.Time // when control last began, and a write of its last failed
+	queue            queue
+	seq              uint64
+	store            *memory.Store
+	seen             int64 // revision up to which changes were handed out
+	report           Report
+
+	control  *cell.Machine
+	sessions int64 // of agents, so far
+	epoch    int   // of control: events for a former process are dropped
+	wake     time.Time
+	timer    int // the one that counts
+	hosts    []*host
+	routers  []*router
+	users    *users
+	check    *checker
+	watch    lane
+	watches  int           // counts watches begun: changes on a former one are lost
+	table    routing.Table // the newest published
+	err      error
 }
 
 // task is something that happens at a time.
@@ -227,7 +231,7 @@ func (s *Sim) inOrder(l *lane, d time.Duration, do func()) {
 func (s *Sim) startControl() {
 	s.epoch++
 	s.timer++
-	s.wake = time.Time{}
+	s.wake, s.started = time.Time{}, s.now
 	s.control = cell.NewMachine(cell.Config{
 		RouterWindow: cell.RouterWindow,
 		Hosts: func(t miosa.Tenant, d miosa.Deployment, e miosa.Environment) []string {
@@ -346,6 +350,18 @@ func (s *Sim) carryOut(effect cell.Effect) {
 				}
 			})
 		})
+	case cell.SaveHost:
+		s.after(s.between(200*time.Microsecond, 20*time.Millisecond), func() {
+			if epoch != s.epoch {
+				return
+			}
+			answer := s.saveHost(e)
+			s.after(s.between(100*time.Microsecond, 5*time.Millisecond), func() {
+				if epoch == s.epoch {
+					s.tell(answer)
+				}
+			})
+		})
 	case cell.Purge:
 		s.after(s.between(time.Millisecond, 50*time.Millisecond), func() {
 			if epoch != s.epoch {
@@ -363,15 +379,28 @@ func (s *Sim) attempt(e cell.Commit) cell.Committed {
 	switch {
 	case s.cfg.Faults && s.chance(0.02):
 		s.report.Refused++
+		s.refused = s.now
 		return e.Unanswered(errors.New("the store is away"))
 	case s.cfg.Faults && s.chance(0.005):
 		s.report.Refused++
+		s.refused = s.now
 		s.commit(e)
 		return e.Unanswered(errors.New("the answer was lost"))
 	case s.chance(0.02):
 		s.intervene(e)
 	}
 	return s.commit(e)
+}
+
+// saveHost writes a verdict, or does not, as attempt.
+func (s *Sim) saveHost(e cell.SaveHost) cell.HostSaved {
+	if s.cfg.Faults && s.chance(0.02) {
+		s.report.Refused++
+		s.refused = s.now
+		return control.HostAnswer(e, errors.New("the store is away"))
+	}
+	_, err := store.Try(context.Background(), s.store, func(tx *store.Tx) error { return control.WriteHost(tx, e, s.clock(), s) })
+	return control.HostAnswer(e, err)
 }
 
 // intervene writes one of the records first, as somebody else would.

@@ -48,11 +48,16 @@ func run(t *testing.T, cfg sim.Config) {
 		total.Boots += report.Boots
 		total.Crashes += report.Crashes
 		total.Reloads += report.Reloads
+		total.Suspected += report.Suspected
+		total.LostHosts += report.LostHosts
 		total.Refused += report.Refused
 	}
 	t.Logf("%d seeds: %+v", *seeds, total)
 	if total.Flips == 0 || total.Failures == 0 || total.Requests == 0 || total.Connections == 0 {
 		t.Error("the simulation exercised nothing")
+	}
+	if cfg.Hosts > 1 && (total.Suspected == 0 || total.LostHosts == 0) {
+		t.Error("no host was lost")
 	}
 }
 
@@ -66,4 +71,9 @@ func TestCalm(t *testing.T) {
 // or are lost, routers are cut off, commits fail and clocks jump.
 func TestFaults(t *testing.T) {
 	run(t, sim.Config{Deployments: 3, Routers: 2, Hosts: 1, Actions: 60, Span: 40 * time.Minute, Settle: 60 * time.Minute, Faults: true})
+}
+
+// A fleet of three zones, whose hosts are cut off, or die and come back, besides.
+func TestFleet(t *testing.T) {
+	run(t, sim.Config{Deployments: 4, Routers: 2, Hosts: 6, Actions: 90, Span: 40 * time.Minute, Settle: 60 * time.Minute, Faults: true})
 }

@@ -248,6 +248,10 @@ func (u *users) act() {
 		s.hosts[s.rng.IntN(len(s.hosts))].fill(s.between(time.Second, 2*time.Minute))
 	case roll < 71:
 		s.hosts[s.rng.IntN(len(s.hosts))].loseDisk()
+	case roll < 73 && len(s.hosts) > 1:
+		s.hosts[s.rng.IntN(len(s.hosts))].cutOff(s.between(time.Second, 12*time.Minute))
+	case roll < 74 && len(s.hosts) > 1:
+		s.hosts[s.rng.IntN(len(s.hosts))].die(s.between(5*time.Second, 12*time.Minute))
 	case roll < 76:
 		s.injure(func(o *occupant) { s.trace("VM of %s is killed", o.in.ID); o.vm.injured = true; o.vanish(o.vm) })
 	case roll < 82:
