@@ -53,13 +53,13 @@ type layout struct{ _ byte }
 
 // host is what there is to know of one.
 type host struct {
-	id       string
 	state    state
 	zone     int32
 	class    int32
 	group    int32 // of one that is usable
-	key      int   // that it has in its group
 	room     room  // free
+	key      int   // that it has in its group
+	id       string
 	capacity room
 	used     room
 	held     int // images on it

@@ -450,10 +450,11 @@ func TestAllocations(t *testing.T) {
 		schedule.Request
 		most float64
 	}{
-		"that fits":    {fits, 1},
-		"with labels":  {schedule.Request{Resources: miosa.DefaultResources(), Labels: map[string]string{"disk": "nvme"}}, 1},
-		"too large":    {schedule.Request{Resources: miosa.Resources{MemoryMB: 1 << 20}, Regions: []string{"eu"}}, 2},
-		"and promised": {fits, 1},
+		"that fits":     {fits, 1},
+		"with labels":   {schedule.Request{Resources: miosa.DefaultResources(), Labels: map[string]string{"disk": "nvme"}}, 1},
+		"no such label": {schedule.Request{Labels: map[string]string{"disk": "tape", "gpu": "h100"}}, 2},
+		"too large":     {schedule.Request{Resources: miosa.Resources{MemoryMB: 1 << 20}, Regions: []string{"eu"}}, 2},
+		"and promised":  {fits, 1},
 	} {
 		got := testing.AllocsPerRun(100, func() {
 			a := f.Place(r.Request)
