@@ -1,7 +1,6 @@
 package schedule
 
 import (
-	"maps"
 	"slices"
 	"strconv"
 )
@@ -69,8 +68,14 @@ func sentence(b []byte, r *Request, filter, n int) []byte {
 		}
 		return b
 	case otherLabel:
+		var few [8]string // without an allocation
+		keys := few[:0]
+		for k := range r.Labels {
+			keys = append(keys, k)
+		}
+		slices.Sort(keys)
 		before := " without the label "
-		for _, k := range slices.Sorted(maps.Keys(r.Labels)) {
+		for _, k := range keys {
 			b = append(append(append(append(b, before...), k...), '='), r.Labels[k]...)
 			before = " and "
 		}

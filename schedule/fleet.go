@@ -11,11 +11,12 @@ import (
 // Fleet is all hosts with what is promised on them, kept up to date by each
 // change. Its owner calls it from one goroutine, Place included.
 //
-// Its hosts lie in blocks of up to 64 (see block). Where n is the number of
-// hosts, all that changes one host costs a look-up by ID and O(log n + n/2000)
-// beside it: some hundred nanoseconds up to 100,000 hosts. What the fleet
-// remembers of a host, about 300 bytes, it forgets when the host is removed and
-// nothing is promised or counted on it any more.
+// Its hosts lie in blocks of up to 64 (see block). All that changes one host
+// costs a look-up by ID, O(log hosts) to find its block, and the move of what
+// comes after it there: some hundred nanoseconds, however many hosts there are.
+// AddImage and RemoveImage grow with the hosts that have the image, by less than
+// a nanosecond each. What the fleet knows of a host, about 300 bytes, it forgets
+// when the host is removed and nothing is promised or counted on it any more.
 type Fleet struct {
 	policy Policy
 	slots  map[string]int32 // host ID → its place in hosts
@@ -53,13 +54,13 @@ type layout struct{ _ byte }
 
 // host is what there is to know of one.
 type host struct {
-	id       string
 	state    state
 	zone     int32
 	class    int32
 	group    int32 // of one that is usable
-	key      int   // that it has in its group
 	room     room  // free
+	key      int   // that it has in its group
+	id       string
 	capacity room
 	used     room
 	held     int // images on it
@@ -249,8 +250,9 @@ func (f *Fleet) RemoveImage(host, name string) {
 	f.forget(slot)
 }
 
-// Clone is a copy that goes its own way: for what is only tried. It copies some
-// hundred bytes a host, and a word or two for each image.
+// Clone is a copy that goes its own way: for what is only tried. It copies about
+// 300 bytes a host and what finds an image's counts by its name: some hundred
+// microseconds for 5,000 hosts. The counts are copied when they change.
 func (f *Fleet) Clone() *Fleet {
 	c := *f
 	// Each of the two copies an image's counts before it changes them.

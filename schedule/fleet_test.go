@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -237,6 +238,7 @@ func TestFleet(t *testing.T) {
 			"remove image": func(t *rapid.T) { which(t).removeImage(someHost.Draw(t, "host"), someImage.Draw(t, "image")) },
 			"add peer":     func(t *rapid.T) { some(t).add(someHost.Draw(t, "host")) },
 			"remove peer":  func(t *rapid.T) { some(t).remove(someHost.Draw(t, "host")) },
+			"wear":         func(t *rapid.T) { which(t).fleet.Wear() },
 			"clone": func(t *rapid.T) {
 				models = append(models[max(0, len(models)-2):], which(t).clone())
 			},
@@ -400,6 +402,23 @@ func TestHostsThatChange(t *testing.T) {
 	check("gone for good", reasons(half), "no host has joined yet")
 }
 
+func TestFree(t *testing.T) {
+	for _, c := range []struct {
+		vcpus      int
+		overcommit float64
+		want       int
+	}{
+		{8, 0, 8}, {8, 1, 8}, {8, 1.5, 12}, {3, 1.5, 4}, {4, 0.5, 2}, {8, -1, 8}, {8, math.NaN(), 8},
+		{100, 1.15, 115}, // which a float has as 114.99…
+		{1, math.Inf(1), 1 << 40}, {0, math.Inf(1), 0}, {1 << 30, 1 << 30, 1 << 40},
+	} {
+		h := schedule.Host{Host: miosa.Host{Capacity: miosa.Resources{VCPUs: c.vcpus, MemoryMB: 10}, Overcommit: c.overcommit}, Used: miosa.Resources{VCPUs: 1, MemoryMB: 11}}
+		if got := schedule.Free(h); got != (miosa.Resources{VCPUs: c.want - 1, MemoryMB: -1}) {
+			t.Errorf("%d vCPUs promised %v times over, less one: %+v", c.vcpus, c.overcommit, got)
+		}
+	}
+}
+
 // Where a host goes its peers go with it.
 func TestPeersFollowTheirHost(t *testing.T) {
 	f := schedule.NewFleet(schedule.Spread)
@@ -436,6 +455,38 @@ func TestPeersFollowTheirHost(t *testing.T) {
 	}
 }
 
+// Of many peers that come and go, as of few, what is left counts.
+func TestManyPeers(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m, p := newModel(schedule.Spread), newPeers()
+		for n := range 60 {
+			m.put(miosa.Host{ID: hostID(n), Zone: fmt.Sprint(n % 3), Liveness: miosa.Alive, Schedulable: true})
+		}
+		check := func(what string) {
+			r := schedule.Request{Peers: p.peers, Apart: rapid.Bool().Draw(t, "apart")}
+			if got, want := m.fleet.Place(r), plain(m.policy, r, p.on, m.plain()); !reflect.DeepEqual(got, want) {
+				t.Fatalf("%s: got %+v, want %+v, with %v", what, got, want, p.on)
+			}
+		}
+		for range 2 {
+			for _, n := range rapid.SliceOfNDistinct(rapid.IntRange(0, 70), 20, 70, rapid.ID[int]).Draw(t, "come") {
+				p.add(hostID(n))
+			}
+			check("all are there")
+			for n, leaving := range rapid.Permutation(slices.Sorted(maps.Keys(p.on))).Draw(t, "leave") {
+				p.remove(leaving)
+				if n%8 == 0 {
+					check("some have left")
+				}
+				if n%5 == 0 {
+					p.add(hostID(n))
+				}
+			}
+			check("most have left")
+		}
+	})
+}
+
 // TestAllocations: what a placement costs in memory does not depend on the fleet.
 func TestAllocations(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 4))
@@ -450,10 +501,11 @@ func TestAllocations(t *testing.T) {
 		schedule.Request
 		most float64
 	}{
-		"that fits":    {fits, 1},
-		"with labels":  {schedule.Request{Resources: miosa.DefaultResources(), Labels: map[string]string{"disk": "nvme"}}, 1},
-		"too large":    {schedule.Request{Resources: miosa.Resources{MemoryMB: 1 << 20}, Regions: []string{"eu"}}, 2},
-		"and promised": {fits, 1},
+		"that fits":     {fits, 1},
+		"with labels":   {schedule.Request{Resources: miosa.DefaultResources(), Labels: map[string]string{"disk": "nvme"}}, 1},
+		"no such label": {schedule.Request{Labels: map[string]string{"disk": "tape", "gpu": "h100"}}, 2},
+		"too large":     {schedule.Request{Resources: miosa.Resources{MemoryMB: 1 << 20}, Regions: []string{"eu"}}, 2},
+		"and promised":  {fits, 1},
 	} {
 		got := testing.AllocsPerRun(100, func() {
 			a := f.Place(r.Request)
