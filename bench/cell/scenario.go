@@ -284,14 +284,17 @@ func run(s size, tell func(figure)) {
 	tell(f.whole(figure{Name: fmt.Sprintf("a service scaled to %d", replicas), Median: scaled, Count: f.placed}))
 
 	f.placed = 0
-	var lost []any
-	for n := range max(1, s.Hosts/20) {
-		h := f.host(n * 19)
-		h.Liveness = miosa.Suspect
-		lost = append(lost, h)
+	n := max(1, s.Hosts/20)
+	healed := f.lose(n)
+	tell(f.whole(figure{Name: fmt.Sprintf("%d hosts lost, all replaced", n), Median: healed, Count: f.placed}))
+}
+
+// hostsToLose are n hosts, spread over the fleet.
+func (f *fleet) hostsToLose(n int) (out []miosa.Host) {
+	for i := range n {
+		out = append(out, f.host(i*19%f.Hosts))
 	}
-	healed := f.feed(f.changed(lost...))
-	tell(f.whole(figure{Name: fmt.Sprintf("%d hosts lost, all replaced", len(lost)), Median: healed, Count: f.placed}))
+	return out
 }
 
 func (f *fleet) whole(g figure) figure {

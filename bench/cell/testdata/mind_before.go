@@ -1,6 +1,11 @@
 package main
 
-import mind "github.com/miosa/miosa/cell"
+import (
+	"time"
+
+	"github.com/miosa/miosa"
+	mind "github.com/miosa/miosa/cell"
+)
 
 // published keeps the newest generation.
 func (f *fleet) published(effect mind.Effect) {
@@ -9,5 +14,15 @@ func (f *fleet) published(effect mind.Effect) {
 	}
 }
 
-// connects measures a host's connection.
+// connects: a host's connection read the store, not the machine.
 func (f *fleet) connects(func(figure)) {}
+
+// lose writes that hosts are suspect: nothing judged them then.
+func (f *fleet) lose(n int) time.Duration {
+	var lost []any
+	for _, h := range f.hostsToLose(n) {
+		h.Liveness = miosa.Suspect
+		lost = append(lost, h)
+	}
+	return f.feed(f.changed(lost...))
+}
