@@ -19,7 +19,9 @@ type hosts struct {
 	tell    []miosa.Event             // without a host
 	grants  map[string]*grant         // by host ID
 	held    bool
-	silent  map[string]bool // IDs of hosts whose records do not say that they are alive
+	// silent are the hosts whose records do not say that they are alive, by ID, with
+	// the IDs of their instances that need no successor.
+	silent map[string]map[string]bool
 }
 
 // grant is how many of a silent host's instances may be replaced.
@@ -32,7 +34,7 @@ type grant struct {
 func newHosts(cfg liveness.Config) *hosts {
 	return &hosts{
 		judge: liveness.New(cfg), verdict: map[string]liveness.Judge{}, saving: map[string]bool{}, retry: map[string]time.Time{},
-		grants: map[string]*grant{}, silent: map[string]bool{},
+		grants: map[string]*grant{}, silent: map[string]map[string]bool{},
 	}
 }
 
@@ -64,21 +66,12 @@ func (m *Machine) hear(now time.Time, ev liveness.Event, t *touched) {
 	}
 }
 
-// look has liveness know what the records say of the hosts that were touched.
+// look has liveness know what the records say of the hosts that were touched, and
+// of the instances on silent ones.
 func (m *Machine) look(now time.Time, t *touched) {
 	h := m.hosts
-	if len(h.silent) > 0 { // whoever is replaced there may be by now
-		for env := range t.environments {
-			if members := m.w.members[env]; members != nil {
-				for n := range members.instances {
-					if id := members.instances[n].HostID; h.silent[id] {
-						t.hosts[id] = true
-					}
-				}
-			}
-		}
-	}
-	for _, id := range sortedKeys(t.hosts) {
+	ids := sortedKeys(t.hosts)
+	for _, id := range ids {
 		v, known := m.w.hosts[id]
 		if !known {
 			m.hear(now, liveness.Gone{Host: id}, t)
@@ -94,43 +87,74 @@ func (m *Machine) look(now time.Time, t *touched) {
 		if v.Liveness == miosa.Alive {
 			delete(h.silent, id)
 			delete(h.grants, id)
+		} else if h.silent[id] == nil {
+			h.silent[id] = map[string]bool{}
+		}
+	}
+	if len(h.silent) > 0 {
+		for env := range t.environments {
+			if members := m.w.members[env]; members != nil {
+				h.count(members, t)
+			}
+		}
+		for _, id := range t.ended {
+			for _, replaced := range h.silent {
+				delete(replaced, id)
+			}
+		}
+		ids = sortedKeys(t.hosts)
+	}
+	for _, id := range ids {
+		if _, known := m.w.hosts[id]; known {
+			m.hear(now, liveness.Counted{Host: id, Instances: len(m.w.onHost[id]), Replaced: len(h.silent[id])}, t)
+		}
+	}
+}
+
+// place is one slot of a service in a version.
+type place struct {
+	unit
+	slot int
+}
+
+func placeOf(i *miosa.Instance) place { return place{unit{i.ServiceID, i.VersionID}, i.Slot} }
+
+// count notes which of an environment's instances on silent hosts need no
+// successor: they are not meant to run, or a healthy one holds their slot.
+func (h *hosts) count(members *members, t *touched) {
+	var healthy map[place]int
+	for n := range members.instances {
+		i := &members.instances[n]
+		replaced := h.silent[i.HostID]
+		if replaced == nil || i.State().Terminal() {
+			continue
+		}
+		if healthy == nil {
+			healthy = map[place]int{}
+			for n := range members.instances {
+				if o := &members.instances[n]; o.Goal == miosa.GoalRun && o.State() == miosa.Healthy {
+					healthy[placeOf(o)]++
+				}
+			}
+		}
+		others := healthy[placeOf(i)]
+		if i.Goal == miosa.GoalRun && i.State() == miosa.Healthy {
+			others-- // itself
+		}
+		if i.Goal != miosa.GoalRun || others > 0 {
+			replaced[i.ID] = true
 		} else {
-			h.silent[id] = true
+			delete(replaced, i.ID)
 		}
-		m.hear(now, liveness.Counted{Host: id, Instances: len(m.w.onHost[id]), Replaced: m.replaced(id)}, t)
+		t.hosts[i.HostID] = true
 	}
-}
-
-// replaced counts a silent host's instances that need no successor.
-func (m *Machine) replaced(host string) (n int) {
-	if !m.hosts.silent[host] {
-		return 0
-	}
-	for id := range m.w.onHost[host] {
-		i := m.w.instance(id)
-		if i.Goal != miosa.GoalRun || m.w.of[id].heir(i) {
-			n++
-		}
-	}
-	return n
-}
-
-// heir reports whether another instance, healthy, holds the instance's slot.
-func (m *members) heir(i *miosa.Instance) bool {
-	for n := range m.instances {
-		o := &m.instances[n]
-		if o.ID != i.ID && o.Slot == i.Slot && o.ServiceID == i.ServiceID && o.VersionID == i.VersionID && o.Goal == miosa.GoalRun && o.State() == miosa.Healthy {
-			return true
-		}
-	}
-	return false
 }
 
 // mayReplace says whether an instance on a host that is not alive may have a
 // successor by now. What was allowed once stays so, as long as its host is silent.
 func (m *Machine) mayReplace(i *miosa.Instance) bool {
 	h := m.hosts
-	if !h.silent[i.HostID] {
+	if h.silent[i.HostID] == nil {
 		return true
 	}
 	g := h.grants[i.HostID]

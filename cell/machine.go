@@ -10,6 +10,7 @@
 package cell
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -199,11 +200,24 @@ func (m *Machine) take(now time.Time, ev Event, t *touched) (out []Effect, err e
 
 func (m *Machine) load(now time.Time, e Loaded, t *touched) error {
 	m.w = newWorld()
+	m.w.of = make(map[string]*members, len(e.Nouns))
+	// Observations first: then each instance is put once, with what is known of it.
 	for _, n := range e.Nouns {
+		if o, ok := n.(miosa.Observation); ok {
+			m.w.early[o.InstanceID] = o
+		}
+	}
+	for _, n := range e.Nouns {
+		if _, ok := n.(miosa.Observation); ok {
+			continue
+		}
 		if err := m.w.put(n, t); err != nil {
 			return err
 		}
 	}
+	early := map[string]miosa.Observation{} // what is left of it, in a map of its size
+	maps.Copy(early, m.w.early)
+	m.w.early = early
 	m.w.revision = e.Revision
 	if m.loaded.IsZero() {
 		m.loaded = now
