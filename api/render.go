@@ -402,9 +402,13 @@ func apiKeyResource(k miosa.APIKey) resource.APIKey {
 }
 
 func hostResource(h miosa.Host) resource.Host {
+	if h.Labels == nil {
+		h.Labels = map[string]string{}
+	}
 	return resource.Host{
 		ID: h.ID, Name: h.Name, Region: h.Region, Zone: h.Zone, Driver: h.Driver, Capacity: resourcesResource(h.Capacity),
-		Overcommit: h.Overcommit, Schedulable: h.Schedulable, Liveness: string(h.Liveness), Version: h.Version,
+		Overcommit: h.Overcommit, Schedulable: h.Schedulable, Labels: h.Labels, Liveness: string(h.Liveness),
+		Failing: h.Failing, Reasons: lines(h.Reasons), Version: h.Version,
 		CreatedAt: h.CreatedAt.UTC(), UpdatedAt: h.UpdatedAt.UTC(),
 	}
 }

@@ -130,18 +130,21 @@ type APIKeyMinted struct {
 
 // Host is one machine of the fleet.
 type Host struct {
-	ID          string    `json:"id"`
-	Name        string    `json:"name"`
-	Region      string    `json:"region"`
-	Zone        string    `json:"zone"`
-	Driver      string    `json:"driver"`
-	Capacity    Resources `json:"capacity"`
-	Overcommit  float64   `json:"overcommit"`
-	Schedulable bool      `json:"schedulable"`
-	Liveness    string    `json:"liveness" enum:"alive,suspect,lost"`
-	Version     string    `json:"version"`
-	CreatedAt   time.Time `json:"created_at"`
-	UpdatedAt   time.Time `json:"updated_at"`
+	ID          string            `json:"id"`
+	Name        string            `json:"name"`
+	Region      string            `json:"region"`
+	Zone        string            `json:"zone"`
+	Driver      string            `json:"driver"`
+	Capacity    Resources         `json:"capacity"`
+	Overcommit  float64           `json:"overcommit"`
+	Schedulable bool              `json:"schedulable"`
+	Labels      map[string]string `json:"labels" doc:"What services may require, e.g. disk: nvme."`
+	Liveness    string            `json:"liveness" enum:"alive,suspect,lost" doc:"suspect: silent, its instances are being replaced. lost: silent for good, they have ended."`
+	Failing     bool              `json:"failing" doc:"It answers, but cannot start anything: it is given no more instances."`
+	Reasons     []string          `json:"reasons" doc:"Why it is not alive, or failing."`
+	Version     string            `json:"version"`
+	CreatedAt   time.Time         `json:"created_at"`
+	UpdatedAt   time.Time         `json:"updated_at"`
 }
 
 // Health answers healthz and readyz.
