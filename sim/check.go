@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -474,12 +475,17 @@ func (c *checker) settledHealth(env miosa.Environment) error {
 			services = append(services, c.services[id])
 		}
 	}
-	of := func(now time.Time) miosa.EnvironmentHealth {
-		return health.Environment(now, c.versions[env.ActiveVersionID], services, c.s.instances()).Health
+	of := func(now time.Time) health.Condition {
+		return health.Environment(now, c.versions[env.ActiveVersionID], services, c.s.instances())
 	}
-	is := of(c.s.now)
-	if of(c.s.now.Add(-long)) != is {
+	now := c.s.clock() // what instances were healthy since is by the time of day
+	seen := of(now)
+	is := seen.Health
+	if of(now.Add(-long)).Health != is {
 		return nil // an instance's failures were forgotten just now
+	}
+	if seen.Looping && env.ToldHealth == miosa.EnvironmentDown {
+		return nil // what is better between two crashes is not told
 	}
 	for _, i := range c.s.instances() {
 		if i.EnvironmentID == env.ID && c.s.now.Sub(c.since[i.ID]) < long {
@@ -492,8 +498,24 @@ func (c *checker) settledHealth(env miosa.Environment) error {
 	return nil
 }
 
+// room reports whether a host has so much to promise: users may want more than
+// there is.
+func (c *checker) room(r miosa.Resources) bool {
+	used := map[string]miosa.Resources{}
+	for _, i := range c.instances {
+		if i.HostID != "" && !i.State().Terminal() {
+			used[i.HostID] = schedule.Add(used[i.HostID], i.Spec.Resources)
+		}
+	}
+	return slices.ContainsFunc(c.s.hosts, func(h *host) bool {
+		free := schedule.Free(schedule.Host{Host: h.noun(), Used: used[h.id]})
+		return r.VCPUs <= free.VCPUs && r.MemoryMB <= free.MemoryMB && r.DiskMB <= free.DiskMB
+	})
+}
+
 func (c *checker) settledService(a *app, env miosa.Environment, svc miosa.Service, spec miosa.ServiceSpec) error {
 	healthy, rests := map[int]bool{}, map[int]miosa.InstanceState{}
+	waits := map[int]bool{} // for a host, and there is none with room
 	for _, id := range sortedIDs(c.instances) {
 		i := c.instances[id]
 		if i.VersionID != env.ActiveVersionID || i.ServiceID != svc.ID {
@@ -509,6 +531,8 @@ func (c *checker) settledService(a *app, env miosa.Environment, svc miosa.Servic
 			return fmt.Errorf("in the end slot %d of %s in %s is held twice", i.Slot, svc.Name, a.dep.Name)
 		case i.State() == miosa.Healthy:
 			healthy[i.Slot] = true
+		case i.HostID == "":
+			waits[i.Slot] = !c.room(i.Spec.Resources)
 		}
 	}
 	b := behaviourOf(spec.Command)
@@ -516,7 +540,7 @@ func (c *checker) settledService(a *app, env miosa.Environment, svc miosa.Servic
 		return fmt.Errorf("in the end %s serves a version that is %s", a.dep.Name, b)
 	}
 	for n := range svc.DesiredReplicas {
-		if !healthy[n] && rests[n] == "" && b != flaky {
+		if !healthy[n] && rests[n] == "" && !waits[n] && b != flaky {
 			return fmt.Errorf("in the end slot %d of %s in %s (%s) is empty", n, svc.Name, a.dep.Name, b)
 		}
 		if rests[n] == miosa.Failed && !healthy[n] && !c.s.cfg.Faults {

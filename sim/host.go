@@ -80,7 +80,7 @@ func (h *host) beat() {
 func (h *host) noun() miosa.Host {
 	return miosa.Host{
 		ID: h.id, Name: fmt.Sprintf("h%d", h.n), Region: "here", Zone: fmt.Sprintf("z%d", h.n%3), Driver: "sim",
-		// Room for twenty: all that users may want at once, but not two versions
+		// Room for twenty: about all that users want at once, but not two versions
 		// of everything.
 		Capacity: miosa.Resources{VCPUs: 8, MemoryMB: 10240, DiskMB: 65536}, Overcommit: 4,
 		Schedulable: true, Liveness: miosa.Alive,

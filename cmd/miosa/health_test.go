@@ -52,7 +52,7 @@ func TestACrashLoopReachesPeople(t *testing.T) {
 	}
 	select {
 	case e := <-heard:
-		if e.Type != "deployment.health_changed" || e.Data.Details["health"] == "ok" || !strings.Contains(e.Data.Message, "exited with status 3") {
+		if e.Type != "deployment.health_changed" || e.Data.Details["health"] == "ok" || !strings.Contains(e.Data.Message, "exited with code 3") {
 			t.Errorf("%+v", e)
 		}
 	case <-j.ctx.Done():
