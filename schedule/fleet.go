@@ -14,8 +14,9 @@ import (
 // Its hosts lie in blocks of up to 64 (see block). All that changes one host
 // costs a look-up by ID, O(log hosts) to find its block, and the move of what
 // comes after it there: one to five microseconds from 5,000 to 50,000 hosts.
-// AddImage and RemoveImage move a word for each host that has the image. What the fleet knows of a host, about 300 bytes, it forgets
-// when the host is removed and nothing is promised or counted on it any more.
+// AddImage and RemoveImage move a word for each host that has the image. What
+// the fleet knows of a host, about 300 bytes, it forgets when the host is removed
+// and nothing is promised or counted on it any more.
 type Fleet struct {
 	policy Policy
 	slots  map[string]int32 // host ID → its place in hosts
