@@ -131,8 +131,7 @@ func (f *Fleet) withImage(best *pick, r *Request, want room, level int) uint64 {
 	enough := len(img.on) > f.present/8
 	for i := range img.on {
 		slot := img.on[i].slot
-		f.mark(slot, markImage)
-		if m := f.marked(slot); m >= markDown || enough && best.rank < rankPlain {
+		if m := f.mark(slot, markImage); m >= markDown || enough && best.rank < rankPlain {
 			continue // with peers it is not better than one without and without the image
 		}
 		if h := &f.hosts[slot]; h.state == usable && f.s.fit[h.zone] > 0 && f.s.match[h.class] && want.lacks(&h.room) == fits && r.Peers.inZone(int(h.zone)) == level {
@@ -186,12 +185,14 @@ func (f *Fleet) openRegions(wanted []string) {
 	}
 }
 
-func (f *Fleet) mark(slot int32, bits uint64) {
+// mark adds to what is marked of a host, and gives that back.
+func (f *Fleet) mark(slot int32, bits uint64) uint64 {
 	m := &f.s.marks[slot]
 	if *m>>32 != uint64(f.s.epoch) {
 		*m = uint64(f.s.epoch) << 32
 	}
 	*m |= bits
+	return *m & (1<<32 - 1)
 }
 
 // marked is what is marked of a host: the lower half.
