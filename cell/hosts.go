@@ -150,6 +150,26 @@ func (h *hosts) count(members *members, t *touched) {
 	}
 }
 
+// starts tells liveness what a report says of its host's starting things.
+func (m *Machine) starts(now time.Time, o miosa.Observation, t *touched) {
+	i := m.w.instance(o.InstanceID)
+	if i == nil || i.HostID == "" {
+		return
+	}
+	was := &i.Observed
+	switch kind := o.Failure.Kind; {
+	case o.Failure.At.After(was.Failure.At) && (kind == miosa.FailureHost || kind == miosa.FailureBoot):
+		app := m.w.deployment(i.DeploymentID).Slug + "/" + i.Spec.Name
+		m.hear(now, liveness.StartFailed{Host: i.HostID, App: app}, t)
+	case o.Boot >= was.Boot && reached(&o, "app_started") && (o.Boot > was.Boot || !reached(was, "app_started")):
+		m.hear(now, liveness.StartSucceeded{Host: i.HostID}, t)
+	}
+}
+
+func reached(o *miosa.Observation, phase string) bool {
+	return slices.ContainsFunc(o.Phases, func(p miosa.Phase) bool { return p.Name == phase })
+}
+
 // mayReplace says whether an instance on a host that is not alive may have a
 // successor by now. What was allowed once stays so, as long as its host is silent.
 func (m *Machine) mayReplace(i *miosa.Instance) bool {

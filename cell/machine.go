@@ -177,7 +177,7 @@ func (m *Machine) take(now time.Time, ev Event, t *touched) (out []Effect, err e
 		}
 		out = append(out, Assign{Anew: true})
 	case Changed:
-		return m.change(e, t)
+		return m.change(now, e, t)
 	case Committed:
 		m.committed(now, e, t)
 	case Purged:
@@ -243,13 +243,16 @@ func (m *Machine) load(now time.Time, e Loaded, t *touched) error {
 	return nil
 }
 
-func (m *Machine) change(e Changed, t *touched) ([]Effect, error) {
+func (m *Machine) change(now time.Time, e Changed, t *touched) ([]Effect, error) {
 	if e.Revision <= m.w.revision {
 		return nil, nil
 	}
 	m.w.revision = e.Revision
 	var assigned []miosa.Instance
 	for _, n := range e.Put {
+		if o, ok := n.(miosa.Observation); ok {
+			m.starts(now, o, t)
+		}
 		if err := m.w.put(n, t); err != nil {
 			return nil, err
 		}

@@ -46,7 +46,7 @@ func (f *Fleet) Check() error {
 	if len(f.slots)+len(f.vacant) != len(f.hosts) {
 		return fmt.Errorf("%d hosts and %d vacant in %d places", len(f.slots), len(f.vacant), len(f.hosts))
 	}
-	if f.present != present || f.dead != byState[dead] || f.cordoned != byState[cordoned] {
+	if f.present != present || f.dead != byState[dead] || f.failing != byState[failing] || f.cordoned != byState[cordoned] {
 		return fmt.Errorf("%d hosts, %d of them dead and %d cordoned; there are %d, %v", f.present, f.dead, f.cordoned, present, byState)
 	}
 	for c := range f.classes {

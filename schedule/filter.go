@@ -9,6 +9,7 @@ import (
 // first one that turns it down.
 const (
 	notAlive = iota
+	notStarting
 	notSchedulable
 	otherRegion
 	otherLabel
@@ -24,7 +25,7 @@ const (
 )
 
 // filterNames go into traces.
-var filterNames = [filters]string{"alive", "schedulable", "region", "label", "avoid", "apart", "gpu", "memory", "cpu", "disk"}
+var filterNames = [filters]string{"alive", "starting", "schedulable", "region", "label", "avoid", "apart", "gpu", "memory", "cpu", "disk"}
 
 // lacks is the filter that turns down who has less than r free.
 func (r *room) lacks(free *room) int {
@@ -58,6 +59,8 @@ func sentence(b []byte, r *Request, filter, n int) []byte {
 	switch filter {
 	case notAlive:
 		return append(b, " not answering"...)
+	case notStarting:
+		return append(b, " that could not start anything of late"...)
 	case notSchedulable:
 		return append(b, " cordoned"...)
 	case otherRegion:

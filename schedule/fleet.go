@@ -23,7 +23,9 @@ type Fleet struct {
 	hosts  []host
 	vacant []int32
 
-	present, dead, cordoned int // hosts: all, those that are not alive, those of the rest that are cordoned
+	// Hosts: all, those that are not alive, of the rest those that are failing, and
+	// of that rest those that are cordoned.
+	present, dead, failing, cordoned int
 
 	// Small numbers for names. Those of regions and zones are for ever.
 	regions       []string
@@ -72,6 +74,7 @@ type state uint8
 const (
 	absent state = iota // not in the fleet, but something is promised on it
 	dead
+	failing
 	cordoned
 	usable
 )
@@ -159,6 +162,8 @@ func (f *Fleet) Put(v miosa.Host) {
 	switch {
 	case v.Liveness != miosa.Alive:
 		next = dead
+	case v.Failing:
+		next = failing
 	case v.Schedulable:
 		next = usable
 	}
@@ -310,6 +315,8 @@ func (f *Fleet) give(slot int32) {
 	switch h.state {
 	case dead:
 		f.dead++
+	case failing:
+		f.failing++
 	case cordoned:
 		f.cordoned++
 	case usable:
@@ -328,6 +335,8 @@ func (f *Fleet) take(slot int32) {
 		return
 	case dead:
 		f.dead--
+	case failing:
+		f.failing--
 	case cordoned:
 		f.cordoned--
 	case usable:

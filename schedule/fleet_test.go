@@ -145,7 +145,7 @@ func someResources(most int) *rapid.Generator[miosa.Resources] {
 func drawHost(t *rapid.T) miosa.Host {
 	return miosa.Host{
 		ID: someHost.Draw(t, "host"), Region: someRegion.Draw(t, "region"), Zone: someZone.Draw(t, "zone"),
-		Liveness: someLife.Draw(t, "liveness"), Schedulable: rapid.IntRange(0, 7).Draw(t, "schedulable") > 0,
+		Liveness: someLife.Draw(t, "liveness"), Schedulable: rapid.IntRange(0, 7).Draw(t, "schedulable") > 0, Failing: rapid.IntRange(0, 9).Draw(t, "failing") == 0,
 		Capacity: capacity.Draw(t, "capacity"), Overcommit: overcommit.Draw(t, "overcommit"), Labels: someLabels.Draw(t, "labels"),
 	}
 }

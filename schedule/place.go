@@ -95,7 +95,7 @@ func turnedDown(out []TurnedDown, counts *[filters]int) []TurnedDown {
 // many fit, and how many each filter turned down.
 func (f *Fleet) decide(r *Request, want room, counts *[filters]int) (best pick, candidates int) {
 	f.begin(r)
-	counts[notAlive], counts[notSchedulable] = f.dead, f.cordoned
+	counts[notAlive], counts[notStarting], counts[notSchedulable] = f.dead, f.failing, f.cordoned
 	for z := range f.zones {
 		f.s.fit[z] = f.count(z, want, counts)
 	}

@@ -34,13 +34,13 @@ func newScript() *script {
 
 // line carries out one line of a script:
 //
-//	host NAME [region=eu] [zone=a] [cpu=8] [memory=16384] [disk=65536] [gpu=0] [overcommit=1] [label=gpu:h100,disk:nvme] [image=app] [lost] [cordoned]
+//	host NAME [region=eu] [zone=a] [cpu=8] [memory=16384] [disk=65536] [gpu=0] [overcommit=1] [label=gpu:h100,disk:nvme] [image=app] [lost] [failing] [cordoned]
 //	place [size=small] [gpu=1] [disk=1024] [region=eu,us] [label=gpu:h100] [avoid=a,b] [failed=a,b] [image=app] [apart] [alone] [policy=pack] [times=3]
 func (s *script) line(l transcript.Line) (string, error) {
 	switch l.Word(0) {
 	case "host":
 		h := miosa.Host{
-			ID: l.Word(1), Region: l.Text("region", "eu"), Zone: l.Text("zone", "a"), Liveness: miosa.Alive, Schedulable: !l.Has("cordoned"),
+			ID: l.Word(1), Region: l.Text("region", "eu"), Zone: l.Text("zone", "a"), Liveness: miosa.Alive, Schedulable: !l.Has("cordoned"), Failing: l.Has("failing"),
 			Capacity:   miosa.Resources{VCPUs: l.Int("cpu", 8), MemoryMB: l.Int("memory", 16384), DiskMB: l.Int("disk", 65536), GPU: l.Int("gpu", 0)},
 			Overcommit: float64(l.Int("overcommit", 1)), Labels: labels(l),
 		}
