@@ -19,7 +19,7 @@ func (f *Fleet) Wear() {
 
 // Check compares what the fleet keeps with what it keeps it from.
 func (f *Fleet) Check() error {
-	present, byState, inZone := 0, [4]int{}, make([]int, len(f.zones))
+	present, byState, inZone := 0, [usable + 1]int{}, make([]int, len(f.zones))
 	inClass, inGroup := make([]int, len(f.classes)), make([]int, len(f.groups))
 	for id, slot := range f.slots {
 		h := &f.hosts[slot]
@@ -47,7 +47,7 @@ func (f *Fleet) Check() error {
 		return fmt.Errorf("%d hosts and %d vacant in %d places", len(f.slots), len(f.vacant), len(f.hosts))
 	}
 	if f.present != present || f.dead != byState[dead] || f.failing != byState[failing] || f.cordoned != byState[cordoned] {
-		return fmt.Errorf("%d hosts, %d of them dead and %d cordoned; there are %d, %v", f.present, f.dead, f.cordoned, present, byState)
+		return fmt.Errorf("%d hosts, %d of them dead, %d failing and %d cordoned; there are %d, %v", f.present, f.dead, f.failing, f.cordoned, present, byState)
 	}
 	for c := range f.classes {
 		if f.classes[c].hosts != inClass[c] || inClass[c] == 0 && !slices.Contains(f.vacantClasses, int32(c)) {
