@@ -598,7 +598,7 @@ func isLive(r miosa.Rollout) bool {
 // that has flipped and only waits for old instances to leave is no obstacle.
 func (c *call) txNoRollout(tx *store.Tx, env miosa.Environment) error {
 	live, err := c.txLive(tx, env)
-	if err != nil || !live.Live() || live.Step == miosa.StepDraining {
+	if err != nil || !live.Live() {
 		return err
 	}
 	return &miosa.Error{
@@ -664,9 +664,8 @@ func (c *call) startVersion(tx *store.Tx, dep *miosa.Deployment, env miosa.Envir
 	return v, r, err
 }
 
-// startRollout writes the wish to make a version live; control does the rest.
-// A live rollout that has not flipped yet is cancelled by it; one that flips
-// at this moment comes to its end first.
+// startRollout writes the wish to make a version live, as rollout.Begin has it;
+// control does the rest.
 func (c *call) startRollout(tx *store.Tx, env miosa.Environment, v miosa.Version, kind miosa.RolloutKind, promote bool) (miosa.Rollout, error) {
 	live, err := c.txLive(tx, env)
 	if err != nil {
@@ -676,21 +675,13 @@ func (c *call) startRollout(tx *store.Tx, env miosa.Environment, v miosa.Version
 	if err != nil {
 		return miosa.Rollout{}, err
 	}
-	now := c.s.now().UTC()
-	if live.Live() && live.Step != miosa.StepFlipping {
-		live.CancelledBy, live.UpdatedAt = id, now
-		if err := store.Save(tx, store.Rollouts, live); err != nil {
+	r, calledOff := rollout.Begin(c.s.now().UTC(), rollout.Asked{
+		ID: id, Kind: kind, Target: v, Promote: promote, Requester: c.key.ID, Traceparent: traceparent(c.r.Header.Get("Traceparent")),
+	}, env, live)
+	if calledOff != nil {
+		if err := store.Save(tx, store.Rollouts, *calledOff); err != nil {
 			return miosa.Rollout{}, err
 		}
-	}
-	r := miosa.Rollout{
-		ID: id, TenantID: env.TenantID, DeploymentID: env.DeploymentID, EnvironmentID: env.ID, Kind: kind,
-		TargetID: v.ID, FromID: env.ActiveVersionID, Promote: promote, Step: miosa.StepStarting, StepSince: now,
-		Deadline: now.Add(rollout.StartWithin(v)), Requester: c.key.ID, CreatedAt: now, UpdatedAt: now,
-		Traceparent: traceparent(c.r.Header.Get("Traceparent")),
-	}
-	if !v.Pulled() {
-		r.Step, r.Deadline, r.Reason = miosa.StepPulling, now.Add(rollout.PullDeadline), "pulling "+v.Image.Reference
 	}
 	if err := store.Save(tx, store.Rollouts, r); err != nil {
 		return miosa.Rollout{}, err

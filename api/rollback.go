@@ -7,6 +7,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/api/resource"
+	"github.com/miosa/miosa/rollout"
 	"github.com/miosa/miosa/store"
 )
 
@@ -118,8 +119,8 @@ func (c *call) txCallOff(tx *store.Tx, dep miosa.Deployment, m move) (miosa.Roll
 	if err != nil || !live.Live() {
 		return miosa.Rollout{}, err
 	}
-	if live.CancelledBy == "" {
-		live.CancelledBy, live.UpdatedAt = c.key.ID, c.s.now().UTC()
+	if off, ok := rollout.CallOff(c.s.now().UTC(), live, c.key.ID); ok {
+		live = off
 		if err := store.Save(tx, store.Rollouts, live); err != nil {
 			return miosa.Rollout{}, err
 		}
@@ -158,8 +159,7 @@ func (c *call) txMove(tx *store.Tx, dep *miosa.Deployment, m move) (miosa.Rollou
 			return miosa.Rollout{}, err
 		}
 	}
-	undecided := live.Live() && live.Step != miosa.StepDraining
-	if target.ID == env.ActiveVersionID && !undecided {
+	if target.ID == env.ActiveVersionID && !live.Live() {
 		return miosa.Rollout{}, nil
 	}
 	var begun miosa.Rollout
