@@ -50,7 +50,13 @@ func (m *Machine) decideAll(now time.Time, t *touched) []Effect {
 			continue
 		}
 		p := pass{m: m, now: now, members: env, env: env.Environment, commit: Commit{Tenant: env.TenantID, Environment: id, Seen: m.w.revision}}
-		p.decide()
+		if !m.guarded(now, env, "what to run", p.decide) {
+			for n := range p.placed {
+				m.w.letGo(&p.placed[n])
+			}
+			m.wakes.set(id, now.Add(undecidedAgain))
+			continue
+		}
 		if !p.wake.IsZero() {
 			if p.empty() && !p.wake.After(now) {
 				// Nothing to do, and to be looked at again at once: a rule's fault,
@@ -68,6 +74,36 @@ func (m *Machine) decideAll(now time.Time, t *touched) []Effect {
 		}
 	}
 	return out
+}
+
+// undecidedAgain is when an environment is tried again that could not be decided,
+// though nothing about it has changed.
+const undecidedAgain = time.Minute
+
+// guarded works something out about an environment. Records that make that panic
+// cost their own environment, with an event, and nobody else's.
+func (m *Machine) guarded(now time.Time, env *members, what string, work func()) (ok bool) {
+	key := env.id + "/" + what
+	defer func() {
+		fault := recover()
+		if fault == nil {
+			delete(m.undecided, key)
+			return
+		}
+		ok = false
+		why := clipped(fmt.Sprint(fault))
+		if m.undecided[key] == why {
+			return
+		}
+		m.undecided[key] = why
+		m.hosts.tell = append(m.hosts.tell, miosa.Event{
+			TenantID: env.TenantID, DeploymentID: env.DeploymentID, Type: "environment.undecided", Actor: "control", At: now,
+			Message: env.Name + " stays as it is: " + what + " cannot be worked out from its records, which is a fault of the platform's",
+			Details: map[string]string{"environment": env.Name, "fault": why},
+		})
+	}()
+	work()
+	return true
 }
 
 // purge ends a deleted deployment once nothing of it runs, or may yet come to.

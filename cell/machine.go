@@ -65,6 +65,9 @@ type Machine struct {
 	hosts   *hosts
 	purging map[string]bool
 	watches map[string]*health.Watch // by environment ID: how it does, until that is told
+	// undecided is what cannot be worked out, by environment ID and what, with what
+	// the panic says: see guarded.
+	undecided map[string]string
 }
 
 // commitUnderWay keeps an environment from being decided again on a picture
@@ -101,7 +104,7 @@ func (b *commitUnderWay) over(now time.Time, revision int64) bool {
 func NewMachine(cfg Config) *Machine {
 	return &Machine{
 		cfg: cfg, w: newWorld(), routers: map[string]*router{}, routes: newRoutes(), flipped: map[string]int64{}, asked: map[waiting]bool{},
-		busy: map[string]*commitUnderWay{}, wakes: newAlarms(), hosts: newHosts(cfg.Liveness), purging: map[string]bool{}, watches: map[string]*health.Watch{},
+		busy: map[string]*commitUnderWay{}, wakes: newAlarms(), hosts: newHosts(cfg.Liveness), purging: map[string]bool{}, watches: map[string]*health.Watch{}, undecided: map[string]string{},
 	}
 }
 
@@ -153,7 +156,7 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 			t.env(env)
 		}
 	}
-	out = append(out, m.routeAll(t)...)
+	out = append(out, m.routeAll(now, t)...)
 	m.flip(t)
 	m.acknowledge(t)
 	out = append(out, m.decideAll(now, t)...)

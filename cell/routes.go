@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/routing"
@@ -36,11 +37,19 @@ func newRoutes() *routes {
 
 // routeAll makes the pools of the environments anew and returns the update that
 // makes the difference, if there is one, or if none was ever made.
-func (m *Machine) routeAll(t *touched) []Effect {
+func (m *Machine) routeAll(now time.Time, t *touched) []Effect {
 	r := m.routes
 	changed := map[string]bool{}
 	for env := range t.routes {
-		r.claim(env, routing.Build(0, m.sites(env)), changed)
+		members := m.w.members[env]
+		if members == nil {
+			r.claim(env, routing.Table{}, changed)
+			continue
+		}
+		var next routing.Table
+		if m.guarded(now, members, "where requests go", func() { next = routing.Build(0, m.sites(env)) }) {
+			r.claim(env, next, changed)
+		}
 	}
 	u := routing.Update{From: r.table.Generation, Generation: max(m.w.revision, r.table.Generation+1), Routes: map[string]routing.Pool{}, Ports: map[int]routing.Pool{}}
 	for name := range changed {
