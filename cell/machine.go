@@ -19,6 +19,7 @@ import (
 	"github.com/miosa/miosa/liveness"
 	"github.com/miosa/miosa/reconcile"
 	"github.com/miosa/miosa/routing"
+	"github.com/miosa/miosa/schedule"
 )
 
 const (
@@ -43,6 +44,8 @@ type Config struct {
 	// heard of yet. Where the only router is in this very process, which has no
 	// table before it gets one from here, there are none: 0.
 	RouterWindow time.Duration
+	// Placement is which of equally good hosts are filled first; "": schedule.Spread.
+	Placement schedule.Policy
 	// Liveness says when silent hosts are lost.
 	Liveness liveness.Config
 }
@@ -103,7 +106,7 @@ func (b *commitUnderWay) over(now time.Time, revision int64) bool {
 // NewMachine makes a machine that knows nothing yet: feed it Loaded first.
 func NewMachine(cfg Config) *Machine {
 	return &Machine{
-		cfg: cfg, w: newWorld(), routers: map[string]*router{}, routes: newRoutes(), flipped: map[string]int64{}, asked: map[waiting]bool{},
+		cfg: cfg, w: newWorld(cfg.Placement), routers: map[string]*router{}, routes: newRoutes(), flipped: map[string]int64{}, asked: map[waiting]bool{},
 		busy: map[string]*commitUnderWay{}, wakes: newAlarms(), hosts: newHosts(cfg.Liveness), purging: map[string]bool{}, watches: map[string]*health.Watch{}, undecided: map[string]string{},
 	}
 }
@@ -202,7 +205,7 @@ func (m *Machine) take(now time.Time, ev Event, t *touched) (out []Effect, err e
 }
 
 func (m *Machine) load(now time.Time, e Loaded, t *touched) error {
-	m.w = newWorld()
+	m.w = newWorld(m.cfg.Placement)
 	m.w.of = make(map[string]*members, len(e.Nouns))
 	// Observations first: then each instance is put once, with what is known of it.
 	for _, n := range e.Nouns {

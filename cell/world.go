@@ -46,10 +46,10 @@ type members struct {
 	instances         []miosa.Instance // Observed joined
 }
 
-func newWorld() *world {
+func newWorld(placement schedule.Policy) *world {
 	return &world{
 		tenants: map[string]miosa.Tenant{}, deployments: map[string]*deployment{}, ofTenant: map[string]map[string]bool{}, members: map[string]*members{}, of: map[string]*members{},
-		early: map[string]miosa.Observation{}, hosts: map[string]miosa.Host{}, onHost: map[string]map[string]bool{}, fleet: schedule.NewFleet(schedule.Spread),
+		early: map[string]miosa.Observation{}, hosts: map[string]miosa.Host{}, onHost: map[string]map[string]bool{}, fleet: schedule.NewFleet(placement),
 		unplaced: map[string]int{}, flipping: map[string]bool{}, states: map[miosa.InstanceState]int{},
 	}
 }

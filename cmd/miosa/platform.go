@@ -42,6 +42,7 @@ import (
 	"github.com/miosa/miosa/ration"
 	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/registry/pull"
+	"github.com/miosa/miosa/schedule"
 	"github.com/miosa/miosa/secret"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/etcd"
@@ -69,6 +70,7 @@ type platformConfig struct {
 	allowTargets                                    []netip.Prefix // addresses that customers may name though they are not public
 	trustedProxies                                  []netip.Prefix
 	tcpPorts                                        store.PortRange
+	placement                                       schedule.Policy
 	proxyProtocol                                   bool
 }
 
@@ -365,7 +367,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 		return err
 	}
 	if p.control, err = control.New(control.Options{
-		Config: cell.Config{Hosts: p.public.hosts}, PublicURL: p.public.url, Bindings: p.cfg.bindings, Observer: observer,
+		Config: cell.Config{Hosts: p.public.hosts, Placement: p.cfg.placement}, PublicURL: p.public.url, Bindings: p.cfg.bindings, Observer: observer,
 		PurgeLogs: p.plane.Purge, OpenAccounts: p.ledger.Open,
 	}, p.store, p.vault, secret.SealTo, p.log); err != nil {
 		return err

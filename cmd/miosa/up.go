@@ -15,6 +15,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/cell"
+	"github.com/miosa/miosa/schedule"
 	"github.com/miosa/miosa/store"
 )
 
@@ -29,7 +30,7 @@ type upFlags struct {
 	overcommit                                      float64
 	example, verbose                                bool
 	accessLog                                       string
-	tcpPorts                                        string
+	tcpPorts, placement                             string
 	otlpTraces                                      string
 	victoriaLogs                                    []string
 }
@@ -69,6 +70,7 @@ a crash. "miosa down" stops everything.`,
 	fl.StringVar(&f.data, "data", defaultDataDir(), "directory of everything the platform keeps")
 	fl.StringVar(&f.api, "api", "127.0.0.1:7070", "address of the API")
 	fl.StringVar(&f.http, "http", "127.0.0.1:7080", "address of the router: where the apps answer")
+	fl.StringVar(&f.placement, "placement", string(schedule.Spread), "which of the hosts that are equally good is filled first: `spread` takes the emptiest, pack the fullest that has room")
 	fl.StringVar(&f.tcpPorts, "tcp-ports", "", "ports of the router's, `FIRST-LAST`, for services of protocol tcp, at the address of --http; without it such services are refused")
 	fl.IntVar(&f.templates, "templates", 4, "machine sizes kept booted in memory, for instances to start from (under emulation only; some 100 MB each); 0: every instance boots a kernel")
 	fl.StringVar(&f.metrics, "metrics", defaultMetrics, "address of /metrics (Prometheus); empty: none")
@@ -113,6 +115,11 @@ func (f upFlags) config() (platformConfig, error) {
 	}
 	if cfg.domain == "" {
 		return cfg, miosa.Errorf(miosa.Invalid, "--managed-domain must name a domain, e.g. apps.example")
+	}
+	switch cfg.placement = schedule.Policy(f.placement); cfg.placement {
+	case "", schedule.Spread, schedule.Pack:
+	default:
+		return cfg, miosa.Errorf(miosa.Invalid, "--placement %q is neither spread nor pack", f.placement)
 	}
 	if cfg.tcpPorts, err = parsePorts(f.tcpPorts); err != nil {
 		return cfg, err

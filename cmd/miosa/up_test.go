@@ -55,6 +55,17 @@ func TestTCPPorts(t *testing.T) {
 	}
 }
 
+func TestPlacement(t *testing.T) {
+	base := upFlags{driver: "sim", accel: "auto", domain: "localhost", overcommit: 1}
+	for v, ok := range map[string]bool{"": true, "spread": true, "pack": true, "Pack": false, "fill": false} {
+		f := base
+		f.placement = v
+		if cfg, err := f.config(); (err == nil) != ok || ok && string(cfg.placement) != v || !ok && !strings.Contains(err.Error(), "--placement") {
+			t.Errorf("%q: %q, %v", v, cfg.placement, err)
+		}
+	}
+}
+
 // Proxies are named as ranges, and nobody is taken at their word by oversight.
 func TestTrustedProxies(t *testing.T) {
 	base := upFlags{driver: "sim", accel: "auto", domain: "localhost", overcommit: 1}
