@@ -113,7 +113,7 @@ func (i *Init) Run(ctx context.Context) error {
 
 // serve runs the phases and then the command.
 func (i *Init) serve(ctx context.Context) (wire.Exit, error) {
-	if err := runPhases(ctx, i.phases(), func(name string) { i.out.phase(name, "") }); err != nil {
+	if err := runPhases(ctx, i.phases(), i.out.phase); err != nil {
 		return wire.Exit{}, err
 	}
 	s := &supervisor{
@@ -135,7 +135,7 @@ func (i *Init) serve(ctx context.Context) (wire.Exit, error) {
 	}
 	// Nobody needs them here any more.
 	i.boot, i.command = wire.Boot{}, command{}
-	i.out.phase("start_command", "")
+	i.out.phase("start_command")
 	return s.run(ctx), nil
 }
 
@@ -375,7 +375,7 @@ func (i *Init) prepare(context.Context) (err error) {
 
 // started notes that the command runs, and gives up what only the boot needed.
 func (i *Init) started() {
-	i.out.phase("app_started", "")
+	i.out.phase("app_started")
 	i.out.speak()
 	i.answer()
 	i.links.close()

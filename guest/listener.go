@@ -2,7 +2,6 @@ package guest
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -43,13 +42,14 @@ const (
 // reach is a set of ways to reach a listening port.
 type reach struct {
 	v4, v6, loopback bool
-	others           []int // ports besides it that something listens on, sorted, at most wire.MaxPorts
+	others           []int           // ports besides it that something listens on, sorted, at most wire.MaxPorts
+	sockets          map[string]bool // that listen on it, as links in /proc/PID/fd name them
 }
 
 // readListeners finds who listens on the port in /proc/net/tcp and tcp6.
 // dualStack says whether the wildcard of IPv6 takes IPv4 connections too.
 func readListeners(proc string, port int, dualStack func(int) bool) (reach, error) {
-	var r reach
+	r := reach{sockets: map[string]bool{}}
 	v4, v6 := false, false // the wildcard in each table
 	for _, table := range []struct {
 		name string
@@ -62,7 +62,10 @@ func readListeners(proc string, port int, dualStack func(int) bool) (reach, erro
 		if err != nil {
 			return reach{}, err
 		}
-		err = eachListener(f, func(addr string, at int, _ string) {
+		err = eachListener(f, func(addr string, at int, inode string) {
+			if at == port {
+				r.sockets["socket:["+inode+"]"] = true
+			}
 			switch {
 			case at != port:
 				if i, known := slices.BinarySearch(r.others, at); !known {
@@ -102,36 +105,25 @@ func (r reach) hint() string {
 	return ""
 }
 
-// listens reports whether a process of the session has a socket that listens on
-// the port. What cannot be read is not held against it.
-func listens(proc string, port, session int) bool {
-	sockets := map[string]bool{}
-	for _, table := range []string{"tcp", "tcp6"} {
-		f, err := os.Open(filepath.Join(proc, "net", table))
-		if err != nil {
-			continue
-		}
-		err = eachListener(f, func(_ string, at int, inode string) {
-			if at == port {
-				sockets["socket:["+inode+"]"] = true
-			}
-		})
-		if _ = f.Close(); err != nil {
-			return true
-		}
-	}
+// listens reports whether a process of the session has one of the sockets. What
+// cannot be read is not held against it.
+func listens(proc string, sockets map[string]bool, session int) bool {
 	processes, err := os.ReadDir(proc)
-	if err != nil || len(sockets) == 0 {
+	if err != nil {
 		return true
 	}
 	for _, p := range processes {
-		if pid, err := strconv.Atoi(p.Name()); err != nil || sessionOf(proc, pid) != session {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil {
 			continue
+		}
+		if sid, err := unix.Getsid(pid); err != nil || sid != session {
+			continue // another's, or it has just ended
 		}
 		dir := filepath.Join(proc, p.Name(), "fd")
 		files, err := os.ReadDir(dir)
 		if err != nil {
-			continue // it has just ended
+			continue
 		}
 		for _, fd := range files {
 			if to, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && sockets[to] {
@@ -142,23 +134,6 @@ func listens(proc string, port, session int) bool {
 	return false
 }
 
-// sessionOf is the session that a process belongs to; 0: there is no such process.
-func sessionOf(proc string, pid int) int {
-	b, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return 0
-	}
-	// The name, in parentheses, may have any character: state, parent, group and
-	// session follow its end.
-	_, rest, _ := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
-	fields := strings.Fields(rest)
-	if len(fields) < 4 {
-		return 0
-	}
-	n, _ := strconv.Atoi(fields[3])
-	return n
-}
-
 // eachListener calls f with the address, in the kernel's hex, the port and the
 // inode of every socket of the table that listens.
 func eachListener(r io.Reader, f func(addr string, port int, inode string)) error {
@@ -166,7 +141,7 @@ func eachListener(r io.Reader, f func(addr string, port int, inode string)) erro
 	sc := bufio.NewScanner(r)
 	for sc.Scan() {
 		fields := strings.Fields(sc.Text())
-		if len(fields) < 4 || fields[3] != listen {
+		if len(fields) < 10 || fields[3] != listen {
 			continue
 		}
 		addr, hexPort, ok := strings.Cut(fields[1], ":")
@@ -174,11 +149,7 @@ func eachListener(r io.Reader, f func(addr string, port int, inode string)) erro
 			continue
 		}
 		if n, err := strconv.ParseUint(hexPort, 16, 16); err == nil {
-			inode := ""
-			if len(fields) > 9 {
-				inode = fields[9]
-			}
-			f(addr, int(n), inode)
+			f(addr, int(n), fields[9])
 		}
 	}
 	return sc.Err()
@@ -222,7 +193,7 @@ func watchListener(ctx context.Context, proc string, port, own, session int, fou
 	for {
 		if r, err := readListeners(proc, port, takesIPv4); err == nil {
 			if hint := r.hint(); hint != "" && hint != told {
-				found(wire.Phase{AddrHint: hint, Detached: !listens(proc, port, session)})
+				found(wire.Phase{AddrHint: hint, Detached: !listens(proc, r.sockets, session)})
 				told = hint
 			}
 			if told == hintAny {

@@ -175,7 +175,7 @@ func (o *outbox) ack(a wire.Ack) {
 }
 
 // phase notes a moment of the boot.
-func (o *outbox) phase(name, hint string) { o.reached(wire.Phase{Name: name, AddrHint: hint}) }
+func (o *outbox) phase(name string) { o.reached(wire.Phase{Name: name}) }
 
 // listening tells where the command listens: on its port, or elsewhere.
 func (o *outbox) listening(p wire.Phase) {

@@ -58,13 +58,13 @@ func expect(t *testing.T, o *outbox, want string) {
 
 func TestOutboxOverItsLife(t *testing.T) {
 	o := newTestOutbox(1 << 20)
-	o.phase("mount", "")
+	o.phase("mount")
 	first := o.connect()
 	expect(t, o, "hello(waiting,0) ")
 	o.attach(wire.Attach{Nonce: 7})
 	expect(t, o, "hello(waiting,7) phase(mount) ")
 	o.booted(wire.Boot{InstanceID: "ri_x", Boot: 3})
-	o.phase("root", "")
+	o.phase("root")
 	expect(t, o, "phase(root) ")
 	for range 4 {
 		o.line(wire.Stdout, []byte("x"), false)
@@ -114,7 +114,7 @@ func TestOutboxAnswersAnAttachThatOvertookItsHost(t *testing.T) {
 
 func TestOutboxServesAHostThatDoesNotAttach(t *testing.T) {
 	o := newTestOutbox(1 << 20)
-	o.phase("mount", "")
+	o.phase("mount")
 	o.connect()
 	expect(t, o, "hello(waiting,0) ")
 	o.booted(wire.Boot{})
@@ -234,7 +234,7 @@ func TestOutboxOfACopyCountsFromItsHostsFirstWord(t *testing.T) {
 	clock := 300 * time.Millisecond
 	o := newOutbox(1<<10, func() time.Duration { return clock }, 100*time.Millisecond)
 	o.template = true
-	o.phase("mount", "")
+	o.phase("mount")
 	clock = 5 * time.Second // frozen, and copied
 	epoch := o.connect()
 	if m := drainOutbox(o); len(m) > 0 {
@@ -242,7 +242,7 @@ func TestOutboxOfACopyCountsFromItsHostsFirstWord(t *testing.T) {
 	}
 	o.attach(wire.Attach{Nonce: 7})
 	clock += 20 * time.Millisecond
-	o.phase("configure", "")
+	o.phase("configure")
 	m, ok := o.next(t.Context(), epoch)
 	if !ok || m.Hello == nil || m.Hello.Nonce != 7 || m.Hello.KernelMS != 0 || m.Hello.UptimeMS != 20 {
 		t.Fatalf("%+v", m.Hello)
@@ -265,7 +265,7 @@ func TestOutboxKeepsQuietUntilTheCommandRuns(t *testing.T) {
 				o := newOutbox(1<<10, func() time.Duration { return 0 }, 0)
 				o.connect()
 				o.attach(wire.Attach{Nonce: 7, Quiet: true})
-				o.phase("configure", "")
+				o.phase("configure")
 				if m := drainOutbox(o); len(m) > 0 {
 					t.Fatalf("not quiet: %+v", m)
 				}

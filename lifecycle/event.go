@@ -17,8 +17,8 @@ type (
 	Assigned struct{ Instance miosa.Instance }
 	// Reached: the boot came to a named phase ("image_ready", "vmm_started",
 	// "hello", "app_started", "listening" …). Hint goes with "listening": what
-	// the app listens on ("any", "loopback", "ipv6"), and Detached: a process does
-	// that the run command may be about to leave behind. "elsewhere" is no phase: it
+	// the app listens on ("any", "loopback", "ipv6"); so does Detached: no process of
+	// the run command's session listens. "elsewhere" is no phase: it
 	// tells the ports that something listens on while nothing does on the app's.
 	Reached struct {
 		Boot  int

@@ -50,7 +50,7 @@ type Machine struct {
 	began, running time.Time
 	hint           string
 	detached       bool      // what listens is of no process of the run command's session
-	firstAnswer    time.Time // when a probe was first answered well before that was known to be enough
+	wellSince      time.Time // while it starts: the first of the good answers without a bad one since
 	elsewhere      []int     // ports that the app listens on, none of which is its own
 	probing        bool
 	stopAt         time.Time // when StopGuest was sent; its deadline follows
@@ -341,10 +341,21 @@ func (m *Machine) answered(now time.Time, r health.Result) {
 		return
 	}
 	m.obs.LastProbeAt, m.obs.LastProbe = r.At, r.Detail
-	if r.OK && m.leaving(now) {
-		r = health.Result{At: r.At, Detail: "answered, but by a process that the run command may be about to leave behind"}
+	switch {
+	case !r.OK:
+		m.wellSince = time.Time{}
+	case m.wellSince.IsZero():
+		m.wellSince = now
+	}
+	if r.OK && m.mayLeave(now) {
+		r = health.Result{At: r.At, Detail: r.Detail + "; to see that the run command stays takes " + DetachedFor.String()}
 		m.obs.LastProbe = r.Detail
 	}
+	m.observe(now, r)
+}
+
+// observe takes in what a probe's answer counts for.
+func (m *Machine) observe(now time.Time, r health.Result) {
 	switch m.check.Observe(now, r) {
 	case health.BecameHealthy:
 		m.healthy(now)
@@ -357,23 +368,17 @@ func (m *Machine) answered(now time.Time, r health.Result) {
 	}
 }
 
-// DetachedFor is how long the run command of an app that listens by a process of
-// another session has to run on before the app counts as healthy.
+// DetachedFor is how long an app has to answer well that listens by a process of
+// another session than its run command's, before it counts as healthy.
 const DetachedFor = 3 * time.Second
 
-// leaving reports whether the run command may be about to end and to leave those
+// mayLeave reports whether the run command may be about to end and to leave those
 // behind that answer for it, as a daemon does: they end with it. A supervisor that
-// gives each of its processes a session of its own looks the same, and stays.
-// Nobody is known to listen yet where an answer overtakes the guest's word.
-func (m *Machine) leaving(now time.Time) bool {
+// gives each of its processes a session of its own looks the same, and stays. So
+// does what answers before the guest's word of who listens is here.
+func (m *Machine) mayLeave(now time.Time) bool {
 	_, listening := PhaseAt(m.obs, "listening")
-	if m.obs.State != miosa.Starting || m.in.Spec.Port == 0 || listening && !m.detached {
-		return false
-	}
-	if m.firstAnswer.IsZero() {
-		m.firstAnswer = now
-	}
-	return now.Sub(m.firstAnswer) < DetachedFor
+	return m.obs.State == miosa.Starting && m.in.Spec.Port != 0 && (!listening || m.detached) && now.Sub(m.wellSince) < DetachedFor
 }
 
 func (m *Machine) healthy(now time.Time) {
@@ -508,7 +513,12 @@ func (m *Machine) due(now time.Time) []Effect {
 			m.healthy(now)
 		}
 	case m.vm == vmRunning:
-		if m.check.Expired(now) {
+		switch {
+		case m.check.Expired(now) && !m.wellSince.IsZero():
+			// It answers, and has stayed until its grace was over.
+			m.observe(now, health.Result{OK: true, At: m.obs.LastProbeAt, Detail: m.obs.LastProbe})
+			return nil
+		case m.check.Expired(now):
 			return m.crashed(now, miosa.Failure{Kind: miosa.FailureProbe, Message: m.graceWords()})
 		}
 		if !m.probing && !now.Before(m.check.Next) {
@@ -531,7 +541,7 @@ func (m *Machine) boot(now time.Time) []Effect {
 	m.obs.LastProbe, m.obs.LastProbeAt = "", time.Time{}
 	m.phase(now, "boot_decided", now)
 	m.vm, m.began, m.hint, m.probing, m.stopAt = vmBooting, now, "", false, time.Time{}
-	m.detached, m.firstAnswer = false, time.Time{}
+	m.detached, m.wellSince = false, time.Time{}
 	m.elsewhere = nil
 	m.running = time.Time{}
 	return []Effect{Boot{m.obs.Boot}}

@@ -84,7 +84,7 @@ func (w *model) step() {
 	case 3, 4:
 		w.feed(lifecycle.Reached{Boot: boot, Name: "app_started", At: w.now.Add(w.claim())})
 	case 5:
-		w.feed(lifecycle.Reached{Boot: boot, Name: "listening", At: w.now.Add(w.claim()), Hint: "any"})
+		w.feed(lifecycle.Reached{Boot: boot, Name: "listening", At: w.now.Add(w.claim()), Hint: "any", Detached: rapid.Bool().Draw(w.T, "detached")})
 	case 6, 7:
 		if w.probing {
 			w.feed(lifecycle.Probed{Boot: w.m.Observation().Boot, Result: health.Result{At: w.now, OK: rapid.IntRange(0, 3).Draw(w.T, "ok") > 0}})

@@ -312,12 +312,10 @@ func (c *checker) always() error {
 		}
 	}
 	slots, filled := map[string]int{}, map[string]string{}
-	used := map[string]miosa.Resources{}
 	for _, i := range c.instances {
 		if i.State().Terminal() {
 			continue
 		}
-		used[i.HostID] = schedule.Add(used[i.HostID], i.Spec.Resources)
 		if i.Goal == miosa.GoalRun {
 			key := fmt.Sprint(i.VersionID, i.ServiceID, i.Slot)
 			if slots[key]++; slots[key] > 2 {
@@ -331,6 +329,7 @@ func (c *checker) always() error {
 			}
 		}
 	}
+	used := c.used()
 	for _, h := range c.s.hosts {
 		if free := schedule.Free(schedule.Host{Host: h.noun(), Used: used[h.id]}); free.MemoryMB < 0 || free.VCPUs < 0 || free.DiskMB < 0 {
 			return fmt.Errorf("host %s promises more than it has: %+v", h.id, used[h.id])
@@ -501,16 +500,23 @@ func (c *checker) settledHealth(env miosa.Environment) error {
 // room reports whether a host has so much to promise: users may want more than
 // there is.
 func (c *checker) room(r miosa.Resources) bool {
+	used := c.used()
+	fleet := []schedule.Host{}
+	for _, h := range c.s.hosts {
+		fleet = append(fleet, schedule.Host{Host: h.noun(), Used: used[h.id]})
+	}
+	return schedule.Place(schedule.Request{Resources: r}, fleet).HostID != ""
+}
+
+// used is what is promised, by host ID; "" is what waits for a host.
+func (c *checker) used() map[string]miosa.Resources {
 	used := map[string]miosa.Resources{}
 	for _, i := range c.instances {
-		if i.HostID != "" && !i.State().Terminal() {
+		if !i.State().Terminal() {
 			used[i.HostID] = schedule.Add(used[i.HostID], i.Spec.Resources)
 		}
 	}
-	return slices.ContainsFunc(c.s.hosts, func(h *host) bool {
-		free := schedule.Free(schedule.Host{Host: h.noun(), Used: used[h.id]})
-		return r.VCPUs <= free.VCPUs && r.MemoryMB <= free.MemoryMB && r.DiskMB <= free.DiskMB
-	})
+	return used
 }
 
 func (c *checker) settledService(a *app, env miosa.Environment, svc miosa.Service, spec miosa.ServiceSpec) error {

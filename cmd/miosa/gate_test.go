@@ -18,20 +18,7 @@ import (
 // answered there, and nobody else.
 func TestAPortOfTheLoopbackIsThePlatformsAlone(t *testing.T) {
 	j, root := start(t, rig.Options{Driver: "sim"})
-	dep, err := j.Create(j.ctx, "app")
-	if err != nil {
-		t.Fatal(err)
-	}
-	rel, err := j.Upload(j.ctx, dep, filepath.Join(root, "bin", "examples", "hello.tar.zst"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	published, err := j.Publish(j.ctx, dep, map[string]any{"release_id": rel, "services": []map[string]any{{
-		"name": "web", "type": "web", "run_command": "sim serve", "port": 8080, "health_check_path": "/",
-	}}})
-	if err != nil || !published.Promoted {
-		t.Fatalf("publish: %+v, %v", published, err)
-	}
+	dep := j.deploySim(root, map[string]any{"run_command": "sim serve", "health_check_path": "/"})
 	check := func() {
 		t.Helper()
 		instance := j.one(dep)

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -35,21 +34,10 @@ func TestACrashLoopReachesPeople(t *testing.T) {
 	if out, err := j.miosa("", "webhooks", "add", receiver.URL, "--type", "deployment.health_changed"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	dep, err := j.Create(j.ctx, "app")
-	if err != nil {
-		t.Fatal(err)
-	}
-	rel, err := j.Upload(j.ctx, dep, filepath.Join(root, "bin", "examples", "hello.tar.zst"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	published, err := j.Publish(j.ctx, dep, map[string]any{"release_id": rel, "services": []map[string]any{{
-		"name": "web", "type": "web", "run_command": "sim exit 3 after=2s", "port": 8080,
+	dep := j.deploySim(root, map[string]any{
+		"run_command":  "sim exit 3 after=2s",
 		"health_check": map[string]any{"path": "/", "interval_seconds": 1, "timeout_seconds": 1},
-	}}})
-	if err != nil || !published.Promoted {
-		t.Fatalf("publish: %+v, %v", published, err)
-	}
+	})
 	select {
 	case e := <-heard:
 		if e.Type != "deployment.health_changed" || e.Data.Details["health"] == "ok" || !strings.Contains(e.Data.Message, "exited with code 3") {

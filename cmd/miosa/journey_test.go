@@ -143,6 +143,27 @@ func (j *journey) deploy(name string, health map[string]any) (deployment, releas
 	return dep, rel
 }
 
+// deploySim makes a deployment named app with the one service web, port 8080, on a
+// platform of simulated VMs: service says the rest, and what its app does.
+func (j *journey) deploySim(root string, service map[string]any) (deployment string) {
+	j.t.Helper()
+	dep, err := j.Create(j.ctx, "app")
+	if err != nil {
+		j.t.Fatal(err)
+	}
+	rel, err := j.Upload(j.ctx, dep, filepath.Join(root, "bin", "examples", "hello.tar.zst"))
+	if err != nil {
+		j.t.Fatal(err)
+	}
+	web := map[string]any{"name": "web", "type": "web", "port": 8080}
+	maps.Copy(web, service)
+	p, err := j.Publish(j.ctx, dep, map[string]any{"release_id": rel, "services": []map[string]any{web}})
+	if err != nil || !p.Promoted {
+		j.t.Fatalf("publish: %+v, %v", p, err)
+	}
+	return dep
+}
+
 // get asks the app through the router.
 func (j *journey) get(name, path string) (int, string, error) {
 	return j.send(http.MethodGet, name, path)
@@ -272,9 +293,9 @@ func TestBadPublishes(t *testing.T) {
 			web := b["services"].([]map[string]any)[0]
 			web["run_command"] = c.command
 			var p rig.Published
-			// On a busy machine 6 s may be over before the app runs, let alone
+			// On a busy machine 3 s may be over before the app runs, let alone
 			// errs in its own way.
-			for _, grace := range []int{6, 20, 60} {
+			for _, grace := range []int{3, 20, 60} {
 				if c.health == nil {
 					web["health_check"].(map[string]any)["grace_period_seconds"] = grace
 				}
