@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -500,12 +499,14 @@ func (c *checker) settledHealth(env miosa.Environment) error {
 // room reports whether a host has so much to promise: users may want more than
 // there is.
 func (c *checker) room(r miosa.Resources) bool {
-	used := c.used()
-	fleet := []schedule.Host{}
+	fleet := schedule.NewFleet(schedule.Spread)
 	for _, h := range c.s.hosts {
-		fleet = append(fleet, schedule.Host{Host: h.noun(), Used: used[h.id]})
+		fleet.Put(h.noun())
 	}
-	return schedule.Place(schedule.Request{Resources: r}, fleet).HostID != ""
+	for id, used := range c.used() {
+		fleet.Promise(id, used)
+	}
+	return fleet.Place(schedule.Request{Resources: r}).HostID != ""
 }
 
 // used is what is promised, by host ID; "" is what waits for a host.
