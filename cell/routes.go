@@ -2,6 +2,7 @@ package cell
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -73,10 +74,7 @@ func (m *Machine) routeAll(now time.Time, t *touched) []Effect {
 
 // claim takes in what an environment wants to be served.
 func (r *routes) claim(env string, t routing.Table, changed map[string]bool) {
-	next := map[string]routing.Pool{}
-	for name, p := range t.Pools() {
-		next[name] = p
-	}
+	next := maps.Collect(t.Pools())
 	byEnv := func(c claim, env string) int { return cmp.Compare(c.env, env) }
 	for _, name := range r.names[env] {
 		if _, stays := next[name]; stays {

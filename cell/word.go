@@ -41,11 +41,11 @@ func (p *pass) faults(i *miosa.Instance) []miosa.Word {
 		is := func(w miosa.Word) bool { return w.ID == id }
 		return slices.ContainsFunc(i.Words, is) || slices.ContainsFunc(out, is)
 	}
-	any := false
+	found := false
 	for _, r := range p.m.routers {
-		any = any || r.faults[i.ID] != ""
+		found = found || r.faults[i.ID] != ""
 	}
-	if !any {
+	if !found {
 		return nil
 	}
 	for _, router := range slices.Sorted(maps.Keys(p.m.routers)) {

@@ -44,7 +44,7 @@ func main() {
 
 func measureAll() error {
 	var counts []int
-	for _, word := range strings.Split(*fleets, ",") {
+	for word := range strings.SplitSeq(*fleets, ",") {
 		n, err := strconv.Atoi(word)
 		if err != nil || n < 1 {
 			return fmt.Errorf("-instances %q: numbers, by commas", *fleets)
@@ -95,7 +95,7 @@ func measureAll() error {
 			}
 			all = append(all, got)
 		}
-		print(all)
+		printAll(all)
 	}
 	return nil
 }
@@ -118,22 +118,23 @@ func measure(ctx context.Context, binary string, s size) (out []figure, err erro
 	return out, nil
 }
 
-// print shows the figures of one fleet, those of before beside ours.
-func print(all [][]figure) {
+// printAll shows the figures of one fleet, those of before beside ours.
+func printAll(all [][]figure) {
 	for _, g := range all[0] {
-		line := fmt.Sprintf("  %-46s %s", g.Name, show(g))
+		var line strings.Builder
+		fmt.Fprintf(&line, "  %-46s %s", g.Name, show(g))
 		for _, others := range all[1:] {
 			for _, o := range others {
 				if strings.TrimSuffix(o.Name, " (given up)") == strings.TrimSuffix(g.Name, " (given up)") {
-					line += fmt.Sprintf("   before: %s", show(o))
+					fmt.Fprintf(&line, "   before: %s", show(o))
 					if strings.HasSuffix(o.Name, "(given up)") {
-						line += " (given up)"
+						line.WriteString(" (given up)")
 					}
-					line += fmt.Sprintf(", %.0f times as long", float64(o.Median)/float64(max(1, g.Median)))
+					fmt.Fprintf(&line, ", %.0f times as long", float64(o.Median)/float64(max(1, g.Median)))
 				}
 			}
 		}
-		fmt.Println(line)
+		fmt.Println(line.String())
 	}
 }
 

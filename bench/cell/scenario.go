@@ -70,7 +70,7 @@ func (f *fleet) service(env, replicas int) miosa.Service {
 }
 
 func (f *fleet) spec(env int) miosa.ServiceSpec {
-	sum := sha256.Sum256([]byte(fmt.Sprint("release", env)))
+	sum := sha256.Sum256(fmt.Append(nil, "release", env))
 	return miosa.ServiceSpec{
 		ServiceID: fmt.Sprintf("svc_%06d", env), Name: "web", Type: miosa.ServiceWeb, Port: 8080, ReleaseID: fmt.Sprintf("rel_%06d", env),
 		SHA256: fmt.Sprintf("%x", sum), Command: "/app/server", Health: miosa.DefaultHealthCheck(), Resources: miosa.DefaultResources(),
