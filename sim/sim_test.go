@@ -2,9 +2,14 @@ package sim_test
 
 import (
 	"flag"
+	"fmt"
+	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/miosa/miosa/sim"
 )
@@ -13,6 +18,35 @@ var (
 	seeds = flag.Int("seeds", 60, "how many seeds each simulation runs")
 	seed  = flag.Uint64("seed", 0, "run this one seed, traced")
 )
+
+// runAll runs every seed, on all cores: a run is one goroutine. One that fails
+// is enough to find out why, so no other begins after it.
+func runAll(t *testing.T, cfg sim.Config) []sim.Report {
+	t.Helper()
+	reports := make([]sim.Report, *seeds)
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	var failed atomic.Bool
+	for n := range reports {
+		g.Go(func() error {
+			if failed.Load() {
+				return nil
+			}
+			cfg := cfg
+			cfg.Seed = uint64(n + 1)
+			var err error
+			if reports[n], err = sim.Run(cfg); err != nil {
+				failed.Store(true)
+				return fmt.Errorf("%w\nrun it again: go test ./sim -run '%s' -seed %d -v", err, t.Name(), cfg.Seed)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+	return reports
+}
 
 func run(t *testing.T, cfg sim.Config) {
 	t.Helper()
@@ -28,13 +62,7 @@ func run(t *testing.T, cfg sim.Config) {
 	// A run keeps little and makes much garbage.
 	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	var total sim.Report
-	for n := range *seeds {
-		cfg.Seed = uint64(n + 1)
-		report, err := sim.Run(cfg)
-		if err != nil {
-			t.Errorf("%v\nrun it again: go test ./sim -run '%s' -seed %d -v", err, t.Name(), cfg.Seed)
-			break // one is enough to find out why
-		}
+	for _, report := range runAll(t, cfg) {
 		total.Events += report.Events
 		total.Commits += report.Commits
 		total.Conflicts += report.Conflicts
