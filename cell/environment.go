@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/disruption"
 	"github.com/miosa/miosa/health"
 	"github.com/miosa/miosa/reconcile"
 	"github.com/miosa/miosa/rollout"
@@ -83,7 +84,18 @@ const undecidedAgain = time.Minute
 // guarded works something out about an environment. Records that make that panic
 // cost their own environment, with an event, and nobody else's.
 func (m *Machine) guarded(now time.Time, env *members, what string, work func()) (ok bool) {
-	key := env.id + "/" + what
+	return m.attempt(env.id+"/"+what, func(why string) miosa.Event {
+		return miosa.Event{
+			TenantID: env.TenantID, DeploymentID: env.DeploymentID, Type: "environment.undecided", Actor: "control", At: now,
+			Message: env.Name + " stays as it is: " + what + " cannot be worked out from its records, which is a fault of the platform's",
+			Details: map[string]string{"environment": env.Name, "fault": why},
+		}
+	}, work)
+}
+
+// attempt works something out that may panic, and tells of that once as long as it
+// is for the same reason.
+func (m *Machine) attempt(key string, tell func(why string) miosa.Event, work func()) (ok bool) {
 	defer func() {
 		fault := recover()
 		if fault == nil {
@@ -96,11 +108,7 @@ func (m *Machine) guarded(now time.Time, env *members, what string, work func())
 			return
 		}
 		m.undecided[key] = why
-		m.hosts.tell = append(m.hosts.tell, miosa.Event{
-			TenantID: env.TenantID, DeploymentID: env.DeploymentID, Type: "environment.undecided", Actor: "control", At: now,
-			Message: env.Name + " stays as it is: " + what + " cannot be worked out from its records, which is a fault of the platform's",
-			Details: map[string]string{"environment": env.Name, "fault": why},
-		})
+		m.hosts.tell = append(m.hosts.tell, tell(why))
 	}()
 	work()
 	return true
@@ -411,6 +419,9 @@ func (p *pass) slots() {
 	r := reconcile.Decide(reconcile.Input{
 		Now: p.now, Services: p.services(), Sides: sides,
 		Instances: p.all, Hosts: p.m.w.hosts, MayReplace: p.m.mayReplace, Most: maxChanges,
+		Drains: p.m.hostDrains.steps, Account: func(svc miosa.Service, version string) *disruption.Account {
+			return p.m.account(p.members, svc, version)
+		},
 	})
 	p.wakeAt(r.Wake)
 	for _, a := range r.Actions {

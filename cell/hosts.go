@@ -46,6 +46,7 @@ func (m *Machine) hear(now time.Time, ev liveness.Event, t *touched) {
 		case liveness.Judge:
 			h.verdict[e.Host] = e
 			delete(h.retry, e.Host)
+			m.judged(e.Host)
 		case liveness.Grant:
 			g := h.grants[e.Host]
 			if g == nil {
@@ -84,6 +85,7 @@ func (m *Machine) look(now time.Time, t *touched) {
 		if j, ok := h.verdict[id]; ok && j.Liveness == v.Liveness && j.Failing == v.Failing && slices.Equal(j.Reasons, v.Reasons) {
 			delete(h.verdict, id)
 		}
+		m.judged(id)
 		if v.Liveness == miosa.Alive {
 			delete(h.silent, id)
 			delete(h.grants, id)
@@ -108,6 +110,16 @@ func (m *Machine) look(now time.Time, t *touched) {
 		if _, known := m.w.hosts[id]; known {
 			m.hear(now, liveness.Counted{Host: id, Instances: len(m.w.onHost[id]), Replaced: len(h.silent[id])}, t)
 		}
+	}
+}
+
+// judged has nothing placed on a host that was judged silent or failing, though its
+// record does not say so yet.
+func (m *Machine) judged(host string) {
+	v, known := m.w.hosts[host]
+	if j, ok := m.hosts.verdict[host]; ok && known && (j.Liveness != miosa.Alive || j.Failing) {
+		v.Liveness, v.Failing = j.Liveness, j.Failing
+		m.w.fleet.Put(v)
 	}
 }
 
@@ -195,17 +207,29 @@ func (m *Machine) mayReplace(i *miosa.Instance) bool {
 	return true
 }
 
-// saveHosts asks for the writes that are due: each host's verdict, with the events
-// that tell of it, until its record says so.
+// saveHosts asks for the writes that are due: each host's verdict and how its drain
+// stands, with the events that tell of it, until its record says so.
 func (m *Machine) saveHosts(now time.Time) (out []Effect) {
 	h := m.hosts
-	for _, id := range sortedKeys(h.verdict) {
+	due := map[string]bool{}
+	for id := range h.verdict {
+		due[id] = true
+	}
+	for id := range m.hostDrains.progress {
+		due[id] = true
+	}
+	for _, id := range sortedKeys(due) {
 		v, known := m.w.hosts[id]
 		if !known || h.saving[id] || now.Before(h.retry[id]) {
 			continue
 		}
-		j := h.verdict[id]
-		v.Liveness, v.Failing, v.Reasons, v.UpdatedAt = j.Liveness, j.Failing, j.Reasons, now
+		if j, judged := h.verdict[id]; judged {
+			v.Liveness, v.Failing, v.Reasons = j.Liveness, j.Failing, j.Reasons
+		}
+		if d, drains := m.hostDrains.progress[id]; drains && v.Draining() {
+			v.Drain.Total, v.Drain.Left, v.Drain.Words, v.Drain.ReportedAt, v.Drain.LateAt, v.Drain.DoneAt = d.Total, d.Left, d.Words, d.ReportedAt, d.LateAt, d.DoneAt
+		}
+		v.UpdatedAt = now
 		h.saving[id] = true
 		delete(h.retry, id)
 		save := SaveHost{Host: v}
@@ -239,13 +263,20 @@ func (m *Machine) hostSaved(now time.Time, e HostSaved) {
 	h.tell = append(h.tell, e.Events...)
 }
 
-// nextHost is when something about hosts is to be looked at; zero: not before an event.
-func (h *hosts) wake() time.Time {
+// wakeForHosts is when something about hosts is to be looked at; zero: not before an
+// event.
+func (m *Machine) wakeForHosts() time.Time {
+	h := m.hosts
 	at := h.judge.Wake()
 	for id, t := range h.retry {
-		if _, waits := h.verdict[id]; (waits || id == "" && len(h.tell) > 0) && (at.IsZero() || t.Before(at)) {
+		_, judged := h.verdict[id]
+		_, drains := m.hostDrains.progress[id]
+		if (judged || drains || id == "" && len(h.tell) > 0) && (at.IsZero() || t.Before(at)) {
 			at = t
 		}
+	}
+	if t := m.hostDrains.wake(); !t.IsZero() && (at.IsZero() || t.Before(at)) {
+		at = t
 	}
 	return at
 }

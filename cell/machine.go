@@ -5,7 +5,8 @@
 //
 // machine.go takes events in, world.go keeps the records, environment.go decides
 // one environment by rollout, reconcile and schedule, word.go what logs tell of
-// it, boot.go what an instance boots with, report.go what is made of an agent's
+// it, hosts.go which hosts are silent, drains.go what leaves those that are drained,
+// boot.go what an instance boots with, report.go what is made of an agent's
 // word, retention.go what is no longer kept.
 package cell
 
@@ -54,20 +55,21 @@ type Config struct {
 // and touches nothing else. One goroutine owns it; sim drives the same code. An
 // event costs what it touches, whatever the size of the fleet.
 type Machine struct {
-	cfg     Config
-	w       *world
-	loaded  time.Time
-	routers map[string]*router
-	routes  *routes
-	flipped map[string]int64 // by rollout ID: first generation since which the table serves its target
-	acks    queue            // environments that wait for all routers to have a generation
-	asked   map[waiting]bool // what is in acks
-	busy    map[string]*commitUnderWay
-	commits queue   // environments that wait for a revision to be in our picture
-	wakes   *alarms // by environment ID
-	hosts   *hosts
-	purging map[string]bool
-	watches map[string]*health.Watch // by environment ID: how it does, until that is told
+	cfg        Config
+	w          *world
+	loaded     time.Time
+	routers    map[string]*router
+	routes     *routes
+	flipped    map[string]int64 // by rollout ID: first generation since which the table serves its target
+	acks       queue            // environments that wait for all routers to have a generation
+	asked      map[waiting]bool // what is in acks
+	busy       map[string]*commitUnderWay
+	commits    queue   // environments that wait for a revision to be in our picture
+	wakes      *alarms // by environment ID
+	hosts      *hosts
+	hostDrains *drains
+	purging    map[string]bool
+	watches    map[string]*health.Watch // by environment ID: how it does, until that is told
 	// undecided is what cannot be worked out, by environment ID and what, with what
 	// the panic says: see guarded.
 	undecided map[string]string
@@ -107,7 +109,7 @@ func (b *commitUnderWay) over(now time.Time, revision int64) bool {
 func NewMachine(cfg Config) *Machine {
 	return &Machine{
 		cfg: cfg, w: newWorld(cfg.Placement), routers: map[string]*router{}, routes: newRoutes(), flipped: map[string]int64{}, asked: map[waiting]bool{},
-		busy: map[string]*commitUnderWay{}, wakes: newAlarms(), hosts: newHosts(cfg.Liveness), purging: map[string]bool{}, watches: map[string]*health.Watch{}, undecided: map[string]string{},
+		busy: map[string]*commitUnderWay{}, wakes: newAlarms(), hosts: newHosts(cfg.Liveness), hostDrains: newDrains(), purging: map[string]bool{}, watches: map[string]*health.Watch{}, undecided: map[string]string{},
 	}
 }
 
@@ -159,6 +161,7 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 			t.env(env)
 		}
 	}
+	m.drainHosts(now, t)
 	out = append(out, m.routeAll(now, t)...)
 	m.flip(t)
 	m.acknowledge(t)
@@ -466,7 +469,7 @@ func (m *Machine) acknowledged(now time.Time, rolloutID string) bool {
 // Wake is when the machine wants a Tick; the zero time: not before an event.
 func (m *Machine) Wake() time.Time {
 	at := m.wakes.next()
-	if t := m.hosts.wake(); !t.IsZero() && (at.IsZero() || t.Before(at)) {
+	if t := m.wakeForHosts(); !t.IsZero() && (at.IsZero() || t.Before(at)) {
 		at = t
 	}
 	for _, r := range m.routers {

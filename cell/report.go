@@ -11,7 +11,7 @@ import (
 // that tells of it. known is the record before, the zero one for a new host:
 // what only control decides about it is kept.
 func Registered(now time.Time, known, is miosa.Host) (miosa.Host, miosa.Event) {
-	is.CreatedAt, is.Schedulable, is.Revision = known.CreatedAt, known.Schedulable, known.Revision
+	is.CreatedAt, is.Schedulable, is.Drain, is.Revision = known.CreatedAt, known.Schedulable, known.Drain, known.Revision
 	if known.ID == "" {
 		is.CreatedAt, is.Schedulable = now, true
 	}

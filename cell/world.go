@@ -22,6 +22,8 @@ type world struct {
 	early       map[string]miosa.Observation
 	hosts       map[string]miosa.Host
 	onHost      map[string]map[string]bool // by host ID: IDs of instances that have not ended
+	draining    map[string]bool            // IDs of hosts
+	heirs       map[string]string          // by instance ID: the newest that replaces it and is to run, or failed at it
 	fleet       *schedule.Fleet
 	unplaced    map[string]int  // by environment ID: instances without a host
 	flipping    map[string]bool // IDs of rollouts
@@ -50,6 +52,7 @@ func newWorld(placement schedule.Policy) *world {
 	return &world{
 		tenants: map[string]miosa.Tenant{}, deployments: map[string]*deployment{}, ofTenant: map[string]map[string]bool{}, members: map[string]*members{}, of: map[string]*members{},
 		early: map[string]miosa.Observation{}, hosts: map[string]miosa.Host{}, onHost: map[string]map[string]bool{}, fleet: schedule.NewFleet(placement),
+		draining: map[string]bool{}, heirs: map[string]string{},
 		unplaced: map[string]int{}, flipping: map[string]bool{}, states: map[miosa.InstanceState]int{},
 	}
 }
@@ -260,6 +263,9 @@ func (w *world) put(noun any, t *touched) error {
 		}
 	case miosa.Host:
 		w.hosts[v.ID] = v
+		if delete(w.draining, v.ID); v.Draining() {
+			w.draining[v.ID] = true
+		}
 		w.fleet.Put(v)
 		t.capacity, t.hosts[v.ID] = true, true
 		w.touchHost(v.ID, t)
@@ -322,6 +328,14 @@ func (w *world) putInstance(i miosa.Instance, t *touched) {
 // count adds (or takes away) what an instance holds of its host.
 func (w *world) count(i *miosa.Instance, sign int) {
 	w.states[i.State()] += sign
+	if i.Replaces != "" && (i.State() == miosa.Failed || i.Goal == miosa.GoalRun && !i.State().Terminal()) {
+		switch heir := w.heirs[i.Replaces]; {
+		case sign > 0:
+			w.heirs[i.Replaces] = max(heir, i.ID)
+		case heir == i.ID:
+			delete(w.heirs, i.Replaces)
+		}
+	}
 	if i.State().Terminal() {
 		return
 	}
@@ -425,6 +439,7 @@ func (w *world) remove(kind, id string, t *touched) error {
 		delete(w.early, id)
 	case "host":
 		delete(w.hosts, id)
+		delete(w.draining, id)
 		w.fleet.Remove(id)
 		t.hosts[id] = true
 		w.touchHost(id, t)

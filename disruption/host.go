@@ -29,7 +29,7 @@ type HostDrain struct {
 	// Instances are those on the host, in any order.
 	Instances []miosa.Instance
 	// Heirs are what replaces them: by the ID of the one that is replaced, the
-	// newest instance that is wanted to run.
+	// newest instance that is wanted to run, or that failed at it for good.
 	Heirs map[string]miosa.Instance
 	// Account is the account of the instance's service in its version; nil where
 	// that version is not wanted any more.
@@ -75,7 +75,7 @@ func DrainHost(in HostDrain) Progress {
 	slices.SortFunc(instances, func(a, b *miosa.Instance) int { return cmp.Compare(a.ID, b.ID) })
 	d.Left = len(instances)
 	for _, i := range instances {
-		if heir, ok := in.Heirs[i.ID]; ok && i.Goal == miosa.GoalRun && heir.HostID != "" && heir.State() != miosa.Healthy {
+		if heir, ok := in.Heirs[i.ID]; ok && i.Goal == miosa.GoalRun && heir.HostID != "" && heir.State() != miosa.Healthy && heir.State() != miosa.Failed {
 			d.moving++
 		}
 	}
@@ -113,6 +113,8 @@ func (d *drain) one(i *miosa.Instance) {
 		d.idle(account, i, replaced)
 	case !replaced:
 		d.replace(account, i)
+	case heir.State() == miosa.Failed:
+		d.wait(i, fmt.Sprintf("its replacement %s failed, and another would fail the same way: %s", heir.ID, heir.Observed.Failure.Message))
 	case heir.HostID == "":
 		d.noRoom(account, i, heir)
 	default:

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/disruption"
 	"github.com/miosa/miosa/health"
 )
 
@@ -32,9 +33,22 @@ type Input struct {
 	// MayReplace says whether an instance on a host that is not alive may have a
 	// successor by now; nil: any may. What it allowed once it allows again.
 	MayReplace func(*miosa.Instance) bool
+	// Account is that of a service, as the version has it; nil: it is made here. What
+	// is decided is counted in it.
+	Account func(svc miosa.Service, version string) *disruption.Account
+	// Drains are what the drain of its host makes of an instance now, by ID; see
+	// disruption.DrainHost, which has counted that in the accounts.
+	Drains map[string]Move
 	// Most is how many actions are wanted; 0: all. Those that come first are the
 	// same, whatever it is.
 	Most int
+}
+
+// Move is what a host's drain makes of an instance now. One may be replaced and
+// leave at once.
+type Move struct {
+	Replace, Leave bool
+	Reason         string // of its leaving, in words
 }
 
 // Side is one version that should run.
@@ -91,6 +105,31 @@ type group struct {
 	side    *Side
 	service miosa.Service
 	spec    miosa.ServiceSpec
+	account *disruption.Account // nil: not asked for yet
+}
+
+// may asks the service's account whether an instance may be replaced now.
+func (g *group) may(c disruption.Cause, i *miosa.Instance) bool {
+	switch {
+	case !c.Waits():
+		return true
+	case c == disruption.Drain:
+		return g.in.Drains[i.ID].Replace
+	case g.account == nil && g.in.Account != nil:
+		g.account = g.in.Account(g.service, g.side.Version.ID)
+	case g.account == nil:
+		a := disruption.Of(g.service, g.side.Version.ID, disruption.Limit{}, g.in.Instances, g.in.Hosts)
+		g.account = &a
+	}
+	ok, _ := g.account.AllowReplacement(c, *i)
+	return ok
+}
+
+// replaced counts that a replacement is started.
+func (g *group) replaced(c disruption.Cause, i *miosa.Instance) {
+	if g.account != nil && c != disruption.Drain { // a drain's is counted
+		g.account.TakeReplacement(*i)
+	}
 }
 
 // slot is one place of a group, and who holds it.
@@ -121,6 +160,8 @@ var rules = []rule{
 	{"an empty slot is filled",
 		func(s *slot) bool { return len(s.live) == 0 },
 		func(s *slot, r *Result) { r.create(s, "", "", 0, "an instance is needed for slot "+itoa(s.number)) }},
+	{"what its host's drain lets go leaves, whether or not its replacement is healthy",
+		func(s *slot) bool { return slices.ContainsFunc(s.live, s.leaves) }, leave},
 	{"a healthy replacement takes over",
 		func(s *slot) bool { return len(s.live) > 1 && newest(s).State() == miosa.Healthy }, takeOver},
 	{"a replacement is called off when the old one is well again",
@@ -145,7 +186,10 @@ var rules = []rule{
 	{"a replacement under way is waited for",
 		func(s *slot) bool { return len(s.live) > 1 }, rest},
 	{"an occupant that should go is replaced, make before break",
-		func(s *slot) bool { return leaveReason(s, s.live[0]) != "" && !failedReplacement(s) }, replace},
+		func(s *slot) bool {
+			cause, _ := leaveReason(s, s.live[0])
+			return cause != "" && !failedReplacement(s) && s.may(cause, s.live[0])
+		}, replace},
 	{"all is as it should be", func(*slot) bool { return true }, age},
 }
 
@@ -253,35 +297,53 @@ func takeOver(s *slot, r *Result) {
 
 // well: nothing speaks against the instance any more.
 func well(s *slot, i *miosa.Instance) bool {
-	return i.State() == miosa.Healthy && leaveReason(s, i) == ""
+	cause, _ := leaveReason(s, i)
+	return i.State() == miosa.Healthy && cause == ""
+}
+
+func (s *slot) leaves(i *miosa.Instance) bool { return s.in.Drains[i.ID].Leave }
+
+// leave lets those go that a drain takes out at once, replaced where that is wanted.
+func leave(s *slot, r *Result) {
+	for _, i := range s.live {
+		if !s.leaves(i) {
+			continue
+		}
+		if s.in.Drains[i.ID].Replace && len(s.live) == 1 && !failedReplacement(s) {
+			replace(s, r)
+		}
+		r.drain(i, s.in.Drains[i.ID].Reason)
+	}
 }
 
 // leaveReason is why an occupant should be replaced, "" if it should not.
-func leaveReason(s *slot, i *miosa.Instance) string {
+func leaveReason(s *slot, i *miosa.Instance) (cause disruption.Cause, words string) {
 	if i.HostID == "" {
-		return ""
+		return "", ""
 	}
 	h, known := s.in.Hosts[i.HostID]
 	maxAge := s.service.Restart.MaxAge
 	switch {
 	case !known:
-		return "its host left the fleet"
+		return disruption.Heal, "its host left the fleet"
 	case h.Liveness != miosa.Alive && s.in.MayReplace != nil && !s.in.MayReplace(i):
-		return ""
+		return "", ""
 	case h.Liveness != miosa.Alive:
-		return "its host is " + string(h.Liveness)
+		return disruption.Heal, "its host is " + string(h.Liveness)
 	case restarting(i):
-		return ""
+		return "", ""
 	case i.State() == miosa.Unhealthy:
-		return "unhealthy: " + i.Observed.Failure.Message
-	case i.ReplaceAsked:
-		return "a restart was asked for"
-	case maxAge > 0 && s.in.Now.Sub(i.CreatedAt) >= maxAge && i.State() == miosa.Healthy:
-		return "older than its max_age of " + maxAge.String()
+		return disruption.Heal, "unhealthy: " + i.Observed.Failure.Message
 	case i.State() == miosa.Pending && i.Observed.Failures-i.PriorFailures >= health.FailuresOnOneHost && len(s.in.Hosts) > 1:
-		return fmt.Sprintf("failed %d times in a row on one host", i.Observed.Failures-i.PriorFailures)
+		return disruption.Heal, fmt.Sprintf("failed %d times in a row on one host", i.Observed.Failures-i.PriorFailures)
+	case h.Draining():
+		return disruption.Drain, cmp.Or(h.Name, h.ID) + " is drained"
+	case i.ReplaceAsked:
+		return disruption.Restart, "a restart was asked for"
+	case maxAge > 0 && s.in.Now.Sub(i.CreatedAt) >= maxAge && i.State() == miosa.Healthy:
+		return disruption.MaxAge, "older than its max_age of " + maxAge.String()
 	}
-	return ""
+	return "", ""
 }
 
 // restarting: its host has not taken up yet that it is to boot again in place.
@@ -305,7 +367,12 @@ func replace(s *slot, r *Result) {
 	if old.State() == miosa.Pending {
 		failures = old.Observed.Failures
 	}
-	r.create(s, old.ID, avoid, failures, "replaces "+old.ID+": "+leaveReason(s, old))
+	cause, words := leaveReason(s, old)
+	if d := s.in.Drains[old.ID]; d.Leave {
+		words = d.Reason
+	}
+	s.replaced(cause, old)
+	r.create(s, old.ID, avoid, failures, "replaces "+old.ID+": "+words)
 }
 
 // Flees reports whether a replacement must not go to the host of the instance

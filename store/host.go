@@ -31,6 +31,7 @@ type hostRecord struct {
 	Liveness    miosa.Liveness    `json:"liveness,omitempty"`
 	Failing     bool              `json:"failing,omitempty"`
 	Reasons     []string          `json:"reasons,omitempty"`
+	Drain       hostDrainRecord   `json:"drain,omitzero"`
 	Version     string            `json:"version,omitempty"`
 	CreatedAt   time.Time         `json:"created_at,omitzero"`
 	UpdatedAt   time.Time         `json:"updated_at,omitzero"`
@@ -52,6 +53,7 @@ func hostToRecord(v miosa.Host) hostRecord {
 		Liveness:    v.Liveness,
 		Failing:     v.Failing,
 		Reasons:     v.Reasons,
+		Drain:       hostDrainToRecord(v.Drain),
 		Version:     v.Version,
 		CreatedAt:   utc(v.CreatedAt),
 		UpdatedAt:   utc(v.UpdatedAt),
@@ -74,8 +76,36 @@ func (r hostRecord) noun() miosa.Host {
 		Liveness:    r.Liveness,
 		Failing:     r.Failing,
 		Reasons:     r.Reasons,
+		Drain:       r.Drain.noun(),
 		Version:     r.Version,
 		CreatedAt:   r.CreatedAt,
 		UpdatedAt:   r.UpdatedAt,
+	}
+}
+
+type hostDrainRecord struct {
+	Since      time.Time `json:"since,omitzero"`
+	By         string    `json:"by,omitempty"`
+	Deadline   time.Time `json:"deadline,omitzero"`
+	Force      bool      `json:"force,omitempty"`
+	Total      int       `json:"total,omitempty"`
+	Left       int       `json:"left,omitempty"`
+	Words      string    `json:"words,omitempty"`
+	ReportedAt time.Time `json:"reported_at,omitzero"`
+	LateAt     time.Time `json:"late_at,omitzero"`
+	DoneAt     time.Time `json:"done_at,omitzero"`
+}
+
+func hostDrainToRecord(v miosa.HostDrain) hostDrainRecord {
+	return hostDrainRecord{
+		Since: utc(v.Since), By: v.By, Deadline: utc(v.Deadline), Force: v.Force, Total: v.Total, Left: v.Left, Words: v.Words,
+		ReportedAt: utc(v.ReportedAt), LateAt: utc(v.LateAt), DoneAt: utc(v.DoneAt),
+	}
+}
+
+func (r hostDrainRecord) noun() miosa.HostDrain {
+	return miosa.HostDrain{
+		Since: r.Since, By: r.By, Deadline: r.Deadline, Force: r.Force, Total: r.Total, Left: r.Left, Words: r.Words,
+		ReportedAt: r.ReportedAt, LateAt: r.LateAt, DoneAt: r.DoneAt,
 	}
 }
