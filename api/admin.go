@@ -383,23 +383,3 @@ func (s *Server) revokeAPIKey(c *call, _ none) (resource.APIKey, error) {
 	}
 	return c.showKey(c.made.Key)
 }
-
-func (s *Server) listHosts(c *call) (rows[resource.Host], error) {
-	found, err := collect(c, store.Hosts, store.HostsPrefix(), func(h miosa.Host) bool {
-		q := c.r.URL.Query()
-		return (q.Get("region") == "" || q.Get("region") == h.Region) && c.filter().stateIs(string(h.Liveness))
-	})
-	return newest(found, func(h miosa.Host) string { return h.ID }, func(h miosa.Host) (resource.Host, error) {
-		return hostResource(h), nil
-	}), err
-}
-
-func (s *Server) getHost(c *call, _ none) (resource.Host, error) {
-	id, err := c.pathID("id", miosa.PrefixHost, "host")
-	if err != nil {
-		return resource.Host{}, err
-	}
-	h, err := store.Get(c.r.Context(), s.store, store.Hosts, store.HostKey(id))
-	c.etag = h.Revision
-	return hostResource(h), err
-}

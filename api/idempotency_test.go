@@ -145,6 +145,10 @@ func TestARetryAfterACrashDoesNothingTwice(t *testing.T) {
 						w.ids["api-keys"] = k["id"].(string)
 					}
 				}
+			case strings.HasPrefix(op.Pattern, "/admin/hosts/"):
+				f.Update(func(tx *store.Tx) error {
+					return store.Save(tx, store.Hosts, miosa.Host{ID: w.ids["hosts"], Name: "h", Region: "local", Liveness: miosa.Lost})
+				})
 			case op.ID == "rollback":
 				f.publish(w.dep, w.ids["release_id"], "")
 				f.settled(w.dep)

@@ -401,6 +401,23 @@ func apiKeyResource(k miosa.APIKey) resource.APIKey {
 	}
 }
 
+func hostDrainResource(d miosa.HostDrain) *resource.HostDrain {
+	if d.Since.IsZero() {
+		return nil
+	}
+	state := "draining"
+	switch {
+	case !d.DoneAt.IsZero():
+		state = "drained"
+	case !d.LateAt.IsZero():
+		state = "late"
+	}
+	return &resource.HostDrain{
+		Since: d.Since.UTC(), Deadline: at(d.Deadline), Force: d.Force, State: state, Total: d.Total, Left: d.Left,
+		Progress: d.Words, DoneAt: at(d.DoneAt),
+	}
+}
+
 func hostResource(h miosa.Host) resource.Host {
 	if h.Labels == nil {
 		h.Labels = map[string]string{}
@@ -408,7 +425,7 @@ func hostResource(h miosa.Host) resource.Host {
 	return resource.Host{
 		ID: h.ID, Name: h.Name, Region: h.Region, Zone: h.Zone, Driver: h.Driver, Capacity: resourcesResource(h.Capacity),
 		Overcommit: h.Overcommit, Schedulable: h.Schedulable, Labels: h.Labels, Liveness: string(h.Liveness),
-		Failing: h.Failing, Reasons: lines(h.Reasons), Version: h.Version,
+		Failing: h.Failing, Reasons: lines(h.Reasons), Drain: hostDrainResource(h.Drain), Version: h.Version,
 		CreatedAt: h.CreatedAt.UTC(), UpdatedAt: h.UpdatedAt.UTC(),
 	}
 }

@@ -216,8 +216,12 @@ func TestEveryRouteKeepsItsSchema(t *testing.T) {
 				w.ids["api-keys"] = keys[0].(map[string]any)["id"].(string)
 			}
 			if strings.HasPrefix(op.Pattern, "/admin/hosts/") {
+				liveness := miosa.Alive
+				if op.ID == "deleteHost" {
+					liveness = miosa.Lost
+				}
 				p.Update(func(tx *store.Tx) error {
-					return store.Save(tx, store.Hosts, miosa.Host{ID: w.ids["hosts"], Name: "h", Region: "local", Liveness: miosa.Alive})
+					return store.Save(tx, store.Hosts, miosa.Host{ID: w.ids["hosts"], Name: "h", Region: "local", Liveness: liveness})
 				})
 			}
 			key := p.Key

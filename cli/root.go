@@ -91,7 +91,7 @@ func New(cfg Config) *cobra.Command {
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(
 		a.publishCommand(), a.initCommand(), a.schemaCommand(), a.psCommand(), a.scaleCommand(), a.servicesCommand(), a.restartCommand(), a.versionsCommand(), a.rollbackCommand(), a.promoteCommand(),
-		a.envCommand(), a.eventsCommand(), a.logsCommand(), a.logLimitCommand(), a.drainsCommand(), a.topCommand(), a.whyCommand(), a.usageCommand(), a.removeCommand(), a.deploymentsCommand(), a.instancesCommand(), a.webhooksCommand(), a.registryCommand(),
+		a.envCommand(), a.eventsCommand(), a.logsCommand(), a.logLimitCommand(), a.drainsCommand(), a.topCommand(), a.whyCommand(), a.usageCommand(), a.removeCommand(), a.deploymentsCommand(), a.instancesCommand(), a.webhooksCommand(), a.registryCommand(), a.hostsCommand(),
 	)
 	return root
 }
@@ -214,11 +214,20 @@ func (a *app) words(err error) error {
 
 // run wraps a command's function: arguments checked, client made, errors put in words.
 func (a *app) run(low, high int, fn func(ctx context.Context, c *client.Client, args []string) error) func(*cobra.Command, []string) error {
+	return a.runAs(a.client, low, high, fn)
+}
+
+// runOperator does so with the operator's key.
+func (a *app) runOperator(low, high int, fn func(ctx context.Context, c *client.Client, args []string) error) func(*cobra.Command, []string) error {
+	return a.runAs(a.operator, low, high, fn)
+}
+
+func (a *app) runAs(who func() (*client.Client, error), low, high int, fn func(ctx context.Context, c *client.Client, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < low || high >= 0 && len(args) > high {
 			return usagef("wrong number of arguments: %s\nSee: %s --help", cmd.UseLine(), cmd.CommandPath())
 		}
-		c, err := a.client()
+		c, err := who()
 		if err != nil {
 			// What is wrong with the command line comes first, as if there were one.
 			c = client.Broken(err)

@@ -60,3 +60,35 @@ func (c *Client) RevokeAPIKey(ctx context.Context, id string, options ...Option)
 func (c *Client) Hosts(ctx context.Context, options ...Option) iter.Seq2[resource.Host, error] {
 	return list[resource.Host](ctx, c, "/admin/hosts", options)
 }
+
+// Host is one machine of the fleet.
+func (c *Client) Host(ctx context.Context, id string, options ...Option) (resource.Host, error) {
+	return do[resource.Host](ctx, c, http.MethodGet, hostPath(id), nil, options...)
+}
+
+// CordonHost has a host given no more instances.
+func (c *Client) CordonHost(ctx context.Context, id string, options ...Option) (resource.Host, error) {
+	return do[resource.Host](ctx, c, http.MethodPost, hostPath(id)+"/cordon", nil, options...)
+}
+
+// UncordonHost has a host given instances again, and ends its drain.
+func (c *Client) UncordonHost(ctx context.Context, id string, options ...Option) (resource.Host, error) {
+	return do[resource.Host](ctx, c, http.MethodPost, hostPath(id)+"/uncordon", nil, options...)
+}
+
+// DrainHost has all instances leave a host; Host says how that stands.
+func (c *Client) DrainHost(ctx context.Context, id string, in resource.HostDrainStart, options ...Option) (resource.Host, error) {
+	return do[resource.Host](ctx, c, http.MethodPost, hostPath(id)+"/drain", in, options...)
+}
+
+// DeleteHost forgets a host that is gone. With force also one that fell silent a
+// moment ago, and must be certain to run nothing.
+func (c *Client) DeleteHost(ctx context.Context, id string, force bool, options ...Option) (resource.Deleted, error) {
+	path := hostPath(id)
+	if force {
+		path += "?force=true"
+	}
+	return do[resource.Deleted](ctx, c, http.MethodDelete, path, nil, options...)
+}
+
+func hostPath(id string) string { return "/admin/hosts/" + url.PathEscape(id) }

@@ -142,9 +142,28 @@ type Host struct {
 	Liveness    string            `json:"liveness" enum:"alive,suspect,lost" doc:"suspect: silent, its instances are being replaced. lost: silent for good, they have ended."`
 	Failing     bool              `json:"failing" doc:"It answers, but cannot start anything: it is given no more instances."`
 	Reasons     []string          `json:"reasons" doc:"Why it is not alive, or failing."`
+	Drain       *HostDrain        `json:"drain" doc:"Its instances are to leave it; null: they are not."`
 	Version     string            `json:"version"`
 	CreatedAt   time.Time         `json:"created_at"`
 	UpdatedAt   time.Time         `json:"updated_at"`
+}
+
+// HostDrain is how the drain of a host stands.
+type HostDrain struct {
+	Since    time.Time  `json:"since"`
+	Deadline *time.Time `json:"deadline" doc:"null: none."`
+	Force    bool       `json:"force" doc:"What has not left by the deadline is stopped all the same."`
+	State    string     `json:"state" enum:"draining,late,drained"`
+	Total    int        `json:"total" doc:"Instances when it began."`
+	Left     int        `json:"left" doc:"Instances that are still there."`
+	Progress string     `json:"progress" doc:"How it stands and what is waited for, in words."`
+	DoneAt   *time.Time `json:"done_at"`
+}
+
+// HostDrainStart has all instances leave a host.
+type HostDrainStart struct {
+	DeadlineSeconds *int `json:"deadline_seconds,omitempty" doc:"Until it is told of as late: 0 (never) to 604800; 3600 by default."`
+	Force           bool `json:"force,omitempty" doc:"What has not left by the deadline, or at once where there is none, is stopped whatever becomes of its service."`
 }
 
 // Health answers healthz and readyz.
