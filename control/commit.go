@@ -20,9 +20,9 @@ func (c *Control) commit(ctx context.Context, e cell.Commit) cell.Committed {
 	if err := e.Mint(now, rand.Reader); err != nil {
 		return cell.Committed{Environment: e.Environment, Err: err}
 	}
-	sealed := map[string][]byte{}
+	sealed, boots := map[string][]byte{}, c.boots(e.Facts)
 	for _, i := range e.Bootable() {
-		spec, err := c.bootSpec(ctx, i, e.Facts)
+		spec, err := boots.of(ctx, i)
 		if err != nil {
 			return cell.Committed{Environment: e.Environment, Err: err}
 		}

@@ -55,6 +55,7 @@ type Control struct {
 	events   chan cell.Event
 	hosts    *hub[map[string]miosa.Instance]
 	routes   *feed
+	reports  *intake
 	running  sync.WaitGroup
 	sessions atomic.Int64             // connections of agents so far
 	asks     chan func(*cell.Machine) // by who wants to know
@@ -68,7 +69,7 @@ func New(cfg Options, s store.Store, vault Vault, sealTo SealTo, log *slog.Logge
 	}
 	return &Control{
 		cfg: cfg, store: s, vault: vault, sealTo: sealTo, log: log,
-		events: make(chan cell.Event, 1024), hosts: newHub[map[string]miosa.Instance](), routes: newFeed(),
+		events: make(chan cell.Event, 1024), hosts: newHub[map[string]miosa.Instance](), routes: newFeed(), reports: &intake{store: s},
 		asks: make(chan func(*cell.Machine)), rollouts: newRolloutCounter(),
 	}, nil
 }

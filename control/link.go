@@ -106,11 +106,10 @@ func (c *Control) assign(instances []miosa.Instance) {
 	}
 }
 
-// Observe takes an agent's report on one of its host's instances: see Record.
+// Observe takes an agent's report on one of its host's instances: see Record. What
+// comes at the same time is written together.
 func (l Link) Observe(ctx context.Context, hostID string, o miosa.Observation) error {
-	now := time.Now().UTC()
-	_, err := store.Update(ctx, l.c.store, func(tx *store.Tx) error { return Record(tx, hostID, o, now, rand.Reader) })
-	return err
+	return l.c.reports.add(ctx, hostID, o)
 }
 
 // Record writes an observation down, with an event when it tells of a change
