@@ -57,12 +57,43 @@ func (c *checker) observed(o *occupant, obs miosa.Observation) {
 // committed takes a commit in and checks each change against what was.
 func (c *checker) committed(b cell.Changed) {
 	c.changed = true
+	var left []miosa.Instance // those that served until now
 	for _, noun := range b.Put {
+		if i, ok := noun.(miosa.Instance); ok && i.Goal != miosa.GoalRun {
+			if was, known := c.instances[i.ID]; known && was.Goal == miosa.GoalRun && was.Serving() {
+				left = append(left, was)
+			}
+		}
 		c.take(noun)
+	}
+	for _, i := range left {
+		c.floor(i)
 	}
 	for _, gone := range b.Gone {
 		c.forget(gone.Kind, gone.ID)
 	}
+}
+
+// floor: what served and leaves by our own doing leaves its slot to another that
+// serves, as long as its version is live, its slot is wanted, and nobody asked for
+// this very instance to stop.
+func (c *checker) floor(left miosa.Instance) {
+	i := c.instances[left.ID]
+	env, svc := c.envs[i.EnvironmentID], c.services[i.ServiceID]
+	if env.ActiveVersionID != i.VersionID || i.Slot >= svc.DesiredReplicas || i.GoalReason == "stopped by request" || c.hosts[i.HostID].Liveness != miosa.Alive {
+		return
+	}
+	if a := c.s.users.appOf(i.DeploymentID); a == nil || a.deleted {
+		return
+	}
+	for _, o := range c.instances {
+		// One that served a moment ago was decided on before the news came.
+		if o.ServiceID == i.ServiceID && o.VersionID == i.VersionID && o.Slot == i.Slot && o.ID != i.ID && o.Goal == miosa.GoalRun &&
+			(o.Serving() || c.s.now.Sub(c.since[o.ID]) < 2*time.Second) {
+			return
+		}
+	}
+	c.s.fail("%s left slot %d of %s, and nobody serves there: %s", i.ID, i.Slot, svc.Name, i.GoalReason)
 }
 
 // published: a table names nobody who has been known to be unwell, or to be

@@ -44,6 +44,7 @@ type Report struct {
 	Connections                int // of those: to a port
 	Boots, Crashes             int
 	Suspected, LostHosts       int
+	Drains, Drained            int // of hosts: begun, and come to their end
 	Reloads, Refused           int // watches that began anew; commits that failed for passing reasons
 }
 

@@ -78,14 +78,16 @@ func run(t *testing.T, cfg sim.Config) {
 		total.Reloads += report.Reloads
 		total.Suspected += report.Suspected
 		total.LostHosts += report.LostHosts
+		total.Drains += report.Drains
+		total.Drained += report.Drained
 		total.Refused += report.Refused
 	}
 	t.Logf("%d seeds: %+v", *seeds, total)
 	if total.Flips == 0 || total.Failures == 0 || total.Requests == 0 || total.Connections == 0 {
 		t.Error("the simulation exercised nothing")
 	}
-	if cfg.Hosts > 1 && (total.Suspected == 0 || total.LostHosts == 0) {
-		t.Error("no host was lost")
+	if cfg.Hosts > 1 && (total.Suspected == 0 || total.LostHosts == 0 || total.Drained == 0) {
+		t.Error("no host was lost, or none was drained")
 	}
 }
 

@@ -252,6 +252,8 @@ func (u *users) act() {
 		s.hosts[s.rng.IntN(len(s.hosts))].cutOff(s.between(time.Second, 12*time.Minute))
 	case roll < 74 && len(s.hosts) > 1:
 		s.hosts[s.rng.IntN(len(s.hosts))].die(s.between(5*time.Second, 12*time.Minute))
+	case roll < 75 && len(s.hosts) > 1:
+		u.drain(s.hosts[s.rng.IntN(len(s.hosts))])
 	case roll < 76:
 		s.injure(func(o *occupant) { s.trace("VM of %s is killed", o.in.ID); o.vm.injured = true; o.vanish(o.vm) })
 	case roll < 82:
@@ -266,6 +268,48 @@ func (u *users) act() {
 		s.hosts[s.rng.IntN(len(s.hosts))].crashAgent()
 	default:
 		s.crashControl()
+	}
+}
+
+// drain is an operator's, who works on a host for a while.
+func (u *users) drain(h *host) {
+	d, deadline := u.s.between(time.Minute, 15*time.Minute), u.s.between(30*time.Second, 10*time.Minute)
+	u.s.trace("%s is drained, for %s", h.id, d)
+	u.s.report.Drains++
+	u.host(h, func(v *miosa.Host) {
+		v.Schedulable, v.Drain = false, miosa.HostDrain{Since: u.s.clock(), Deadline: u.s.clock().Add(deadline)}
+	})
+	u.s.after(d, func() {
+		u.s.trace("%s is uncordoned", h.id)
+		u.host(h, func(v *miosa.Host) {
+			if !v.Drain.DoneAt.IsZero() {
+				u.s.report.Drained++
+			}
+			v.Schedulable, v.Drain = true, miosa.HostDrain{}
+		})
+	})
+}
+
+// appOf is the app of a deployment; nil: none of ours.
+func (u *users) appOf(deployment string) *app {
+	for _, a := range u.apps {
+		if a.dep.ID == deployment {
+			return a
+		}
+	}
+	return nil
+}
+
+func (u *users) host(h *host, how func(v *miosa.Host)) {
+	if err := u.update(func(tx *store.Tx) error {
+		v, err := store.Load(tx, store.Hosts, store.HostKey(h.id))
+		if err != nil {
+			return err
+		}
+		how(&v)
+		return store.Save(tx, store.Hosts, v)
+	}); err != nil {
+		u.s.fail("change %s: %v", h.id, err)
 	}
 }
 
