@@ -251,6 +251,18 @@ func run(s size, tell func(figure)) {
 	again := f.one(mind.Loaded{Revision: f.revision, Nouns: f.nouns()})
 	tell(figure{Name: "load anew and decide all", Median: again})
 
+	var environments []any
+	for _, n := range f.nouns() {
+		if env, ok := n.(miosa.Environment); ok {
+			environments = append(environments, env)
+		}
+	}
+	var passes []time.Duration
+	for range 5 {
+		passes = append(passes, f.one(f.changed(environments...)))
+	}
+	tell(of("all are decided, nothing changes", passes))
+
 	events := *samples
 	if s.Instances >= 100_000 && *few {
 		events = 20
