@@ -79,19 +79,37 @@ func (s *Server) cordonHost(c *call, _ none) (resource.Host, error) {
 	})
 }
 
-// uncordonHost has a host given instances again, and ends its drain: what has not
-// left stays.
+// uncordonHost has a host given instances again, also one that could not start any,
+// and ends its drain: what has not left stays.
 func (s *Server) uncordonHost(c *call, _ none) (resource.Host, error) {
 	return s.changeHost(c, "host.uncordoned", func(h *miosa.Host) (string, error) {
-		if h.Schedulable && !h.Draining() {
+		if h.Schedulable && !h.Draining() && !h.Failing {
 			return "", nil
 		}
 		words := "it is given instances again"
 		if h.Draining() {
 			words += ", and is drained no more"
 		}
-		h.Schedulable, h.Drain = true, miosa.HostDrain{}
+		h.Schedulable, h.Drain, h.Failing = true, miosa.HostDrain{}, false
+		if h.Liveness == miosa.Alive {
+			h.Reasons = nil
+		}
 		return words, nil
+	})
+}
+
+// loseHost is an operator's word that a host which is silent is gone: what it ran is
+// replaced at once, however many others are silent.
+func (s *Server) loseHost(c *call, _ none) (resource.Host, error) {
+	return s.changeHost(c, "host.declared_lost", func(h *miosa.Host) (string, error) {
+		switch h.Liveness {
+		case miosa.Lost:
+			return "", nil
+		case miosa.Alive:
+			return "", conflict("host_alive", fmt.Sprintf("%s is alive: its agent answers. What it runs leaves it when it is drained", cmp.Or(h.Name, h.ID)))
+		}
+		h.Liveness, h.Reasons = miosa.Lost, []string{"an operator says so"}
+		return "an operator says that it is lost", nil
 	})
 }
 

@@ -150,3 +150,23 @@ func TestDeleteHost(t *testing.T) {
 		}
 	}
 }
+
+func TestDeclareLost(t *testing.T) {
+	p := start(t, api.Config{})
+	p.host(func(*miosa.Host) {})
+	if a := p.operate(409, "lost", nil); a.code() != "host_alive" {
+		t.Errorf("one that is alive: %s", a.Raw)
+	}
+	p.host(func(h *miosa.Host) { h.Liveness, h.Reasons = miosa.Suspect, []string{"it has not been heard of"} })
+	for range 2 {
+		if a := p.operate(200, "lost", nil); a.text("data.liveness") != "lost" {
+			t.Errorf("one that is silent: %s", a.Raw)
+		}
+	}
+	p.want(403, "POST", "/admin/hosts/"+aHost+"/lost", nil)
+	// One that is failing is well again when it is uncordoned.
+	p.host(func(h *miosa.Host) { h.Liveness, h.Failing, h.Reasons = miosa.Alive, true, []string{"three apps failed"} })
+	if a := p.operate(200, "uncordon", nil); a.at("data.failing") != false || len(a.at("data.reasons").([]any)) != 0 {
+		t.Errorf("one that is failing: %s", a.Raw)
+	}
+}

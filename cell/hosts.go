@@ -82,7 +82,9 @@ func (m *Machine) look(now time.Time, t *touched) {
 			continue
 		}
 		m.hear(now, liveness.Known{Host: id, Name: v.Name, Liveness: v.Liveness, Failing: v.Failing}, t)
-		if j, ok := h.verdict[id]; ok && j.Liveness == v.Liveness && j.Failing == v.Failing && slices.Equal(j.Reasons, v.Reasons) {
+		if j, ok := h.verdict[id]; !ok {
+			m.heed(now, v, t)
+		} else if j.Liveness == v.Liveness && j.Failing == v.Failing && slices.Equal(j.Reasons, v.Reasons) {
 			delete(h.verdict, id)
 		}
 		m.judged(id)
@@ -110,6 +112,19 @@ func (m *Machine) look(now time.Time, t *touched) {
 		if _, known := m.w.hosts[id]; known {
 			m.hear(now, liveness.Counted{Host: id, Instances: len(m.w.onHost[id]), Replaced: len(h.silent[id])}, t)
 		}
+	}
+}
+
+// heed takes in what an operator wrote into a host's record, of which nothing that
+// was judged waits to be written.
+func (m *Machine) heed(now time.Time, v miosa.Host, t *touched) {
+	is, known := m.hosts.judge.Status(v.ID)
+	switch {
+	case !known:
+	case v.Liveness == miosa.Lost && is.Liveness == miosa.Suspect:
+		m.hear(now, liveness.Declared{Host: v.ID}, t)
+	case is.Failing && !v.Failing:
+		m.hear(now, liveness.Forgive{Host: v.ID}, t)
 	}
 }
 

@@ -53,7 +53,7 @@ func newFleet() *fleet {
 //	well                          what boots is healthy, what stops has stopped, drains are over
 //	ri_1 healthy | crashed | unhealthy
 //	silent a,b | back a,b         their agents are not heard, or are again
-//	drain a [deadline=10m] [force] | uncordon a
+//	drain a [deadline=10m] [force] | uncordon a | lost a
 //	wait 10s                      hosts beat meanwhile
 //	hosts | instances | pool shop
 func (s *fleet) line(l transcript.Line) (string, error) {
@@ -88,6 +88,10 @@ func (s *fleet) line(l transcript.Line) (string, error) {
 		if d := l.Duration("deadline", 0); d > 0 {
 			h.Drain.Deadline = s.now.Add(d)
 		}
+		s.change(h)
+	case "lost":
+		h := s.nouns[l.Word(1)].(miosa.Host)
+		h.Liveness, h.Reasons = miosa.Lost, []string{"an operator says so"}
 		s.change(h)
 	case "uncordon":
 		h := s.nouns[l.Word(1)].(miosa.Host)

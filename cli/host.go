@@ -55,6 +55,18 @@ To take one out of service for a while: "miosa hosts drain HOST", work on it,
 		}
 		return a.show(h, func() { a.printf("%s is given instances again.\n", printable(h.Name)) })
 	})
+	lost := one("lost HOST", "Say that a silent one is gone: what it ran is replaced at once", func(ctx context.Context, c *client.Client, h resource.Host) error {
+		h, err := c.LoseHost(ctx, h.ID)
+		if err != nil {
+			return err
+		}
+		return a.show(h, func() { a.printf("%s is lost; what it ran is replaced.\n", printable(h.Name)) })
+	})
+	lost.Long = `Say that a silent host is gone. What it ran counts as ended and is replaced at
+once, also where most hosts are silent and nothing is replaced for that: then the
+platform takes it for a fault of its own until somebody says otherwise, host by
+host. It must be certain: a host that runs on behind a broken network runs its
+instances a second time until it is back.`
 	a.addDrainHost(one)
 	force := false
 	rm := one("rm HOST", "Forget one that is gone", func(ctx context.Context, c *client.Client, h resource.Host) error {

@@ -76,6 +76,11 @@ func (c *Client) UncordonHost(ctx context.Context, id string, options ...Option)
 	return do[resource.Host](ctx, c, http.MethodPost, hostPath(id)+"/uncordon", nil, options...)
 }
 
+// LoseHost says that a silent host is gone: what it ran is replaced at once.
+func (c *Client) LoseHost(ctx context.Context, id string, options ...Option) (resource.Host, error) {
+	return do[resource.Host](ctx, c, http.MethodPost, hostPath(id)+"/lost", nil, options...)
+}
+
 // DrainHost has all instances leave a host; Host says how that stands.
 func (c *Client) DrainHost(ctx context.Context, id string, in resource.HostDrainStart, options ...Option) (resource.Host, error) {
 	return do[resource.Host](ctx, c, http.MethodPost, hostPath(id)+"/drain", in, options...)

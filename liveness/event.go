@@ -34,6 +34,8 @@ type (
 	Writable struct{ OK bool }
 	// Proceed: an operator says that the silence is real. It ends a Hold.
 	Proceed struct{}
+	// Declared: an operator says that a host which is suspect is lost.
+	Declared struct{ Host string }
 	// Forgive: an operator says that the host is well: it is no longer failing,
 	// and if it answers it is alive, however often it was silent before.
 	Forgive struct{ Host string }
@@ -54,6 +56,7 @@ func (Counted) event()        {}
 func (Beat) event()           {}
 func (Writable) event()       {}
 func (Proceed) event()        {}
+func (Declared) event()       {}
 func (Forgive) event()        {}
 func (StartFailed) event()    {}
 func (StartSucceeded) event() {}

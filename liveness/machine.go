@@ -170,6 +170,10 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 		m.writable(e)
 	case Proceed:
 		m.proceed()
+	case Declared:
+		if h := m.hosts[e.Host]; h != nil && h.liveness == miosa.Suspect {
+			m.lost(h, "an operator says so")
+		}
 	case Forgive:
 		m.forgive(e)
 	case StartFailed:

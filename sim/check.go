@@ -420,7 +420,7 @@ func (s *Sim) instances() []miosa.Instance {
 func (c *checker) judged() error {
 	cut := 0
 	for _, h := range c.s.hosts {
-		if h.cut {
+		if !h.heard() {
 			cut++
 		}
 	}
@@ -434,7 +434,7 @@ func (c *checker) judged() error {
 				since = t
 			}
 		}
-		if h.cut && c.hosts[h.id].Liveness == miosa.Alive && c.s.now.Sub(since) > liveness.Window+liveness.SuspectAfter+5*time.Second {
+		if !h.heard() && c.hosts[h.id].Liveness == miosa.Alive && c.s.now.Sub(since) > liveness.Window+liveness.SuspectAfter+5*time.Second {
 			return fmt.Errorf("%s has been silent since %s, and is alive by its record", h.id, h.since.Format("15:04:05"))
 		}
 	}
@@ -464,6 +464,12 @@ func (c *checker) settled() error {
 		}
 	}
 	for _, h := range c.s.hosts {
+		if h.gone {
+			if is := c.hosts[h.id]; is.Liveness != miosa.Lost {
+				return fmt.Errorf("in the end %s, which died for good, is %s", h.id, is.Liveness)
+			}
+			continue
+		}
 		if is := c.hosts[h.id]; is.Liveness != miosa.Alive {
 			return fmt.Errorf("in the end %s, which answers, is %s: %s", h.id, is.Liveness, strings.Join(is.Reasons, "; "))
 		}
@@ -491,7 +497,27 @@ func (c *checker) settledApp(a *app) error {
 			return err
 		}
 	}
+	if err := c.settledQuiet(a, env); err != nil {
+		return err
+	}
 	return c.settledHealth(env)
+}
+
+// quiet is how long nothing is written any more when all is as it should be: what
+// crashes on and on aside.
+const quiet = 10 * time.Minute
+
+func (c *checker) settledQuiet(a *app, env miosa.Environment) error {
+	last, ok := c.s.wrote[env.ID]
+	if !ok || c.s.now.Sub(last.at) >= quiet {
+		return nil
+	}
+	for _, i := range c.instances {
+		if i.EnvironmentID == env.ID && c.s.now.Sub(c.since[i.ID]) < quiet+time.Minute {
+			return nil // something went on there
+		}
+	}
+	return fmt.Errorf("in the end control still writes to %s, where nothing happens: %s", a.dep.Name, last.what)
 }
 
 // settledHealth: what was last told of an environment's health is how it does,
@@ -532,7 +558,9 @@ func (c *checker) settledHealth(env miosa.Environment) error {
 func (c *checker) room(r miosa.Resources) bool {
 	fleet := schedule.NewFleet(schedule.Spread)
 	for _, h := range c.s.hosts {
-		fleet.Put(h.noun())
+		if !h.gone {
+			fleet.Put(h.noun())
+		}
 	}
 	for id, used := range c.used() {
 		fleet.Promise(id, used)

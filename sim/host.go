@@ -30,9 +30,14 @@ type host struct {
 	full  bool // its disk: nothing boots
 
 	session, beats int64     // of its present connection
-	since          time.Time // it is cut
+	since          time.Time // it is not heard
 	cut            bool      // off from control: nothing comes through, either way
+	muted          bool      // what it says does not come through, what it is told does
+	dead, gone     bool      // nothing runs there; for good
 }
+
+// heard reports whether what it says comes through.
+func (h *host) heard() bool { return !h.cut && !h.muted }
 
 // occupant is one instance on a host.
 type occupant struct {
@@ -69,11 +74,15 @@ func newHost(s *Sim, n int) *host {
 func (h *host) beat() {
 	h.beats++
 	e := cell.Beat{Host: h.id, Session: h.session, Seq: h.beats}
-	h.s.inOrder(&h.up, h.s.between(100*time.Microsecond, 10*time.Millisecond), func() {
-		if !h.cut {
+	say := func() {
+		if h.heard() {
 			h.s.tell(e)
 		}
-	})
+	}
+	h.s.inOrder(&h.up, h.s.between(100*time.Microsecond, 10*time.Millisecond), say)
+	if h.s.cfg.Faults && h.s.chance(0.01) { // it comes twice, out of order
+		h.s.after(h.s.between(time.Millisecond, 5*time.Second), say)
+	}
 	h.s.after(liveness.BeatEvery, h.beat)
 }
 
@@ -125,14 +134,34 @@ func (h *host) reconnect() {
 // cutOff parts the host and control for a while. What runs there goes on, and
 // serves whom routers send.
 func (h *host) cutOff(d time.Duration) {
-	if h.cut {
+	if !h.heard() {
 		return
 	}
 	h.s.trace("%s is cut off for %s", h.id, d)
 	h.cut, h.since = true, h.s.now
 	h.s.after(d, func() {
+		if h.gone {
+			return
+		}
 		h.s.trace("%s is back", h.id)
 		h.cut = false
+		h.reconnect()
+	})
+}
+
+// mute parts them one way only: control is heard, and does not hear.
+func (h *host) mute(d time.Duration) {
+	if !h.heard() {
+		return
+	}
+	h.s.trace("%s is not heard for %s, and hears", h.id, d)
+	h.muted, h.since = true, h.s.now
+	h.s.after(d, func() {
+		if h.gone {
+			return
+		}
+		h.s.trace("%s is heard again", h.id)
+		h.muted = false
 		h.reconnect()
 	})
 }
@@ -140,23 +169,39 @@ func (h *host) cutOff(d time.Duration) {
 // die is the end of all that runs on the host; its machine is back after a while,
 // with its disk.
 func (h *host) die(d time.Duration) {
-	if h.cut {
+	if !h.heard() {
 		return
 	}
 	h.s.trace("%s dies, for %s", h.id, d)
-	h.cut, h.since = true, h.s.now
+	h.end()
+	h.s.after(d, func() {
+		if h.gone {
+			return
+		}
+		h.cut, h.dead = false, false
+		h.crashAgent()
+	})
+}
+
+// goForGood is the end of the host.
+func (h *host) goForGood() {
+	h.s.trace("%s dies for good", h.id)
+	h.gone = true
+	h.end()
+}
+
+// end ends all that runs there.
+func (h *host) end() {
+	if h.dead = true; h.heard() {
+		h.since = h.s.now
+	}
+	h.cut = true
 	h.epoch++
-	epoch := h.epoch
 	for _, id := range sortedIDs(h.slots) {
 		if v := h.slots[id].vm; v != nil {
 			v.alive, v.serving, v.injured = false, false, true
 		}
 	}
-	h.s.after(d, func() {
-		if h.cut = false; epoch == h.epoch {
-			h.crashAgent()
-		}
-	})
 }
 
 func sortedIDs[T any](m map[string]T) []string {
@@ -328,13 +373,23 @@ func (o *occupant) report(obs miosa.Observation) {
 		if o.lost {
 			return
 		}
-		if o.h.cut { // said again when it can be; later ones say more
+		if !o.h.heard() { // said again when it can be; later ones say more
 			s.after(time.Second, func() { o.report(obs) })
 			return
 		}
 		_, err := store.Update(context.Background(), s.store, func(tx *store.Tx) error {
 			return control.Record(tx, hostID, obs, s.clock(), s)
 		})
+		if s.cfg.Faults && s.chance(0.01) { // its answer is lost, and it comes again, late
+			again := obs
+			s.after(s.between(time.Millisecond, 5*time.Second), func() {
+				if _, err := store.Update(context.Background(), s.store, func(tx *store.Tx) error {
+					return control.Record(tx, hostID, again, s.clock(), s)
+				}); err != nil && miosa.CodeOf(err) != miosa.NotFound {
+					s.fail("report of %s refused when it came again: %v", obs.InstanceID, err)
+				}
+			})
+		}
 		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
 			s.fail("report of %s refused: %v", obs.InstanceID, err)
 		}

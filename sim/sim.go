@@ -32,6 +32,8 @@ type Config struct {
 	Actions     int           // what users and faults do, all in all
 	Span        time.Duration // over how much virtual time
 	Settle      time.Duration // quiet time after it
+	Swarm       bool          // with Faults: each seed has some kinds of them, some more than others, and in the end some hosts are gone
+	Skip        map[int]bool  // actions that are left out, by number
 	Faults      bool          // crashes of apps, VMs, agents and control, full disks, silent routers, jumping clocks
 	Trace       func(string)  // each event in words; nil: none
 }
@@ -75,7 +77,14 @@ type Sim struct {
 	watch    lane
 	watches  int           // counts watches begun: changes on a former one are lost
 	table    routing.Table // the newest published
+	wrote    map[string]written
 	err      error
+}
+
+// written is control's last commit to an environment.
+type written struct {
+	at   time.Time
+	what string
 }
 
 // task is something that happens at a time.
@@ -106,7 +115,7 @@ func (q *queue) Pop() any {
 // Run plays one seed to its end. The error names the first invariant that did
 // not hold, and when.
 func Run(cfg Config) (Report, error) {
-	s := &Sim{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x6d696f7361)), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	s := &Sim{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x6d696f7361)), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), wrote: map[string]written{}}
 	s.store = memory.New(s.clock)
 	s.check = newChecker(s)
 	s.users = newUsers(s)
@@ -341,10 +350,10 @@ func (s *Sim) carryOut(effect cell.Effect) {
 		}
 	case cell.Commit:
 		s.after(s.between(200*time.Microsecond, 20*time.Millisecond), func() {
-			if epoch != s.epoch {
+			if epoch != s.epoch && !s.chance(0.3) {
 				return // control died before it could write
 			}
-			answer := s.attempt(e)
+			answer := s.attempt(e) // or its write comes after another has taken over
 			s.after(s.between(100*time.Microsecond, 5*time.Millisecond), func() {
 				if epoch == s.epoch {
 					s.tell(answer)
@@ -353,7 +362,7 @@ func (s *Sim) carryOut(effect cell.Effect) {
 		})
 	case cell.SaveHost:
 		s.after(s.between(200*time.Microsecond, 20*time.Millisecond), func() {
-			if epoch != s.epoch {
+			if epoch != s.epoch && !s.chance(0.3) {
 				return
 			}
 			answer := s.saveHost(e)
@@ -441,6 +450,11 @@ func (s *Sim) commit(e cell.Commit) cell.Committed {
 	if answer.Err != nil {
 		s.fail("commit refused: %v", answer.Err)
 	}
+	// How an environment does is told when it has been so for a while.
+	tells := len(e.Put) == 1 && len(e.Events) == 1 && e.Events[0].Type == "deployment.health_changed"
+	if revision != 0 && len(e.Put)+len(e.Create) > 0 && !tells {
+		s.wrote[e.Environment] = written{s.now, whatOf(e)}
+	}
 	for _, ev := range e.Events {
 		s.trace("%s %s %s", ev.Type, ev.InstanceID, ev.Message)
 	}
@@ -448,6 +462,18 @@ func (s *Sim) commit(e cell.Commit) cell.Committed {
 		s.trace("create %s %s slot %d on %s: %s %s", i.ID, short(i.VersionID), i.Slot, i.HostID, i.CreatedReason, strings.Join(i.Reasons, "; "))
 	}
 	return answer
+}
+
+// whatOf says what a commit writes.
+func whatOf(e cell.Commit) string {
+	words := fmt.Sprintf("%d new", len(e.Create))
+	for _, put := range e.Put {
+		words += fmt.Sprintf(", %T", put)
+	}
+	for _, ev := range e.Events {
+		words += fmt.Sprintf(", %s %s", ev.Type, ev.Message)
+	}
+	return words
 }
 
 func short(id string) string {

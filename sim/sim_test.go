@@ -17,6 +17,7 @@ import (
 var (
 	seeds = flag.Int("seeds", 60, "how many seeds each simulation runs")
 	seed  = flag.Uint64("seed", 0, "run this one seed, traced")
+	short = flag.Bool("minimise", false, "with -seed, one that fails: leave out what it does not need to fail, and trace that")
 )
 
 // runAll runs every seed, on all cores: a run is one goroutine. One that fails
@@ -51,7 +52,15 @@ func runAll(t *testing.T, cfg sim.Config) []sim.Report {
 func run(t *testing.T, cfg sim.Config) {
 	t.Helper()
 	if *seed != 0 {
-		cfg.Seed, cfg.Trace = *seed, func(s string) { t.Log(s) }
+		cfg.Seed = *seed
+		if *short {
+			var err error
+			if cfg, err = sim.Minimise(cfg, func(left int) { fmt.Printf("\r%d of %d actions are left ", left, cfg.Actions) }); err == nil {
+				t.Fatal("the seed does not fail: there is nothing to make shorter")
+			}
+			fmt.Println()
+		}
+		cfg.Trace = func(s string) { t.Log(s) }
 		report, err := sim.Run(cfg)
 		t.Logf("%+v", report)
 		if err != nil {
@@ -103,7 +112,8 @@ func TestFaults(t *testing.T) {
 	run(t, sim.Config{Deployments: 3, Routers: 2, Hosts: 1, Actions: 60, Span: 40 * time.Minute, Settle: 60 * time.Minute, Faults: true})
 }
 
-// A fleet of three zones, whose hosts are cut off, or die and come back, besides.
+// A fleet of three zones, whose hosts are drained, cut off, one way or both, or die
+// and come back, or do not.
 func TestFleet(t *testing.T) {
-	run(t, sim.Config{Deployments: 4, Routers: 2, Hosts: 6, Actions: 90, Span: 40 * time.Minute, Settle: 60 * time.Minute, Faults: true})
+	run(t, sim.Config{Deployments: 4, Routers: 2, Hosts: 6, Actions: 90, Span: 40 * time.Minute, Settle: 60 * time.Minute, Faults: true, Swarm: true})
 }

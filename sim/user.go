@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/miosa/miosa"
@@ -76,16 +77,113 @@ func (u *users) setUp() error {
 	})
 }
 
-// plan spreads the run's actions over its span.
+// plan spreads the run's actions over its span. Each is drawn by a chance of its
+// own, so that those that are left stay what they are when one is skipped.
 func (u *users) plan() {
 	u.began = u.s.now
 	for range u.s.cfg.Deployments {
 		u.s.after(u.s.between(0, u.s.cfg.Span/4), u.create)
 	}
 	u.s.after(u.s.cfg.Span, u.calmDown)
-	for range u.s.cfg.Actions {
-		u.s.after(time.Duration(u.s.rng.Float64()*float64(u.s.cfg.Span)), u.act)
+	kinds := u.kinds()
+	total := 0
+	for _, k := range kinds {
+		total += k.weight
 	}
+	for n := range u.s.cfg.Actions {
+		mine := rand.New(rand.NewPCG(u.s.cfg.Seed, uint64(n))) //nolint:gosec // a seed's run is to be had again
+		at, roll := time.Duration(mine.Float64()*float64(u.s.cfg.Span)), mine.IntN(total)
+		if u.s.cfg.Skip[n] {
+			continue
+		}
+		for _, k := range kinds {
+			if roll -= k.weight; roll < 0 {
+				u.s.after(at, func() {
+					if len(u.apps) > 0 {
+						k.do()
+					}
+				})
+				break
+			}
+		}
+	}
+}
+
+// kind is what users do, or what goes wrong, and how often among others.
+type kind struct {
+	weight int
+	do     func()
+}
+
+// kinds are all of a run's.
+func (u *users) kinds() []kind {
+	s := u.s
+	// With an app that is not deleted.
+	with := func(do func(a *app)) func() {
+		return func() {
+			if a := u.apps[s.rng.IntN(len(u.apps))]; !a.deleted {
+				do(a)
+			}
+		}
+	}
+	of := func(do func(h *host)) func() {
+		return func() {
+			if h := s.hosts[s.rng.IntN(len(s.hosts))]; !h.dead {
+				do(h)
+			}
+		}
+	}
+	router := func() *router { return s.routers[s.rng.IntN(len(s.routers))] }
+	all := []kind{
+		{30, with(u.publishAny)},
+		{10, with(u.scale)},
+		{10, with(u.rollback)},
+		{6, with(u.replace)},
+		{4, with(u.stopOne)},
+		{2, with(u.remove)},
+		{2, func() {
+			s.trace("the watch has a gap")
+			s.report.Reloads++
+			s.reload(func() {})
+		}},
+		{2, func() { router().fallSilent(s.between(time.Second, 6*time.Second)) }},
+	}
+	if !s.cfg.Faults {
+		return append(all, kind{34, with(u.replace)})
+	}
+	faults := []kind{
+		{2, func() { router().fallSilent(s.between(5*time.Second, 2*time.Minute)) }},
+		{1, func() { s.jump(s.between(-2*time.Minute, 10*time.Minute)) }},
+		{1, of(func(h *host) { h.fill(s.between(time.Second, 2*time.Minute)) })},
+		{1, of((*host).loseDisk)},
+		{2, func() {
+			s.injure(func(o *occupant) { s.trace("VM of %s is killed", o.in.ID); o.vm.injured = true; o.vanish(o.vm) })
+		}},
+		{6, func() {
+			s.injure(func(o *occupant) {
+				s.trace("app of %s exits", o.in.ID)
+				o.vm.injured = true
+				o.exit(o.vm, miosa.Failure{Kind: miosa.FailureOOM, Message: "out of memory"})
+			})
+		}},
+		{6, func() { s.injure(func(o *occupant) { u.deafen(o) }) }},
+		{6, of((*host).crashAgent)},
+		{6, s.crashControl},
+	}
+	if len(s.hosts) > 1 {
+		faults = append(faults,
+			kind{2, of(func(h *host) { h.cutOff(s.between(time.Second, 12*time.Minute)) })},
+			kind{1, of(func(h *host) { h.mute(s.between(time.Second, 12*time.Minute)) })},
+			kind{1, of(func(h *host) { h.die(s.between(5*time.Second, 12*time.Minute)) })},
+			kind{2, of(u.drain)},
+		)
+	}
+	if s.cfg.Swarm {
+		for n := range faults {
+			faults[n].weight *= []int{0, 0, 1, 1, 2, 6}[s.rng.IntN(6)]
+		}
+	}
+	return append(all, faults...)
 }
 
 func (u *users) create() {
@@ -184,91 +282,41 @@ func (u *users) service(a *app, name string) miosa.Service {
 	return svc
 }
 
-// calmDown ends what would go on for ever: the configured restarts.
+// calmDown ends what would go on for ever, the configured restarts, and makes
+// permanent what may be.
 func (u *users) calmDown() {
 	for _, a := range u.apps {
 		for _, svc := range a.svcs {
 			u.edit(a, svc, func(s *miosa.Service) { s.Restart.MaxAge = 0 })
 		}
 	}
+	if u.s.cfg.Swarm && u.s.chance(0.5) {
+		u.s.hosts[u.s.rng.IntN(len(u.s.hosts))].goForGood()
+	}
 }
 
-func (u *users) act() {
-	if len(u.apps) == 0 {
-		return
+func (u *users) publishAny(a *app) {
+	kinds := []behaviour{good, good, good, slow, crashes, never, sick, missing}
+	if u.s.cfg.Faults {
+		kinds = append(kinds, flaky)
 	}
-	a := u.apps[u.s.rng.IntN(len(u.apps))]
-	if a.deleted {
-		return
+	if u.s.chance(0.4) {
+		u.choose(a)
 	}
-	s := u.s
-	roll := s.rng.IntN(100)
-	switch {
-	case roll < 30:
-		kinds := []behaviour{good, good, good, slow, crashes, never, sick, missing}
-		if s.cfg.Faults {
-			kinds = append(kinds, flaky)
-		}
-		if s.chance(0.4) {
-			u.choose(a)
-		}
-		u.publish(a, kinds[s.rng.IntN(len(kinds))], s.chance(0.85))
-	case roll < 40:
-		n := s.rng.IntN(5)
-		s.trace("scale %s to %d", a.dep.Name, n)
-		svc := a.named[s.rng.IntN(len(a.named))]
-		if svc.Name == "job" {
-			return // what came to its end rests
-		}
-		u.edit(a, svc, func(svc *miosa.Service) {
-			svc.DesiredReplicas = n
-			svc.Logs.LinesPerSecond = 1000 * n
-		})
-	case roll < 50:
-		u.rollback(a)
-	case roll < 56:
-		u.replace(a)
-	case roll < 60:
-		u.stopOne(a)
-	case roll < 62:
-		u.remove(a)
-	case roll < 64:
-		s.trace("the watch has a gap")
-		s.report.Reloads++
-		s.reload(func() {})
-	case roll < 66:
-		s.routers[s.rng.IntN(len(s.routers))].fallSilent(s.between(time.Second, 6*time.Second))
-	case !s.cfg.Faults:
-		u.replace(a)
-	case roll < 68:
-		s.routers[s.rng.IntN(len(s.routers))].fallSilent(s.between(5*time.Second, 2*time.Minute))
-	case roll < 69:
-		s.jump(s.between(-2*time.Minute, 10*time.Minute))
-	case roll < 70:
-		s.hosts[s.rng.IntN(len(s.hosts))].fill(s.between(time.Second, 2*time.Minute))
-	case roll < 71:
-		s.hosts[s.rng.IntN(len(s.hosts))].loseDisk()
-	case roll < 73 && len(s.hosts) > 1:
-		s.hosts[s.rng.IntN(len(s.hosts))].cutOff(s.between(time.Second, 12*time.Minute))
-	case roll < 74 && len(s.hosts) > 1:
-		s.hosts[s.rng.IntN(len(s.hosts))].die(s.between(5*time.Second, 12*time.Minute))
-	case roll < 75 && len(s.hosts) > 1:
-		u.drain(s.hosts[s.rng.IntN(len(s.hosts))])
-	case roll < 76:
-		s.injure(func(o *occupant) { s.trace("VM of %s is killed", o.in.ID); o.vm.injured = true; o.vanish(o.vm) })
-	case roll < 82:
-		s.injure(func(o *occupant) {
-			s.trace("app of %s exits", o.in.ID)
-			o.vm.injured = true
-			o.exit(o.vm, miosa.Failure{Kind: miosa.FailureOOM, Message: "out of memory"})
-		})
-	case roll < 88:
-		s.injure(func(o *occupant) { u.deafen(o) })
-	case roll < 94:
-		s.hosts[s.rng.IntN(len(s.hosts))].crashAgent()
-	default:
-		s.crashControl()
+	u.publish(a, kinds[u.s.rng.IntN(len(kinds))], u.s.chance(0.85))
+}
+
+func (u *users) scale(a *app) {
+	n := u.s.rng.IntN(5)
+	u.s.trace("scale %s to %d", a.dep.Name, n)
+	svc := a.named[u.s.rng.IntN(len(a.named))]
+	if svc.Name == "job" {
+		return // what came to its end rests
 	}
+	u.edit(a, svc, func(svc *miosa.Service) {
+		svc.DesiredReplicas = n
+		svc.Logs.LinesPerSecond = 1000 * n
+	})
 }
 
 // drain is an operator's, who works on a host for a while.
