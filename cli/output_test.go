@@ -46,6 +46,7 @@ func TestFullDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.prints("drains", "add", "https://logs.example/in", "--name", "away")
+	s.hosts()
 	var tried [][]string
 	for _, line := range []string{
 		"instances restart " + of.InstanceID, "publish a.tar --name hello --run /app/server", "publish a.tar --name hello --wait=false", "ps", "ps hello", "scale hello 2", "restart hello", "restart hello --wait=false", "versions hello",
@@ -59,6 +60,7 @@ func TestFullDevice(t *testing.T) {
 		"webhooks", "webhooks ls", "webhooks add https://example.com/in", "webhooks disable " + made.ID, "webhooks enable " + made.ID, "webhooks test " + made.ID,
 		"webhooks deliveries " + made.ID, "webhooks redeliver " + made.ID + " " + sent.EventID, "webhooks rotate " + made.ID, "webhooks rm " + made.ID,
 		"registry", "registry ls", "registry login registry.example --username ann", "registry logout registry.example",
+		"hosts", "hosts ls", "hosts show one", "hosts cordon one", "hosts drain one --detach", "hosts uncordon one", "hosts lost two", "hosts rm two",
 		"drains rm away", "rm hello --yes",
 	} {
 		s.stdin = "" // of a password
@@ -80,7 +82,7 @@ func TestFullDevice(t *testing.T) {
 				if len(args) > 1 {
 					continue
 				}
-			case "deployments create other", "registry logout registry.example", "drains rm away", "webhooks rm " + made.ID, "rm hello --yes", "env rm hello A", "instances stop " + of.InstanceID, "instances restart " + of.InstanceID:
+			case "deployments create other", "registry logout registry.example", "hosts rm two", "drains rm away", "webhooks rm " + made.ID, "rm hello --yes", "env rm hello A", "instances stop " + of.InstanceID, "instances restart " + of.InstanceID:
 				// Done once. As JSON they print as all others do.
 				if args[len(args)-1] == "--json" {
 					continue
