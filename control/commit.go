@@ -84,6 +84,9 @@ func Write(tx *store.Tx, e *cell.Commit, sealed map[string][]byte, now time.Time
 	if err := tx.Fence(store.FenceKey(e.Tenant, e.Environment), e.Seen); err != nil {
 		return err
 	}
+	if err := tx.Prefetch(keysOf(e.Put)...); err != nil {
+		return err
+	}
 	for _, put := range e.Put {
 		if err := save(tx, put, sealed); err != nil {
 			return err
@@ -91,7 +94,8 @@ func Write(tx *store.Tx, e *cell.Commit, sealed map[string][]byte, now time.Time
 	}
 	events := slices.Clone(e.Events)
 	for _, i := range e.Create {
-		if err := save(tx, i, sealed); err != nil {
+		i.BootSpec = sealed[i.ID]
+		if err := store.Create(tx, store.Instances, i); err != nil {
 			return err
 		}
 		events = append(events, miosa.Event{
@@ -123,7 +127,30 @@ func saveEvent(tx *store.Tx, ev miosa.Event, now time.Time, random io.Reader) er
 		return err
 	}
 	ev.ID = id
-	return store.Save(tx, store.Events, ev)
+	return store.Create(tx, store.Events, ev)
+}
+
+// keysOf are the keys of what is written over.
+func keysOf(nouns []any) (keys []string) {
+	for _, noun := range nouns {
+		switch v := noun.(type) {
+		case miosa.Deployment:
+			keys = append(keys, store.DeploymentKey(v.TenantID, v.ID))
+		case miosa.Environment:
+			keys = append(keys, store.EnvironmentKey(v.TenantID, v.DeploymentID, v.ID))
+		case miosa.Version:
+			keys = append(keys, store.VersionKey(v.TenantID, v.DeploymentID, v.ID))
+		case miosa.Rollout:
+			keys = append(keys, store.RolloutKey(v.TenantID, v.DeploymentID, v.ID))
+		case miosa.Service:
+			keys = append(keys, store.ServiceKey(v.TenantID, v.DeploymentID, v.ID))
+		case miosa.Instance:
+			keys = append(keys, store.InstanceKey(v.TenantID, v.DeploymentID, v.ID))
+		case miosa.Observation:
+			keys = append(keys, store.ObservationKey(v.TenantID, v.DeploymentID, v.InstanceID))
+		}
+	}
+	return keys
 }
 
 func save(tx *store.Tx, noun any, sealed map[string][]byte) error {

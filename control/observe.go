@@ -84,7 +84,14 @@ func (in *intake) together(some []*report) {
 	ctx, cancel := context.WithTimeout(context.Background(), reportsWithin)
 	defer cancel()
 	now := time.Now().UTC()
+	var keys []string
+	for _, r := range some {
+		keys = append(keys, store.InstanceKey(r.o.TenantID, r.o.DeploymentID, r.o.InstanceID), store.ObservationKey(r.o.TenantID, r.o.DeploymentID, r.o.InstanceID))
+	}
 	_, err := store.Update(ctx, in.store, func(tx *store.Tx) error {
+		if err := tx.Prefetch(keys...); err != nil {
+			return err
+		}
 		for _, r := range some {
 			r.err = Record(tx, r.host, r.o, now, rand.Reader)
 			switch code := miosa.CodeOf(r.err); {

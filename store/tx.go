@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/miosa/miosa"
 )
 
@@ -139,6 +141,36 @@ func (tx *Tx) read(key string) (Entry, error) {
 	return e, nil
 }
 
+// Prefetch reads several keys at once, for what comes after to find them here.
+func (tx *Tx) Prefetch(keys ...string) error {
+	found := make([]Entry, len(keys))
+	g, ctx := errgroup.WithContext(tx.ctx)
+	g.SetLimit(prefetchAtOnce)
+	for n, key := range keys {
+		if _, ok := tx.reads[key]; ok {
+			continue
+		}
+		g.Go(func() (err error) {
+			found[n], err = tx.store.Get(ctx, key)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for n, key := range keys {
+		if _, ok := tx.reads[key]; !ok {
+			found[n].Key = key
+			tx.reads[key] = found[n]
+			tx.order = append(tx.order, key)
+		}
+	}
+	return nil
+}
+
+// prefetchAtOnce bounds the reads of a Prefetch that are under way.
+const prefetchAtOnce = 32
+
 func (tx *Tx) write(key string, w write) {
 	if _, ok := tx.writes[key]; !ok {
 		tx.written = append(tx.written, key)
@@ -172,6 +204,16 @@ func Load[T any](tx *Tx, k Kind[T], key string) (T, error) {
 // added to the stored record are kept; one of a newer schema is not touched:
 // ErrNewerSchema. The new Revision is the transaction's.
 func Save[T any](tx *Tx, k Kind[T], v T) error { return SaveFor(tx, k, v, 0) }
+
+// Create is Save of what has an ID that was made just now: that it is not there yet
+// is not looked up, and becomes a condition.
+func Create[T any](tx *Tx, k Kind[T], v T) error {
+	if key := k.key(v); tx.reads[key].Key == "" {
+		tx.reads[key] = Entry{Key: key}
+		tx.order = append(tx.order, key)
+	}
+	return Save(tx, k, v)
+}
 
 // SaveFor is Save of a record that disappears ttl after the commit, never
 // earlier; 0 keeps it.

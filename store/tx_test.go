@@ -543,3 +543,86 @@ func TestMemoryGivesTheSimulationItsChanges(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
+
+// counting counts the reads of single keys.
+type counting struct {
+	store.Store
+	mu   sync.Mutex
+	gets []string // guarded by mu
+}
+
+func (c *counting) Get(ctx context.Context, key string) (store.Entry, error) {
+	c.mu.Lock()
+	c.gets = append(c.gets, key)
+	c.mu.Unlock()
+	return c.Store.Get(ctx, key)
+}
+
+func TestWhatIsNewIsNotLookedFor(t *testing.T) {
+	s := &counting{Store: newStore()}
+	d := miosa.Deployment{ID: dep, TenantID: ten, Name: "one"}
+	create := func(tx *store.Tx) error { return store.Create(tx, store.Deployments, d) }
+	update1(t, s, create)
+	if len(s.gets) > 0 {
+		t.Errorf("looked for %v", s.gets)
+	}
+	if got, err := store.Get(ctx(), s.Store, store.Deployments, store.DeploymentKey(ten, dep)); err != nil || got.Name != "one" {
+		t.Errorf("created: %+v, %v", got, err)
+	}
+	// Where there is one already that is a conflict.
+	if _, err := store.Try(ctx(), s, create); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("created again: %v", err)
+	}
+	// What was read before is no longer new.
+	d.Name = "two"
+	update1(t, s, func(tx *store.Tx) error {
+		if _, err := store.Load(tx, store.Deployments, store.DeploymentKey(ten, dep)); err != nil {
+			return err
+		}
+		return create(tx)
+	})
+	if got, _ := store.Get(ctx(), s.Store, store.Deployments, store.DeploymentKey(ten, dep)); got.Name != "two" {
+		t.Errorf("created over what was read: %+v", got)
+	}
+}
+
+func TestPrefetch(t *testing.T) {
+	s := &counting{Store: newStore()}
+	var keys []string
+	for n := range 50 {
+		d := miosa.Deployment{ID: fmt.Sprintf("dep_%026d", n), TenantID: ten, Name: fmt.Sprint(n)}
+		keys = append(keys, store.DeploymentKey(ten, d.ID))
+		if n != 7 {
+			update1(t, s.Store, func(tx *store.Tx) error { return store.Save(tx, store.Deployments, d) })
+		}
+	}
+	load := func(tx *store.Tx) error {
+		if err := tx.Prefetch(append(keys, keys[3])...); err != nil {
+			return err
+		}
+		for n, key := range keys {
+			d, err := store.Load(tx, store.Deployments, key)
+			if absent := miosa.CodeOf(err) == miosa.NotFound; absent != (n == 7) || !absent && d.Name != fmt.Sprint(n) {
+				t.Errorf("%d: %+v, %v", n, d, err)
+			}
+		}
+		return store.Save(tx, store.Deployments, miosa.Deployment{ID: dep, TenantID: ten})
+	}
+	update1(t, s, load)
+	if len(s.gets) > len(keys)+2 {
+		t.Errorf("%d reads of %d keys", len(s.gets), len(keys))
+	}
+	// What was fetched is a condition.
+	_, err := store.Try(ctx(), s, func(tx *store.Tx) error {
+		if err := load(tx); err != nil {
+			return err
+		}
+		update1(t, s.Store, func(tx *store.Tx) error {
+			return store.Save(tx, store.Deployments, miosa.Deployment{ID: "dep_" + fmt.Sprintf("%026d", 7), TenantID: ten})
+		})
+		return nil
+	})
+	if !errors.Is(err, store.ErrConflict) {
+		t.Errorf("changed meanwhile: %v", err)
+	}
+}

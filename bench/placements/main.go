@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -46,6 +47,7 @@ var (
 	hosts        = flag.Int("hosts", 5000, "hosts of the fleet")
 	environments = flag.Int("environments", 1000, "environments, of one service each")
 	replicas     = flag.Int("replicas", 16, "replicas that each is scaled to, from 1")
+	profile      = flag.String("cpuprofile", "", "`FILE` for a profile of the placements")
 	reporters    = flag.Int("reporters", 64, "reports of hosts that are under way at once")
 )
 
@@ -103,6 +105,16 @@ func (f *fleet) measure(ctx context.Context, c *control.Control, raw float64) er
 	if err := f.await(ctx, *environments); err != nil { // one of each
 		return err
 	}
+	if *profile != "" {
+		file, err := os.Create(*profile)
+		if err != nil {
+			return err
+		}
+		if err := pprof.StartCPUProfile(file); err != nil {
+			return err
+		}
+		defer func() { _ = file.Close() }()
+	}
 	begun, cpu := time.Now(), cpuTime()
 	if err := f.scale(ctx); err != nil {
 		return err
@@ -110,6 +122,7 @@ func (f *fleet) measure(ctx context.Context, c *control.Control, raw float64) er
 	if err := f.await(ctx, *environments**replicas); err != nil {
 		return err
 	}
+	pprof.StopCPUProfile()
 	placed := *environments * (*replicas - 1)
 	rate := float64(placed) / time.Since(begun).Seconds()
 	fmt.Printf("%d hosts, %d environments of 1 to %d replicas, %d cores\n", *hosts, *environments, *replicas, runtime.NumCPU())
@@ -222,14 +235,14 @@ func (f *fleet) fill(ctx context.Context) error {
 			)
 		})
 	}
-	return f.writeAll(ctx, writes)
+	return f.writeAll(ctx, writes, 10)
 }
 
-// writeAll carries out writes, 20 in a transaction.
-func (f *fleet) writeAll(ctx context.Context, writes []func(tx *store.Tx) error) error {
+// writeAll carries out writes, so many in a transaction.
+func (f *fleet) writeAll(ctx context.Context, writes []func(tx *store.Tx) error, each int) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
-	for some := range slices.Chunk(writes, 20) {
+	for some := range slices.Chunk(writes, each) {
 		g.Go(func() error {
 			_, err := store.Update(ctx, f.Store, func(tx *store.Tx) error {
 				for _, write := range some {
@@ -259,7 +272,7 @@ func (f *fleet) scale(ctx context.Context) error {
 			return store.Save(tx, store.Services, v)
 		})
 	}
-	return f.writeAll(ctx, writes)
+	return f.writeAll(ctx, writes, 20)
 }
 
 // raw is how many instances a second the store takes, each with its event, by
@@ -287,7 +300,7 @@ func (f *fleet) raw(ctx context.Context) (float64, error) {
 			)
 		})
 	}
-	if err := f.writeAll(ctx, writes); err != nil {
+	if err := f.writeAll(ctx, writes, 20); err != nil {
 		return 0, err
 	}
 	took := time.Since(begun)
