@@ -81,7 +81,9 @@ func run() (err error) {
 		return err
 	}
 	c, err := control.New(control.Options{
-		Config:    cell.Config{Hosts: func(_ miosa.Tenant, d miosa.Deployment, _ miosa.Environment) []string { return []string{d.Slug + ".test"} }},
+		Config: cell.Config{Hosts: func(_ miosa.Tenant, d miosa.Deployment, _ miosa.Environment) []string {
+			return []string{d.Slug + ".test"}
+		}},
 		PublicURL: func(miosa.Tenant, miosa.Deployment, miosa.Environment) string { return "" }, Observer: f,
 	}, s, none{}, secret.SealTo, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})))
 	if err != nil {
@@ -137,7 +139,9 @@ func (f *fleet) measure(ctx context.Context, c *control.Control, raw float64) er
 		return err
 	}
 	link := c.Link()
-	together, err := f.report(ctx, miosa.Healthy, func(ctx context.Context, i miosa.Instance, o miosa.Observation) error { return link.Observe(ctx, i.HostID, o) })
+	together, err := f.report(ctx, miosa.Healthy, func(ctx context.Context, i miosa.Instance, o miosa.Observation) error {
+		return link.Observe(ctx, i.HostID, o)
+	})
 	if err != nil {
 		return err
 	}
