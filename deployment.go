@@ -136,8 +136,16 @@ type Service struct {
 	Regions         []string // empty: any
 	Sticky          Sticky
 	Restart         RestartPolicy
-	DrainSeconds    int // how long requests in flight may go on; 0: DefaultDrain
-	Logs            LogLimit
+	// MaxUnavailable is how many of its instances may be missing by our own doing.
+	MaxUnavailable MaxUnavailable
+	// StopAfterDisconnect has a host that has not reached control for so long stop
+	// its instances, so that none ever runs twice: MinStopAfterDisconnect to
+	// MaxStopAfterDisconnect; 0: never.
+	StopAfterDisconnect time.Duration
+	Labels              map[string]string // that a host must have, all of them
+	Apart               bool              // never two of its replicas on one host
+	DrainSeconds        int               // how long requests in flight may go on; 0: DefaultDrain
+	Logs                LogLimit
 	// PublicPort is the router's port that leads to it where it speaks raw TCP:
 	// 1–65535, of no other service of the cell, the same over all versions; 0: it
 	// has none.
@@ -178,6 +186,13 @@ type RestartPolicy struct {
 	Mode   RestartMode
 	MaxAge time.Duration // replaced, make before break, when older; 0: never
 }
+
+// What Service.StopAfterDisconnect may be, and how many Labels one may ask for.
+const (
+	MinStopAfterDisconnect = 10 * time.Second
+	MaxStopAfterDisconnect = 24 * time.Hour
+	MaxLabels              = 20
+)
 
 // LogLimit is how much each instance of a service may log; what is over it is
 // dropped, and counted in the log. It bounds bytes as well: 256 for each line a

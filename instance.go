@@ -62,6 +62,8 @@ type Instance struct {
 
 	Spec    ServiceSpec
 	Restart RestartPolicy
+	// StopAfterDisconnect is its service's.
+	StopAfterDisconnect time.Duration
 	// Proven: its version was healthy before, so that crashes climb the
 	// ladder; otherwise it gets RolloutBoots boots and fails its rollout.
 	Proven bool
@@ -183,6 +185,7 @@ const (
 	FailureProbe         FailureKind = "probe"          // never healthy within grace
 	FailureHost          FailureKind = "host"           // the host could not start it
 	FailureHostLost      FailureKind = "host_lost"      // its host fell silent for good
+	FailureDisconnected  FailureKind = "disconnected"   // its host stopped it after so long without control
 	FailureCompleted     FailureKind = "completed"      // exit 0 and the policy wants no more
 )
 

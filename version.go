@@ -1,6 +1,7 @@
 package miosa
 
 import (
+	"maps"
 	"slices"
 	"time"
 )
@@ -97,13 +98,26 @@ func (v Version) Settled(s Service) Service {
 	if set.Restart.Mode != "" {
 		s.Restart = set.Restart
 	}
+	if set.SetsMaxUnavailable {
+		s.MaxUnavailable = set.MaxUnavailable
+	}
+	if set.SetsStopAfterDisconnect {
+		s.StopAfterDisconnect = set.StopAfterDisconnect
+	}
+	if set.SetsLabels {
+		s.Labels = set.Labels
+	}
+	if set.SetsApart {
+		s.Apart = set.Apart
+	}
 	return s
 }
 
 // SameSettings reports whether what a version may bring of a service is the same
 // of both.
 func (s Service) SameSettings(o Service) bool {
-	return s.DesiredReplicas == o.DesiredReplicas && slices.Equal(s.Regions, o.Regions) && s.Sticky == o.Sticky && s.Restart == o.Restart
+	return s.DesiredReplicas == o.DesiredReplicas && slices.Equal(s.Regions, o.Regions) && s.Sticky == o.Sticky && s.Restart == o.Restart &&
+		s.MaxUnavailable == o.MaxUnavailable && s.StopAfterDisconnect == o.StopAfterDisconnect && maps.Equal(s.Labels, o.Labels) && s.Apart == o.Apart
 }
 
 // Routed is the service that requests to this version go to. It depends on
@@ -173,6 +187,15 @@ type ServiceSettings struct {
 	Regions      []string      // with SetsRegions; empty: any
 	Sticky       Sticky        // Mode "": as it is
 	Restart      RestartPolicy // Mode "": as it is
+
+	SetsMaxUnavailable      bool
+	MaxUnavailable          MaxUnavailable // with SetsMaxUnavailable
+	SetsStopAfterDisconnect bool
+	StopAfterDisconnect     time.Duration // with SetsStopAfterDisconnect
+	SetsLabels              bool
+	Labels                  map[string]string // with SetsLabels; all of them
+	SetsApart               bool
+	Apart                   bool // with SetsApart
 }
 
 // Raw reports whether connections to a port of the router's lead to it.

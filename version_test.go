@@ -73,7 +73,8 @@ func TestRoutedServiceIsOneThatServes(t *testing.T) {
 // What a version brings of its services holds for them until it is live, and is
 // theirs from then on.
 func TestSettled(t *testing.T) {
-	was := miosa.Service{ID: "svc_web", Name: "web", DesiredReplicas: 2, Regions: []string{"eu"}, Sticky: miosa.Sticky{Mode: miosa.StickyCookie}, Restart: miosa.RestartPolicy{Mode: miosa.RestartNever}, DrainSeconds: 7, PublicPort: 30001}
+	was := miosa.Service{ID: "svc_web", Name: "web", DesiredReplicas: 2, Regions: []string{"eu"}, Sticky: miosa.Sticky{Mode: miosa.StickyCookie}, Restart: miosa.RestartPolicy{Mode: miosa.RestartNever}, DrainSeconds: 7, PublicPort: 30001,
+		MaxUnavailable: miosa.MaxUnavailable{Count: 1}, StopAfterDisconnect: time.Minute, Labels: map[string]string{"disk": "nvme"}, Apart: true}
 	v := miosa.Version{Services: []miosa.ServiceSpec{{ServiceID: "svc_web"}}}
 	if got := v.Settled(was); !got.SameSettings(was) {
 		t.Errorf("brings nothing, and yet %+v", got)
@@ -82,6 +83,18 @@ func TestSettled(t *testing.T) {
 	got := v.Settled(was)
 	if got.DesiredReplicas != 0 || len(got.Regions) != 0 || got.Sticky.Mode != miosa.StickyNone || got.Restart.Mode != miosa.RestartAlways || got.DrainSeconds != 7 || got.PublicPort != 30001 || got.SameSettings(was) {
 		t.Errorf("settled: %+v", got)
+	}
+	for name, set := range map[string]miosa.ServiceSettings{
+		"max_unavailable": {SetsMaxUnavailable: true}, "stop_after_disconnect": {SetsStopAfterDisconnect: true},
+		"labels": {SetsLabels: true, Labels: map[string]string{"disk": "hdd"}}, "apart": {SetsApart: true},
+	} {
+		v := miosa.Version{Services: []miosa.ServiceSpec{{ServiceID: "svc_web", Settings: set}}}
+		got := v.Settled(was)
+		if got.SameSettings(was) || (got.MaxUnavailable == was.MaxUnavailable) == set.SetsMaxUnavailable ||
+			(got.StopAfterDisconnect == was.StopAfterDisconnect) == set.SetsStopAfterDisconnect ||
+			(got.Labels["disk"] == was.Labels["disk"]) == set.SetsLabels || (got.Apart == was.Apart) == set.SetsApart {
+			t.Errorf("%s is brought, and it is %+v", name, got)
+		}
 	}
 	if other := v.Settled(miosa.Service{ID: "svc_jobs", DesiredReplicas: 3}); other.DesiredReplicas != 3 {
 		t.Errorf("another service: %+v", other)

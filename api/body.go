@@ -213,6 +213,9 @@ func malformed(err error) error {
 // orText is implemented by what may be written as a string too.
 type orText interface{ OrText() }
 
+// orNumber is implemented by texts that may be written as a number too.
+type orNumber interface{ OrNumber() }
+
 // nullable is implemented by resource.Nullable.
 type nullable interface{ NullableElem() any }
 
@@ -238,7 +241,11 @@ func mismatches(v any, t reflect.Type, path string, fields *[]miosa.Field) {
 		mismatches(v, t.Elem(), path, fields)
 	case reflect.Interface:
 	case reflect.String:
-		if _, ok := v.(string); !ok {
+		_, ok := v.(string)
+		if !ok && t.Implements(reflect.TypeFor[orNumber]()) {
+			_, ok = v.(json.Number)
+		}
+		if !ok {
 			wrong()
 		}
 	case reflect.Bool:
@@ -320,6 +327,9 @@ func kindWords(t reflect.Type) string {
 	case reflect.Pointer:
 		return kindWords(t.Elem())
 	case reflect.String:
+		if t.Implements(reflect.TypeFor[orNumber]()) {
+			return "a number or a string"
+		}
 		return "a string"
 	case reflect.Bool:
 		return "true or false"

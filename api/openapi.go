@@ -176,6 +176,9 @@ func (d *document) schema(t reflect.Type) object {
 	}
 	switch t.Kind() {
 	case reflect.String:
+		if t.Implements(reflect.TypeFor[orNumber]()) {
+			return object{"anyOf": []any{object{"type": "string"}, object{"type": "integer"}}}
+		}
 		return object{"type": "string"}
 	case reflect.Bool:
 		return object{"type": "boolean"}

@@ -157,7 +157,7 @@ func (c *call) checkPublish(in *resource.Publish) error {
 		f.path(field+".health_check_path", s.HealthCheckPath)
 		spec.Health = f.health(field+".health_check", miosa.DefaultHealthCheck(), s.HealthCheck)
 		f.suits(field+".", spec)
-		f.between(field+".desired_replicas", s.DesiredReplicas, 0, 10_000)
+		f.between(field+".desired_replicas", s.DesiredReplicas, 0, maxReplicas)
 		f.resources(field+".resources", miosa.DefaultResources(), s.Resources)
 		f.restart(field+".restart", miosa.RestartPolicy{}, s.Restart)
 		if s.Sticky != nil {
@@ -165,6 +165,13 @@ func (c *call) checkPublish(in *resource.Publish) error {
 		}
 		if s.Regions != nil {
 			c.regions(&f, field+".regions", *s.Regions)
+		}
+		f.disruption(field+".disruption", miosa.MaxUnavailable{}, s.Disruption)
+		if s.StopAfterDisconnectSeconds != nil {
+			f.stopAfterDisconnect(field+".stop_after_disconnect_seconds", *s.StopAfterDisconnectSeconds)
+		}
+		if s.Placement != nil && s.Placement.Labels != nil {
+			f.labels(field+".placement.labels", *s.Placement.Labels)
 		}
 	}
 	return f.err()
@@ -458,7 +465,10 @@ func (p *publication) settings(restart miosa.RestartPolicy, a resource.PublishSe
 	var f faults
 	if p.in.Reset {
 		restart = miosa.RestartPolicy{Mode: miosa.RestartAlways}
-		set = miosa.ServiceSettings{SetsRegions: true, Sticky: miosa.Sticky{Mode: miosa.StickyNone}, Restart: restart}
+		set = miosa.ServiceSettings{
+			SetsRegions: true, Sticky: miosa.Sticky{Mode: miosa.StickyNone}, Restart: restart,
+			SetsMaxUnavailable: true, SetsStopAfterDisconnect: true, SetsLabels: true, SetsApart: true,
+		}
 	}
 	if a.DesiredReplicas != nil {
 		set.SetsReplicas, set.Replicas = true, *a.DesiredReplicas
@@ -472,6 +482,18 @@ func (p *publication) settings(restart miosa.RestartPolicy, a resource.PublishSe
 	if a.Restart != nil {
 		set.Restart = f.restart("restart", restart, a.Restart)
 		set.Restart.Mode = cmp.Or(set.Restart.Mode, miosa.RestartAlways)
+	}
+	if a.Disruption != nil && a.Disruption.MaxUnavailable != nil {
+		set.SetsMaxUnavailable, set.MaxUnavailable = true, f.disruption("disruption", miosa.MaxUnavailable{}, a.Disruption)
+	}
+	if a.StopAfterDisconnectSeconds != nil {
+		set.SetsStopAfterDisconnect, set.StopAfterDisconnect = true, f.stopAfterDisconnect("stop_after_disconnect_seconds", *a.StopAfterDisconnectSeconds)
+	}
+	if a.Placement != nil && a.Placement.Labels != nil {
+		set.SetsLabels, set.Labels = true, *a.Placement.Labels
+	}
+	if a.Placement != nil && a.Placement.Apart != nil {
+		set.SetsApart, set.Apart = true, *a.Placement.Apart
 	}
 	return set
 }

@@ -61,6 +61,92 @@ func TestPublishSaysTheWholeService(t *testing.T) {
 	}
 }
 
+// TestDisruptionAndPlacement come with a publish, in the moment in which it is
+// live, or with a change, which has the last word; what is not said stays.
+func TestDisruptionAndPlacement(t *testing.T) {
+	p := start(t, api.Config{})
+	dep := p.deploy("shop")
+	release := p.upload(dep, "one")
+	publish := func(status int, more map[string]any, command string, service map[string]any) answer {
+		t.Helper()
+		body := map[string]any{"release_id": release}
+		maps.Copy(body, more)
+		service["name"], service["run_command"] = "web", command
+		body["services"] = []any{service}
+		return p.want(status, "POST", "/deployments/"+dep+"/publish?wait=true", body)
+	}
+	id := ""
+	is := func(when, want string) {
+		t.Helper()
+		a := p.want(200, "GET", "/services/"+id, nil)
+		got := fmt.Sprintf("%v %v %v %v", a.at("data.disruption.max_unavailable"), a.at("data.stop_after_disconnect_seconds"), a.at("data.placement.labels"), a.at("data.placement.apart"))
+		if got != want {
+			t.Errorf("%s: it is %s, want %s", when, got, want)
+		}
+	}
+	publish(200, nil, "/app/server", map[string]any{})
+	p.settled(dep)
+	_, ids := p.services(dep, "")
+	id = ids["web"]
+	is("at first", "0 0 map[] false")
+	said := func() map[string]any {
+		return map[string]any{
+			"disruption": map[string]any{"max_unavailable": "25%"}, "stop_after_disconnect_seconds": 60,
+			"placement": map[string]any{"labels": map[string]any{"disk": "nvme", "a/b": "c"}, "apart": true},
+		}
+	}
+	publish(200, nil, "/app/broken", said())
+	p.settled(dep)
+	is("after a publish that failed", "0 0 map[] false")
+	publish(200, nil, "/app/server", said())
+	p.settled(dep)
+	is("published", "25% 60 map[a/b:c disk:nvme] true")
+	publish(200, nil, "/app/server", map[string]any{})
+	p.settled(dep)
+	is("published without a word of it", "25% 60 map[a/b:c disk:nvme] true")
+	p.want(200, "PATCH", "/services/"+id, map[string]any{"disruption": map[string]any{"max_unavailable": 2}, "placement": map[string]any{"apart": false}})
+	is("changed by a number, and in part", "2 60 map[a/b:c disk:nvme] false")
+	p.want(200, "PATCH", "/services/"+id, map[string]any{"stop_after_disconnect_seconds": 0, "placement": map[string]any{"labels": map[string]any{}}, "disruption": map[string]any{}})
+	is("taken back", "2 0 map[] false")
+
+	held := said()
+	held["name"], held["run_command"] = "web", "/app/held"
+	p.want(202, "POST", "/deployments/"+dep+"/publish", map[string]any{"release_id": release, "services": []any{held}})
+	p.want(200, "PATCH", "/services/"+id, map[string]any{"disruption": map[string]any{"max_unavailable": "1"}, "placement": map[string]any{"labels": map[string]any{"disk": "hdd"}}})
+	is("changed while a version is rolled out", "1 0 map[disk:hdd] false")
+	p.Control.Release()
+	p.settled(dep)
+	is("when that is live", "1 60 map[disk:hdd] true")
+	publish(200, map[string]any{"reset": true}, "/app/server", map[string]any{})
+	p.settled(dep)
+	is("after a reset", "0 0 map[] false")
+
+	many := map[string]any{}
+	for n := range 21 {
+		many[fmt.Sprint("k", n)] = "v"
+	}
+	for _, c := range []struct {
+		field, says string
+		service     map[string]any
+	}{
+		{"disruption.max_unavailable", `must be a number of instances, 0–10000, or a percentage like \"25%\", 0%–100%; not \"101%\"`, map[string]any{"disruption": map[string]any{"max_unavailable": "101%"}}},
+		{"disruption.max_unavailable", `not \"1.5\"`, map[string]any{"disruption": map[string]any{"max_unavailable": 1.5}}},
+		{"disruption.max_unavailable", `not \"10001\"`, map[string]any{"disruption": map[string]any{"max_unavailable": 10001}}},
+		{"disruption.max_unavailable", "must be a number or a string", map[string]any{"disruption": map[string]any{"max_unavailable": true}}},
+		{"stop_after_disconnect_seconds", "must be 0 (never) or 10–86400 seconds, not 9", map[string]any{"stop_after_disconnect_seconds": 9}},
+		{"stop_after_disconnect_seconds", "not 86401", map[string]any{"stop_after_disconnect_seconds": 86401}},
+		{"placement.labels", "may be at most 20", map[string]any{"placement": map[string]any{"labels": many}}},
+		{"placement.labels", `the key \"-a\" must be 1–63 letters`, map[string]any{"placement": map[string]any{"labels": map[string]any{"-a": "b"}}}},
+		{"placement.labels.disk", "must be 1–63 letters", map[string]any{"placement": map[string]any{"labels": map[string]any{"disk": ""}}}},
+	} {
+		bad := publish(422, nil, "/app/server", maps.Clone(c.service))
+		changed := p.want(422, "PATCH", "/services/"+id, c.service)
+		if !strings.Contains(bad.Raw, "services[0]."+c.field) || !strings.Contains(bad.Raw, c.says) || !strings.Contains(changed.Raw, c.says) {
+			t.Errorf("of %s and %q, it says\n%s\n%s", c.field, c.says, bad.Raw, changed.Raw)
+		}
+	}
+}
+
 // TestPublishSetsVariables with the version that is made of them, and no secret.
 func TestPublishSetsVariables(t *testing.T) {
 	p := start(t, api.Config{})

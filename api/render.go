@@ -29,6 +29,14 @@ func metadata(m map[string]any) map[string]any {
 	return m
 }
 
+// labels are those of a host, or that one must have.
+func labels(m map[string]string) map[string]string {
+	if m == nil {
+		return map[string]string{}
+	}
+	return m
+}
+
 // primary is the spec that stands for a whole version: that of the service
 // that requests go to, or of its first.
 func primary(v miosa.Version) miosa.ServiceSpec {
@@ -231,10 +239,12 @@ func serviceView(s miosa.Service, st standing, instances []miosa.Instance, host 
 		Name: s.Name, DesiredReplicas: s.DesiredReplicas, ReadyReplicas: ready, Routed: s.ID == st.routed(), RolloutID: str(st.rollout),
 		RunCommand: str(spec.Command), Port: num(spec.Port), Spoken: spoken(spec), HealthCheck: healthResource(spec),
 		Resources: resourcesResource(spec.Resources), Regions: lines(s.Regions),
-		Sticky:   resource.Sticky{Mode: string(s.Sticky.Mode), Name: s.Sticky.Name},
-		Restart:  resource.Restart{Policy: string(s.Restart.Mode), MaxAgeSeconds: int(s.Restart.MaxAge / time.Second)},
-		Logs:     resource.LogLimit{LinesPerSecond: num(s.Logs.LinesPerSecond), Burst: num(s.Logs.Burst), Unlimited: s.Logs.Unlimited},
-		Metadata: metadata(s.Metadata), CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
+		Sticky:     resource.Sticky{Mode: string(s.Sticky.Mode), Name: s.Sticky.Name},
+		Restart:    resource.Restart{Policy: string(s.Restart.Mode), MaxAgeSeconds: int(s.Restart.MaxAge / time.Second)},
+		Disruption: resource.Disruption{MaxUnavailable: s.MaxUnavailable.String()}, StopAfterDisconnectSeconds: int(s.StopAfterDisconnect / time.Second),
+		Placement: resource.Placement{Labels: labels(s.Labels), Apart: s.Apart},
+		Logs:      resource.LogLimit{LinesPerSecond: num(s.Logs.LinesPerSecond), Burst: num(s.Logs.Burst), Unlimited: s.Logs.Unlimited},
+		Metadata:  metadata(s.Metadata), CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
 	}
 	if live {
 		out.VersionID = str(active.ID)
@@ -419,12 +429,9 @@ func hostDrainResource(d miosa.HostDrain) *resource.HostDrain {
 }
 
 func hostResource(h miosa.Host) resource.Host {
-	if h.Labels == nil {
-		h.Labels = map[string]string{}
-	}
 	return resource.Host{
 		ID: h.ID, Name: h.Name, Region: h.Region, Zone: h.Zone, Driver: h.Driver, Capacity: resourcesResource(h.Capacity),
-		Overcommit: h.Overcommit, Schedulable: h.Schedulable, Labels: h.Labels, Liveness: string(h.Liveness),
+		Overcommit: h.Overcommit, Schedulable: h.Schedulable, Labels: labels(h.Labels), Liveness: string(h.Liveness),
 		Failing: h.Failing, Reasons: lines(h.Reasons), Drain: hostDrainResource(h.Drain), Version: h.Version,
 		CreatedAt: h.CreatedAt.UTC(), UpdatedAt: h.UpdatedAt.UTC(),
 	}

@@ -127,7 +127,8 @@ func (s serviceChange) frozen() bool {
 // unfrozen reports whether the service's own record changes.
 func (s serviceChange) unfrozen() bool {
 	p := s.patch
-	return p.DesiredReplicas != nil || p.Regions != nil || p.Sticky != nil || p.Restart != nil || p.Logs != nil || p.Metadata != nil
+	return p.DesiredReplicas != nil || p.Regions != nil || p.Sticky != nil || p.Restart != nil || p.Disruption != nil ||
+		p.StopAfterDisconnectSeconds != nil || p.Placement != nil || p.Logs != nil || p.Metadata != nil
 }
 
 func (s *Server) patchService(c *call, in resource.ServicePatch) (resource.Service, error) {
@@ -340,7 +341,7 @@ func (c *call) changeService(at store.Location, change serviceChange) (resource.
 func (c *call) txService(tx *store.Tx, s miosa.Service, p resource.ServicePatch, plan miosa.Plan) (miosa.Service, error) {
 	var f faults
 	if p.DesiredReplicas != nil {
-		f.between("desired_replicas", p.DesiredReplicas, 0, 10_000)
+		f.between("desired_replicas", p.DesiredReplicas, 0, maxReplicas)
 		s.DesiredReplicas = *p.DesiredReplicas
 	}
 	if p.Regions != nil {
@@ -350,6 +351,18 @@ func (c *call) txService(tx *store.Tx, s miosa.Service, p resource.ServicePatch,
 		s.Sticky = f.sticky("sticky", *p.Sticky)
 	}
 	s.Restart = f.restart("restart", s.Restart, p.Restart)
+	s.MaxUnavailable = f.disruption("disruption", s.MaxUnavailable, p.Disruption)
+	if p.StopAfterDisconnectSeconds != nil {
+		s.StopAfterDisconnect = f.stopAfterDisconnect("stop_after_disconnect_seconds", *p.StopAfterDisconnectSeconds)
+	}
+	if p.Placement != nil {
+		if p.Placement.Labels != nil {
+			s.Labels = f.labels("placement.labels", *p.Placement.Labels)
+		}
+		if p.Placement.Apart != nil {
+			s.Apart = *p.Placement.Apart
+		}
+	}
 	s.Logs = f.logLimit("logs", s.Logs, p.Logs)
 	f.metadata("metadata", p.Metadata)
 	if p.Metadata != nil {
@@ -375,7 +388,8 @@ func (c *call) txService(tx *store.Tx, s miosa.Service, p resource.ServicePatch,
 // txOverrule takes from the version that is being rolled out what it brings of a
 // service and the patch says otherwise: who speaks last is right.
 func (c *call) txOverrule(tx *store.Tx, env miosa.Environment, service string, p resource.ServicePatch) error {
-	if p.DesiredReplicas == nil && p.Regions == nil && p.Sticky == nil && p.Restart == nil {
+	if p.DesiredReplicas == nil && p.Regions == nil && p.Sticky == nil && p.Restart == nil &&
+		p.Disruption == nil && p.StopAfterDisconnectSeconds == nil && p.Placement == nil {
 		return nil
 	}
 	live, err := c.txLive(tx, env)
@@ -403,6 +417,18 @@ func (c *call) txOverrule(tx *store.Tx, env miosa.Environment, service string, p
 	}
 	if p.Restart != nil {
 		set.Restart = miosa.RestartPolicy{}
+	}
+	if p.Disruption != nil && p.Disruption.MaxUnavailable != nil {
+		set.SetsMaxUnavailable, set.MaxUnavailable = false, miosa.MaxUnavailable{}
+	}
+	if p.StopAfterDisconnectSeconds != nil {
+		set.SetsStopAfterDisconnect, set.StopAfterDisconnect = false, 0
+	}
+	if p.Placement != nil && p.Placement.Labels != nil {
+		set.SetsLabels, set.Labels = false, nil
+	}
+	if p.Placement != nil && p.Placement.Apart != nil {
+		set.SetsApart, set.Apart = false, false
 	}
 	v.UpdatedAt = c.s.now().UTC()
 	return store.Save(tx, store.Versions, v)

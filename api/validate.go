@@ -36,6 +36,7 @@ const (
 	maxServices      = 40 // of one publish, whatever the plan: one transaction holds them
 	maxVarValue      = 64 << 10
 	maxVars          = 500
+	maxReplicas      = 10_000
 	maxVarsTotal     = 512 << 10
 )
 
@@ -397,6 +398,46 @@ func (f *faults) restart(field string, r miosa.RestartPolicy, p *resource.Restar
 		}
 	}
 	return r
+}
+
+// disruption applies a change of how many instances may be missing by our own doing.
+func (f *faults) disruption(field string, m miosa.MaxUnavailable, p *resource.DisruptionPatch) miosa.MaxUnavailable {
+	if p == nil || p.MaxUnavailable == nil {
+		return m
+	}
+	next, err := miosa.ParseMaxUnavailable(string(*p.MaxUnavailable))
+	if err != nil || next.Count > maxReplicas {
+		f.add(field+".max_unavailable", "must be a number of instances, 0–%d, or a percentage like \"25%%\", 0%%–100%%; not %q", maxReplicas, string(*p.MaxUnavailable))
+		return m
+	}
+	return next
+}
+
+// stopAfterDisconnect checks and converts.
+func (f *faults) stopAfterDisconnect(field string, seconds int) time.Duration {
+	const least, most = int(miosa.MinStopAfterDisconnect / time.Second), int(miosa.MaxStopAfterDisconnect / time.Second)
+	if seconds != 0 && (seconds < least || seconds > most) {
+		f.add(field, "must be 0 (never) or %d–%d seconds, not %d", least, most, seconds)
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
+}
+
+// labels checks what a host must have.
+func (f *faults) labels(field string, labels map[string]string) map[string]string {
+	if len(labels) > miosa.MaxLabels {
+		f.add(field, "may be at most %d", miosa.MaxLabels)
+	}
+	for key, value := range inOrder(labels) {
+		const rule = "must be 1–%d letters, digits, -, _, . and /, beginning with a letter or digit"
+		switch {
+		case !miosa.ValidLabel(key):
+			f.add(field, "the key %q "+rule, key, miosa.MaxLabel)
+		case !miosa.ValidLabel(value):
+			f.add(field+"."+key, rule, miosa.MaxLabel)
+		}
+	}
+	return labels
 }
 
 // logLimit applies a change of how much may be logged.

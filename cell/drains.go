@@ -194,7 +194,7 @@ func (m *Machine) account(members *members, svc miosa.Service, version string) *
 	key := account{members.id, svc.ID, version}
 	a := m.hostDrains.accounts[key]
 	if a == nil {
-		made := disruption.Of(svc, version, disruption.Limit{}, members.instances, m.w.hosts)
+		made := disruption.Of(svc, version, svc.MaxUnavailable, members.instances, m.w.hosts)
 		a = &made
 		m.hostDrains.accounts[key] = a
 	}

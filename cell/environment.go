@@ -447,7 +447,7 @@ func (p *pass) create(a reconcile.Action) {
 	i := miosa.Instance{
 		TenantID: p.env.TenantID, DeploymentID: p.env.DeploymentID, EnvironmentID: p.env.ID,
 		ServiceID: a.Service.ID, VersionID: a.Version, Slot: a.Slot, Replaces: a.Replaces,
-		Spec: a.Spec, Restart: a.Service.Restart, Proven: a.Proven, PriorFailures: a.Failures,
+		Spec: a.Spec, Restart: a.Service.Restart, StopAfterDisconnect: a.Service.StopAfterDisconnect, Proven: a.Proven, PriorFailures: a.Failures,
 		Goal: miosa.GoalRun, GoalSince: p.now, DrainSeconds: a.Service.DrainSeconds, Logs: a.Service.Logs,
 		CreatedAt: p.now, UpdatedAt: p.now, CreatedReason: a.Reason,
 	}
@@ -618,8 +618,8 @@ func (p *pass) update(i *miosa.Instance) bool {
 	if !i.Proven && p.proven(i.VersionID) {
 		i.Proven, changed = true, true
 	}
-	if svc, ok := p.serviceOf(*i); ok && (i.Logs != svc.Logs || i.Restart != svc.Restart) {
-		i.Logs, i.Restart, changed = svc.Logs, svc.Restart, true
+	if svc, ok := p.serviceOf(*i); ok && (i.Logs != svc.Logs || i.Restart != svc.Restart || i.StopAfterDisconnect != svc.StopAfterDisconnect) {
+		i.Logs, i.Restart, i.StopAfterDisconnect, changed = svc.Logs, svc.Restart, svc.StopAfterDisconnect, true
 	}
 	return changed
 }

@@ -225,7 +225,7 @@ func TestTheFilesRangesAreTheAPIs(t *testing.T) {
 	}
 	for _, path := range []string{
 		"port", "response_timeout", "replicas", "resources.vcpus", "resources.memory_mb", "resources.disk_mb", "resources.gpu", "resources.egress_mbps",
-		"health.interval", "health.timeout", "health.grace", "health.threshold", "health.stable", "stop_grace", "restart.max_age",
+		"health.interval", "health.timeout", "health.grace", "health.threshold", "health.stable", "stop_grace", "restart.max_age", "stop_after_disconnect",
 	} {
 		key := appfile.OfService(path)
 		for end, step := range map[string]float64{key.Min: -1, key.Max: 1} {

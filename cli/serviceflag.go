@@ -33,10 +33,11 @@ var settings = []struct {
 	}},
 	{"Size and place", []givenFlag{
 		{"replicas", "replicas"}, {"size", "size"}, {"memory", "resources.memory_mb"}, {"cpus", "resources.vcpus"}, {"disk", "resources.disk_mb"},
-		{"gpu", "resources.gpu"}, {"egress", "resources.egress_mbps"}, {"region", "regions"}, {"sticky", "sticky.mode"}, {"sticky-name", "sticky.name"},
+		{"gpu", "resources.gpu"}, {"egress", "resources.egress_mbps"}, {"region", "regions"}, {"label", "placement.labels"}, {"apart", "placement.apart"}, {"sticky", "sticky.mode"}, {"sticky-name", "sticky.name"},
 	}},
 	{"Ending and restarting", []givenFlag{
 		{"stop-signal", "stop_signal"}, {"stop-grace", "stop_grace"}, {"restart", "restart.policy"}, {"max-age", "restart.max_age"},
+		{"max-unavailable", "disruption.max_unavailable"}, {"stop-after-disconnect", "stop_after_disconnect"},
 	}},
 }
 
@@ -48,6 +49,9 @@ func (f *serviceFlags) groups() []flagGroup {
 		for _, flag := range s.flags {
 			key := appfile.OfService(flag.key)
 			g.Var(&keyValue{f, flag, key.Kind(), ""}, flag.name, flagHelp(key))
+			if key.Kind() == "boolean" {
+				g.Lookup(flag.name).NoOptDefVal = "true"
+			}
 		}
 		out = append(out, g)
 	}
@@ -67,7 +71,7 @@ func flagHelp(key appfile.Key) string {
 	if key.Kind() == "table" {
 		notes = append(notes, fmt.Sprintf("like %q", key.Example))
 	}
-	if kind := key.Kind(); key.Zero != "" && (kind == "string" || kind == "list of strings") {
+	if kind := key.Kind(); key.Zero != "" && (kind == "string" || kind == "list of strings" || kind == "table") {
 		notes = append(notes, `"" for `+key.Zero)
 	}
 	if len(notes) > 0 {
@@ -139,7 +143,7 @@ func (v *keyValue) String() string { return v.text }
 
 // Type is the word behind the flag's name in --help.
 func (v *keyValue) Type() string {
-	return cmp.Or(map[string]string{"number": "N", "list of strings": "string", "table": "string"}[v.kind], v.kind)
+	return cmp.Or(map[string]string{"number": "N", "number or percentage": "N", "boolean": "bool", "list of strings": "string", "table": "string"}[v.kind], v.kind)
 }
 
 func (v *keyValue) Set(text string) error {

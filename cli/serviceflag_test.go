@@ -13,14 +13,15 @@ import (
 const all = `--run /app/server --port 9000 --protocol h2c --response-timeout 5m
  --health /healthz --health-type http --health-host shop.example --health-scheme https --health-header X-Probe:one --health-header Accept:text/plain
  --health-interval 7s --health-timeout 900ms --health-grace 3m --health-threshold 5 --health-stable 20s
- --replicas 2 --size medium --memory 1500 --gpu 0 --egress 90 --sticky header --sticky-name X-Session
- --stop-signal quit --stop-grace 1m30s --restart on_failure --max-age 24h`
+ --replicas 2 --size medium --memory 1500 --gpu 0 --egress 90 --sticky header --sticky-name X-Session --label disk=nvme --label zone=a --apart
+ --stop-signal quit --stop-grace 1m30s --restart on_failure --max-age 24h --max-unavailable 25% --stop-after-disconnect 1m30s`
 
 const allShown = `{
  "type":"web","desired_replicas":2,"run_command":"/app/server","port":9000,"protocol":"h2c","response_timeout_seconds":300,"stop_signal":"SIGQUIT","stop_grace_seconds":90,
  "health_check":{"type":"http","path":"/healthz","scheme":"https","host":"shop.example","headers":{"Accept":"text/plain","X-Probe":"one"},"command":null,"stable_seconds":20,"interval_seconds":7,"timeout_seconds":0.9,"grace_period_seconds":180,"unhealthy_threshold":5},
  "resources":{"vcpus":2,"memory_mb":1500,"disk_mb":4096,"gpu":0,"egress_mbps":90},
- "sticky":{"mode":"header","name":"X-Session"},"restart":{"policy":"on_failure","max_age_seconds":86400}}`
+ "sticky":{"mode":"header","name":"X-Session"},"restart":{"policy":"on_failure","max_age_seconds":86400},
+ "disruption":{"max_unavailable":"25%"},"stop_after_disconnect_seconds":90,"placement":{"labels":{"disk":"nvme","zone":"a"},"apart":true}}`
 
 // TestEverySettingHasAFlag: with a publish, and without one.
 func TestEverySettingHasAFlag(t *testing.T) {
@@ -101,7 +102,7 @@ func (s *shell) serviceIs(name, want string) {
 func holds(t *testing.T, at string, has, wants map[string]any) {
 	t.Helper()
 	for key, want := range wants {
-		if table, ok := want.(map[string]any); ok && key != "headers" {
+		if table, ok := want.(map[string]any); ok && key != "headers" && len(table) > 0 {
 			inner, _ := has[key].(map[string]any)
 			holds(t, at+key+".", inner, table)
 			continue
@@ -135,6 +136,12 @@ func TestFlagsSayWhatTheyTake(t *testing.T) {
 		"--protocol=grpc":            "must be one of http1, h2c, tcp",
 		"--sticky=ip":                "must be one of none, cookie, client_ip, header",
 		"--health-stable=eventually": "must be a duration",
+		"--max-unavailable=101%":     `must be a number or a percentage like "25%", 0–10000 or 0%–100%, not "101%"`,
+		"--max-unavailable=some":     "must be a number or a percentage",
+		"--stop-after-disconnect=5s": "must be 10s–24h or 0 (never), not 5s",
+		"--label=disk":               `must be like "disk=nvme"`,
+		"--label=disk=":              "a label's key and value are each 1–63 letters",
+		"--apart=perhaps":            `must be true or false, not "perhaps"`,
 	} {
 		for _, command := range [][]string{{"publish", "a.tar", "--name", "x"}, {"services", "set", "x"}} {
 			if out := s.says(2, append(command, flag)...); !strings.Contains(out, want) {
@@ -148,12 +155,12 @@ func TestFlagsSayWhatTheyTake(t *testing.T) {
 func TestAnEmptyValueIsTheDefault(t *testing.T) {
 	s := newShell(t)
 	file := s.file("a.tar")
-	s.prints(strings.Fields("publish " + file + " --name shop --run /app/server --stop-signal QUIT --region local --health-host shop.example")...)
+	s.prints(strings.Fields("publish " + file + " --name shop --run /app/server --stop-signal QUIT --region local --health-host shop.example --label disk=nvme --apart")...)
 	s.settle()
-	s.serviceIs("shop", `{"stop_signal":"SIGQUIT","regions":["local"],"health_check":{"host":"shop.example"}}`)
-	s.prints("services", "set", "shop", "--stop-signal", "", "--region", "", "--health-host", "")
+	s.serviceIs("shop", `{"stop_signal":"SIGQUIT","regions":["local"],"health_check":{"host":"shop.example"},"placement":{"labels":{"disk":"nvme"},"apart":true}}`)
+	s.prints("services", "set", "shop", "--stop-signal", "", "--region", "", "--health-host", "", "--label", "", "--apart=false")
 	s.settle()
-	s.serviceIs("shop", `{"stop_signal":null,"regions":[],"health_check":{"host":null}}`)
+	s.serviceIs("shop", `{"stop_signal":null,"regions":[],"health_check":{"host":null},"placement":{"labels":{},"apart":false}}`)
 	// With a publish, too; elsewhere nothing is no value.
 	s.prints(strings.Fields("publish " + file + " --name shop --stop-signal QUIT --region local --health-host shop.example")...)
 	s.settle()

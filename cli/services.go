@@ -52,8 +52,8 @@ func (a *app) setServiceCommand(environment *string) *cobra.Command {
 		Long: `Change settings of a service; without SERVICE of the one that requests go to.
 What is not said stays as it is.
 
-Replicas, region, sticky and the restart policy apply at once. All others belong to a
-version: the live release is rolled out once more with them, as a new version,
+Replicas, region, label, apart, sticky, restart, max-age, max-unavailable and
+stop-after-disconnect apply at once. All others belong to a version: the live release is rolled out once more with them, as a new version,
 and every new instance is healthy before an old one goes.
 
 Where the app has a miosa.toml, write them there, too: the next publish with it
@@ -97,7 +97,7 @@ sets what it says.`,
 func (f *serviceFlags) frozen() bool {
 	for _, g := range f.given {
 		switch key, _, _ := strings.Cut(g.key, "."); key {
-		case "replicas", "regions", "sticky", "restart":
+		case "replicas", "regions", "sticky", "restart", "disruption", "stop_after_disconnect", "placement":
 		default:
 			return true
 		}
@@ -159,6 +159,14 @@ func serviceFields(s resource.Service) [][2]string {
 	if s.Restart.MaxAgeSeconds != 0 {
 		age = span(float64(s.Restart.MaxAgeSeconds))
 	}
+	disconnect := "never"
+	if s.StopAfterDisconnectSeconds != 0 {
+		disconnect = span(float64(s.StopAfterDisconnectSeconds))
+	}
+	var labels []string
+	for _, name := range slices.Sorted(maps.Keys(s.Placement.Labels)) {
+		labels = append(labels, name+"="+s.Placement.Labels[name])
+	}
 	rows := [][2]string{
 		{"service", s.Name}, {"id", s.ID}, {"type", s.Type}, {"state", fmt.Sprintf("%s, %d of %d instances ready", s.State, s.ReadyReplicas, s.DesiredReplicas)},
 		{"command", text(s.RunCommand)}, {"port", port}, {"protocol", s.Protocol}, {"response timeout", span(s.ResponseTimeoutSeconds)},
@@ -181,7 +189,9 @@ func serviceFields(s resource.Service) [][2]string {
 		{"health interval", span(h.IntervalSeconds)}, {"health timeout", span(h.TimeoutSeconds)}, {"health grace", span(h.GracePeriodSeconds)},
 		{"health threshold", strconv.Itoa(h.UnhealthyThreshold)},
 		{"size", fmt.Sprintf("%d vCPU, %d MB memory, %d MB disk, %d GPU", s.Resources.VCPUs, s.Resources.MemoryMB, s.Resources.DiskMB, s.Resources.GPU)},
-		{"egress", egress}, {"regions", strings.Join(s.Regions, ", ")}, {"sticky", strings.TrimSpace(s.Sticky.Mode + " " + s.Sticky.Name)},
+		{"egress", egress}, {"regions", strings.Join(s.Regions, ", ")},
+		{"labels", strings.Join(labels, ", ")}, {"apart", strconv.FormatBool(s.Placement.Apart)}, {"sticky", strings.TrimSpace(s.Sticky.Mode + " " + s.Sticky.Name)},
 		{"stop signal", text(s.StopSignal)}, {"stop grace", span(s.StopGraceSeconds)}, {"restart", s.Restart.Policy}, {"max age", age},
+		{"max unavailable", s.Disruption.MaxUnavailable}, {"stop after disconnect", disconnect},
 	}...)
 }

@@ -594,6 +594,7 @@ func (b *bench) step() {
 			}
 			s.DesiredReplicas = n
 			s.Logs.LinesPerSecond = 100 * n
+			s.StopAfterDisconnect = time.Duration(n) * time.Minute
 			s.Restart.Mode = []miosa.RestartMode{miosa.RestartAlways, miosa.RestartOnFailure, miosa.RestartNever, ""}[n]
 			return store.Save(tx, store.Services, s)
 		})
@@ -694,8 +695,8 @@ func (b *bench) carried() {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if i.HostID != "" && !i.State().Terminal() && (i.Logs != s.Logs || i.Restart != s.Restart) {
-			b.Errorf("%s may log %+v and restarts %+v, its service %+v and %+v", i.ID, i.Logs, i.Restart, s.Logs, s.Restart)
+		if i.HostID != "" && !i.State().Terminal() && (i.Logs != s.Logs || i.Restart != s.Restart || i.StopAfterDisconnect != s.StopAfterDisconnect) {
+			b.Errorf("%s may log %+v, restarts %+v and stops after %s, its service %+v, %+v and %s", i.ID, i.Logs, i.Restart, i.StopAfterDisconnect, s.Logs, s.Restart, s.StopAfterDisconnect)
 		}
 		if len(i.Words) > miosa.MaxWords {
 			b.Errorf("%s has %d words", i.ID, len(i.Words))

@@ -94,7 +94,7 @@ func (s *slot) moves() bool { return s.serving > 0 && s.others > 0 }
 // the limit; instances are at least all of them that the service has in the version,
 // those that ended included, in any order, unchanged for as long as the account is
 // used. hosts tells which hosts answer.
-func Of(svc miosa.Service, version string, limit Limit, instances []miosa.Instance, hosts map[string]miosa.Host) Account {
+func Of(svc miosa.Service, version string, limit miosa.MaxUnavailable, instances []miosa.Instance, hosts map[string]miosa.Host) Account {
 	a := Account{
 		Name: svc.Name, version: version, service: svc.ID, hosts: hosts,
 		slots: make([]slot, max(0, svc.DesiredReplicas)),

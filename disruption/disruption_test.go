@@ -21,14 +21,14 @@ type world struct {
 	now       time.Time
 	hosts     map[string]miosa.Host
 	services  []miosa.Service
-	limits    map[string]disruption.Limit // by service
+	limits    map[string]miosa.MaxUnavailable // by service
 	instances []miosa.Instance
 	next      int
 	room      func(avoid string) (host string) // where a new instance goes, "" when there is no room
 }
 
 func newWorld() *world {
-	return &world{now: epoch, hosts: map[string]miosa.Host{}, limits: map[string]disruption.Limit{}, room: func(string) string { return "" }}
+	return &world{now: epoch, hosts: map[string]miosa.Host{}, limits: map[string]miosa.MaxUnavailable{}, room: func(string) string { return "" }}
 }
 
 func (w *world) host(id string, l miosa.Liveness) { w.hosts[id] = miosa.Host{ID: id, Liveness: l} }
@@ -163,7 +163,7 @@ func drawWorld(t *rapid.T) *world {
 	}
 	for _, id := range []string{"jobs", "web"} {
 		w.services = append(w.services, miosa.Service{ID: id, Name: id, DesiredReplicas: rapid.SampledFrom([]int{0, 1, 2, 3, 5, 6, 15}).Draw(t, "replicas")})
-		w.limits[id] = rapid.SampledFrom([]disruption.Limit{{}, {}, {Count: 1}, {Count: 3}, {Percent: 30}, {Percent: 100}}).Draw(t, "limit")
+		w.limits[id] = rapid.SampledFrom([]miosa.MaxUnavailable{{}, {}, {Count: 1}, {Count: 3}, {Percent: 30}, {Percent: 100}}).Draw(t, "limit")
 		for slot := range w.service(id).DesiredReplicas {
 			w.add(id, slot, rapid.SampledFrom(ids).Draw(t, "host"), "").Observed.State = miosa.Healthy
 		}
@@ -421,35 +421,6 @@ func TestDrainHost(t *testing.T) {
 			}
 		}
 	})
-}
-
-func TestParseLimit(t *testing.T) {
-	for text, want := range map[string]disruption.Limit{
-		"0": {}, "1": {Count: 1}, "12": {Count: 12}, "0%": {}, "25%": {Percent: 25}, "100%": {Percent: 100},
-	} {
-		got, err := disruption.ParseLimit(text)
-		if err != nil || got != want {
-			t.Errorf("%q is %+v, %v", text, got, err)
-		}
-		if again, err := disruption.ParseLimit(got.String()); err != nil || again != got {
-			t.Errorf("%s is read as %+v, %v", got, again, err)
-		}
-	}
-	for _, text := range []string{"", "%", "-1", "+1", "101%", "1.5", "one", "1 %", "25%%"} {
-		if got, err := disruption.ParseLimit(text); miosa.CodeOf(err) != miosa.Invalid {
-			t.Errorf("%q is %+v, %v", text, got, err)
-		}
-	}
-	for _, c := range []struct {
-		limit  string
-		wanted int
-		want   int
-	}{{"0", 3, 0}, {"1", 3, 1}, {"5", 3, 3}, {"25%", 3, 0}, {"25%", 4, 1}, {"99%", 1, 0}, {"100%", 1, 1}} {
-		l, err := disruption.ParseLimit(c.limit)
-		if got := l.Of(c.wanted); err != nil || got != c.want {
-			t.Errorf("%s of %d is %d, want %d", c.limit, c.wanted, got, c.want)
-		}
-	}
 }
 
 // An account of a service of 1,000 instances.

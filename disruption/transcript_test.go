@@ -50,7 +50,7 @@ func (s *stage) line(l transcript.Line) (string, error) {
 	case "service":
 		svc := miosa.Service{ID: l.Word(1), Name: l.Word(1), DesiredReplicas: l.Int("replicas", 1)}
 		s.services = append(s.services, svc)
-		limit, err := disruption.ParseLimit(l.Text("max", "0"))
+		limit, err := miosa.ParseMaxUnavailable(l.Text("max", "0"))
 		if err != nil {
 			return "", err
 		}
@@ -60,7 +60,7 @@ func (s *stage) line(l transcript.Line) (string, error) {
 			s.add(svc.ID, slot, on[slot%len(on)], "").Observed.State = miosa.Healthy
 		}
 	case "limit":
-		limit, err := disruption.ParseLimit(l.Word(2))
+		limit, err := miosa.ParseMaxUnavailable(l.Word(2))
 		s.limits[l.Word(1)] = limit
 		return "", err
 	case "room":

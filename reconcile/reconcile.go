@@ -118,7 +118,7 @@ func (g *group) may(c disruption.Cause, i *miosa.Instance) bool {
 	case g.account == nil && g.in.Account != nil:
 		g.account = g.in.Account(g.service, g.side.Version.ID)
 	case g.account == nil:
-		a := disruption.Of(g.service, g.side.Version.ID, disruption.Limit{}, g.in.Instances, g.in.Hosts)
+		a := disruption.Of(g.service, g.side.Version.ID, g.service.MaxUnavailable, g.in.Instances, g.in.Hosts)
 		g.account = &a
 	}
 	ok, _ := g.account.AllowReplacement(c, *i)

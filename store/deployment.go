@@ -175,63 +175,75 @@ var Services = shape[miosa.Service, serviceRecord]{
 }.kind()
 
 type serviceRecord struct {
-	ID              string              `json:"id,omitempty"`
-	TenantID        string              `json:"tenant_id,omitempty"`
-	DeploymentID    string              `json:"deployment_id,omitempty"`
-	EnvironmentID   string              `json:"environment_id,omitempty"`
-	Name            string              `json:"name,omitempty"`
-	Type            miosa.ServiceType   `json:"type,omitempty"`
-	DesiredReplicas int                 `json:"desired_replicas,omitempty"`
-	Regions         []string            `json:"regions,omitempty"`
-	Sticky          stickyRecord        `json:"sticky,omitzero"`
-	Restart         restartPolicyRecord `json:"restart,omitzero"`
-	DrainSeconds    int                 `json:"drain_seconds,omitempty"`
-	Logs            logLimitRecord      `json:"logs,omitzero"`
-	PublicPort      int                 `json:"public_port,omitempty"`
-	Metadata        map[string]any      `json:"metadata,omitempty"`
-	CreatedAt       time.Time           `json:"created_at,omitzero"`
-	UpdatedAt       time.Time           `json:"updated_at,omitzero"`
+	ID                  string               `json:"id,omitempty"`
+	TenantID            string               `json:"tenant_id,omitempty"`
+	DeploymentID        string               `json:"deployment_id,omitempty"`
+	EnvironmentID       string               `json:"environment_id,omitempty"`
+	Name                string               `json:"name,omitempty"`
+	Type                miosa.ServiceType    `json:"type,omitempty"`
+	DesiredReplicas     int                  `json:"desired_replicas,omitempty"`
+	Regions             []string             `json:"regions,omitempty"`
+	Sticky              stickyRecord         `json:"sticky,omitzero"`
+	Restart             restartPolicyRecord  `json:"restart,omitzero"`
+	MaxUnavailable      maxUnavailableRecord `json:"max_unavailable,omitzero"`
+	StopAfterDisconnect time.Duration        `json:"stop_after_disconnect_ns,omitempty"`
+	Labels              map[string]string    `json:"labels,omitempty"`
+	Apart               bool                 `json:"apart,omitempty"`
+	DrainSeconds        int                  `json:"drain_seconds,omitempty"`
+	Logs                logLimitRecord       `json:"logs,omitzero"`
+	PublicPort          int                  `json:"public_port,omitempty"`
+	Metadata            map[string]any       `json:"metadata,omitempty"`
+	CreatedAt           time.Time            `json:"created_at,omitzero"`
+	UpdatedAt           time.Time            `json:"updated_at,omitzero"`
 }
 
 func serviceToRecord(v miosa.Service) serviceRecord {
 	return serviceRecord{
-		ID:              v.ID,
-		TenantID:        v.TenantID,
-		DeploymentID:    v.DeploymentID,
-		EnvironmentID:   v.EnvironmentID,
-		Name:            v.Name,
-		Type:            v.Type,
-		DesiredReplicas: v.DesiredReplicas,
-		Regions:         v.Regions,
-		Sticky:          stickyToRecord(v.Sticky),
-		Restart:         restartPolicyToRecord(v.Restart),
-		DrainSeconds:    v.DrainSeconds,
-		Logs:            logLimitToRecord(v.Logs),
-		PublicPort:      v.PublicPort,
-		Metadata:        v.Metadata,
-		CreatedAt:       utc(v.CreatedAt),
-		UpdatedAt:       utc(v.UpdatedAt),
+		ID:                  v.ID,
+		TenantID:            v.TenantID,
+		DeploymentID:        v.DeploymentID,
+		EnvironmentID:       v.EnvironmentID,
+		Name:                v.Name,
+		Type:                v.Type,
+		DesiredReplicas:     v.DesiredReplicas,
+		Regions:             v.Regions,
+		Sticky:              stickyToRecord(v.Sticky),
+		Restart:             restartPolicyToRecord(v.Restart),
+		MaxUnavailable:      maxUnavailableRecord(v.MaxUnavailable),
+		StopAfterDisconnect: v.StopAfterDisconnect,
+		Labels:              v.Labels,
+		Apart:               v.Apart,
+		DrainSeconds:        v.DrainSeconds,
+		Logs:                logLimitToRecord(v.Logs),
+		PublicPort:          v.PublicPort,
+		Metadata:            v.Metadata,
+		CreatedAt:           utc(v.CreatedAt),
+		UpdatedAt:           utc(v.UpdatedAt),
 	}
 }
 
 func (r serviceRecord) noun() miosa.Service {
 	return miosa.Service{
-		ID:              r.ID,
-		TenantID:        r.TenantID,
-		DeploymentID:    r.DeploymentID,
-		EnvironmentID:   r.EnvironmentID,
-		Name:            r.Name,
-		Type:            r.Type,
-		DesiredReplicas: r.DesiredReplicas,
-		Regions:         r.Regions,
-		Sticky:          r.Sticky.noun(),
-		Restart:         r.Restart.noun(),
-		DrainSeconds:    r.DrainSeconds,
-		Logs:            r.Logs.noun(),
-		PublicPort:      r.PublicPort,
-		Metadata:        r.Metadata,
-		CreatedAt:       r.CreatedAt,
-		UpdatedAt:       r.UpdatedAt,
+		ID:                  r.ID,
+		TenantID:            r.TenantID,
+		DeploymentID:        r.DeploymentID,
+		EnvironmentID:       r.EnvironmentID,
+		Name:                r.Name,
+		Type:                r.Type,
+		DesiredReplicas:     r.DesiredReplicas,
+		Regions:             r.Regions,
+		Sticky:              r.Sticky.noun(),
+		Restart:             r.Restart.noun(),
+		MaxUnavailable:      miosa.MaxUnavailable(r.MaxUnavailable),
+		StopAfterDisconnect: r.StopAfterDisconnect,
+		Labels:              r.Labels,
+		Apart:               r.Apart,
+		DrainSeconds:        r.DrainSeconds,
+		Logs:                r.Logs.noun(),
+		PublicPort:          r.PublicPort,
+		Metadata:            r.Metadata,
+		CreatedAt:           r.CreatedAt,
+		UpdatedAt:           r.UpdatedAt,
 	}
 }
 
@@ -299,6 +311,11 @@ func (r restartPolicyRecord) noun() miosa.RestartPolicy {
 		Mode:   r.Mode,
 		MaxAge: r.MaxAge,
 	}
+}
+
+type maxUnavailableRecord struct {
+	Count   int `json:"count,omitempty"`
+	Percent int `json:"percent,omitempty"`
 }
 
 type logLimitRecord struct {

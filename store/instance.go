@@ -18,108 +18,111 @@ var Instances = shape[miosa.Instance, instanceRecord]{
 }.kind()
 
 type instanceRecord struct {
-	ID            string              `json:"id,omitempty"`
-	TenantID      string              `json:"tenant_id,omitempty"`
-	DeploymentID  string              `json:"deployment_id,omitempty"`
-	EnvironmentID string              `json:"environment_id,omitempty"`
-	ServiceID     string              `json:"service_id,omitempty"`
-	VersionID     string              `json:"version_id,omitempty"`
-	Slot          int                 `json:"slot,omitempty"`
-	Replaces      string              `json:"replaces,omitempty"`
-	Attribution   attributionRecord   `json:"attribution,omitzero"`
-	Spec          serviceSpecRecord   `json:"spec,omitzero"`
-	Restart       restartPolicyRecord `json:"restart,omitzero"`
-	Proven        bool                `json:"proven,omitempty"`
-	PriorFailures int                 `json:"prior_failures,omitempty"`
-	Goal          miosa.Goal          `json:"goal,omitempty"`
-	GoalReason    string              `json:"goal_reason,omitempty"`
-	GoalSince     time.Time           `json:"goal_since,omitzero"`
-	DrainSeconds  int                 `json:"drain_seconds,omitempty"`
-	Logs          logLimitRecord      `json:"logs,omitzero"`
-	Words         []wordRecord        `json:"words,omitempty"`
-	HostID        string              `json:"host_id,omitempty"`
-	Region        string              `json:"region,omitempty"`
-	Zone          string              `json:"zone,omitempty"`
-	Generation    int64               `json:"generation,omitempty"`
-	RestartNonce  int                 `json:"restart_nonce,omitempty"`
-	ReplaceAsked  bool                `json:"replace_asked,omitempty"`
-	BootSpec      []byte              `json:"boot_spec,omitempty"`
-	Reasons       []string            `json:"reasons,omitempty"`
-	ScheduledAt   time.Time           `json:"scheduled_at,omitzero"`
-	CreatedAt     time.Time           `json:"created_at,omitzero"`
-	UpdatedAt     time.Time           `json:"updated_at,omitzero"`
-	CreatedReason string              `json:"created_reason,omitempty"`
+	ID                  string              `json:"id,omitempty"`
+	TenantID            string              `json:"tenant_id,omitempty"`
+	DeploymentID        string              `json:"deployment_id,omitempty"`
+	EnvironmentID       string              `json:"environment_id,omitempty"`
+	ServiceID           string              `json:"service_id,omitempty"`
+	VersionID           string              `json:"version_id,omitempty"`
+	Slot                int                 `json:"slot,omitempty"`
+	Replaces            string              `json:"replaces,omitempty"`
+	Attribution         attributionRecord   `json:"attribution,omitzero"`
+	Spec                serviceSpecRecord   `json:"spec,omitzero"`
+	Restart             restartPolicyRecord `json:"restart,omitzero"`
+	StopAfterDisconnect time.Duration       `json:"stop_after_disconnect_ns,omitempty"`
+	Proven              bool                `json:"proven,omitempty"`
+	PriorFailures       int                 `json:"prior_failures,omitempty"`
+	Goal                miosa.Goal          `json:"goal,omitempty"`
+	GoalReason          string              `json:"goal_reason,omitempty"`
+	GoalSince           time.Time           `json:"goal_since,omitzero"`
+	DrainSeconds        int                 `json:"drain_seconds,omitempty"`
+	Logs                logLimitRecord      `json:"logs,omitzero"`
+	Words               []wordRecord        `json:"words,omitempty"`
+	HostID              string              `json:"host_id,omitempty"`
+	Region              string              `json:"region,omitempty"`
+	Zone                string              `json:"zone,omitempty"`
+	Generation          int64               `json:"generation,omitempty"`
+	RestartNonce        int                 `json:"restart_nonce,omitempty"`
+	ReplaceAsked        bool                `json:"replace_asked,omitempty"`
+	BootSpec            []byte              `json:"boot_spec,omitempty"`
+	Reasons             []string            `json:"reasons,omitempty"`
+	ScheduledAt         time.Time           `json:"scheduled_at,omitzero"`
+	CreatedAt           time.Time           `json:"created_at,omitzero"`
+	UpdatedAt           time.Time           `json:"updated_at,omitzero"`
+	CreatedReason       string              `json:"created_reason,omitempty"`
 }
 
 func instanceToRecord(v miosa.Instance) instanceRecord {
 	return instanceRecord{
-		ID:            v.ID,
-		TenantID:      v.TenantID,
-		DeploymentID:  v.DeploymentID,
-		EnvironmentID: v.EnvironmentID,
-		ServiceID:     v.ServiceID,
-		VersionID:     v.VersionID,
-		Slot:          v.Slot,
-		Replaces:      v.Replaces,
-		Attribution:   attributionToRecord(v.Attribution),
-		Spec:          serviceSpecToRecord(v.Spec),
-		Restart:       restartPolicyToRecord(v.Restart),
-		Proven:        v.Proven,
-		PriorFailures: v.PriorFailures,
-		Goal:          v.Goal,
-		GoalReason:    v.GoalReason,
-		GoalSince:     utc(v.GoalSince),
-		DrainSeconds:  v.DrainSeconds,
-		Logs:          logLimitToRecord(v.Logs),
-		Words:         each(v.Words, wordToRecord),
-		HostID:        v.HostID,
-		Region:        v.Region,
-		Zone:          v.Zone,
-		Generation:    v.Generation,
-		RestartNonce:  v.RestartNonce,
-		ReplaceAsked:  v.ReplaceAsked,
-		BootSpec:      v.BootSpec,
-		Reasons:       v.Reasons,
-		ScheduledAt:   utc(v.ScheduledAt),
-		CreatedAt:     utc(v.CreatedAt),
-		UpdatedAt:     utc(v.UpdatedAt),
-		CreatedReason: v.CreatedReason,
+		ID:                  v.ID,
+		TenantID:            v.TenantID,
+		DeploymentID:        v.DeploymentID,
+		EnvironmentID:       v.EnvironmentID,
+		ServiceID:           v.ServiceID,
+		VersionID:           v.VersionID,
+		Slot:                v.Slot,
+		Replaces:            v.Replaces,
+		Attribution:         attributionToRecord(v.Attribution),
+		Spec:                serviceSpecToRecord(v.Spec),
+		Restart:             restartPolicyToRecord(v.Restart),
+		StopAfterDisconnect: v.StopAfterDisconnect,
+		Proven:              v.Proven,
+		PriorFailures:       v.PriorFailures,
+		Goal:                v.Goal,
+		GoalReason:          v.GoalReason,
+		GoalSince:           utc(v.GoalSince),
+		DrainSeconds:        v.DrainSeconds,
+		Logs:                logLimitToRecord(v.Logs),
+		Words:               each(v.Words, wordToRecord),
+		HostID:              v.HostID,
+		Region:              v.Region,
+		Zone:                v.Zone,
+		Generation:          v.Generation,
+		RestartNonce:        v.RestartNonce,
+		ReplaceAsked:        v.ReplaceAsked,
+		BootSpec:            v.BootSpec,
+		Reasons:             v.Reasons,
+		ScheduledAt:         utc(v.ScheduledAt),
+		CreatedAt:           utc(v.CreatedAt),
+		UpdatedAt:           utc(v.UpdatedAt),
+		CreatedReason:       v.CreatedReason,
 	}
 }
 
 func (r instanceRecord) noun() miosa.Instance {
 	return miosa.Instance{
-		ID:            r.ID,
-		TenantID:      r.TenantID,
-		DeploymentID:  r.DeploymentID,
-		EnvironmentID: r.EnvironmentID,
-		ServiceID:     r.ServiceID,
-		VersionID:     r.VersionID,
-		Slot:          r.Slot,
-		Replaces:      r.Replaces,
-		Attribution:   r.Attribution.noun(),
-		Spec:          r.Spec.noun(),
-		Restart:       r.Restart.noun(),
-		Proven:        r.Proven,
-		PriorFailures: r.PriorFailures,
-		Goal:          r.Goal,
-		GoalReason:    r.GoalReason,
-		GoalSince:     r.GoalSince,
-		DrainSeconds:  r.DrainSeconds,
-		Logs:          r.Logs.noun(),
-		Words:         each(r.Words, wordRecord.noun),
-		HostID:        r.HostID,
-		Region:        r.Region,
-		Zone:          r.Zone,
-		Generation:    r.Generation,
-		RestartNonce:  r.RestartNonce,
-		ReplaceAsked:  r.ReplaceAsked,
-		BootSpec:      r.BootSpec,
-		Reasons:       r.Reasons,
-		ScheduledAt:   r.ScheduledAt,
-		CreatedAt:     r.CreatedAt,
-		UpdatedAt:     r.UpdatedAt,
-		CreatedReason: r.CreatedReason,
+		ID:                  r.ID,
+		TenantID:            r.TenantID,
+		DeploymentID:        r.DeploymentID,
+		EnvironmentID:       r.EnvironmentID,
+		ServiceID:           r.ServiceID,
+		VersionID:           r.VersionID,
+		Slot:                r.Slot,
+		Replaces:            r.Replaces,
+		Attribution:         r.Attribution.noun(),
+		Spec:                r.Spec.noun(),
+		Restart:             r.Restart.noun(),
+		StopAfterDisconnect: r.StopAfterDisconnect,
+		Proven:              r.Proven,
+		PriorFailures:       r.PriorFailures,
+		Goal:                r.Goal,
+		GoalReason:          r.GoalReason,
+		GoalSince:           r.GoalSince,
+		DrainSeconds:        r.DrainSeconds,
+		Logs:                r.Logs.noun(),
+		Words:               each(r.Words, wordRecord.noun),
+		HostID:              r.HostID,
+		Region:              r.Region,
+		Zone:                r.Zone,
+		Generation:          r.Generation,
+		RestartNonce:        r.RestartNonce,
+		ReplaceAsked:        r.ReplaceAsked,
+		BootSpec:            r.BootSpec,
+		Reasons:             r.Reasons,
+		ScheduledAt:         r.ScheduledAt,
+		CreatedAt:           r.CreatedAt,
+		UpdatedAt:           r.UpdatedAt,
+		CreatedReason:       r.CreatedReason,
 	}
 }
 

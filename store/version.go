@@ -227,6 +227,15 @@ type settingsRecord struct {
 	Regions      []string            `json:"regions,omitempty"`
 	Sticky       stickyRecord        `json:"sticky,omitzero"`
 	Restart      restartPolicyRecord `json:"restart,omitzero"`
+
+	SetsMaxUnavailable      bool                 `json:"sets_max_unavailable,omitempty"`
+	MaxUnavailable          maxUnavailableRecord `json:"max_unavailable,omitzero"`
+	SetsStopAfterDisconnect bool                 `json:"sets_stop_after_disconnect,omitempty"`
+	StopAfterDisconnect     time.Duration        `json:"stop_after_disconnect_ns,omitempty"`
+	SetsLabels              bool                 `json:"sets_labels,omitempty"`
+	Labels                  map[string]string    `json:"labels,omitempty"`
+	SetsApart               bool                 `json:"sets_apart,omitempty"`
+	Apart                   bool                 `json:"apart,omitempty"`
 }
 
 func settingsToRecord(v miosa.ServiceSettings) settingsRecord {
@@ -237,6 +246,15 @@ func settingsToRecord(v miosa.ServiceSettings) settingsRecord {
 		Regions:      v.Regions,
 		Sticky:       stickyToRecord(v.Sticky),
 		Restart:      restartPolicyToRecord(v.Restart),
+
+		SetsMaxUnavailable:      v.SetsMaxUnavailable,
+		MaxUnavailable:          maxUnavailableRecord(v.MaxUnavailable),
+		SetsStopAfterDisconnect: v.SetsStopAfterDisconnect,
+		StopAfterDisconnect:     v.StopAfterDisconnect,
+		SetsLabels:              v.SetsLabels,
+		Labels:                  v.Labels,
+		SetsApart:               v.SetsApart,
+		Apart:                   v.Apart,
 	}
 }
 
@@ -248,6 +266,15 @@ func (r settingsRecord) noun() miosa.ServiceSettings {
 		Regions:      r.Regions,
 		Sticky:       r.Sticky.noun(),
 		Restart:      r.Restart.noun(),
+
+		SetsMaxUnavailable:      r.SetsMaxUnavailable,
+		MaxUnavailable:          miosa.MaxUnavailable(r.MaxUnavailable),
+		SetsStopAfterDisconnect: r.SetsStopAfterDisconnect,
+		StopAfterDisconnect:     r.StopAfterDisconnect,
+		SetsLabels:              r.SetsLabels,
+		Labels:                  r.Labels,
+		SetsApart:               r.SetsApart,
+		Apart:                   r.Apart,
 	}
 }
 

@@ -84,13 +84,16 @@ type PublishService struct {
 	RunCommand string `json:"run_command,omitempty"`
 	Port       *int   `json:"port,omitempty"`
 	SpokenPatch
-	HealthCheckPath string          `json:"health_check_path,omitempty"`
-	HealthCheck     *HealthPatch    `json:"health_check,omitempty"`
-	DesiredReplicas *int            `json:"desired_replicas,omitempty"`
-	Resources       *ResourcesPatch `json:"resources,omitempty"`
-	Regions         *[]string       `json:"regions,omitempty" doc:"Slugs of /compute/regions; empty: any. As desired_replicas, sticky and restart, no part of the version: they apply at once."`
-	Sticky          *Sticky         `json:"sticky,omitempty"`
-	Restart         *RestartPatch   `json:"restart,omitempty"`
+	HealthCheckPath            string           `json:"health_check_path,omitempty"`
+	HealthCheck                *HealthPatch     `json:"health_check,omitempty"`
+	DesiredReplicas            *int             `json:"desired_replicas,omitempty"`
+	Resources                  *ResourcesPatch  `json:"resources,omitempty"`
+	Regions                    *[]string        `json:"regions,omitempty" doc:"Slugs of /compute/regions; empty: any. As desired_replicas and all that follows, no part of the version: it becomes the service's own when the version is live for the first time."`
+	Sticky                     *Sticky          `json:"sticky,omitempty"`
+	Restart                    *RestartPatch    `json:"restart,omitempty"`
+	Disruption                 *DisruptionPatch `json:"disruption,omitempty"`
+	StopAfterDisconnectSeconds *int             `json:"stop_after_disconnect_seconds,omitempty" doc:"10–86400, or 0: never."`
+	Placement                  *PlacementPatch  `json:"placement,omitempty"`
 }
 
 // Published is the outcome of a publish, or how far it has come.

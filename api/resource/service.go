@@ -1,6 +1,9 @@
 package resource
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Service is one process type of a deployment in one environment.
 type Service struct {
@@ -21,15 +24,18 @@ type Service struct {
 	PublicPort      *int    `json:"public_port" doc:"Of the router's, leading to a service of protocol tcp. It stays the same over all versions, for as long as one can be rolled back to that has it; null: none."`
 	PublicURL       *string `json:"public_url" doc:"Where a service of protocol tcp is reached, as tcp://HOST:PORT; null: it is none of the live version's."`
 	Spoken
-	HealthCheck HealthCheck    `json:"health_check"`
-	Resources   Resources      `json:"resources"`
-	Regions     []string       `json:"regions"`
-	Sticky      Sticky         `json:"sticky"`
-	Restart     Restart        `json:"restart"`
-	Logs        LogLimit       `json:"logs"`
-	Metadata    map[string]any `json:"metadata"`
-	CreatedAt   time.Time      `json:"created_at"`
-	UpdatedAt   time.Time      `json:"updated_at"`
+	HealthCheck                HealthCheck    `json:"health_check"`
+	Resources                  Resources      `json:"resources"`
+	Regions                    []string       `json:"regions"`
+	Sticky                     Sticky         `json:"sticky"`
+	Restart                    Restart        `json:"restart"`
+	Disruption                 Disruption     `json:"disruption"`
+	StopAfterDisconnectSeconds int            `json:"stop_after_disconnect_seconds" doc:"A host that has not reached the control plane for so long stops its instances of this service, and they are replaced only when they certainly have ended: none ever runs twice. 0: never."`
+	Placement                  Placement      `json:"placement"`
+	Logs                       LogLimit       `json:"logs"`
+	Metadata                   map[string]any `json:"metadata"`
+	CreatedAt                  time.Time      `json:"created_at"`
+	UpdatedAt                  time.Time      `json:"updated_at"`
 }
 
 // Spoken is how a service is spoken to, and asked to end.
@@ -114,6 +120,45 @@ type RestartPatch struct {
 	MaxAgeSeconds *int    `json:"max_age_seconds,omitempty" doc:"0, or at least 60."`
 }
 
+// Disruption is what the platform may do to a service by its own will: drains of
+// hosts, restarts and the like. What its customer asks for is never refused by it.
+type Disruption struct {
+	MaxUnavailable string `json:"max_unavailable" doc:"How many of its instances may be missing meanwhile: a number, or a percentage of those that are wanted, rounded down. 0: a replacement serves before an instance goes."`
+}
+
+// DisruptionPatch changes what may be done to a service.
+type DisruptionPatch struct {
+	MaxUnavailable *CountOrPercent `json:"max_unavailable,omitempty" doc:"0–10000, or 0%–100%."`
+}
+
+// CountOrPercent is a number, written as one or as a text, or a percentage.
+type CountOrPercent string
+
+// OrNumber marks it for the OpenAPI document and the body checker.
+func (CountOrPercent) OrNumber() {}
+
+// UnmarshalJSON reads a text or a number.
+func (c *CountOrPercent) UnmarshalJSON(raw []byte) error {
+	if len(raw) > 0 && raw[0] != '"' {
+		*c = CountOrPercent(raw)
+		return nil
+	}
+	return json.Unmarshal(raw, (*string)(c))
+}
+
+// Placement is which hosts may run a service's instances, beside its regions.
+type Placement struct {
+	Labels map[string]string `json:"labels" doc:"A host must have them all."`
+	Apart  bool              `json:"apart" doc:"Never two instances on one host, not even where there is no other."`
+}
+
+// PlacementPatch changes which hosts may run a service; absent fields stay. It
+// holds for instances that are placed from then on.
+type PlacementPatch struct {
+	Labels *map[string]string `json:"labels,omitempty" doc:"At most 20; those given before are replaced, so that {} is none."`
+	Apart  *bool              `json:"apart,omitempty"`
+}
+
 // LogLimit is how much each instance may log. What is over it is dropped, with
 // a line in its place that counts it; system lines are never limited.
 type LogLimit struct {
@@ -134,14 +179,17 @@ type LogLimitPatch struct {
 // protocol, timeouts, health_check and resources are frozen in a version: changing them makes a
 // new version of the same release and rolls it out.
 type ServicePatch struct {
-	DesiredReplicas *int           `json:"desired_replicas,omitempty"`
-	Regions         *[]string      `json:"regions,omitempty" doc:"Slugs of /compute/regions; empty: any."`
-	Sticky          *Sticky        `json:"sticky,omitempty"`
-	Restart         *RestartPatch  `json:"restart,omitempty"`
-	Logs            *LogLimitPatch `json:"logs,omitempty"`
-	Metadata        map[string]any `json:"metadata,omitempty"`
-	RunCommand      *string        `json:"run_command,omitempty"`
-	Port            *int           `json:"port,omitempty"`
+	DesiredReplicas            *int             `json:"desired_replicas,omitempty"`
+	Regions                    *[]string        `json:"regions,omitempty" doc:"Slugs of /compute/regions; empty: any."`
+	Sticky                     *Sticky          `json:"sticky,omitempty"`
+	Restart                    *RestartPatch    `json:"restart,omitempty"`
+	Disruption                 *DisruptionPatch `json:"disruption,omitempty"`
+	StopAfterDisconnectSeconds *int             `json:"stop_after_disconnect_seconds,omitempty" doc:"10–86400, or 0: never."`
+	Placement                  *PlacementPatch  `json:"placement,omitempty"`
+	Logs                       *LogLimitPatch   `json:"logs,omitempty"`
+	Metadata                   map[string]any   `json:"metadata,omitempty"`
+	RunCommand                 *string          `json:"run_command,omitempty"`
+	Port                       *int             `json:"port,omitempty"`
 	SpokenPatch
 	HealthCheck *HealthPatch    `json:"health_check,omitempty"`
 	Resources   *ResourcesPatch `json:"resources,omitempty"`

@@ -2,6 +2,7 @@ package appfile
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
 	"slices"
@@ -60,6 +61,11 @@ func (r *reading) service(path []string, s *Service) {
 		r.fault(append(slices.Clone(path), strings.Split(f.Key, ".")...), "%s", f.Message)
 	}
 }
+
+// labelRule is what a host's label must be.
+const labelRule = "a label's key and value are each 1–63 letters, digits, -, _, . and /, beginning with a letter or digit"
+
+func validLabel(key, value string) bool { return miosa.ValidLabel(key) && miosa.ValidLabel(value) }
 
 // healthKeys are the keys of a health check that mean something for some of its
 // types only.
@@ -152,6 +158,11 @@ func (s *Service) Check() []Fault {
 	if s.StopSignal != nil {
 		if _, ok := miosa.ParseSignal(*s.StopSignal); !ok && *s.StopSignal != "" {
 			fault("stop_signal", "must be the name of a signal, like SIGTERM or SIGQUIT, not %q", *s.StopSignal)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Placement.Labels)) {
+		if !validLabel(name, s.Placement.Labels[name]) {
+			fault("placement.labels."+name, labelRule)
 		}
 	}
 	if deref(s.Sticky.Mode) == "header" && s.Sticky.Name == nil {

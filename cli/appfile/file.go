@@ -43,6 +43,10 @@ type Service struct {
 	StopSignal      *string   `toml:"stop_signal" min:"1" max:"20" zero:"the default" doc:"signal that asks it to end" default:"the image's, or SIGTERM" example:"SIGQUIT"`
 	StopGrace       *Duration `toml:"stop_grace" min:"1s" max:"5m" doc:"time from the stop signal to SIGKILL" default:"10s"`
 	Restart         Restart   `toml:"restart" doc:"when an instance is booted again"`
+
+	StopAfterDisconnect *Duration  `toml:"stop_after_disconnect" min:"10s" max:"24h" zero:"never" doc:"for what must never run twice: a host that has not reached the control plane for so long stops its instances, and none is replaced before it certainly has ended" default:"never" example:"2m"`
+	Disruption          Disruption `toml:"disruption" doc:"what the platform may do to it by its own will, as when a host is drained"`
+	Placement           Placement  `toml:"placement" doc:"which hosts may run it"`
 }
 
 // Resources are the parts of a size.
@@ -75,11 +79,25 @@ type Restart struct {
 	MaxAge *Duration `toml:"max_age" min:"1m" max:"8760h" zero:"never" doc:"age at which an instance is replaced, make before break" default:"never"`
 }
 
+// Disruption is what may be done to a service by the platform's own will.
+type Disruption struct {
+	MaxUnavailable *CountOrPercent `toml:"max_unavailable" max:"10000" doc:"how many of its instances may be missing meanwhile; a percentage is of those that are wanted, rounded down" default:"0" example:"25%"`
+}
+
+// Placement is which hosts may run a service.
+type Placement struct {
+	Labels map[string]string `toml:"labels" max:"20" zero:"none" doc:"labels that a host must have, all of them" example:"disk=nvme"`
+	Apart  *bool             `toml:"apart" doc:"whether two of its instances must never share a host, not even where there is no other" default:"false"`
+}
+
 // Sticky ties a client to an instance.
 type Sticky struct {
 	Mode *string `toml:"mode" enum:"none,cookie,client_ip,header" doc:"how requests of one client find the same instance again: by a cookie, its address or a header; where protocol is tcp, by its address" default:"none"`
 	Name *string `toml:"name" min:"1" max:"100" doc:"name of the cookie or header" example:"X-Session"`
 }
+
+// CountOrPercent is a number like 1, or a percentage like "25%".
+type CountOrPercent string
 
 // Duration is a time written like "30s", "1m30s" or "500ms".
 type Duration time.Duration

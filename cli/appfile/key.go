@@ -2,6 +2,7 @@ package appfile
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"reflect"
@@ -9,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/miosa/miosa"
 )
 
 // Key is one key of the file: its name and what its tags say.
@@ -74,6 +77,8 @@ func (k Key) Range() string {
 	switch {
 	case k.Enum != nil:
 		return "one of " + strings.Join(k.Enum, ", ")
+	case k.either():
+		return "0–" + k.Max + " or 0%–100%"
 	case !k.counts() || k.Min == "" && k.Max == "":
 		return ""
 	}
@@ -89,6 +94,9 @@ func (k Key) counts() bool {
 	return k.Type.Kind() == reflect.Int || k.Type == reflect.TypeFor[Duration]()
 }
 
+// either: it is a number or a percentage.
+func (k Key) either() bool { return k.Type == reflect.TypeFor[CountOrPercent]() }
+
 // Kind is what a value is, in words.
 func (k Key) Kind() string {
 	switch {
@@ -96,6 +104,10 @@ func (k Key) Kind() string {
 		return "duration"
 	case k.Type.Kind() == reflect.Int:
 		return "number"
+	case k.Type.Kind() == reflect.Bool:
+		return "boolean"
+	case k.either():
+		return "number or percentage"
 	case k.Type.Kind() == reflect.Slice:
 		return "list of strings"
 	case k.Type.Kind() == reflect.Map, k.Type.Kind() == reflect.Struct:
@@ -111,9 +123,12 @@ func (s *Service) Set(path, text string) error {
 	v, key := at(reflect.ValueOf(s).Elem(), path)
 	switch {
 	case text == "" && key.Zero != "" && !key.counts():
-		if key.Type.Kind() == reflect.Slice {
+		switch key.Type.Kind() {
+		case reflect.Slice:
 			v.Set(reflect.MakeSlice(key.Type, 0, 0))
-		} else {
+		case reflect.Map:
+			v.Set(reflect.MakeMap(key.Type))
+		default:
 			v.Set(reflect.New(key.Type))
 		}
 		return nil
@@ -123,14 +138,21 @@ func (s *Service) Set(path, text string) error {
 		}
 		return nil
 	case key.Type.Kind() == reflect.Map:
-		name, value, ok := strings.Cut(text, ":")
+		separator := ":"
+		if !strings.Contains(key.Example, separator) {
+			separator = "="
+		}
+		name, value, ok := strings.Cut(text, separator)
 		if name = strings.TrimSpace(name); !ok || name == "" {
 			return fmt.Errorf("must be like %q", key.Example)
+		}
+		if value = strings.TrimSpace(value); key.Name == "labels" && !validLabel(name, value) {
+			return errors.New(labelRule)
 		}
 		if v.IsNil() {
 			v.Set(reflect.MakeMap(v.Type()))
 		}
-		v.SetMapIndex(reflect.ValueOf(name), reflect.ValueOf(strings.TrimSpace(value)))
+		v.SetMapIndex(reflect.ValueOf(name), reflect.ValueOf(value))
 		return nil
 	case key.Type.Kind() == reflect.Int:
 		n, err := strconv.Atoi(text)
@@ -138,6 +160,12 @@ func (s *Service) Set(path, text string) error {
 			return fmt.Errorf("must be a whole number%s", among(key))
 		}
 		return key.put(v, int64(n))
+	case key.Type.Kind() == reflect.Bool:
+		yes, err := strconv.ParseBool(text)
+		if err != nil {
+			return fmt.Errorf("must be true or false, not %q", text)
+		}
+		return key.put(v, yes)
 	}
 	return key.put(v, text)
 }
@@ -168,7 +196,14 @@ func (k Key) put(field reflect.Value, value any) error {
 func (k Key) value(value any) (reflect.Value, error) {
 	none := reflect.Value{}
 	switch v := value.(type) {
+	case bool:
+		if k.Type.Kind() == reflect.Bool {
+			return reflect.ValueOf(v), nil
+		}
 	case int64:
+		if k.either() {
+			return k.countOrPercent(strconv.FormatInt(v, 10))
+		}
 		if k.Type.Kind() != reflect.Int {
 			break
 		}
@@ -181,6 +216,8 @@ func (k Key) value(value any) (reflect.Value, error) {
 		switch {
 		case k.Type == reflect.TypeFor[Duration]():
 			return k.duration(v)
+		case k.either():
+			return k.countOrPercent(v)
 		case k.Type.Kind() != reflect.String:
 			break
 		case k.Enum != nil && !slices.Contains(k.Enum, v):
@@ -194,6 +231,14 @@ func (k Key) value(value any) (reflect.Value, error) {
 		}
 	}
 	return none, fmt.Errorf("must be %s, not %s", k.wanted(), shown(value))
+}
+
+func (k Key) countOrPercent(text string) (reflect.Value, error) {
+	is, err := miosa.ParseMaxUnavailable(text)
+	if _, most := k.bounds(); err != nil || float64(is.Count) > most {
+		return reflect.Value{}, fmt.Errorf("must be a number or a percentage like \"25%%\", %s, not %q", k.Range(), text)
+	}
+	return reflect.ValueOf(CountOrPercent(text)), nil
 }
 
 func (k Key) duration(text string) (reflect.Value, error) {
@@ -241,6 +286,10 @@ func (k Key) wanted() string {
 		return "a duration in quotes like \"30s\", " + k.Range()
 	case "number":
 		return "a whole number without quotes" + among(k)
+	case "number or percentage":
+		return "a number, or a percentage in quotes like \"25%\", " + k.Range()
+	case "boolean":
+		return "true or false without quotes"
 	case "table":
 		return "a table"
 	case "list of strings":

@@ -13,6 +13,7 @@ func (s *Service) Publish(name string) resource.PublishService {
 		Name: name, Type: deref(s.Type), RunCommand: deref(s.Command), Port: s.Port, SpokenPatch: s.spoken(),
 		DesiredReplicas: s.Replicas, Resources: s.resources(), HealthCheck: s.health(),
 		Sticky: s.sticky(), Restart: s.restart(),
+		Disruption: s.disruption(), StopAfterDisconnectSeconds: wholeSeconds(s.StopAfterDisconnect), Placement: s.placement(),
 	}
 	if s.Regions != nil {
 		out.Regions = &s.Regions
@@ -25,6 +26,7 @@ func (s *Service) Patch() resource.ServicePatch {
 	out := resource.ServicePatch{
 		DesiredReplicas: s.Replicas, RunCommand: s.Command, Port: s.Port, SpokenPatch: s.spoken(),
 		HealthCheck: s.health(), Resources: s.resources(), Sticky: s.sticky(), Restart: s.restart(),
+		Disruption: s.disruption(), StopAfterDisconnectSeconds: wholeSeconds(s.StopAfterDisconnect), Placement: s.placement(),
 	}
 	if s.Regions != nil {
 		out.Regions = &s.Regions
@@ -118,9 +120,31 @@ func (s *Service) restart() *resource.RestartPatch {
 	if s.Restart == (Restart{}) {
 		return nil
 	}
-	out := resource.RestartPatch{Policy: s.Restart.Policy}
-	if s.Restart.MaxAge != nil {
-		out.MaxAgeSeconds = new(int(s.Restart.MaxAge.Seconds()))
+	return &resource.RestartPatch{Policy: s.Restart.Policy, MaxAgeSeconds: wholeSeconds(s.Restart.MaxAge)}
+}
+
+func wholeSeconds(d *Duration) *int {
+	if d == nil {
+		return nil
+	}
+	return new(int(d.Seconds()))
+}
+
+func (s *Service) disruption() *resource.DisruptionPatch {
+	if s.Disruption.MaxUnavailable == nil {
+		return nil
+	}
+	return &resource.DisruptionPatch{MaxUnavailable: new(resource.CountOrPercent(*s.Disruption.MaxUnavailable))}
+}
+
+func (s *Service) placement() *resource.PlacementPatch {
+	p := s.Placement
+	if p.Labels == nil && p.Apart == nil {
+		return nil
+	}
+	out := resource.PlacementPatch{Apart: p.Apart}
+	if p.Labels != nil {
+		out.Labels = &p.Labels
 	}
 	return &out
 }

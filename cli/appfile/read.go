@@ -244,7 +244,7 @@ var others = map[string]string{
 	"response_timeout_seconds": "response_timeout", "stop_grace_seconds": "stop_grace", "kill_timeout": "stop_grace", "kill_signal": "stop_signal",
 	"interval_seconds": "interval", "timeout_seconds": "timeout", "grace_period": "grace", "grace_period_seconds": "grace", "start_period": "grace", "unhealthy_threshold": "threshold",
 	"retries": "threshold", "stable_seconds": "stable", "max_age_seconds": "max_age", "region": "regions", "app": "name", "kind": "type", "internal_port": "port",
-	"service": "services", "processes": "services",
+	"service": "services", "processes": "services", "stop_after_disconnect_seconds": "stop_after_disconnect", "anti_affinity": "placement.apart", "node_selector": "placement.labels",
 }
 
 // instead names the key that was meant, if one is near: by its letters, by

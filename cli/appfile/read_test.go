@@ -25,6 +25,9 @@ type = "worker"
 command = "/app/jobs"
 health = { command = "/app/alive", interval = "30s" }
 restart.policy = "on_failure"
+stop_after_disconnect = "2m"
+disruption.max_unavailable = "25%"
+placement.labels = {}
 
 [services.web]
 command = "/app/server"
@@ -41,6 +44,13 @@ grace = "2m"
 
 [services.web.restart]
 max_age = "24h"
+
+[services.web.disruption]
+max_unavailable = 1
+
+[services.web.placement]
+labels = { disk = "nvme" }
+apart = true
 `
 
 func TestParse(t *testing.T) {
@@ -56,8 +66,10 @@ func TestParse(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"web": `{"name":"web","run_command":"/app/server","port":8000,"stop_grace_seconds":90,"health_check":{"path":"/healthz","headers":{"Accept":"text/plain"},"grace_period_seconds":120},` +
-			`"resources":{"vcpus":2,"memory_mb":3000,"disk_mb":4096},"regions":["eu","us"],"restart":{"max_age_seconds":86400}}`,
-		"jobs": `{"name":"jobs","type":"worker","run_command":"/app/jobs","health_check":{"type":"exec","command":"/app/alive","interval_seconds":30},"restart":{"policy":"on_failure"}}`,
+			`"resources":{"vcpus":2,"memory_mb":3000,"disk_mb":4096},"regions":["eu","us"],"restart":{"max_age_seconds":86400},` +
+			`"disruption":{"max_unavailable":"1"},"placement":{"labels":{"disk":"nvme"},"apart":true}}`,
+		"jobs": `{"name":"jobs","type":"worker","run_command":"/app/jobs","health_check":{"type":"exec","command":"/app/alive","interval_seconds":30},"restart":{"policy":"on_failure"},` +
+			`"disruption":{"max_unavailable":"25%"},"stop_after_disconnect_seconds":120,"placement":{"labels":{}}}`,
 	} {
 		got, err := json.Marshal(f.Services[name].Publish(name))
 		if err != nil || string(got) != want {
@@ -134,6 +146,9 @@ max_age = "5s"
 		"inline":                     {"services = { web = { health = {\n grce = \"1s\" } } }\n", "services.web.health.grce: there is no such key; did you mean grace?"},
 		"empty":                      {"name = \"\"\n", "miosa.toml:1: name: is empty"},
 		"environment":                {"environment = \"Big City\"\n", "miosa.toml:1: environment: must be lower-case letters"},
+		"what may be missing":        {"[services.web.disruption]\nmax_unavailable = \"some\"\n[services.api.disruption]\nmax_unavailable = -1\n[services.jobs.disruption]\nmax_unavailable = true\n", "miosa.toml:2: services.web.disruption.max_unavailable: must be a number or a percentage like \"25%\", 0–10000 or 0%–100%, not \"some\"\n  miosa.toml:4: services.api.disruption.max_unavailable: must be a number or a percentage like \"25%\", 0–10000 or 0%–100%, not \"-1\"\n  miosa.toml:6: services.jobs.disruption.max_unavailable: must be a number, or a percentage in quotes like \"25%\", 0–10000 or 0%–100%, not true"},
+		"a label":                    {"[services.web.placement]\nlabels = { disk = \"\" }\napart = \"yes\"\n", "miosa.toml:3: services.web.placement.apart: must be true or false without quotes, not \"yes\""},
+		"a label's value":            {"[services.web]\nplacement.labels.disk = \"a b\"\n", "miosa.toml:2: services.web.placement.labels.disk: a label's key and value are each 1–63 letters"},
 		"a list of numbers":          {"[services.web]\nregions = [1]\n", "services.web.regions: must be strings in quotes, not 1"},
 	} {
 		t.Run(name, func(t *testing.T) {

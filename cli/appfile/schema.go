@@ -72,6 +72,10 @@ func (k Key) typed() object {
 			out["minimum"] = 0
 		}
 		return out
+	case "number or percentage":
+		return object{"type": []any{"integer", "string"}, "minimum": 0, "maximum": most, "pattern": `^[0-9]+%?$`}
+	case "boolean":
+		return object{"type": "boolean"}
 	case "list of strings":
 		if k.Name == "required_variables" {
 			text["pattern"] = variables

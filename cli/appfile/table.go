@@ -66,16 +66,18 @@ func (k Key) Sample() string {
 		}
 		return map[string]string{"port": "8080", "replicas": "2", "egress_mbps": "100", "gpu": "1"}[k.Name]
 	case k.Kind() == "duration":
-		if k.Default == "never" {
+		if value == "never" {
 			value = "24h"
 		}
 		return strconv.Quote(value)
+	case k.Kind() == "boolean":
+		return "true"
 	case k.Kind() == "list of strings":
 		return "[" + strconv.Quote(k.Example) + "]"
 	case k.Name == "services":
 		return `{ web = { port = 8080 } }`
 	case k.Kind() == "table":
-		return cmp.Or(map[string]string{"variables": `{ LOG_LEVEL = "info" }`, "headers": `{ Accept = "text/plain" }`}[k.Name], "{}")
+		return cmp.Or(map[string]string{"variables": `{ LOG_LEVEL = "info" }`, "headers": `{ Accept = "text/plain" }`, "labels": `{ disk = "nvme" }`}[k.Name], "{}")
 	case k.Enum != nil && k.Default == "":
 		value = k.Enum[0]
 	case k.Enum != nil:
