@@ -137,7 +137,8 @@ type pass struct {
 	commit  Commit
 	placed  []miosa.Instance
 	peers   map[unit]*schedule.Peers
-	bytes   int // what the commit's records weigh, about
+	failed  map[place][]string // see failedOn; nil: not asked yet
+	bytes   int                // what the commit's records weigh, about
 	wake    time.Time
 
 	envChanged, depChanged bool
@@ -460,7 +461,10 @@ func (p *pass) create(a reconcile.Action) {
 // place looks for a host, and otherwise says why there is none.
 func (p *pass) place(i *miosa.Instance, svc miosa.Service, avoid []string) bool {
 	peers := p.peersOf(i)
-	answer := p.m.w.fleet.Place(schedule.Request{Resources: i.Spec.Resources, Regions: svc.Regions, Avoid: avoid, Peers: peers, Image: i.Spec.SHA256})
+	answer := p.m.w.fleet.Place(schedule.Request{
+		Resources: i.Spec.Resources, Regions: svc.Regions, Labels: svc.Labels, Avoid: avoid, Apart: svc.Apart,
+		Peers: peers, Image: i.Spec.SHA256, Failed: p.failedOn(i),
+	})
 	if answer.HostID == "" {
 		changed := !slices.Equal(i.Reasons, answer.Reasons)
 		i.Reasons = answer.Reasons
@@ -493,6 +497,29 @@ func (p *pass) peersOf(i *miosa.Instance) *schedule.Peers {
 	}
 	p.peers[of] = peers
 	return peers
+}
+
+// maxFailed is how many hosts are remembered where a slot failed before.
+const maxFailed = 3
+
+// failedOn are the hosts where instances of the same slot could not be started,
+// and were not well since: those of the newest ones.
+func (p *pass) failedOn(i *miosa.Instance) []string {
+	if p.failed == nil {
+		p.failed = map[place][]string{}
+		for n := len(p.all) - 1; n >= 0; n-- {
+			o := &p.all[n]
+			f := &o.Observed.Failure
+			if o.HostID == "" || f.Kind != miosa.FailureBoot && f.Kind != miosa.FailureHost || o.Observed.HealthyAt.After(f.At) {
+				continue
+			}
+			at := placeOf(o)
+			if hosts := p.failed[at]; len(hosts) < maxFailed && !slices.Contains(hosts, o.HostID) {
+				p.failed[at] = append(hosts, o.HostID)
+			}
+		}
+	}
+	return p.failed[placeOf(i)]
 }
 
 // unit is a service in a version.
