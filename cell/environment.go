@@ -138,6 +138,7 @@ type pass struct {
 	placed  []miosa.Instance
 	peers   map[unit]*schedule.Peers
 	failed  map[place][]string // see failedOn; nil: not asked yet
+	held    map[string]string  // by ID of an instance that may not be replaced yet: why
 	bytes   int                // what the commit's records weigh, about
 	wake    time.Time
 
@@ -411,7 +412,7 @@ func (p *pass) slots() {
 	sides := p.sides()
 	r := reconcile.Decide(reconcile.Input{
 		Now: p.now, Services: p.services(), Sides: sides,
-		Instances: p.all, Hosts: p.m.w.hosts, MayReplace: p.m.mayReplace, Most: maxChanges,
+		Instances: p.all, Hosts: p.m.w.hosts, MayReplace: p.mayReplace, Most: maxChanges,
 	})
 	p.wakeAt(r.Wake)
 	for _, a := range r.Actions {
@@ -522,6 +523,32 @@ func (p *pass) failedOn(i *miosa.Instance) []string {
 	return p.failed[placeOf(i)]
 }
 
+// mayReplace says whether an instance on a host that is not alive may have a
+// successor by now, and keeps why not.
+func (p *pass) mayReplace(i *miosa.Instance) bool {
+	ok, reason, again := p.m.mayReplace(i, p.stopAfter(i))
+	if reason != "" {
+		if p.held == nil {
+			p.held = map[string]string{}
+		}
+		p.held[i.ID] = reason
+		p.wakeAt(p.now.Add(again))
+	}
+	return ok
+}
+
+// stopAfter is after how long without control an instance's host stops it. Who
+// takes the setting back from the service does not want to wait for that.
+func (p *pass) stopAfter(i *miosa.Instance) time.Duration {
+	if i.StopAfterDisconnect == 0 {
+		return 0
+	}
+	if svc, ok := p.serviceOf(*i); ok && svc.StopAfterDisconnect == 0 {
+		return 0
+	}
+	return i.StopAfterDisconnect
+}
+
 // unit is a service in a version.
 type unit struct{ service, version string }
 
@@ -594,7 +621,7 @@ func (p *pass) existing() {
 		i := p.all[n]
 		host, known := p.m.w.hosts[i.HostID]
 		switch {
-		case i.HostID != "" && host.Liveness == miosa.Lost:
+		case i.HostID != "" && host.Liveness == miosa.Lost && p.mayReplace(&i):
 			p.lose(i)
 		case i.Goal == miosa.GoalStop:
 			if !known {
@@ -634,8 +661,21 @@ func (p *pass) update(i *miosa.Instance) bool {
 	if !i.Proven && p.proven(i.VersionID) {
 		i.Proven, changed = true, true
 	}
-	if svc, ok := p.serviceOf(*i); ok && (i.Logs != svc.Logs || i.Restart != svc.Restart || i.StopAfterDisconnect != svc.StopAfterDisconnect) {
-		i.Logs, i.Restart, i.StopAfterDisconnect, changed = svc.Logs, svc.Restart, svc.StopAfterDisconnect, true
+	if svc, ok := p.serviceOf(*i); ok {
+		stop := svc.StopAfterDisconnect
+		if stop != 0 && p.m.w.hosts[i.HostID].Liveness != miosa.Alive {
+			stop = max(stop, i.StopAfterDisconnect) // its host does not hear that it is to be sooner
+		}
+		if i.Logs != svc.Logs || i.Restart != svc.Restart || i.StopAfterDisconnect != stop {
+			i.Logs, i.Restart, i.StopAfterDisconnect, changed = svc.Logs, svc.Restart, stop, true
+		}
+	}
+	var reasons []string
+	if why := p.held[i.ID]; why != "" {
+		reasons = []string{why}
+	}
+	if !slices.Equal(i.Reasons, reasons) {
+		i.Reasons, changed = reasons, true
 	}
 	return changed
 }
