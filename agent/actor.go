@@ -7,6 +7,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/lifecycle"
+	"github.com/miosa/miosa/liveness"
 	"github.com/miosa/miosa/vmm"
 )
 
@@ -20,6 +21,7 @@ type actor struct {
 	done    chan struct{} // closed when the actor has ended
 	forgot  chan struct{} // control does not know the instance any more
 	unsaved bool          // the state on disk is behind: the disk was full
+	bound   bool          // it must not run for long without control
 	boot    *boot         // the present one; nil between boots
 	journal *journal      // its log, over all boots
 	story   story
@@ -61,6 +63,7 @@ func (x *actor) run(ctx context.Context) {
 		if x.boot != nil {
 			x.boot.leave()
 		}
+		x.bind(false)
 	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -85,7 +88,9 @@ func (x *actor) run(ctx context.Context) {
 				x.journal.say(time.Now().UTC(), text)
 			}
 		}
-		effects := x.machine.Handle(time.Now().UTC(), ev)
+		now := time.Now().UTC()
+		effects := x.machine.Handle(now, lifecycle.Heard{Ago: x.a.contact.ago()})
+		effects = append(effects, x.machine.Handle(now, ev)...)
 		x.unready(was, x.machine.Observation())
 		x.figures.observed(x.machine.Observation())
 		x.a.counters.stepped(was, x.machine.Observation(), effects)
@@ -99,15 +104,34 @@ func (x *actor) run(ctx context.Context) {
 			x.journal.end()
 			return
 		}
+		x.bind(x.machine.Instance().StopAfterDisconnect > 0)
 		wait := time.Hour
+		if x.bound {
+			wait = liveness.BeatEvery // timers stand still while the machine sleeps
+		}
 		if at := x.machine.Wake(); !at.IsZero() {
-			wait = max(time.Until(at), 0)
+			wait = min(wait, max(time.Until(at), 0))
 		}
 		if x.unsaved {
 			x.save(x.machine.Observation())
 			wait = min(wait, saveAgain)
 		}
 		timer.Reset(wait)
+	}
+}
+
+// bind has it kept when control was heard, as long as the instance goes by that.
+func (x *actor) bind(bound bool) {
+	if bound == x.bound {
+		return
+	}
+	x.bound = bound
+	more := 1
+	if !bound {
+		more = -1
+	}
+	if err := x.a.contact.need(more); err != nil {
+		x.a.log.Error("keep when control was heard", "instance", x.id, "err", err)
 	}
 }
 

@@ -83,6 +83,7 @@ type Agent struct {
 	spool    *spool.Spool  // nil without Config.Logs
 	meter    network.Meter // nil: this network does not count
 	counters *counters
+	contact  contact
 	meters   *meters // nil without Config.Usage; made by Run
 
 	mu     sync.Mutex // guards actors and ended
@@ -106,6 +107,7 @@ func New(cfg Config) (*Agent, error) {
 		cfg: cfg, log: cfg.Log.With("host", cfg.Host.ID), disks: disks{dir: cfg.Dir},
 		boots: make(chan struct{}, cfg.BootsAtOnce), prober: newProber(network.Dialer(cfg.Network)),
 		actors: map[string]*actor{}, ended: map[string]miosa.Observation{}, ready: make(chan struct{}), counters: newCounters(),
+		contact: contact{path: filepath.Join(cfg.Dir, contactFile)},
 	}
 	a.meter, _ = cfg.Network.(network.Meter)
 	if cfg.Logs != nil {
@@ -144,6 +146,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		}
 		defer func() { err = errors.Join(err, a.meters.close()) }()
 	}
+	if err := a.contact.open(); err != nil {
+		return err
+	}
 	defer a.wg.Wait()
 	if err := a.adopt(ctx); err != nil {
 		return err
@@ -158,9 +163,14 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}
 	for ctx.Err() == nil {
 		session, err := a.register(ctx)
+		if err == nil {
+			// Before anything is assigned: what must not run without control needs one
+			// that was acknowledged.
+			err = a.beatOnce(ctx, session, 1)
+		}
 		if err != nil {
 			if ctx.Err() == nil {
-				a.log.Warn("register with control", "err", err)
+				a.log.Warn("connect to control", "err", err)
 				pause(ctx, retryLink)
 			}
 			continue
@@ -178,21 +188,33 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	return nil
 }
 
-// beat tells control that this agent lives, until ctx ends. A beat that is not
-// taken is not repeated: the next one says as much.
+// beat tells control that this agent lives, until ctx ends, beginning with the
+// second beat of the session. One that is not taken is not repeated: the next one
+// says as much.
 func (a *Agent) beat(ctx context.Context, session int64) {
 	tick := time.NewTicker(liveness.BeatEvery)
 	defer tick.Stop()
-	for seq := int64(1); ; seq++ {
-		if err := a.cfg.Link.Beat(ctx, a.cfg.Host.ID, session, seq); err != nil && ctx.Err() == nil {
-			a.log.Warn("beat", "err", err)
-		}
+	for seq := int64(2); ; seq++ {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
+		if err := a.beatOnce(ctx, session, seq); err != nil && ctx.Err() == nil {
+			a.log.Warn("beat", "err", err)
+		}
 	}
+}
+
+func (a *Agent) beatOnce(ctx context.Context, session, seq int64) error {
+	sent := uptime()
+	if err := a.cfg.Link.Beat(ctx, a.cfg.Host.ID, session, seq); err != nil {
+		return err
+	}
+	if err := a.contact.acknowledged(sent); err != nil {
+		a.log.Error("keep when control was heard", "err", err)
+	}
+	return nil
 }
 
 func (a *Agent) register(ctx context.Context) (session int64, err error) {

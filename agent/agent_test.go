@@ -40,6 +40,7 @@ type control struct {
 	sessions  atomic.Int64
 	beats     atomic.Int64 // of one session
 	wrong     atomic.Int64 // beats that should not have come
+	deaf      atomic.Bool  // beats do not arrive
 }
 
 func (c *control) change(f func()) {
@@ -58,10 +59,15 @@ func (c *control) Register(context.Context, miosa.Host) (int64, error) {
 	if c.registers != nil {
 		c.registers()
 	}
+	c.beats.Store(0)
 	return c.sessions.Add(1), nil
 }
 
 func (c *control) Beat(_ context.Context, _ string, session, seq int64) error {
+	if c.deaf.Load() {
+		return miosa.Errorf(miosa.Unavailable, "nobody is there")
+	}
+	defer c.change(func() {})
 	if session != c.sessions.Load() || seq != c.beats.Add(1) {
 		c.wrong.Add(1)
 	}
@@ -114,6 +120,32 @@ func (c *control) untilBoot(t *testing.T, want miosa.InstanceState, boot int) {
 		select {
 		case <-deadline:
 			t.Fatalf("it is %s in boot %d, not %s", observed.State, observed.Boot, want)
+		case <-changed:
+		}
+	}
+}
+
+// last is what was observed last.
+func (c *control) last() miosa.Observation {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.observed
+}
+
+// untilBeats waits for so many beats of the present session.
+func (c *control) untilBeats(t *testing.T, n int64) {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		c.mu.Lock()
+		changed := c.changed
+		c.mu.Unlock()
+		if c.beats.Load() >= n {
+			return
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("%d beats", c.beats.Load())
 		case <-changed:
 		}
 	}

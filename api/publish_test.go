@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -320,6 +321,27 @@ func TestInstances(t *testing.T) {
 	}
 	p.want(202, "POST", "/runtime-instances/"+id+"/stop", nil)
 	p.want(409, "POST", "/runtime-instances/"+id+"/restart", nil)
+}
+
+// Why an instance stays on a host that does not answer stands among its reasons.
+func TestWhyAnInstanceIsNotReplaced(t *testing.T) {
+	p := start(t, api.Config{})
+	dep := p.deploy("shop")
+	p.publish(dep, p.upload(dep, "x"), "/app/server")
+	p.settled(dep)
+	list, _ := p.want(200, "GET", "/runtime-instances", nil).at("data").([]any)
+	id := list[0].(map[string]any)["id"].(string)
+	p.Update(func(tx *store.Tx) error {
+		i, err := store.Load(tx, store.Instances, store.InstanceKey(p.Tenant.ID, dep, id))
+		if err != nil {
+			return err
+		}
+		i.Reasons = []string{"it must never run twice"}
+		return store.Save(tx, store.Instances, i)
+	})
+	if a := p.want(200, "GET", "/runtime-instances/"+id, nil); a.text("data.state") != "healthy" || fmt.Sprint(a.at("data.reasons")) != "[it must never run twice]" {
+		t.Error(a.Raw)
+	}
 }
 
 // What the platform itself is to blame for is told as such.

@@ -351,6 +351,9 @@ func reasons(i miosa.Instance) []string {
 	if i.ReplaceAsked && i.Goal == miosa.GoalRun {
 		add("a restart was asked for: its replacement is on the way")
 	}
+	if i.HostID != "" && !i.State().Terminal() {
+		out = append(out, i.Reasons...) // why it stays where it is
+	}
 	return out
 }
 

@@ -145,7 +145,9 @@ type pass struct {
 	commit  Commit
 	placed  []miosa.Instance
 	peers   map[unit]*schedule.Peers
-	bytes   int // what the commit's records weigh, about
+	failed  map[place][]string // see failedOn; nil: not asked yet
+	held    map[string]string  // by ID of an instance that may not be replaced yet: why
+	bytes   int                // what the commit's records weigh, about
 	wake    time.Time
 
 	envChanged, depChanged bool
@@ -418,7 +420,7 @@ func (p *pass) slots() {
 	sides := p.sides()
 	r := reconcile.Decide(reconcile.Input{
 		Now: p.now, Services: p.services(), Sides: sides,
-		Instances: p.all, Hosts: p.m.w.hosts, MayReplace: p.m.mayReplace, Most: maxChanges,
+		Instances: p.all, Hosts: p.m.w.hosts, MayReplace: p.mayReplace, Most: maxChanges,
 		Drains: p.m.hostDrains.steps, Account: func(svc miosa.Service, version string) *disruption.Account {
 			return p.m.account(p.members, svc, version)
 		},
@@ -471,7 +473,10 @@ func (p *pass) create(a reconcile.Action) {
 // place looks for a host, and otherwise says why there is none.
 func (p *pass) place(i *miosa.Instance, svc miosa.Service, avoid []string) bool {
 	peers := p.peersOf(i)
-	answer := p.m.w.fleet.Place(schedule.Request{Resources: i.Spec.Resources, Regions: svc.Regions, Avoid: avoid, Peers: peers, Image: i.Spec.SHA256})
+	answer := p.m.w.fleet.Place(schedule.Request{
+		Resources: i.Spec.Resources, Regions: svc.Regions, Labels: svc.Labels, Avoid: avoid, Apart: svc.Apart,
+		Peers: peers, Image: i.Spec.SHA256, Failed: p.failedOn(i),
+	})
 	if answer.HostID == "" {
 		changed := !slices.Equal(i.Reasons, answer.Reasons)
 		i.Reasons = answer.Reasons
@@ -504,6 +509,55 @@ func (p *pass) peersOf(i *miosa.Instance) *schedule.Peers {
 	}
 	p.peers[of] = peers
 	return peers
+}
+
+// maxFailed is how many hosts are remembered where a slot failed before.
+const maxFailed = 3
+
+// failedOn are the hosts where instances of the same slot could not be started,
+// and were not well since: those of the newest ones.
+func (p *pass) failedOn(i *miosa.Instance) []string {
+	if p.failed == nil {
+		p.failed = map[place][]string{}
+		for n := len(p.all) - 1; n >= 0; n-- {
+			o := &p.all[n]
+			f := &o.Observed.Failure
+			if o.HostID == "" || f.Kind != miosa.FailureBoot && f.Kind != miosa.FailureHost || o.Observed.HealthyAt.After(f.At) {
+				continue
+			}
+			at := placeOf(o)
+			if hosts := p.failed[at]; len(hosts) < maxFailed && !slices.Contains(hosts, o.HostID) {
+				p.failed[at] = append(hosts, o.HostID)
+			}
+		}
+	}
+	return p.failed[placeOf(i)]
+}
+
+// mayReplace says whether an instance on a host that is not alive may have a
+// successor by now, and keeps why not.
+func (p *pass) mayReplace(i *miosa.Instance) bool {
+	ok, reason, again := p.m.mayReplace(i, p.stopAfter(i))
+	if reason != "" {
+		if p.held == nil {
+			p.held = map[string]string{}
+		}
+		p.held[i.ID] = reason
+		p.wakeAt(p.now.Add(again))
+	}
+	return ok
+}
+
+// stopAfter is after how long without control an instance's host stops it. Who
+// takes the setting back from the service does not want to wait for that.
+func (p *pass) stopAfter(i *miosa.Instance) time.Duration {
+	if i.StopAfterDisconnect == 0 {
+		return 0
+	}
+	if svc, ok := p.serviceOf(*i); ok && svc.StopAfterDisconnect == 0 {
+		return 0
+	}
+	return i.StopAfterDisconnect
 }
 
 // unit is a service in a version.
@@ -578,7 +632,7 @@ func (p *pass) existing() {
 		i := p.all[n]
 		host, known := p.m.w.hosts[i.HostID]
 		switch {
-		case i.HostID != "" && host.Liveness == miosa.Lost:
+		case i.HostID != "" && host.Liveness == miosa.Lost && p.mayReplace(&i):
 			p.lose(i)
 		case i.Goal == miosa.GoalStop:
 			if !known {
@@ -618,8 +672,21 @@ func (p *pass) update(i *miosa.Instance) bool {
 	if !i.Proven && p.proven(i.VersionID) {
 		i.Proven, changed = true, true
 	}
-	if svc, ok := p.serviceOf(*i); ok && (i.Logs != svc.Logs || i.Restart != svc.Restart || i.StopAfterDisconnect != svc.StopAfterDisconnect) {
-		i.Logs, i.Restart, i.StopAfterDisconnect, changed = svc.Logs, svc.Restart, svc.StopAfterDisconnect, true
+	if svc, ok := p.serviceOf(*i); ok {
+		stop := svc.StopAfterDisconnect
+		if stop != 0 && p.m.w.hosts[i.HostID].Liveness != miosa.Alive {
+			stop = max(stop, i.StopAfterDisconnect) // its host does not hear that it is to be sooner
+		}
+		if i.Logs != svc.Logs || i.Restart != svc.Restart || i.StopAfterDisconnect != stop {
+			i.Logs, i.Restart, i.StopAfterDisconnect, changed = svc.Logs, svc.Restart, stop, true
+		}
+	}
+	var reasons []string
+	if why := p.held[i.ID]; why != "" {
+		reasons = []string{why}
+	}
+	if !slices.Equal(i.Reasons, reasons) {
+		i.Reasons, changed = reasons, true
 	}
 	return changed
 }

@@ -56,31 +56,31 @@ func TestACrashLoopIsToldOf(t *testing.T) {
 		o.Failures, o.RestartCount, o.HealthyAt, o.Failure.Message = n, n, s.now, "the command exited with status 3"
 		s.put(o)
 	}
-	crash("ri_old0", 1)
+	crash("ri_first0", 1)
 	s.until(health.WorseAfter / 2)
-	again("ri_old0", 1)
+	again("ri_first0", 1)
 	s.until(time.Hour)
 	if told := s.toldHealth(); len(told) > 0 {
 		t.Errorf("it was over at once, and yet %q", told)
 	}
 	for n := 1; n < 6; n++ {
-		crash("ri_old0", n)
+		crash("ri_first0", n)
 		s.until(3 * time.Second)
-		again("ri_old0", n)
+		again("ri_first0", n)
 		s.until(4 * time.Second)
 	}
 	if told := s.toldHealth(); len(told) != 1 || !strings.HasPrefix(told[0], "production is degraded: web 0 ") || !strings.Contains(told[0], "the command exited with status 3") {
 		t.Errorf("told %q", told)
 	}
 	// The state stays as the contract has it.
-	crash("ri_old0", 6)
-	crash("ri_old1", 1)
+	crash("ri_first0", 6)
+	crash("ri_first1", 1)
 	s.until(time.Minute)
 	if told := s.toldHealth(); len(told) != 2 || !strings.HasPrefix(told[1], "production is down: web 0 waits for its next boot after 6 restarts: the command exited") {
 		t.Errorf("told %q", told)
 	}
-	again("ri_old0", 6)
-	again("ri_old1", 1)
+	again("ri_first0", 6)
+	again("ri_first1", 1)
 	s.until(time.Hour)
 	told := s.toldHealth()
 	if len(told) != 4 || !strings.HasPrefix(told[2], "production is degraded: ") || told[3] != "production is ok" {

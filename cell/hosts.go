@@ -198,28 +198,33 @@ func reached(o *miosa.Observation, phase string) bool {
 }
 
 // mayReplace says whether an instance on a host that is not alive may have a
-// successor by now. What was allowed once stays so, as long as its host is silent.
-func (m *Machine) mayReplace(i *miosa.Instance) bool {
+// successor by now; where only the time is wanting in which its host stops it
+// (stopAfter, see liveness.MayReplace), also why not, and in how long to ask again.
+// What was allowed once stays so, as long as its host is silent.
+func (m *Machine) mayReplace(i *miosa.Instance, stopAfter time.Duration) (ok bool, reason string, again time.Duration) {
 	h := m.hosts
 	if h.silent[i.HostID] == nil {
-		return true
+		return true, "", 0
 	}
 	g := h.grants[i.HostID]
+	if g != nil && g.given[i.ID] {
+		return true, "", 0
+	}
+	status, _ := h.judge.Status(i.HostID)
+	if ok, reason, again := liveness.MayReplace(status.Silence, stopAfter, i.Spec); !ok {
+		return false, reason, again
+	}
 	switch {
 	case m.w.hosts[i.HostID].Liveness == miosa.Lost:
-		return true
-	case g == nil:
-		return false
-	case g.given[i.ID]:
-		return true
-	case h.held || !g.all && g.left == 0:
-		return false
+		return true, "", 0
+	case g == nil, h.held || !g.all && g.left == 0:
+		return false, "", 0
 	}
 	if !g.all {
 		g.left--
 	}
 	g.given[i.ID] = true
-	return true
+	return true, "", 0
 }
 
 // saveHosts asks for the writes that are due: each host's verdict and how its drain

@@ -3,6 +3,7 @@ package cell_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -197,5 +198,76 @@ func TestAPurgeWaitsForADoubt(t *testing.T) {
 	}
 	if n := purged(m.Handle(now, cell.Changed{Revision: 4})); n != 1 {
 		t.Fatalf("it is purged %d times", n)
+	}
+}
+
+// placed is where a machine that is given the hosts, and a service of as many
+// replicas as it wants, puts its instances; "": nowhere, and why. more are records
+// of the service's instances, as of version ver_0.
+func placed(t *testing.T, hosts []miosa.Host, svc miosa.Service, more ...any) (on []string, reasons []string) {
+	t.Helper()
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	svc.ID, svc.TenantID, svc.DeploymentID, svc.EnvironmentID, svc.Name = "svc_0", tenant, "dep_0", "env_0", "web"
+	nouns := []any{
+		miosa.Tenant{ID: tenant, Slug: "t"}, miosa.Deployment{ID: "dep_0", TenantID: tenant, State: miosa.DeploymentStopped},
+		miosa.Environment{ID: "env_0", TenantID: tenant, DeploymentID: "dep_0", ActiveVersionID: "ver_0"},
+		miosa.Version{
+			ID: "ver_0", TenantID: tenant, DeploymentID: "dep_0", EnvironmentID: "env_0", State: miosa.VersionReady,
+			Services: []miosa.ServiceSpec{{ServiceID: "svc_0", Name: "web", Port: 80, Resources: miosa.Resources{VCPUs: 1, MemoryMB: 512, DiskMB: 1024}}},
+		}, svc,
+	}
+	for n, h := range hosts {
+		h.Liveness, h.Schedulable = miosa.Alive, true
+		// The first has most room: where nothing else counts it is taken.
+		h.Capacity = miosa.Resources{VCPUs: 64, MemoryMB: 65536 >> n, DiskMB: 1 << 20}
+		nouns = append(nouns, h)
+	}
+	c, _ := oneCommit(t, cell.NewMachine(cell.Config{Hosts: noHosts}).Handle(now, cell.Loaded{Revision: 1, Nouns: append(nouns, more...)}))
+	for _, i := range c.Create {
+		on = append(on, i.HostID)
+		reasons = append(reasons, i.Reasons...)
+	}
+	return on, reasons
+}
+
+// Where a service may run is asked of the schedule, and a host where its slot
+// could not be started before is not the first choice.
+func TestAServiceSaysWhereItMayRun(t *testing.T) {
+	hosts := []miosa.Host{{ID: "host_a"}, {ID: "host_b", Labels: map[string]string{"disk": "nvme", "rack": "1"}}}
+	failed := func(kind miosa.FailureKind, host string, slot int, wellSince time.Duration) []any {
+		at := time.Date(2026, 1, 1, 11, 0, 0, 0, time.UTC)
+		i := miosa.Instance{
+			ID: "ri_" + host, TenantID: tenant, DeploymentID: "dep_0", EnvironmentID: "env_0", ServiceID: "svc_0", VersionID: "ver_0",
+			Slot: slot, Goal: miosa.GoalRun, HostID: host, Generation: 1,
+		}
+		o := miosa.Observation{InstanceID: i.ID, TenantID: tenant, DeploymentID: "dep_0", HostID: host, Seq: 1, State: miosa.Stopped, Failure: miosa.Failure{Kind: kind, At: at}}
+		if wellSince != 0 {
+			o.HealthyAt = at.Add(wellSince)
+		}
+		return []any{i, o}
+	}
+	for _, c := range []struct {
+		name string
+		svc  miosa.Service
+		more []any
+		on   string
+		says string
+	}{
+		{"whatever", miosa.Service{DesiredReplicas: 1}, nil, "[host_a]", ""},
+		{"by a label", miosa.Service{DesiredReplicas: 1, Labels: map[string]string{"disk": "nvme"}}, nil, "[host_b]", ""},
+		{"by labels", miosa.Service{DesiredReplicas: 1, Labels: map[string]string{"disk": "nvme", "rack": "2"}}, nil, "[]", "rack=2"},
+		{"together", miosa.Service{DesiredReplicas: 3}, nil, "[host_a host_b host_a]", ""},
+		{"apart", miosa.Service{DesiredReplicas: 3, Apart: true}, nil, "[host_a host_b ]", "with a replica already"},
+		{"where it could not be started", miosa.Service{DesiredReplicas: 1}, failed(miosa.FailureHost, "host_a", 0, 0), "[host_b]", ""},
+		{"where it did not boot", miosa.Service{DesiredReplicas: 1}, failed(miosa.FailureBoot, "host_a", 0, 0), "[host_b]", ""},
+		{"where it could not be started, and was well since", miosa.Service{DesiredReplicas: 1}, failed(miosa.FailureHost, "host_a", 0, time.Minute), "[host_a]", ""},
+		{"where its app failed", miosa.Service{DesiredReplicas: 1}, failed(miosa.FailureExit, "host_a", 0, 0), "[host_a]", ""},
+		{"where another slot failed", miosa.Service{DesiredReplicas: 1}, failed(miosa.FailureHost, "host_a", 1, 0), "[host_a]", ""},
+		{"where it failed, and nowhere else", miosa.Service{DesiredReplicas: 1, Labels: map[string]string{"disk": "nvme"}}, failed(miosa.FailureHost, "host_b", 0, 0), "[host_b]", ""},
+	} {
+		on, reasons := placed(t, hosts, c.svc, c.more...)
+		if fmt.Sprint(on) != c.on || !strings.Contains(strings.Join(reasons, "; "), c.says) {
+			t.Errorf("%s: on %q (%q), want %s", c.name, on, reasons, c.on)
+		}
 	}
 }

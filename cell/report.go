@@ -58,6 +58,8 @@ func transition(was, is miosa.Observation) (kind, message string, ok bool) {
 	switch {
 	case is.State == miosa.Failed && was.State != miosa.Failed:
 		return "instance.failed", is.Failure.Message + "; it is not tried again", true
+	case is.State == miosa.Stopped && was.State != miosa.Stopped && is.Failure.Kind == miosa.FailureDisconnected:
+		return "instance.stopped", is.Failure.Message, true
 	case is.State == miosa.Stopped && was.State != miosa.Stopped:
 		return "instance.stopped", "stopped", true
 	case crashed && is.State == miosa.Pending:

@@ -28,6 +28,8 @@ type stage struct {
 	all      map[string]miosa.Instance
 	rollouts map[string]miosa.Rollout
 	events   []miosa.Event
+	judges   bool     // what hosts are judged is written
+	lost     []string // instances that ended with their hosts
 }
 
 func spec() miosa.ServiceSpec {
@@ -48,7 +50,7 @@ func newStage(t *testing.T) *stage {
 	}
 	for slot := range 2 {
 		i := miosa.Instance{
-			ID: fmt.Sprint("ri_old", slot), TenantID: tenant, DeploymentID: deployment, EnvironmentID: environment, ServiceID: service, VersionID: "ver_1", Slot: slot,
+			ID: fmt.Sprint("ri_first", slot), TenantID: tenant, DeploymentID: deployment, EnvironmentID: environment, ServiceID: service, VersionID: "ver_1", Slot: slot,
 			Spec: spec(), Proven: true, Goal: miosa.GoalRun, HostID: hostID, Generation: 1, BootSpec: []byte("sealed"), CreatedAt: s.now.Add(-time.Hour),
 		}
 		s.all[i.ID] = i
@@ -78,6 +80,14 @@ func (s *stage) put(nouns ...any) {
 
 func (s *stage) carryOut(effects []cell.Effect) {
 	for _, effect := range effects {
+		if save, ok := effect.(cell.SaveHost); ok && s.judges {
+			s.events = append(s.events, save.Events...)
+			if save.Host.ID != "" {
+				s.revision++
+				s.carryOut(s.m.Handle(s.now, cell.Changed{Revision: s.revision, Put: []any{save.Host}}))
+			}
+			s.carryOut(s.m.Handle(s.now, cell.HostSaved{Host: save.Host.ID}))
+		}
 		c, ok := effect.(cell.Commit)
 		if !ok {
 			continue
@@ -94,6 +104,10 @@ func (s *stage) carryOut(effects []cell.Effect) {
 				s.all[v.ID] = v
 			case miosa.Rollout:
 				s.rollouts[v.ID] = v
+			case miosa.Observation:
+				if v.Failure.Kind == miosa.FailureHostLost {
+					s.lost = append(s.lost, v.InstanceID)
+				}
 			}
 		}
 		s.revision++
@@ -129,18 +143,18 @@ func (s *stage) want(id string, texts ...string) {
 func TestAPublishIsToldOf(t *testing.T) {
 	s := newStage(t)
 	s.publish(2)
-	s.want("ri_old0", "publish of version 2 began (rol_2, asked for by key_1)")
-	s.want("ri_old1")
+	s.want("ri_first0", "publish of version 2 began (rol_2, asked for by key_1)")
+	s.want("ri_first1")
 	s.want("ri_of_ver_2_0_0", "publish of version 2 began (rol_2, asked for by key_1)")
 	for id, i := range s.all {
 		if i.VersionID == "ver_2" {
 			s.put(s.healthy(id))
 		}
 	}
-	s.want("ri_old0", "publish of version 2 began (rol_2, asked for by key_1)", "version 2 is live in its place (publish, rol_2)")
-	s.want("ri_old1")
+	s.want("ri_first0", "publish of version 2 began (rol_2, asked for by key_1)", "version 2 is live in its place (publish, rol_2)")
+	s.want("ri_first1")
 	s.want("ri_of_ver_2_0_0", "publish of version 2 began (rol_2, asked for by key_1)", "version 2 is live (publish, rol_2)")
-	if old := s.all["ri_old1"]; old.Goal == miosa.GoalRun {
+	if old := s.all["ri_first1"]; old.Goal == miosa.GoalRun {
 		t.Errorf("%+v", old)
 	}
 	for id, i := range s.all {
@@ -159,16 +173,16 @@ func TestAFailedPublishIsToldOf(t *testing.T) {
 	if step := s.rollouts["rol_2"].Step; step != miosa.StepFailed {
 		t.Fatalf("the rollout is %s", step)
 	}
-	s.want("ri_old0", "publish of version 2 began (rol_2, asked for by key_1)",
+	s.want("ri_first0", "publish of version 2 began (rol_2, asked for by key_1)",
 		"publish of version 2 failed: web: the run command exited with code 1; this version stays live")
-	s.want("ri_old1")
+	s.want("ri_first1")
 	// What is long over is told to nobody who comes later.
 	s.now = s.now.Add(time.Hour)
-	i := s.all["ri_old0"]
+	i := s.all["ri_first0"]
 	i.Words = nil
 	s.all[i.ID] = i
 	s.put(i)
-	s.want("ri_old0")
+	s.want("ri_first0")
 }
 
 // A changed log limit comes to every instance at once, without a boot.
@@ -176,7 +190,7 @@ func TestALogLimitIsCarried(t *testing.T) {
 	s := newStage(t)
 	s.service.Logs = miosa.LogLimit{LinesPerSecond: 100, Burst: 1000}
 	s.put(s.service)
-	for _, id := range []string{"ri_old0", "ri_old1"} {
+	for _, id := range []string{"ri_first0", "ri_first1"} {
 		if i := s.all[id]; i.Logs != s.service.Logs || i.Generation != 2 || i.RestartNonce != 0 || i.Goal != miosa.GoalRun {
 			t.Errorf("%+v", i)
 		}
@@ -193,18 +207,18 @@ func TestAFaultIsToldOf(t *testing.T) {
 		s.carryOut(s.m.Handle(s.now, cell.Reported{Report: routing.Report{RouterID: router, Generation: 1, Faults: faults, At: s.now}}))
 	}
 	report("router-1", nil)
-	s.want("ri_old1")
+	s.want("ri_first1")
 	for range 2 {
-		report("router-1", map[string]string{"ri_old1": fault, "ri_of_nobody": fault})
-		report("router-2", map[string]string{"ri_old1": fault})
+		report("router-1", map[string]string{"ri_first1": fault, "ri_of_nobody": fault})
+		report("router-2", map[string]string{"ri_first1": fault})
 	}
-	s.want("ri_old1", fault)
-	s.want("ri_old0")
-	if i := s.all["ri_old1"]; i.Generation != 2 || i.RestartNonce != 0 || i.Goal != miosa.GoalRun {
+	s.want("ri_first1", fault)
+	s.want("ri_first0")
+	if i := s.all["ri_first1"]; i.Generation != 2 || i.RestartNonce != 0 || i.Goal != miosa.GoalRun {
 		t.Errorf("%+v", i)
 	}
-	report("router-2", map[string]string{"ri_old1": "another"})
-	s.want("ri_old1", fault, "another")
+	report("router-2", map[string]string{"ri_first1": "another"})
+	s.want("ri_first1", fault, "another")
 }
 
 // Nothing is started of a version whose image is still on its way.

@@ -73,6 +73,10 @@ type (
 		By   time.Duration
 		At   time.Time
 	}
+	// Heard: the last beat that control acknowledged was sent so long ago. It is
+	// told before each other event, which is when something follows from it, and is
+	// taken from a clock that nobody sets.
+	Heard struct{ Ago time.Duration }
 	// Tick: nothing but time has passed.
 	Tick struct{}
 )
@@ -80,6 +84,7 @@ type (
 const anyBoot = -1
 
 func (Assigned) boot() int     { return anyBoot }
+func (Heard) boot() int        { return anyBoot }
 func (Tick) boot() int         { return anyBoot }
 func (e Reached) boot() int    { return e.Boot }
 func (e Started) boot() int    { return e.Boot }

@@ -8,6 +8,9 @@
 //	           its channel
 //	unhealthy  probed for ever; control replaces it
 //	stopping   the service's stop grace for the app, KillAfter more for the VM
+//
+// An instance with a StopAfterDisconnect is stopped in any of them once control
+// has not been heard for so long: another one may run in its place by then.
 package lifecycle
 
 import (
@@ -56,9 +59,10 @@ type Machine struct {
 	stopAt         time.Time // when StopGuest was sent; its deadline follows
 	restarting     bool      // stopping only to boot again (RestartNonce)
 	nonce          int
-	behind         int  // how often control had heard more than we remember
-	lost           bool // control saw a boot of it here that this host knows nothing of
-	ask            bool // resumed while stopping: nobody knows whether the app was asked
+	heard          time.Time // when the last beat was sent that control acknowledged; zero: not known
+	behind         int       // how often control had heard more than we remember
+	lost           bool      // control saw a boot of it here that this host knows nothing of
+	ask            bool      // resumed while stopping: nobody knows whether the app was asked
 }
 
 type vmState int
@@ -158,6 +162,9 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 		if e.At.Sub(m.obs.ClockSetBack.At) >= clockTold {
 			m.obs.ClockSetBack = miosa.ClockSetBack{At: e.At, By: e.By}
 		}
+	case Heard:
+		m.heard = now.Add(-e.Ago)
+		return nil
 	case Silent:
 		if m.vm != vmRunning || m.probed() && m.obs.State == miosa.Healthy {
 			break // it boots, which has its own deadline; or it answers its health checks, which counts for more
@@ -394,7 +401,7 @@ func (m *Machine) exited(now time.Time, e Exited) []Effect {
 		f.At = now
 	}
 	if m.obs.State == miosa.Stopping || m.restarting || e.Stopped {
-		m.obs.Failure = f
+		m.note(f)
 		return nil // Vanished follows and ends it
 	}
 	if f.Kind == miosa.FailureExit && f.ExitCode == 0 && m.in.Restart.Mode != miosa.RestartAlways && m.in.Restart.Mode != "" {
@@ -434,7 +441,7 @@ func (m *Machine) restart(now time.Time) []Effect {
 func (m *Machine) crashed(now time.Time, f miosa.Failure) []Effect {
 	f.At = now
 	f.LastLines = lastLines(f.LastLines)
-	m.obs.Failure = f
+	m.note(f)
 	kill := []Effect{Kill{m.obs.Boot}}
 	m.probing, m.stopAt = false, time.Time{}
 	if m.restarting {
@@ -464,6 +471,42 @@ func (m *Machine) crashed(now time.Time, f miosa.Failure) []Effect {
 	return kill
 }
 
+// note keeps how the boot ended. Of one that is stopped for want of control that
+// stays the reason.
+func (m *Machine) note(f miosa.Failure) {
+	if m.obs.State == miosa.Stopping && m.obs.Failure.Kind == miosa.FailureDisconnected {
+		if len(f.LastLines) > 0 {
+			m.obs.Failure.LastLines = f.LastLines
+		}
+		return
+	}
+	m.obs.Failure = f
+}
+
+// disconnected: control has not been heard for as long as the instance may run
+// without it.
+func (m *Machine) disconnected(now time.Time) bool {
+	by := m.disconnectAt()
+	return !by.IsZero() && !now.Before(by)
+}
+
+// disconnectAt is when that is so, unless control is heard again; zero: never.
+func (m *Machine) disconnectAt() time.Time {
+	if limit := m.in.StopAfterDisconnect; limit > 0 && !m.heard.IsZero() && m.obs.State != miosa.Stopping {
+		return m.heard.Add(limit)
+	}
+	return time.Time{}
+}
+
+// stopAlone stops an instance that control may have replaced by now. That is no
+// fault of the app's: nothing is counted, and nothing tried again.
+func (m *Machine) stopAlone(now time.Time) []Effect {
+	m.obs.Failure = miosa.Failure{Kind: miosa.FailureDisconnected, At: now, Message: fmt.Sprintf(
+		"its host had not reached the control plane for %s, and it must never run twice", now.Sub(m.heard).Round(time.Second))}
+	out := m.stop(now)
+	return append(out, m.due(now)...) // one that is asked to stop for a restart may be late by now
+}
+
 // AttachLines gives the present failure its last log lines where the event
 // that told of it had none: grace runs out by time alone, and time knows no log.
 func (m *Machine) AttachLines(lines []string) {
@@ -484,6 +527,8 @@ func (m *Machine) due(now time.Time) []Effect {
 	switch {
 	case m.obs.State.Terminal():
 		return nil
+	case m.disconnected(now):
+		return m.stopAlone(now)
 	case m.obs.State == miosa.Pending:
 		if m.in.Goal == miosa.GoalRun && !m.obs.NextRestartAt.IsZero() && !now.Before(m.obs.NextRestartAt) {
 			return m.boot(now)
@@ -581,9 +626,19 @@ func portList(ports []int) string {
 
 // Wake is when the machine wants a Tick; the zero time: not before an event.
 func (m *Machine) Wake() time.Time {
-	switch {
-	case m.obs.State.Terminal():
+	if m.obs.State.Terminal() {
 		return time.Time{}
+	}
+	at := m.wake()
+	if by := m.disconnectAt(); at.IsZero() || !by.IsZero() && by.Before(at) {
+		return by
+	}
+	return at
+}
+
+// wake is when there is something to do, control aside.
+func (m *Machine) wake() time.Time {
+	switch {
 	case m.obs.State == miosa.Pending:
 		return m.obs.NextRestartAt
 	case !m.stopAt.IsZero():

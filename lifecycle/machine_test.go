@@ -26,6 +26,7 @@ type model struct {
 	saved    miosa.Observation
 	last     miosa.Observation // before the event
 	phases   []miosa.Phase     // at the last look
+	heard    time.Time         // what was told last of control; zero: nothing
 }
 
 func TestMachineKeepsItsPromises(t *testing.T) {
@@ -43,9 +44,10 @@ func TestMachineKeepsItsPromises(t *testing.T) {
 func drawInstance(t *rapid.T) miosa.Instance {
 	in := miosa.Instance{
 		ID: "ri_1", HostID: "host_1", Generation: 1, Goal: miosa.GoalRun,
-		Proven:        rapid.Bool().Draw(t, "proven"),
-		PriorFailures: rapid.IntRange(0, health.Budget).Draw(t, "prior"),
-		Restart:       miosa.RestartPolicy{Mode: rapid.SampledFrom([]miosa.RestartMode{"", miosa.RestartAlways, miosa.RestartOnFailure, miosa.RestartNever}).Draw(t, "policy")},
+		Proven:              rapid.Bool().Draw(t, "proven"),
+		PriorFailures:       rapid.IntRange(0, health.Budget).Draw(t, "prior"),
+		StopAfterDisconnect: rapid.SampledFrom([]time.Duration{0, 0, 10 * time.Second, time.Hour}).Draw(t, "stop after disconnect"),
+		Restart:             miosa.RestartPolicy{Mode: rapid.SampledFrom([]miosa.RestartMode{"", miosa.RestartAlways, miosa.RestartOnFailure, miosa.RestartNever}).Draw(t, "policy")},
 		Spec: miosa.ServiceSpec{
 			Port: rapid.SampledFrom([]int{0, 8080}).Draw(t, "port"),
 			Health: miosa.HealthCheck{
@@ -76,7 +78,7 @@ func (w *model) step() {
 		Kind:     rapid.SampledFrom([]miosa.FailureKind{miosa.FailureExit, miosa.FailureSignal, miosa.FailureOOM, miosa.FailureNotFound, miosa.FailureImage, miosa.FailureHost}).Draw(w.T, "failure"),
 		ExitCode: rapid.IntRange(0, 1).Draw(w.T, "code"), LastLines: make([]string, rapid.IntRange(0, 60).Draw(w.T, "lines")),
 	}
-	switch rapid.IntRange(0, 13).Draw(w.T, "event") {
+	switch rapid.IntRange(0, 14).Draw(w.T, "event") {
 	case 0, 1:
 		w.tick()
 	case 2:
@@ -100,7 +102,7 @@ func (w *model) step() {
 	case 12:
 		in := w.m.Instance()
 		in.Generation += int64(rapid.IntRange(-1, 1).Draw(w.T, "generation"))
-		switch rapid.IntRange(0, 5).Draw(w.T, "change") {
+		switch rapid.IntRange(0, 6).Draw(w.T, "change") {
 		case 0:
 			if in.Goal == miosa.GoalRun {
 				in.Goal = miosa.GoalDrain
@@ -111,10 +113,25 @@ func (w *model) step() {
 			in.RestartNonce++
 		case 4:
 			in.Proven = true
+		case 5:
+			in.StopAfterDisconnect = rapid.SampledFrom([]time.Duration{0, time.Minute}).Draw(w.T, "stops after")
 		}
 		w.feed(lifecycle.Assigned{Instance: in})
 	case 13:
 		w.resume()
+	case 14:
+		ago := rapid.SampledFrom([]time.Duration{0, 5 * time.Second, 2 * time.Minute, 1 << 62}).Draw(w.T, "ago")
+		w.heard = w.now.Add(-ago)
+		w.feed(lifecycle.Heard{Ago: ago})
+		w.tick()
+	}
+}
+
+// alone: nothing goes on for longer without control than it may.
+func (w *model) alone() {
+	state, limit := w.m.Observation().State, w.m.Instance().StopAfterDisconnect
+	if limit > 0 && !w.heard.IsZero() && !w.now.Before(w.heard.Add(limit)) && state != miosa.Stopping && !state.Terminal() {
+		w.Fatalf("%s at %s, and control was last heard at %s", state, w.now, w.heard)
 	}
 }
 
@@ -128,7 +145,7 @@ func (w *model) resume() {
 	if w.saved.State == "" || w.saved.State.Terminal() {
 		return
 	}
-	w.m, w.probing = lifecycle.Resume(w.m.Instance(), w.saved, w.now), false
+	w.m, w.probing, w.heard = lifecycle.Resume(w.m.Instance(), w.saved, w.now), false, time.Time{}
 	if rapid.Bool().Draw(w.T, "alive") {
 		w.tick()
 	} else {
@@ -140,6 +157,7 @@ func (w *model) resume() {
 // same moment would spin.
 func (w *model) tick() {
 	w.feed(lifecycle.Tick{})
+	w.alone()
 	if at := w.m.Wake(); !at.IsZero() && !at.After(w.now) {
 		w.Fatalf("after a tick at %s it wants one at %s: %+v", w.now, at, w.m.Observation())
 	}
@@ -234,6 +252,9 @@ func (w *model) look() {
 	// answer, or the end of a worker that is well.
 	if w.m.Wake().IsZero() && !w.probing && !(o.State == miosa.Healthy && w.m.Instance().Spec.Port == 0) {
 		w.Fatalf("%s waits for nothing", o.State)
+	}
+	if o.Failure.Kind == miosa.FailureDisconnected && o.State != miosa.Stopping && o.State != miosa.Stopped {
+		w.Fatalf("without control it is %s", o.State)
 	}
 	if o.Failures > health.Budget+1 {
 		w.Fatalf("%d failures on the ladder", o.Failures)

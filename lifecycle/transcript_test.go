@@ -33,6 +33,8 @@ type stage struct {
 	answer string
 	out    []string
 	ended  bool
+	// silent is since when control acknowledges nothing; zero: it does.
+	silent time.Time
 }
 
 func newStage() *stage { return &stage{now: epoch, answer: "nothing"} }
@@ -40,13 +42,14 @@ func newStage() *stage { return &stage{now: epoch, answer: "nothing"} }
 // line carries out one line of a script:
 //
 //	new [proven] [worker] [policy=on_failure] [grace=60s] [failures=3]
-//	    [health=none|tcp|grpc|exec] [stable=10s] [stop=10s]
+//	    [health=none|tcp|grpc|exec] [stable=10s] [stop=10s] [disconnect=1m]
 //	assign [goal=drain|stop] [nonce=1] [generation=2] [proven]
 //	vm starts | app starts | app listens [on=loopback] | up  (all three, answering 200)
 //	app elsewhere ports=3000,9090
 //	app answers 503 | app answers nothing   (an exec check: its exit code)
 //	app exits [code=1] | app killed by=oom | app missing | app stopped
 //	vm vanishes | vm silent | boot fails     (each: [boot=1] for one from the past)
+//	control falls silent | control answers
 //	wait 10m | agent restarts [vm=lost] | state
 func (s *stage) line(l transcript.Line) (string, error) {
 	s.out = nil
@@ -108,6 +111,11 @@ func (s *stage) line(l transcript.Line) (string, error) {
 		s.feed(lifecycle.ClockSetBack{Boot: boot, By: l.Duration("by", 0), At: s.now})
 	case "boot fails":
 		s.feed(lifecycle.NotStarted{Boot: boot, Failure: miosa.Failure{Kind: miosa.FailureKind(l.Text("kind", "host")), Message: l.Text("why", "the host could not start it")}})
+	case "control falls":
+		s.silent = s.now
+	case "control answers":
+		s.silent = time.Time{}
+		s.feed(lifecycle.Tick{})
 	case "wait":
 		d, err := time.ParseDuration(l.Word(1))
 		if err != nil {
@@ -133,7 +141,7 @@ func (s *stage) begin(l transcript.Line) {
 	s.in = miosa.Instance{
 		ID: "ri_1", TenantID: "ten_1", DeploymentID: "dep_1", HostID: "host_1", Generation: 1, Goal: miosa.GoalRun,
 		Proven: l.Has("proven"), PriorFailures: l.Int("failures", 0),
-		Restart: miosa.RestartPolicy{Mode: miosa.RestartMode(l.Text("policy", "always"))},
+		Restart: miosa.RestartPolicy{Mode: miosa.RestartMode(l.Text("policy", "always"))}, StopAfterDisconnect: l.Duration("disconnect", 0),
 		Spec: miosa.ServiceSpec{Name: "web", Port: 8080, StopGrace: l.Duration("stop", 0), Health: miosa.HealthCheck{
 			Command: "/app/check", Grace: l.Duration("grace", 0), Type: miosa.HealthType(l.Text("health", "")), Stable: l.Duration("stable", 0),
 		}},
@@ -163,7 +171,11 @@ func (s *stage) assign(l transcript.Line) {
 // feed hands an event over and answers probes at once.
 func (s *stage) feed(ev lifecycle.Event) {
 	s.ended = s.m.Observation().State.Terminal()
-	events := []lifecycle.Event{ev}
+	var ago time.Duration
+	if !s.silent.IsZero() {
+		ago = s.now.Sub(s.silent)
+	}
+	events := []lifecycle.Event{lifecycle.Heard{Ago: ago}, ev}
 	for len(events) > 0 {
 		next := events[0]
 		events = events[1:]
