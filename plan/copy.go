@@ -346,6 +346,7 @@ func (w *world) put(noun any) {
 }
 
 func (w *world) putInstance(record any, v miosa.Instance) {
+	w.note(v.ServiceID)
 	o := w.instances[v.ID]
 	if o == nil {
 		o = &occupant{id: v.ID, made: w.machine.Loaded()}
@@ -353,7 +354,6 @@ func (w *world) putInstance(record any, v miosa.Instance) {
 	} else {
 		w.leave(o)
 	}
-	w.note(v.ServiceID)
 	o.record, o.unit, o.slot = record, unit{v.ServiceID, v.VersionID}, v.Slot
 	o.host, o.replaces, o.goal, o.size = v.HostID, v.Replaces, v.Goal, v.Spec.Resources
 	o.generation, o.nonce = v.Generation, v.RestartNonce

@@ -350,13 +350,27 @@ func TestPublishIsAsPlanned(t *testing.T) {
 		size := miosa.Resources{VCPUs: 1, MemoryMB: rapid.SampledFrom([]int{256, 1024, 2048}).Draw(t, "new size"), DiskMB: 100}
 		change := a.publish(f.now, size, rapid.IntRange(0, 5).Draw(t, "new replicas"))
 		p := planned(t, f, policy, change)
-		before := f.running(a.id("svc"))
+		before, served := f.running(a.id("svc")), f.serving(a.id("svc"))
 		f.write(change.Put...)
 		f.rest()
 		if p.Waiting == 0 {
 			same(t, f, p, a, before)
 		}
 		live := f.records["miosa.Environment "+a.id("env")].(miosa.Environment).ActiveVersionID == a.version(2).ID
+		for _, s := range p.Services {
+			after := 0
+			for _, i := range f.instances {
+				if i.ServiceID == s.ServiceID && i.VersionID == f.records["miosa.Environment "+s.EnvironmentID].(miosa.Environment).ActiveVersionID && i.State() == miosa.Healthy {
+					after++
+				}
+			}
+			if s.ServiceID == a.id("svc") && s.ServingBefore != served || s.Serving != after {
+				t.Fatalf("%d serve before and %d after; the plan has %+v", served, after, s)
+			}
+			if s.Dips() {
+				t.Fatalf("a publish makes before it breaks: %+v", s)
+			}
+		}
 		if len(p.Rollouts) != 1 || p.Rollouts[0].Live != live {
 			t.Fatalf("live is %t, and the plan has %+v", live, p.Rollouts)
 		}
