@@ -231,7 +231,7 @@ func dryRunResource(p plan.Plan) resource.DryRun {
 	out := resource.DryRun{
 		OK: p.OK(), Change: p.What, Summary: p.Summary(), Words: p.Words(), Waiting: p.Waiting, Finished: !p.Unfinished,
 		Regions: []resource.DryRunRegion{}, Services: []resource.DryRunService{}, Moves: []resource.DryRunMove{}, Starts: []resource.DryRunStart{},
-		Ends: []resource.DryRunEnd{}, NoRoom: []resource.DryRunNoRoom{}, Rollouts: []resource.DryRunRollout{},
+		Ends: []resource.DryRunEnd{}, NoRoom: []resource.DryRunNoRoom{}, Stays: []resource.DryRunStay{}, Rollouts: []resource.DryRunRollout{},
 		Zones: []resource.DryRunZone{}, Hosts: []resource.DryRunHostFill{},
 	}
 	if out.Words == nil {
@@ -269,6 +269,11 @@ func dryRunResource(p plan.Plan) resource.DryRun {
 		}
 		out.NoRoom = append(out.NoRoom, resource.DryRunNoRoom{
 			DryRunSubject: dryRunSubject(n.Subject), VersionNumber: n.Version, Slot: n.Slot, Replaces: str(n.Replaces), Reasons: reasons,
+		})
+	}
+	for _, s := range p.Stays {
+		out.Stays = append(out.Stays, resource.DryRunStay{
+			DryRunSubject: dryRunSubject(s.Subject), VersionNumber: s.Version, Slot: s.Slot, InstanceID: str(s.InstanceID), On: dryRunPlace(s.On),
 		})
 	}
 	for _, r := range p.Rollouts {

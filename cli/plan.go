@@ -17,8 +17,9 @@ first, and is none of the plan; what fails to start, or is slow to, is not fores
 
 Exit code 1 says that it is not well: an instance finds no host, a service ends up
 with fewer instances that serve than it wants, one is down on the way (none serves,
-where one did), or the publish does not go live. A service that has fewer for a
-while is listed, and no reason for it; nor is what was not well before.`
+where one did), what is to be drained stays, or the publish does not go live. A
+service that has fewer for a while is listed, and no reason for it; nor is what was
+not well before.`
 
 func (a *app) planCommand() *cobra.Command {
 	cmd := &cobra.Command{

@@ -60,8 +60,3 @@ func (c *Client) RevokeAPIKey(ctx context.Context, id string, options ...Option)
 func (c *Client) Hosts(ctx context.Context, options ...Option) iter.Seq2[resource.Host, error] {
 	return list[resource.Host](ctx, c, "/admin/hosts", options)
 }
-
-// PlanFleet says what a change would lead to in the whole fleet: a dry run.
-func (c *Client) PlanFleet(ctx context.Context, in resource.FleetChange, options ...Option) (resource.DryRun, error) {
-	return do[resource.DryRun](ctx, c, http.MethodPost, "/admin/plan", in, options...)
-}

@@ -109,11 +109,6 @@ func (c *Client) Scale(ctx context.Context, deployment string, in resource.Scale
 	return do[resource.Deployment](ctx, c, http.MethodPost, of(deployment, "/scale"), in, options...)
 }
 
-// Plan says what a publish or a scale would lead to: a dry run.
-func (c *Client) Plan(ctx context.Context, deployment string, in resource.DeploymentChange, options ...Option) (resource.DryRun, error) {
-	return do[resource.DryRun](ctx, c, http.MethodPost, of(deployment, "/plan"), in, options...)
-}
-
 // Resize sets the size of a service's instances.
 func (c *Client) Resize(ctx context.Context, deployment string, in resource.Resize, options ...Option) (resource.Deployment, error) {
 	return do[resource.Deployment](ctx, c, http.MethodPost, of(deployment, "/resize"), in, options...)

@@ -32,6 +32,11 @@ func (w *world) account(then before, change Change) Plan {
 	for _, id := range slices.Sorted(maps.Keys(a.leaving)) {
 		a.end(a.leaving[id])
 	}
+	for _, host := range change.drain {
+		for _, id := range slices.Sorted(maps.Keys(w.onHost[host])) {
+			a.stay(w.onHost[host][id])
+		}
+	}
 	a.rollouts()
 	a.services()
 	a.zones()
@@ -101,6 +106,13 @@ func (a *accounting) end(was occupant) {
 	a.Ends = append(a.Ends, End{
 		Subject: a.w.subject(was.unit.service, i.EnvironmentID), Version: a.w.versions[was.unit.version].Number, Slot: was.slot,
 		InstanceID: a.real(was.id), On: a.w.place(was.host), Reason: a.why(was, i.GoalReason),
+	})
+}
+
+func (a *accounting) stay(o *occupant) {
+	a.Stays = append(a.Stays, Stay{
+		Subject: a.w.subject(o.unit.service, o.instance().EnvironmentID), Version: a.w.versions[o.unit.version].Number, Slot: o.slot,
+		InstanceID: a.real(o.id), On: a.w.place(o.host),
 	})
 }
 
@@ -207,6 +219,9 @@ func (a *accounting) sort() {
 		return cmp.Or(a.compare(b.Subject), cmp.Compare(a.Version, b.Version), cmp.Compare(a.Slot, b.Slot))
 	})
 	slices.SortStableFunc(a.Ends, func(a, b End) int {
+		return cmp.Or(a.compare(b.Subject), cmp.Compare(a.Version, b.Version), cmp.Compare(a.Slot, b.Slot))
+	})
+	slices.SortStableFunc(a.Stays, func(a, b Stay) int {
 		return cmp.Or(a.compare(b.Subject), cmp.Compare(a.Version, b.Version), cmp.Compare(a.Slot, b.Slot))
 	})
 	slices.SortStableFunc(a.NoRoom, func(a, b NoRoom) int {

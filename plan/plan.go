@@ -29,6 +29,7 @@ type Plan struct {
 	Starts   []Start
 	Ends     []End
 	NoRoom   []NoRoom
+	Stays    []Stay // on hosts that are to be drained
 	// Rollouts are those that the change begins.
 	Rollouts []Rollout
 	Zones    []Zone // all, in order of region and name
@@ -117,6 +118,15 @@ type NoRoom struct {
 	Reasons []string
 }
 
+// Stay is an instance that does not come away from a host that is drained.
+type Stay struct {
+	Subject
+	Version    int
+	Slot       int
+	InstanceID string // as in Move
+	On         Place
+}
+
 // Rollout is how a rollout that the change begins goes.
 type Rollout struct {
 	Subject
@@ -144,11 +154,11 @@ type Host struct {
 }
 
 // OK reports whether all that is wanted finds a host, no service has fewer
-// instances that serve than it wants in the end, none is down on the way, and
-// every rollout comes to its end. What was not well before the change does not
+// instances that serve than it wants in the end, none is down on the way, what is
+// drained is empty in the end, and every rollout comes to its end. What was not well before the change does not
 // count, unless the change makes it worse.
 func (p *Plan) OK() bool {
-	if len(p.NoRoom) > 0 || p.Unfinished {
+	if len(p.NoRoom) > 0 || len(p.Stays) > 0 || p.Unfinished {
 		return false
 	}
 	for n := range p.Services {

@@ -466,8 +466,8 @@ func TestDrainKeepsServing(t *testing.T) {
 			}
 			left++
 		}
-		if left+len(p.NoRoom) != on || len(p.Starts) > 0 && p.Waiting == 0 {
-			t.Fatalf("of %d on the host %d move and %d find no host; %d start", on, left, len(p.NoRoom), len(p.Starts))
+		if left+len(p.Stays) != on || len(p.Starts) > 0 || len(p.Stays) > 0 && p.OK() || len(p.NoRoom) > len(p.Stays) {
+			t.Fatalf("of %d on the host %d move and %d stay, %d find no host; %d start; ok %t", on, left, len(p.Stays), len(p.NoRoom), len(p.Starts), p.OK())
 		}
 	})
 }

@@ -19,6 +19,9 @@ func (p *Plan) Summary() string {
 	if n := len(p.NoRoom); n > 0 {
 		bad = append(bad, fmt.Sprintf("%d of %s %s no host", n, count(all, "instance"), either(n == 1, "finds", "find")))
 	}
+	if n := len(p.Stays); n > 0 {
+		bad = append(bad, fmt.Sprintf("%s %s on the host", count(n, "instance"), either(n == 1, "stays", "stay")))
+	}
 	falls, down := 0, 0
 	for n := range p.Services {
 		switch s := &p.Services[n]; {
@@ -80,6 +83,9 @@ func (p *Plan) Words() []string {
 		}
 	}
 	p.noRoom(w)
+	w.list("Stay on the host", tally(p.Stays, func(s Stay) (string, string) {
+		return fmt.Sprintf("%s %d: on %s", s.name(), s.Slot, s.On), ""
+	}))
 	p.below(w)
 	w.list("Moves", tally(p.Moves, func(m Move) (string, string) {
 		if m.To.Host == "" {

@@ -19,7 +19,7 @@ type FleetChange struct {
 
 // DryRun is what a change would lead to.
 type DryRun struct {
-	OK       bool             `json:"ok" doc:"Everything finds a host, no service ends up with fewer that serve than it wants or is down on the way, and the publish goes live. What was not well before does not count."`
+	OK       bool             `json:"ok" doc:"Everything finds a host, no service ends up with fewer that serve than it wants or is down on the way, what is drained is empty, and the publish goes live. What was not well before does not count."`
 	Change   string           `json:"change" doc:"The change in words."`
 	Summary  string           `json:"summary"`
 	Words    []string         `json:"words" doc:"All of it as lines for a person; long lists are cut there."`
@@ -29,6 +29,7 @@ type DryRun struct {
 	Starts   []DryRunStart    `json:"starts"`
 	Ends     []DryRunEnd      `json:"ends" doc:"Instances that nothing takes over from in their version."`
 	NoRoom   []DryRunNoRoom   `json:"no_room" doc:"Instances that find no host."`
+	Stays    []DryRunStay     `json:"stays" doc:"Instances that do not come away from a host that is drained."`
 	Rollouts []DryRunRollout  `json:"rollouts" doc:"That of a publish."`
 	Zones    []DryRunZone     `json:"zones" doc:"How full they are; the operator's alone."`
 	Hosts    []DryRunHostFill `json:"hosts" doc:"Those of which more or less is promised after it; the operator's alone."`
@@ -112,6 +113,15 @@ type DryRunNoRoom struct {
 	Slot          int      `json:"slot"`
 	Replaces      *string  `json:"replaces" doc:"The instance that it was to take over from."`
 	Reasons       []string `json:"reasons" doc:"What turned hosts down, and what would fit."`
+}
+
+// DryRunStay is an instance that does not come away from a host that is drained.
+type DryRunStay struct {
+	DryRunSubject
+	VersionNumber int         `json:"version_number"`
+	Slot          int         `json:"slot"`
+	InstanceID    *string     `json:"runtime_instance_id" doc:"null: one that would only be there by then."`
+	On            DryRunPlace `json:"on"`
 }
 
 // DryRunRollout is how a publish goes.
