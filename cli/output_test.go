@@ -46,7 +46,7 @@ func TestFullDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.prints("drains", "add", "https://logs.example/in", "--name", "away")
-	s.hosts()
+	s.twins()
 	var tried [][]string
 	for _, line := range []string{
 		"instances restart " + of.InstanceID, "publish a.tar --name hello --run /app/server", "publish a.tar --name hello --wait=false", "ps", "ps hello",

@@ -11,8 +11,8 @@ import (
 	"github.com/miosa/miosa/store"
 )
 
-// hosts are two of a fleet; what apitest runs is on the first one.
-func (s *shell) hosts() {
+// twins are two hosts; what apitest runs is on the first one.
+func (s *shell) twins() {
 	s.t.Helper()
 	for n, name := range []string{"castor", "pollux"} {
 		s.p.Update(func(tx *store.Tx) error {
@@ -27,7 +27,7 @@ func (s *shell) hosts() {
 // Plans are pages in words, or JSON, and end with 1 where it would not be well.
 func TestPlan(t *testing.T) {
 	s := newShell(t)
-	s.hosts()
+	s.twins()
 	run := func(want int, args ...string) string {
 		t.Helper()
 		var out bytes.Buffer
