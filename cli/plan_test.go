@@ -3,6 +3,7 @@ package cli_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -11,13 +12,14 @@ import (
 	"github.com/miosa/miosa/store"
 )
 
-// twins are two hosts; what apitest runs is on the first one.
-func (s *shell) twins() {
+// twins are two hosts, whose IDs end with first and what follows; what apitest runs
+// is on that of 1.
+func (s *shell) twins(first int) {
 	s.t.Helper()
 	for n, name := range []string{"castor", "pollux"} {
 		s.p.Update(func(tx *store.Tx) error {
 			return store.Save(tx, store.Hosts, miosa.Host{
-				ID: "host_0000000000000000000000000" + string(rune('1'+n)), Name: name, Region: "local", Zone: string(rune('a' + n)),
+				ID: fmt.Sprintf("host_%026d", first+n), Name: name, Region: "local", Zone: string(rune('a' + n)),
 				Capacity: miosa.Resources{VCPUs: 4, MemoryMB: 1024, DiskMB: 20480}, Liveness: miosa.Alive, Schedulable: true, Overcommit: 4,
 			})
 		})
@@ -27,7 +29,7 @@ func (s *shell) twins() {
 // Plans are pages in words, or JSON, and end with 1 where it would not be well.
 func TestPlan(t *testing.T) {
 	s := newShell(t)
-	s.twins()
+	s.twins(1)
 	run := func(want int, args ...string) string {
 		t.Helper()
 		var out bytes.Buffer
@@ -87,6 +89,15 @@ How full hosts are, by what is promised:
 		t.Errorf("JSON: %+v, %v", out, err)
 	}
 	run(3, "plan", "lose-host", "nobody")
+	s.p.Update(func(tx *store.Tx) error {
+		return store.Save(tx, store.Hosts, miosa.Host{ID: fmt.Sprintf("host_%026d", 3), Name: "castor", Region: "far", Zone: "a", Liveness: miosa.Alive})
+	})
+	if said := run(2, "plan", "lose-zone", "a"); !strings.Contains(said, "far/a") {
+		t.Errorf("which one is meant? %s", said)
+	}
+	if said := run(2, "plan", "drain", "castor"); !strings.Contains(said, "by its ID") {
+		t.Errorf("which one is meant? %s", said)
+	}
 	run(3, "plan", "scale", "nobody", "2")
 	run(2, "plan", "scale", "shop", "many")
 	run(2, "plan", "publish", "shop", "--memory", "-1")

@@ -40,7 +40,7 @@ func LoseZone(loaded cell.Loaded, zone string) (Change, error) {
 	c := Change{What: "lose zone " + hosts[0].Region + "/" + hosts[0].Zone}
 	for _, h := range hosts {
 		if h.Region != hosts[0].Region {
-			return Change{}, miosa.Errorf(miosa.Invalid, "%s and %s both have a zone %q: name it with its region, as %s/%s", hosts[0].Region, h.Region, zone, h.Region, h.Zone)
+			return Change{}, ambiguous("%s and %s both have a zone %q: name it with its region, as %s/%s", hosts[0].Region, h.Region, zone, h.Region, h.Zone)
 		}
 		c.lose = append(c.lose, h.ID)
 	}
@@ -80,7 +80,7 @@ func hostBy(loaded cell.Loaded, name string) (miosa.Host, error) {
 		return miosa.Host{}, err
 	}
 	if len(hosts) > 1 {
-		return miosa.Host{}, miosa.Errorf(miosa.Invalid, "%d hosts are called %q: name one by its ID", len(hosts), name)
+		return miosa.Host{}, ambiguous("%d hosts are called %q: name one by its ID", len(hosts), name)
 	}
 	return hosts[0], nil
 }
@@ -107,6 +107,10 @@ func hostsBy(loaded cell.Loaded, meant func(miosa.Host) bool, noun, name string)
 	}
 	slices.SortFunc(hosts, func(a, b miosa.Host) int { return cmp.Compare(a.ID, b.ID) })
 	return hosts, nil
+}
+
+func ambiguous(format string, args ...any) error {
+	return &miosa.Error{Code: miosa.Invalid, Public: "validation_failed", Message: fmt.Sprintf(format, args...)}
 }
 
 func nameOf(h miosa.Host) string { return cmp.Or(h.Name, h.ID) }
