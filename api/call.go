@@ -181,7 +181,7 @@ func (c *call) serve() error {
 		}
 	}
 	key := c.r.Header.Get("Idempotency-Key")
-	if !c.route.mutates() || key == "" {
+	if !c.route.mutates() || c.route.Dry || key == "" {
 		answer, err := c.run(body)
 		if err != nil {
 			return err

@@ -13,7 +13,7 @@ import (
 type Operation struct {
 	Method, Pattern, ID string
 	Admin, Stream       bool
-	Upload, List        bool
+	Upload, List, Dry   bool
 }
 
 // Operations lists every route.
@@ -21,7 +21,7 @@ func Operations() []Operation {
 	var all []Operation
 	for _, r := range routes() {
 		all = append(all, Operation{
-			r.Method, r.Pattern, r.Operation, r.Access == accessAdmin, r.Stream != nil, r.Upload, r.Handle.list && !r.table(),
+			r.Method, r.Pattern, r.Operation, r.Access == accessAdmin, r.Stream != nil, r.Upload, r.Handle.list && !r.table(), r.Dry,
 		})
 	}
 	return all
@@ -91,3 +91,14 @@ func MakeCursor(key string) string { return makeCursor(key) }
 
 // InOrder is inOrder.
 func InOrder[V any](m map[string]V) iter.Seq2[string, V] { return inOrder(m) }
+
+// DryRuns are dryRuns.
+type DryRuns = dryRuns
+
+// NewDryRuns is newDryRuns.
+func NewDryRuns() DryRuns { return newDryRuns() }
+
+// Enter is enter.
+func (d dryRuns) Enter(ctx context.Context, operator bool) (leave func(), err error) {
+	return d.enter(ctx, operator)
+}

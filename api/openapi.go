@@ -156,7 +156,7 @@ func (d *document) parameters(r *route) []any {
 			add("query", name, "Only those that have it.", text)
 		}
 	}
-	if r.mutates() {
+	if r.mutates() && !r.Dry {
 		add("header", "Idempotency-Key", "The same key within 24 hours gives the first answer again.", object{"type": "string", "maxLength": maxIdempotencyKey})
 		add("header", "If-Match", "Only if the object still has this ETag; otherwise 412.", text)
 	}

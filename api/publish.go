@@ -29,6 +29,7 @@ type publication struct {
 	dep     miosa.Deployment
 	env     miosa.Environment
 	release miosa.Release
+	dry     bool                 // its bytes need not be there: what they are does not bear on where they run
 	vars    map[string]miosa.Var // to set with it, sealed
 	active  miosa.Version        // of the environment; zero before the first
 	all     []miosa.Service
@@ -42,7 +43,7 @@ func (s *Server) publish(c *call, in resource.Publish) (resource.Published, erro
 	if err != nil {
 		return resource.Published{}, err
 	}
-	if err := c.checkPublish(&in); err != nil {
+	if err := c.checkPublish(&in, false); err != nil {
 		return resource.Published{}, err
 	}
 	plan, err := c.plan()
@@ -93,8 +94,8 @@ func deletedMeanwhile() error {
 }
 
 // checkPublish finds what is wrong with a publish whatever it is of, and
-// settles its source and defaults.
-func (c *call) checkPublish(in *resource.Publish) error {
+// settles its source and defaults. A dry one need not say what is published.
+func (c *call) checkPublish(in *resource.Publish, dry bool) error {
 	if in.SourceSandboxID != "" && in.ReleaseID == "" && miosa.IDPrefix(in.SourceSandboxID) == miosa.PrefixRelease {
 		in.ReleaseID, in.SourceSandboxID = in.SourceSandboxID, ""
 	}
@@ -110,7 +111,7 @@ func (c *call) checkPublish(in *resource.Publish) error {
 		f.add("image", "and release_id or artifact_sha256 are given: name one source")
 	case in.Image != nil:
 		f.image("image", in.Image)
-	case in.ReleaseID == "" && in.ArtifactSHA256 == "":
+	case in.ReleaseID == "" && in.ArtifactSHA256 == "" && !dry:
 		f.add("release_id", "is needed: upload a release first, or name artifact_sha256, or an image in a registry")
 	case in.ReleaseID != "" && in.ArtifactSHA256 != "":
 		f.add("artifact_sha256", "and release_id are given: name one source")
@@ -200,7 +201,9 @@ func (p *publication) write(tx *store.Tx) error {
 		return err
 	}
 	var image miosa.Image
-	if p.in.Image != nil {
+	if p.dry && p.in.ReleaseID == "" && p.in.ArtifactSHA256 == "" {
+		p.release.Kind = miosa.KindOCI
+	} else if p.in.Image != nil {
 		if p.c.s.pulls == nil {
 			return &miosa.Error{Code: miosa.Unavailable, Public: "images_not_pulled", Message: "no images are pulled from here: upload a release"}
 		}

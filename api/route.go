@@ -35,7 +35,9 @@ type route struct {
 	// SecretReply: the answer holds a credential, so that a response kept for
 	// an idempotency key is kept encrypted.
 	SecretReply bool
-	Handle      handler
+	// Dry: it changes nothing, so that no answer is kept for an idempotency key.
+	Dry    bool
+	Handle handler
 	// Stream serves the same thing as server-sent events, to who asks for it.
 	Stream func(s *Server, c *call, w http.ResponseWriter) error
 	// Text serves it as plain text, to who asks for that.

@@ -55,6 +55,9 @@ func deploymentRoutes() []*route {
 			Handle: one((*Server).rollback)},
 		{Method: post, Pattern: "/deployments/{id}/scale", Access: accessTenant, Operation: "scale", Summary: "Set the number of instances",
 			Handle: one((*Server).scaleDeployment)},
+		{Method: post, Pattern: "/deployments/{id}/plan", Access: accessTenant, Operation: "planDeployment", Summary: "Say what a publish or a scale would lead to", Dry: true,
+			Notes:  dryNote + " By region; hosts are the operator's matter.",
+			Handle: one((*Server).planDeployment)},
 		{Method: post, Pattern: "/deployments/{id}/resize", Access: accessTenant, Operation: "resize", Summary: "Set the size of the instances",
 			Notes: "Makes a new version of the same release and rolls it out.", Query: []param{{"wait", "true: answer when it is live."}},
 			Handle: one((*Server).resizeDeployment)},
@@ -78,6 +81,9 @@ func deploymentRoutes() []*route {
 			Handle: one((*Server).explain)},
 	}
 }
+
+const dryNote = "A dry run: it is refused as the change itself would be, and else decided on a copy of the records by what decides in earnest, with hosts that do as they are told at once. " +
+	"Nothing is changed, and no answer is kept for an Idempotency-Key. What is under way is let end first. One is made at a time: 429 too_many_dry_runs."
 
 const streamNote = "JSON: newest first, a caller's own changes among them at once; the total counts 10000 at most. What is gone (a deployment, a service, an instance) keeps its timeline by its ID " +
 	"until its events expire: 30 days, or the plan's event_days. With `Accept: text/event-stream` or `follow=true`: the newest `limit` ones as server-sent events, then each as it happens; " +
@@ -216,6 +222,9 @@ func adminRoutes() []*route {
 			Handle: one((*Server).deleteHost)},
 		{Method: get, Pattern: "/admin/hosts/{id}/events", Access: accessAdmin, Operation: "listHostEvents", Tag: "events", Summary: "What happened on a host",
 			Notes: streamNote, Query: eventQuery, Handle: listing((*Server).listEvents), Stream: (*Server).streamEvents},
+		{Method: post, Pattern: "/admin/plan", Access: accessAdmin, Operation: "planFleet", Summary: "Say what a change would lead to in the whole fleet", Dry: true,
+			Notes:  dryNote,
+			Handle: one((*Server).planFleet)},
 		{Method: get, Pattern: "/admin/events", Access: accessAdmin, Operation: "listAllEvents", Tag: "events", Summary: "What happened in the whole platform",
 			Notes: streamNote, Query: append([]param{{"tenant_id", "Only of this tenant."}}, eventQuery...),
 			Handle: listing((*Server).listEvents), Stream: (*Server).streamEvents},

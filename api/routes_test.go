@@ -87,6 +87,10 @@ func bodyFor(op api.Operation, w world) any {
 		return map[string]any{"release_id": w.ids["release_id"]}
 	case "scale":
 		return map[string]any{"instances": 2}
+	case "planDeployment":
+		return map[string]any{"scale": map[string]any{"instances": 2}}
+	case "planFleet":
+		return map[string]any{"deployment_id": w.dep, "scale": map[string]any{"instances": 2}}
 	case "resize":
 		return map[string]any{"size": "small"}
 	case "createLogDrain":

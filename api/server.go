@@ -23,6 +23,7 @@ import (
 	"github.com/miosa/miosa/logs"
 	"github.com/miosa/miosa/outbound"
 	"github.com/miosa/miosa/ration"
+	"github.com/miosa/miosa/schedule"
 	"github.com/miosa/miosa/store"
 )
 
@@ -49,6 +50,8 @@ type Config struct {
 	// Targets are the addresses that customers may name, of receivers of their
 	// logs and events; those it allows besides public ones also without TLS.
 	Targets outbound.Guard
+	// Placement is the deciding machine's, for dry runs; "": schedule.Spread.
+	Placement schedule.Policy
 	// Heartbeat is the pause between comments on an idle event stream; 0: 15 s.
 	Heartbeat time.Duration
 }
@@ -98,6 +101,7 @@ type Server struct {
 	receiving receiving
 	memory    *ration.Pool
 	rooms     rooms
+	dryRuns   dryRuns
 	secrets   Sealer
 	logs      LogReader
 	drains    Drains
@@ -136,7 +140,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		cfg.Storage = "local"
 	}
 	s := &Server{
-		cfg: cfg, store: deps.Store, uploads: deps.Uploads, receiving: receiving{n: map[string]int{}}, memory: deps.Memory, rooms: rooms{of: map[string]*room{}}, secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, events: deps.Events, webhooks: deps.Webhooks, pulls: deps.Pulls, metrics: deps.Metrics, usage: deps.Usage, log: deps.Log,
+		cfg: cfg, store: deps.Store, uploads: deps.Uploads, receiving: receiving{n: map[string]int{}}, memory: deps.Memory, rooms: rooms{of: map[string]*room{}}, dryRuns: newDryRuns(), secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, events: deps.Events, webhooks: deps.Webhooks, pulls: deps.Pulls, metrics: deps.Metrics, usage: deps.Usage, log: deps.Log,
 		now: deps.Now, random: deps.Random, ready: deps.Ready, mux: http.NewServeMux(),
 	}
 	if s.memory == nil {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -172,35 +173,43 @@ func (s *Server) resizeDeployment(c *call, in resource.Resize) (resource.Deploym
 
 // changeNamed changes the service of a deployment that the body names.
 func (c *call) changeNamed(environment, name string, change serviceChange) (resource.Deployment, error) {
-	dep, err := c.deployment()
+	at, _, err := c.named(environment, name)
 	if err != nil {
 		return resource.Deployment{}, err
 	}
-	if environment == "" {
-		environment = miosa.Production
-	}
-	env, err := c.environment(dep, environment)
-	if err != nil {
-		return resource.Deployment{}, err
-	}
-	st, err := c.standing(env)
-	if err != nil {
-		return resource.Deployment{}, err
-	}
-	services, err := c.servicesOf(env)
-	if err != nil {
-		return resource.Deployment{}, err
-	}
-	service, err := pick(services, st, name)
-	if err != nil {
-		return resource.Deployment{}, err
-	}
-	at := store.Location{TenantID: dep.TenantID, DeploymentID: dep.ID, Key: store.ServiceKey(dep.TenantID, dep.ID, service.ID)}
 	change.patch.Metadata = nil
 	if _, err := c.changeService(at, change); err != nil {
 		return resource.Deployment{}, err
 	}
 	return c.showMade()
+}
+
+// named is the service of the path's deployment that a body names.
+func (c *call) named(environment, name string) (store.Location, miosa.Service, error) {
+	fail := func(err error) (store.Location, miosa.Service, error) {
+		return store.Location{}, miosa.Service{}, err
+	}
+	dep, err := c.deployment()
+	if err != nil {
+		return fail(err)
+	}
+	env, err := c.environment(dep, cmp.Or(environment, miosa.Production))
+	if err != nil {
+		return fail(err)
+	}
+	st, err := c.standing(env)
+	if err != nil {
+		return fail(err)
+	}
+	services, err := c.servicesOf(env)
+	if err != nil {
+		return fail(err)
+	}
+	service, err := pick(services, st, name)
+	if err != nil {
+		return fail(err)
+	}
+	return store.Location{TenantID: dep.TenantID, DeploymentID: dep.ID, Key: store.ServiceKey(dep.TenantID, dep.ID, service.ID)}, service, nil
 }
 
 // pick finds a service by name or ID, of those that are live or to be; without
@@ -265,51 +274,7 @@ func (c *call) changeService(at store.Location, change serviceChange) (resource.
 	if err != nil {
 		return resource.Service{}, err
 	}
-	err = c.updateRoom(func(tx *store.Tx) error {
-		dep, err := c.txDeployment(tx, at.DeploymentID)
-		if err != nil {
-			return err
-		}
-		service, err := store.Load(tx, store.Services, at.Key)
-		if err != nil {
-			return err
-		}
-		// Under /deployments the caller knows the deployment's ETag, not this one's.
-		if strings.HasPrefix(c.route.Pattern, "/services/") {
-			err = c.match(service.Revision)
-		} else {
-			err = c.txMatchDeployment(tx, dep)
-		}
-		if err != nil {
-			return err
-		}
-		env, err := store.Load(tx, store.Environments, store.EnvironmentKey(dep.TenantID, dep.ID, service.EnvironmentID))
-		if err != nil {
-			return err
-		}
-		if err := c.txNames(tx, dep, env, service.ID); err != nil {
-			return err
-		}
-		if change.unfrozen() {
-			if service, err = c.txService(tx, service, change.patch, plan); err != nil {
-				return err
-			}
-			if err := c.txOverrule(tx, env, service.ID, change.patch); err != nil {
-				return err
-			}
-		}
-		var begun miosa.Rollout
-		if change.frozen() {
-			if begun, err = c.txRefreeze(tx, &dep, env, service, change, plan); err != nil {
-				return err
-			}
-		}
-		c.made = made{Deployment: dep.ID, Rollout: begun.ID}
-		return c.audit(tx, miosa.Event{
-			DeploymentID: dep.ID, ServiceID: service.ID, VersionID: begun.TargetID, RolloutID: begun.ID,
-			Type: change.event, Message: fmt.Sprintf(change.message, service.Name),
-		})
-	})
+	err = c.updateRoom(func(tx *store.Tx) error { return c.txChange(tx, at, change, plan) })
 	if err != nil {
 		return resource.Service{}, err
 	}
@@ -335,6 +300,53 @@ func (c *call) changeService(at store.Location, change serviceChange) (resource.
 		view.RolloutID = str(c.made.Rollout)
 	}
 	return view, err
+}
+
+// txChange writes a change of a service.
+func (c *call) txChange(tx *store.Tx, at store.Location, change serviceChange, plan miosa.Plan) error {
+	dep, err := c.txDeployment(tx, at.DeploymentID)
+	if err != nil {
+		return err
+	}
+	service, err := store.Load(tx, store.Services, at.Key)
+	if err != nil {
+		return err
+	}
+	// Under /deployments the caller knows the deployment's ETag, not this one's.
+	if strings.HasPrefix(c.route.Pattern, "/services/") {
+		err = c.match(service.Revision)
+	} else {
+		err = c.txMatchDeployment(tx, dep)
+	}
+	if err != nil {
+		return err
+	}
+	env, err := store.Load(tx, store.Environments, store.EnvironmentKey(dep.TenantID, dep.ID, service.EnvironmentID))
+	if err != nil {
+		return err
+	}
+	if err := c.txNames(tx, dep, env, service.ID); err != nil {
+		return err
+	}
+	if change.unfrozen() {
+		if service, err = c.txService(tx, service, change.patch, plan); err != nil {
+			return err
+		}
+		if err := c.txOverrule(tx, env, service.ID, change.patch); err != nil {
+			return err
+		}
+	}
+	var begun miosa.Rollout
+	if change.frozen() {
+		if begun, err = c.txRefreeze(tx, &dep, env, service, change, plan); err != nil {
+			return err
+		}
+	}
+	c.made = made{Deployment: dep.ID, Rollout: begun.ID}
+	return c.audit(tx, miosa.Event{
+		DeploymentID: dep.ID, ServiceID: service.ID, VersionID: begun.TargetID, RolloutID: begun.ID,
+		Type: change.event, Message: fmt.Sprintf(change.message, service.Name),
+	})
 }
 
 // txService writes what a service may change without a version.

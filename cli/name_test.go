@@ -45,7 +45,7 @@ func TestANameOfTwoIsRefused(t *testing.T) {
 	}
 	for _, args := range [][]string{
 		{"rm", "shop", "--yes"}, {"rm", "shop", "--yes", "--purge-logs"}, {"deployments", "get", "shop"}, {"env", "set", "shop", "A=b"}, {"env", "ls", "shop"}, {"env", "rm", "shop", "A"},
-		{"scale", "shop", "2"}, {"restart", "shop"}, {"versions", "shop"}, {"rollback", "shop"}, {"promote", "shop", "1"}, {"ps", "shop"}, {"logs", "shop"}, {"log-limit", "shop"},
+		{"scale", "shop", "2"}, {"plan", "scale", "shop", "2"}, {"plan", "publish", "shop"}, {"restart", "shop"}, {"versions", "shop"}, {"rollback", "shop"}, {"promote", "shop", "1"}, {"ps", "shop"}, {"logs", "shop"}, {"log-limit", "shop"},
 		{"events", "shop"}, {"top", "shop"}, {"why", "shop"}, {"why", "shop", "1"}, {"publish", "v1.tar", "--name", "shop", "--run", "/app"},
 		{"drains", "add", "https://logs.example", "--deployment", "shop"}, {"webhooks", "add", "https://example.com", "--deployment", "shop"},
 	} {

@@ -47,9 +47,11 @@ func TestFullDevice(t *testing.T) {
 	}
 	s.prints("drains", "add", "https://logs.example/in", "--name", "away")
 	s.hosts()
+	s.twins(7)
 	var tried [][]string
 	for _, line := range []string{
-		"instances restart " + of.InstanceID, "publish a.tar --name hello --run /app/server", "publish a.tar --name hello --wait=false", "ps", "ps hello", "scale hello 2", "restart hello", "restart hello --wait=false", "versions hello",
+		"instances restart " + of.InstanceID, "publish a.tar --name hello --run /app/server", "publish a.tar --name hello --wait=false", "ps", "ps hello",
+		"plan", "plan scale hello 2", "plan scale hello 20", "plan publish hello", "plan drain castor", "plan lose-host castor", "plan lose-zone local/a", "scale hello 2", "restart hello", "restart hello --wait=false", "versions hello",
 		"promote hello 1", "promote hello 2", "rollback hello 1", "rollback hello 2 --wait=false",
 		"env set hello A=b", "env ls hello", "env rm hello A", "events", "events hello", "events hello -f",
 		"logs hello", "logs hello --since 2026-03-01", "logs hello -f", "logs hello -f --since 2026-03-01", "log-limit hello", "log-limit hello 100",

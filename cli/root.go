@@ -47,7 +47,8 @@ last one that this user started, or the one named by --context or MIOSA_CONTEXT.
 
 Exit codes:
   0    done
-  1    failed, or its output could not be written; the message says why
+  1    failed, or its output could not be written; the message says why; of
+       "miosa plan": it would not be well
   2    the command line is wrong, or a value in it
   3    there is no such thing
   4    the publish, promote, rollback or restart did not go live; what was
@@ -90,7 +91,7 @@ func New(cfg Config) *cobra.Command {
 	root.PersistentFlags().StringVar(&a.context, "context", "", "context `FILE` of the platform (default: MIOSA_CONTEXT, or the last \"miosa up\" of this user)")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(
-		a.publishCommand(), a.initCommand(), a.schemaCommand(), a.psCommand(), a.scaleCommand(), a.servicesCommand(), a.restartCommand(), a.versionsCommand(), a.rollbackCommand(), a.promoteCommand(),
+		a.publishCommand(), a.initCommand(), a.schemaCommand(), a.psCommand(), a.scaleCommand(), a.planCommand(), a.servicesCommand(), a.restartCommand(), a.versionsCommand(), a.rollbackCommand(), a.promoteCommand(),
 		a.envCommand(), a.eventsCommand(), a.logsCommand(), a.logLimitCommand(), a.drainsCommand(), a.topCommand(), a.whyCommand(), a.usageCommand(), a.removeCommand(), a.deploymentsCommand(), a.instancesCommand(), a.webhooksCommand(), a.registryCommand(), a.hostsCommand(),
 	)
 	return root

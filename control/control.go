@@ -17,6 +17,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/cell"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/schedule"
 	"github.com/miosa/miosa/store"
 )
@@ -280,7 +281,7 @@ func (c *Control) follow(ctx context.Context) error {
 	return nil
 }
 
-const recordsPrefix = "/v1/"
+const recordsPrefix = records.Prefix
 
 func (c *Control) watch(ctx context.Context, after int64) error {
 	for batch, err := range c.store.Watch(ctx, recordsPrefix, after) {
@@ -306,7 +307,7 @@ func ChangedBy(batch store.Batch) (cell.Changed, error) {
 			}
 			continue
 		}
-		noun, ok, err := decode(ch.Entry)
+		noun, ok, err := records.ForCell(ch.Entry)
 		if err != nil {
 			return cell.Changed{}, err
 		}
@@ -317,44 +318,5 @@ func ChangedBy(batch store.Batch) (cell.Changed, error) {
 	return changed, nil
 }
 
-// LoadAll reads every record as the machine takes it in at first. Changes
-// after the returned event's revision may be in it already: seeing them again
-// does no harm.
-func LoadAll(ctx context.Context, s store.Store) (cell.Loaded, error) {
-	revision, err := s.Revision(ctx)
-	if err != nil {
-		return cell.Loaded{}, fmt.Errorf("load the records: %w", err)
-	}
-	loaded := cell.Loaded{Revision: revision}
-	for entry, err := range s.Scan(ctx, recordsPrefix, store.ScanOptions{}) {
-		if err != nil {
-			return cell.Loaded{}, fmt.Errorf("load the records: %w", err)
-		}
-		noun, ok, err := decode(entry)
-		if err != nil {
-			return cell.Loaded{}, err
-		}
-		if ok {
-			loaded.Nouns = append(loaded.Nouns, noun)
-		}
-	}
-	return loaded, nil
-}
-
-// decode leaves out what the machine has no use for: cell.Kinds says what that is.
-func decode(e store.Entry) (any, bool, error) {
-	kind, _, ok := store.ParseKey(e.Key)
-	if !ok { // an index entry
-		return nil, false, nil
-	}
-	if used, known := cell.Kinds[kind]; !known {
-		return nil, false, cell.UnknownKind{Kind: kind}
-	} else if !used {
-		return nil, false, nil
-	}
-	noun, err := store.Decode(e)
-	if err != nil {
-		return nil, false, fmt.Errorf("read %s: %w", e.Key, err)
-	}
-	return noun, noun != nil, nil
-}
+// LoadAll reads every record as the machine takes it in at first: see records.All.
+func LoadAll(ctx context.Context, s store.Store) (cell.Loaded, error) { return records.All(ctx, s) }

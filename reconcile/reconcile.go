@@ -295,10 +295,11 @@ func takeOver(s *slot, r *Result) {
 	}
 }
 
-// well: nothing speaks against the instance any more.
+// well: nothing speaks against the instance any more, and its host answers: who has
+// just begun to decide does not know yet who of a silent host may be replaced.
 func well(s *slot, i *miosa.Instance) bool {
 	cause, _ := leaveReason(s, i)
-	return i.State() == miosa.Healthy && cause == ""
+	return i.State() == miosa.Healthy && cause == "" && s.in.Hosts[i.HostID].Liveness == miosa.Alive
 }
 
 func (s *slot) leaves(i *miosa.Instance) bool { return s.in.Drains[i.ID].Leave }

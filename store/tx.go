@@ -94,6 +94,22 @@ func Try(ctx context.Context, s Store, fn func(tx *Tx) error) (revision int64, e
 	return newTx(ctx, s).run(fn)
 }
 
+// Dry runs fn and commits nothing: it returns the entries that would have been
+// written, in the order in which they were, each without a Revision.
+func Dry(ctx context.Context, s Store, fn func(tx *Tx) error) ([]Entry, error) {
+	tx := newTx(ctx, s)
+	if err := fn(tx); err != nil {
+		return nil, err
+	}
+	var out []Entry
+	for _, key := range tx.written {
+		if w := tx.writes[key]; !w.deleted {
+			out = append(out, Entry{Key: key, Value: w.value})
+		}
+	}
+	return out, nil
+}
+
 func newTx(ctx context.Context, s Store) *Tx {
 	return &Tx{ctx: ctx, store: s, reads: map[string]Entry{}, writes: map[string]*write{}}
 }

@@ -626,3 +626,46 @@ func TestPrefetch(t *testing.T) {
 		t.Errorf("changed meanwhile: %v", err)
 	}
 }
+
+// A dry transaction says what would be written, sees its own writes, and leaves
+// the store as it is.
+func TestDry(t *testing.T) {
+	s := memory.New(time.Now)
+	tenant := miosa.Tenant{ID: "ten_00000000000000000000000001", Slug: "acme"}
+	if _, err := store.Update(ctx(), s, func(tx *store.Tx) error { return store.Save(tx, store.Tenants, tenant) }); err != nil {
+		t.Fatal(err)
+	}
+	before, err := s.Revision(ctx())
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := store.Dry(ctx(), s, func(tx *store.Tx) error {
+		v, err := store.Load(tx, store.Tenants, store.TenantKey(tenant.ID))
+		if err != nil {
+			return err
+		}
+		v.Slug = "other"
+		if err := store.Save(tx, store.Tenants, v); err != nil {
+			return err
+		}
+		if v, err = store.Load(tx, store.Tenants, store.TenantKey(tenant.ID)); err != nil || v.Slug != "other" {
+			t.Errorf("its own write: %q, %v", v.Slug, err)
+		}
+		tx.SetIndex("/v1/index", "x", 0)
+		tx.DropIndex("/v1/gone")
+		return nil
+	})
+	if err != nil || len(entries) != 2 || entries[0].Key != store.TenantKey(tenant.ID) || string(entries[1].Value) != "x" {
+		t.Fatalf("%+v, %v", entries, err)
+	}
+	if noun, err := store.Decode(entries[0]); err != nil || noun.(miosa.Tenant).Slug != "other" {
+		t.Errorf("%+v, %v", noun, err)
+	}
+	if now, err := s.Revision(ctx()); err != nil || now != before {
+		t.Errorf("revision %d became %d, %v", before, now, err)
+	}
+	wrong := errors.New("no")
+	if _, err := store.Dry(ctx(), s, func(*store.Tx) error { return wrong }); !errors.Is(err, wrong) {
+		t.Errorf("an error of its function: %v", err)
+	}
+}

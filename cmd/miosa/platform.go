@@ -416,6 +416,7 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 	server, err := api.New(api.Config{
 		PublicURL: p.public.url, Version: version, MaxLogDays: p.cfg.longestDays(), PublicPorts: p.cfg.tcpPorts,
 		Regions: []miosa.Region{{ID: p.cfg.region, Name: p.cfg.region, Slug: p.cfg.region, Available: true}}, Targets: targets,
+		Placement: p.cfg.placement,
 	}, api.Deps{
 		Store: p.store, Uploads: uploads{p.blobs, p.memory}, Memory: p.memory, Secrets: p.vault, Log: p.log, Ready: p.answers,
 		Logs: p.plane, Drains: p.drains, Events: p.timeline, Webhooks: p.webhooks, Pulls: p.pulls, Metrics: p.history, Usage: p.ledger,
