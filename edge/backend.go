@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/miosa/miosa/balance"
 	"github.com/miosa/miosa/routing"
 )
 
@@ -46,14 +47,6 @@ type backend struct {
 	said    map[string]bool        // what complain was told of by sayOnce
 }
 
-// How long a backend is passed over after a failed dial: it doubles from the
-// first to the longest. Short, because the health probes and control have the
-// last word; this only saves requests from trying in vain until then.
-const (
-	sidelineFirst   = 100 * time.Millisecond
-	sidelineLongest = 5 * time.Second
-)
-
 func newBackend(id routing.Backend, token string, idle chan<- routing.Backend) *backend {
 	return &backend{Backend: id, token: token, idle: idle, conns: map[*upstream]struct{}{}, calls: map[*call]struct{}{}, pipes: map[*pipe]struct{}{}, said: map[string]bool{}, freed: make(chan struct{}, 1)}
 }
@@ -74,11 +67,7 @@ func (b *backend) sidelined(now time.Time) bool {
 }
 
 func (b *backend) dialFailed(now time.Time) {
-	n := b.failures.Add(1)
-	pause := sidelineLongest
-	if n < 7 {
-		pause = min(sidelineLongest, sidelineFirst<<(n-1))
-	}
+	pause := balance.Sideline(int(b.failures.Add(1)))
 	b.sideline.Store(now.Add(pause).UnixNano())
 }
 

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/balance"
 	"github.com/miosa/miosa/routing"
 )
 
@@ -775,7 +776,7 @@ func TestSidelining(t *testing.T) {
 	for range 20 {
 		b.dialFailed(now)
 		pause := time.Unix(0, b.sideline.Load()).Sub(now)
-		if pause < last || pause < sidelineFirst || pause > sidelineLongest {
+		if pause < last || pause < balance.Sideline(1) || pause > balance.Sideline(20) {
 			t.Fatalf("%v after %v", pause, last)
 		}
 		last = pause
@@ -783,7 +784,7 @@ func TestSidelining(t *testing.T) {
 			t.Fatal("not sidelined for its pause")
 		}
 	}
-	if last != sidelineLongest {
+	if last != balance.Sideline(1000) {
 		t.Errorf("ends at %v", last)
 	}
 	b.dialWorked()

@@ -126,6 +126,9 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
+// epoch is a moment, for what is told the time.
+var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
 // testKey makes the cookies of routers in tests.
 var testKey = []byte("0123456789abcdef")
 
