@@ -153,15 +153,17 @@ func (m *Machine) take(now time.Time, u routing.Update) []Effect {
 			left = append(left, b)
 		}
 	}
+	leave := make(map[routing.Backend]*departure, len(left))
 	for _, b := range left {
-		m.leaving[b] = &departure{deadline: now.Add(Window(m.drains[b]))}
+		leave[b] = &departure{deadline: now.Add(Window(m.drains[b]))}
 		out = append(out, Retire{b})
 	}
+	maps.Copy(m.leaving, leave)
 	clear(m.drains)
 	if len(left) > 0 {
 		for _, id := range slices.Sorted(maps.Keys(m.tunnels)) {
-			if b := m.tunnels[id]; slices.Contains(left, b) {
-				m.leaving[b].plan(now, id)
+			if d := leave[m.tunnels[id]]; d != nil {
+				d.plan(now, id)
 			}
 		}
 	}

@@ -17,6 +17,8 @@ type loop struct {
 	machine *balance.Machine
 	reports chan routing.Report
 
+	busy busy
+
 	mu       sync.Mutex // guards backends, which the router's end reads too
 	backends map[routing.Backend]*backend
 }
@@ -99,7 +101,7 @@ func (l *loop) carry(ev balance.Event) {
 				(*cancel)()
 			}
 		case balance.Count:
-			l.carry(balance.Counted{InFlight: l.counts()})
+			l.carry(balance.Counted{InFlight: l.busy.count()})
 		case balance.Report:
 			l.rt.markApplied()
 			l.post(e.Report)
@@ -117,16 +119,6 @@ func (l *loop) post(r routing.Report) {
 	l.reports <- r // there is room: nobody else puts anything in
 }
 
-func (l *loop) counts() map[routing.Backend]int {
-	out := map[routing.Backend]int{}
-	for id, b := range l.backends {
-		if n := b.inFlight.Load(); n > 0 {
-			out[id] = int(n)
-		}
-	}
-	return out
-}
-
 func (l *loop) pool(p routing.Pool) *pool {
 	out := &pool{Pool: p, replaced: make(chan struct{})}
 	for _, id := range p.Backends {
@@ -138,7 +130,7 @@ func (l *loop) pool(p routing.Pool) *pool {
 func (l *loop) backend(id routing.Backend) *backend {
 	b := l.backends[id]
 	if b == nil {
-		b = newBackend(id, balance.CookieToken(l.rt.cfg.StickyKey, id.InstanceID), l.rt.idle)
+		b = newBackend(id, balance.CookieToken(l.rt.cfg.StickyKey, id.InstanceID), l.rt.idle, &l.busy)
 		b.complain, b.greet = l.rt.complain, l.rt.cfg.Greet
 		l.mu.Lock()
 		l.backends[id] = b
