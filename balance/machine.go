@@ -49,8 +49,8 @@ type plannedClose struct {
 // How often control hears from the router: often while it waits for a drain,
 // seldom otherwise, as a sign of life.
 const (
-	reportDraining = time.Second
-	reportQuiet    = 5 * time.Second
+	reportDraining = routing.ReportEvery / 2
+	reportQuiet    = routing.ReportEvery
 )
 
 // NewMachine makes a machine that has no table yet.
