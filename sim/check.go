@@ -584,6 +584,14 @@ func (c *checker) settledRoutes() error {
 		}
 	}
 	for _, r := range c.s.routers {
+		if c.s.now.Sub(c.s.flipped) > 10*time.Second && !routing.SameRoutes(r.table, c.s.table) {
+			return fmt.Errorf("in the end %s routes by another table than control's %d", r.id, c.s.table.Generation)
+		}
+		for b, t := range r.targets {
+			if t.retired && t.inFlight > 0 && c.s.now.Sub(t.left) > 2*miosa.DefaultDrain {
+				return fmt.Errorf("in the end %s has %d in flight at %s, which left its table at %s", r.id, t.inFlight, b.InstanceID, t.left.Format("15:04:05"))
+			}
+		}
 		for _, at := range r.doors {
 			pool, _ := poolBehind(r.table, at)
 			if pool.Protocol == miosa.ProtocolTCP && !open[at] {

@@ -57,6 +57,7 @@ type vm struct {
 	injured  bool // a fault was injected
 	addr     netip.AddrPort
 	words    lane // what the guest says
+	flights  []*flight
 }
 
 func newHost(s *Sim, n int) *host {
@@ -150,6 +151,7 @@ func (h *host) die(d time.Duration) {
 	for _, id := range sortedIDs(h.slots) {
 		if v := h.slots[id].vm; v != nil {
 			v.alive, v.serving, v.injured = false, false, true
+			h.s.sever(v)
 		}
 	}
 	h.s.after(d, func() {
@@ -233,6 +235,7 @@ func (h *host) loseDisk() {
 		o.lost = true
 		if o.vm != nil {
 			o.vm.alive, o.vm.serving, o.vm.injured = false, false, true
+			h.s.sever(o.vm)
 		}
 		delete(h.slots, id)
 	}
@@ -304,9 +307,10 @@ func (o *occupant) carryOut(effect lifecycle.Effect) {
 	case lifecycle.StopGuest:
 		o.stop(e.Boot)
 	case lifecycle.Kill:
-		if o.vm != nil {
-			o.vm.alive, o.vm.serving = false, false
+		if v := o.vm; v != nil {
+			v.alive, v.serving = false, false
 			o.vm = nil
+			s.sever(v)
 		}
 	case lifecycle.Report:
 		s.check.observed(o, e.Observation)
@@ -442,6 +446,7 @@ func (o *occupant) vanish(v *vm) {
 		return
 	}
 	v.alive, v.serving = false, false
+	o.h.s.sever(v)
 	o.say(v, lifecycle.Vanished{Boot: v.boot})
 }
 
@@ -451,6 +456,7 @@ func (o *occupant) stop(n int) {
 		return
 	}
 	v.stopping, v.serving = true, false // an app stops accepting on SIGTERM
+	s.sever(v)
 	took := s.between(50*time.Millisecond, 2*time.Second)
 	if s.chance(0.05) {
 		took = 20 * time.Second // deaf to SIGTERM, and PID 1 too

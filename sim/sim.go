@@ -1,7 +1,7 @@
 // Package sim is the whole system in one process and one goroutine: the real
-// control machine over the store in memory, the real lifecycle machine of
-// every instance, routers and users, driven by one seeded queue of events in
-// virtual time. The same seed gives the same run. After every event the
+// control machine over the store in memory, the real lifecycle machine of every
+// instance, the real machine of every router, and users, driven by one seeded
+// queue of events in virtual time. The same seed gives the same run. After every event the
 // invariants must hold; after the faults have ended everything must settle.
 package sim
 
@@ -32,7 +32,7 @@ type Config struct {
 	Actions     int           // what users and faults do, all in all
 	Span        time.Duration // over how much virtual time
 	Settle      time.Duration // quiet time after it
-	Faults      bool          // crashes of apps, VMs, agents and control, full disks, silent routers, jumping clocks
+	Faults      bool          // crashes of apps, VMs, agents and control, full disks, silent and crashing routers, lost updates and reports, jumping clocks
 	Trace       func(string)  // each event in words; nil: none
 }
 
@@ -42,6 +42,9 @@ type Report struct {
 	Publishes, Flips, Failures int // rollouts asked for, made live, failed
 	Requests, Lost, Excused    int // Excused: cut by a fault that was injected
 	Connections                int // of those: to a port
+	Tunnels                    int // of those: upgraded
+	Cuts                       int // drains that a router ended
+	Gaps                       int // updates that a router found missing
 	Boots, Crashes             int
 	Suspected, LostHosts       int
 	Reloads, Refused           int // watches that began anew; commits that failed for passing reasons
@@ -69,11 +72,13 @@ type Sim struct {
 	timer    int // the one that counts
 	hosts    []*host
 	routers  []*router
+	clients  map[string]*client
 	users    *users
 	check    *checker
 	watch    lane
 	watches  int           // counts watches begun: changes on a former one are lost
 	table    routing.Table // the newest published
+	flipped  time.Time     // when that was
 	err      error
 }
 
@@ -108,7 +113,7 @@ func Run(cfg Config) (Report, error) {
 	s := &Sim{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x6d696f7361)), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 	s.store = memory.New(s.clock)
 	s.check = newChecker(s)
-	s.users = newUsers(s)
+	s.users, s.clients = newUsers(s), map[string]*client{}
 	for n := range cfg.Hosts {
 		s.hosts = append(s.hosts, newHost(s, n))
 	}
@@ -232,6 +237,7 @@ func (s *Sim) startControl() {
 	s.epoch++
 	s.timer++
 	s.wake, s.started = time.Time{}, s.now
+	s.table = routing.Table{} // it has none before it makes one
 	s.control = cell.NewMachine(cell.Config{
 		RouterWindow: cell.RouterWindow,
 		Hosts: func(t miosa.Tenant, d miosa.Deployment, e miosa.Environment) []string {
@@ -276,9 +282,6 @@ func (s *Sim) reload(then func()) {
 func (s *Sim) crashControl() {
 	s.trace("control crashes")
 	s.startControl()
-	for _, r := range s.routers {
-		s.after(s.between(time.Millisecond, 2*time.Second), r.report)
-	}
 }
 
 // tell feeds control's machine and carries out what it asks for.
@@ -317,7 +320,7 @@ func (s *Sim) carryOut(effect cell.Effect) {
 			s.fail("the update to %d is for %d, and the table is %d", u.Generation, u.From, next.Generation)
 			return
 		}
-		s.table = next
+		s.table, s.flipped = next, s.now
 		s.check.published(next)
 		for _, r := range s.routers {
 			r.send(u)

@@ -110,6 +110,9 @@ var serviceTypes = map[string]miosa.ServiceType{
 	"web": miosa.ServiceWeb, "front": miosa.ServiceWeb, "api": miosa.ServiceAPI, "queue": miosa.ServiceWorker, "job": miosa.ServiceWorker, "db": miosa.ServiceAPI,
 }
 
+// stickyModes are what services that get requests choose from.
+var stickyModes = []miosa.StickyMode{miosa.StickyNone, miosa.StickyNone, miosa.StickyCookie, miosa.StickyClientIP}
+
 // publicPorts are fewer than the apps may want.
 var publicPorts = store.PortRange{First: 30000, Last: 30002}
 
@@ -173,6 +176,7 @@ func (u *users) service(a *app, name string) miosa.Service {
 		svc.Restart.Mode = miosa.RestartOnFailure
 	case svc.Type != miosa.ServiceWorker:
 		svc.DesiredReplicas = 1 + u.s.rng.IntN(3)
+		svc.Sticky.Mode = stickyModes[u.s.rng.IntN(len(stickyModes))]
 		if u.s.chance(0.3) && u.s.now.Sub(u.began) < u.s.cfg.Span {
 			svc.Restart.MaxAge = 15 * time.Minute
 		}
@@ -240,6 +244,8 @@ func (u *users) act() {
 		s.routers[s.rng.IntN(len(s.routers))].fallSilent(s.between(time.Second, 6*time.Second))
 	case !s.cfg.Faults:
 		u.replace(a)
+	case roll < 67:
+		s.routers[s.rng.IntN(len(s.routers))].crash()
 	case roll < 68:
 		s.routers[s.rng.IntN(len(s.routers))].fallSilent(s.between(5*time.Second, 2*time.Minute))
 	case roll < 69:
