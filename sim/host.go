@@ -30,7 +30,7 @@ type host struct {
 	full  bool // its disk: nothing boots
 
 	session, beats int64     // of its present connection
-	since          time.Time // it is cut
+	since, back    time.Time // it is cut, and was no more
 	cut            bool      // off from control: nothing comes through, either way
 }
 
@@ -58,6 +58,7 @@ type vm struct {
 	addr     netip.AddrPort
 	words    lane // what the guest says
 	flights  []*flight
+	on       *host
 }
 
 func newHost(s *Sim, n int) *host {
@@ -133,9 +134,15 @@ func (h *host) cutOff(d time.Duration) {
 	h.cut, h.since = true, h.s.now
 	h.s.after(d, func() {
 		h.s.trace("%s is back", h.id)
-		h.cut = false
+		h.cut, h.back = false, h.s.now
 		h.reconnect()
 	})
+}
+
+// cutLately: what runs there may be lost to control, and ended when the host is
+// heard again, while routers still see it through its drain.
+func (h *host) cutLately() bool {
+	return h.cut || !h.back.IsZero() && h.s.now.Sub(h.back) < miosa.DefaultDrain
 }
 
 // die is the end of all that runs on the host; its machine is back after a while,
@@ -157,6 +164,8 @@ func (h *host) die(d time.Duration) {
 	h.s.after(d, func() {
 		if h.cut = false; epoch == h.epoch {
 			h.crashAgent()
+		} else { // its agent was begun again before it could connect
+			h.reconnect()
 		}
 	})
 }
@@ -349,7 +358,7 @@ func (o *occupant) boot(n int) {
 	s := o.h.s
 	s.report.Boots++
 	behaviour := behaviourOf(o.in.Spec.Command)
-	v := &vm{boot: n}
+	v := &vm{boot: n, on: o.h}
 	o.vm = v
 	o.later(s.between(10*time.Millisecond, 500*time.Millisecond), func() {
 		if o.vm != v {

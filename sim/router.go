@@ -116,6 +116,9 @@ func (r *router) subscribe() {
 
 // send is an update on its way to the router.
 func (r *router) send(u routing.Update) {
+	if u.Whole { // what a router keeps is its own
+		u = routing.Table{Generation: u.Generation, Routes: u.Routes, Ports: u.Ports}.Whole()
+	}
 	epoch, stream := r.s.epoch, r.stream
 	here := func() bool { return epoch == r.s.epoch && stream == r.stream && !r.silent && !r.down }
 	if r.s.cfg.Faults && r.s.chance(0.01) {
@@ -426,7 +429,7 @@ func (r *router) end(f *flight, how ending) {
 		if drained := r.s.now.Sub(t.left); !t.retired || drained < balance.Window(f.limit) {
 			r.s.fail("%s cuts a request to %s %s after that left its table, within the drain limit", r.id, f.to.InstanceID, drained)
 		}
-	case f.vm.injured, r.behind(), r.s.jumpedLately(), age >= f.limit && f.tunnel == 0:
+	case f.vm.injured, f.vm.on.cutLately(), r.behind(), r.s.jumpedLately(), age >= f.limit && f.tunnel == 0:
 		r.s.report.Excused++
 	default:
 		r.s.report.Lost++
