@@ -165,7 +165,9 @@ func TestDeclareLost(t *testing.T) {
 	}
 	p.want(403, "POST", "/admin/hosts/"+aHost+"/lost", nil)
 	// One that is failing is well again when it is uncordoned.
-	p.host(func(h *miosa.Host) { h.Liveness, h.Failing, h.Reasons = miosa.Alive, true, []string{"three apps failed"} })
+	p.host(func(h *miosa.Host) {
+		h.Liveness, h.Failing, h.Reasons = miosa.Alive, true, []string{"three apps failed"}
+	})
 	if a := p.operate(200, "uncordon", nil); a.at("data.failing") != false || len(a.at("data.reasons").([]any)) != 0 {
 		t.Errorf("one that is failing: %s", a.Raw)
 	}

@@ -217,9 +217,8 @@ func (p *pass) decide() {
 	for _, id := range sortedKeys(p.settled) {
 		p.commit.Put = append(p.commit.Put, p.settled[id])
 	}
-	if p.full() {
-		p.wakeAt(p.now)
-	}
+	// What did not fit into the commit is decided when that is in the picture, not
+	// before.
 }
 
 func sortedKeys[T any](m map[string]T) []string {

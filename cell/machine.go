@@ -24,12 +24,13 @@ import (
 )
 
 const (
-	// RouterTimeout is the silence after which a router is no longer waited for.
-	RouterTimeout = 10 * time.Second
+	// RouterTimeout is the silence after which a router is no longer waited for: it
+	// has missed five reports.
+	RouterTimeout = 5 * routing.ReportEvery
 	// RouterWindow is how long after its start a control plane of a fleet
 	// assumes that there are routers it has not heard of yet, which hold every
-	// instance: longer than the two seconds between a router's reports.
-	RouterWindow = 3 * time.Second
+	// instance: time for each to report, and for the report to arrive.
+	RouterWindow = routing.ReportEvery * 3 / 2
 	// retryAfter spaces attempts after a commit that failed for passing reasons.
 	retryAfter = 200 * time.Millisecond
 	// purgeAgain spaces attempts to purge a deployment: a log store that has lost

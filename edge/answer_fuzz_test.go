@@ -88,7 +88,7 @@ func FuzzAnswer(f *testing.F) {
 			t.Fatal(err)
 		}
 		conn := &scripted{left: []byte(sent), step: 1 + (step%4096+4096)%4096}
-		b := newBackend(routing.Backend{InstanceID: "ri_a"}, "token", make(chan routing.Backend, 1))
+		b := newBackend(routing.Backend{InstanceID: "ri_a"}, "token", make(chan routing.Backend, 1), new(busy))
 		c := newUpstream(conn, b)
 		w := &taken{header: http.Header{}}
 		x := &exchange{rt: rt, w: w, r: req, id: "req_1", started: time.Now(), peer: &peer{}, pool: &pool{}, entry: &entry{}}

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/miosa/miosa/balance"
 	"github.com/miosa/miosa/routing"
 )
 
@@ -21,8 +22,10 @@ type backend struct {
 	token string // stands for it in a cookie
 
 	inFlight atomic.Int64 // requests and upgraded connections; see entry.acquire
+	listed   atomic.Bool  // on the list busy
 	retired  atomic.Bool  // in no pool any more
 	idle     chan<- routing.Backend
+	busy     *busy
 
 	failures atomic.Int32 // failed dials in a row
 	sideline atomic.Int64 // Unix nanoseconds: not picked before, if there is another
@@ -46,16 +49,16 @@ type backend struct {
 	said    map[string]bool        // what complain was told of by sayOnce
 }
 
-// How long a backend is passed over after a failed dial: it doubles from the
-// first to the longest. Short, because the health probes and control have the
-// last word; this only saves requests from trying in vain until then.
-const (
-	sidelineFirst   = 100 * time.Millisecond
-	sidelineLongest = 5 * time.Second
-)
+func newBackend(id routing.Backend, token string, idle chan<- routing.Backend, busy *busy) *backend {
+	return &backend{Backend: id, token: token, idle: idle, busy: busy, conns: map[*upstream]struct{}{}, calls: map[*call]struct{}{}, pipes: map[*pipe]struct{}{}, said: map[string]bool{}, freed: make(chan struct{}, 1)}
+}
 
-func newBackend(id routing.Backend, token string, idle chan<- routing.Backend) *backend {
-	return &backend{Backend: id, token: token, idle: idle, conns: map[*upstream]struct{}{}, calls: map[*call]struct{}{}, pipes: map[*pipe]struct{}{}, said: map[string]bool{}, freed: make(chan struct{}, 1)}
+// enter counts one request or connection in, where counts see it.
+func (b *backend) enter() {
+	b.inFlight.Add(1)
+	if !b.listed.Load() {
+		b.busy.list(b)
+	}
 }
 
 // release counts one request or upgraded connection out.
@@ -74,11 +77,7 @@ func (b *backend) sidelined(now time.Time) bool {
 }
 
 func (b *backend) dialFailed(now time.Time) {
-	n := b.failures.Add(1)
-	pause := sidelineLongest
-	if n < 7 {
-		pause = min(sidelineLongest, sidelineFirst<<(n-1))
-	}
+	pause := balance.Sideline(int(b.failures.Add(1)))
 	b.sideline.Store(now.Add(pause).UnixNano())
 }
 

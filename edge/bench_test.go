@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miosa/miosa/balance"
 	"github.com/miosa/miosa/routing"
 )
 
@@ -255,6 +256,46 @@ func BenchmarkProxy(b *testing.B) {
 	b.ReportMetric(per(used[0]), "cpu-ns/req")
 	b.ReportMetric(per(used[1]), "reverseproxy-cpu-ns/req")
 	b.ReportMetric(float64(used[0])/float64(used[1]), "ratio")
+}
+
+// BenchmarkReport is what a report costs a router of 50,000 backends, of which ten
+// have something in flight.
+func BenchmarkReport(b *testing.B) {
+	l := newLoop(&Router{table: newTable(), cfg: Config{StickyKey: testKey}}, make(chan routing.Report, 1))
+	l.rt.applied.Store(true)
+	routes := map[string]routing.Pool{}
+	for n := range 50_000 {
+		routes[fmt.Sprintf("app-%d.test", n)] = poolOf(at(fmt.Sprintf("ri_%05d", n), "127.0.0.1:1"))
+	}
+	l.carry(balance.Updated{Update: routing.Table{Generation: 1, Routes: routes}.Whole()})
+	for n := range 10 {
+		l.rt.table.find(fmt.Sprintf("app-%d.test", n*4999)).acquire(&exchange{})
+	}
+	for b.Loop() {
+		l.carry(balance.Updated{Update: routing.Update{Generation: 1}}) // it has that one, and says so
+	}
+	if r := <-l.reports; len(r.InFlight) != 10 {
+		b.Fatalf("%d instances with requests in flight", len(r.InFlight))
+	}
+}
+
+// BenchmarkAcquire is what it costs to pick a backend and to count a request in
+// there and out.
+func BenchmarkAcquire(b *testing.B) {
+	l := newLoop(&Router{table: newTable(), cfg: Config{StickyKey: testKey}}, make(chan routing.Report, 1))
+	var pool routing.Pool
+	for n := range 10 {
+		pool.Backends = append(pool.Backends, at(fmt.Sprintf("ri_%d", n), "127.0.0.1:1"))
+	}
+	l.rt.table.set("app.test", l.pool(pool))
+	b.ReportAllocs()
+	b.RunParallel(func(p *testing.PB) {
+		x := &exchange{now: time.Now()}
+		for p.Next() {
+			_, backend := l.rt.table.find("app.test").acquire(x)
+			backend.release()
+		}
+	})
 }
 
 var against = flag.String("against", "", "the test binary of another build of this package, for BenchmarkBuilds; none: this one's, which tells the spread of the measurement")

@@ -9,7 +9,8 @@
 //     but that of the one backend it picks, while it takes a connection from
 //     there and gives it back.
 //   - The loop in Router.Run is the only one to change entries, pools and the
-//     list of backends. It feeds the machine and carries out what it decides.
+//     list of backends. It feeds the machine, which is package balance's, and
+//     carries out what it decides.
 //     A flip is one pointer store; no listener and no connection is touched.
 //   - A request counts itself in at its backend before it looks a second time
 //     at the entry's pool, and counts itself out again when that has changed

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/miosa/miosa/balance"
 	"github.com/miosa/miosa/routing"
 )
 
@@ -13,8 +14,10 @@ import (
 // entries, pools and the list of backends.
 type loop struct {
 	rt      *Router
-	machine *machine
+	machine *balance.Machine
 	reports chan routing.Report
+
+	busy busy
 
 	mu       sync.Mutex // guards backends, which the router's end reads too
 	backends map[routing.Backend]*backend
@@ -26,7 +29,7 @@ const sweepEvery = 5 * time.Second
 func newLoop(rt *Router, reports chan routing.Report) *loop {
 	return &loop{
 		rt:       rt,
-		machine:  newMachine(rt.cfg.RouterID),
+		machine:  balance.NewMachine(rt.cfg.RouterID),
 		reports:  reports,
 		backends: map[routing.Backend]*backend{},
 	}
@@ -40,20 +43,20 @@ func (l *loop) run(ctx context.Context) {
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
 	for {
-		if at := l.machine.wake(); at.IsZero() {
+		if at := l.machine.Wake(); at.IsZero() {
 			wake.Stop()
 		} else {
 			wake.Reset(time.Until(at))
 		}
-		var ev event
+		var ev balance.Event
 		select {
 		case <-ctx.Done():
 			return
 		case ev = <-l.rt.events:
 		case b := <-l.rt.idle:
-			ev = backendIdle{b}
+			ev = balance.Idle{Backend: b}
 		case <-wake.C:
-			ev = woke{}
+			ev = balance.Tick{}
 		case <-sweep.C:
 			l.sweep()
 			continue
@@ -64,42 +67,42 @@ func (l *loop) run(ctx context.Context) {
 
 // carry gives the machine an event and does what it says, in order; what a
 // count finds goes back in at once.
-func (l *loop) carry(ev event) {
-	for _, e := range l.machine.handle(time.Now(), ev) {
+func (l *loop) carry(ev balance.Event) {
+	for _, e := range l.machine.Handle(time.Now(), ev) {
 		switch e := e.(type) {
-		case setPool:
-			l.rt.table.set(e.host, l.pool(e.pool))
-		case dropHost:
-			l.rt.table.drop(e.host)
-		case setPort:
-			l.rt.ports.set(e.port, l.pool(e.pool))
-		case dropPort:
-			l.rt.ports.drop(e.port)
-		case admit:
-			l.backend(e.backend).retired.Store(false)
-		case retire:
+		case balance.SetPool:
+			l.rt.table.set(e.Host, l.pool(e.Pool))
+		case balance.DropHost:
+			l.rt.table.drop(e.Host)
+		case balance.SetPort:
+			l.rt.ports.set(e.Port, l.pool(e.Pool))
+		case balance.DropPort:
+			l.rt.ports.drop(e.Port)
+		case balance.Admit:
+			l.backend(e.Backend).retired.Store(false)
+		case balance.Retire:
 			// Flagged first: who counts itself out from here on says so, and
 			// who did before is seen by the count that follows.
-			b := l.backend(e.backend)
+			b := l.backend(e.Backend)
 			b.retired.Store(true)
 			b.drain()
-		case forget:
-			l.backend(e.backend).drain()
+		case balance.Forget:
+			l.backend(e.Backend).drain()
 			l.mu.Lock()
-			delete(l.backends, e.backend)
+			delete(l.backends, e.Backend)
 			l.mu.Unlock()
-		case cut:
-			l.backend(e.backend).cut(endedByDrain, false)
-			l.rt.expireTunnels(e.backend)
-		case closeTunnel:
-			l.rt.askTunnel(e.id)
-		case fetch:
+		case balance.Cut:
+			l.backend(e.Backend).cut(endedByDrain, false)
+			l.rt.expireTunnels(e.Backend)
+		case balance.CloseTunnel:
+			l.rt.askTunnel(e.Tunnel)
+		case balance.Fetch:
 			if cancel := l.rt.refetch.Load(); cancel != nil {
 				(*cancel)()
 			}
-		case count:
-			l.carry(counted{l.counts()})
-		case report:
+		case balance.Count:
+			l.carry(balance.Counted{InFlight: l.busy.count()})
+		case balance.Report:
 			l.rt.markApplied()
 			l.post(e.Report)
 		}
@@ -116,16 +119,6 @@ func (l *loop) post(r routing.Report) {
 	l.reports <- r // there is room: nobody else puts anything in
 }
 
-func (l *loop) counts() map[routing.Backend]int {
-	out := map[routing.Backend]int{}
-	for id, b := range l.backends {
-		if n := b.inFlight.Load(); n > 0 {
-			out[id] = int(n)
-		}
-	}
-	return out
-}
-
 func (l *loop) pool(p routing.Pool) *pool {
 	out := &pool{Pool: p, replaced: make(chan struct{})}
 	for _, id := range p.Backends {
@@ -137,7 +130,7 @@ func (l *loop) pool(p routing.Pool) *pool {
 func (l *loop) backend(id routing.Backend) *backend {
 	b := l.backends[id]
 	if b == nil {
-		b = newBackend(id, cookieToken(l.rt.cfg.StickyKey, id.InstanceID), l.rt.idle)
+		b = newBackend(id, balance.CookieToken(l.rt.cfg.StickyKey, id.InstanceID), l.rt.idle, &l.busy)
 		b.complain, b.greet = l.rt.complain, l.rt.cfg.Greet
 		l.mu.Lock()
 		l.backends[id] = b

@@ -1,86 +1,49 @@
 package edge
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
 	"net/http"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/balance"
 	"github.com/miosa/miosa/routing"
 )
 
 // stickyCookie is the cookie's name where the service gives none.
 const stickyCookie = "route"
 
-// pick chooses among the backends that this request has not tried: by what
-// the client sticks to, else in turn. A backend whose dial failed a moment ago
-// is passed over, unless all are: then all come back.
+// pick has a backend chosen for the request; nil: there is none left.
 func (p *pool) pick(x *exchange) *backend {
-	if b := p.pickUsable(x); b != nil {
-		return b
+	tie := x.tieTo(p)
+	var turn uint64
+	if !tie.Tied {
+		turn = p.next.Add(1)
 	}
-	sidelined := false
-	for _, b := range p.backends {
-		if b.sideline.Load() != 0 && !x.hasTried(b) {
-			b.sideline.Store(0)
-			sidelined = true
+	i, returned := balance.Pick(p.Backends, tie, turn, func(i int) balance.Standing {
+		b := p.backends[i]
+		switch {
+		case x.hasTried(b):
+			return balance.Tried
+		case b.sidelined(x.now):
+			return balance.Sidelined
 		}
-	}
-	if !sidelined {
-		return nil
-	}
-	return p.pickUsable(x)
-}
-
-func (p *pool) pickUsable(x *exchange) *backend {
-	usable := func(i int) bool {
-		return !p.backends[i].sidelined(x.now) && !x.hasTried(p.backends[i])
-	}
-	if key, ok := x.stickTo(p); ok {
-		for i, b := range p.backends {
-			if x.cookie == b.token && usable(i) {
-				return b
+		return balance.Usable
+	})
+	if returned {
+		for _, b := range p.backends {
+			if !x.hasTried(b) {
+				b.sideline.Store(0)
 			}
 		}
-		if i := routing.Sticky(key, p.Backends, usable); i >= 0 {
-			return p.backends[i]
-		}
+	}
+	if i < 0 {
 		return nil
 	}
-	n := uint64(len(p.backends))
-	if n == 0 {
-		return nil
-	}
-	turn := p.next.Add(1)
-	if i := int(turn % n); usable(i) {
-		return p.backends[i]
-	}
-	// The turn of one that is passed over goes to all the others, not to its
-	// neighbour.
-	var left uint64
-	for i := range p.backends {
-		if usable(i) {
-			left++
-		}
-	}
-	if left == 0 {
-		return nil
-	}
-	turn = turn / n % left
-	for i := range p.backends {
-		if usable(i) {
-			if turn == 0 {
-				return p.backends[i]
-			}
-			turn--
-		}
-	}
-	return nil
+	return p.backends[i]
 }
 
-// stickTo is what ties this client to a backend of the pool, if anything.
-func (x *exchange) stickTo(p *pool) (routing.Key, bool) {
+// tieTo is what ties this client to a backend of the pool, if anything.
+func (x *exchange) tieTo(p *pool) balance.Tie {
+	tie := balance.Tie{At: -1}
 	switch p.Sticky.Mode {
 	case miosa.StickyCookie:
 		if x.cookie == "" {
@@ -90,26 +53,31 @@ func (x *exchange) stickTo(p *pool) (routing.Key, bool) {
 		}
 		// The cookie of a backend that left still draws the client to one
 		// and the same other on every router, until it has its new cookie.
-		return routing.KeyOf(x.cookie), x.cookie != ""
+		tie.Key, tie.Tied, tie.At = routing.KeyOf(x.cookie), x.cookie != "", p.named(x.cookie)
 	case miosa.StickyClientIP:
-		return routing.KeyOf(x.client.String()), true
+		tie.Key, tie.Tied = routing.KeyOf(x.client.String()), true
 	case miosa.StickyHeader:
 		value := x.r.Header.Get(p.Sticky.Name)
-		return routing.KeyOf(value), value != ""
+		tie.Key, tie.Tied = routing.KeyOf(value), value != ""
 	}
-	return 0, false
+	return tie
+}
+
+// named is the index of the backend that a cookie stands for, -1 for none.
+func (p *pool) named(cookie string) int {
+	for i, b := range p.backends {
+		if cookie == b.token {
+			return i
+		}
+	}
+	return -1
 }
 
 // stick gives the client its cookie, where it has not the right one. A
 // backend that is only passed over for a moment keeps its clients.
 func (x *exchange) stick(h http.Header, p *pool, b *backend) {
-	if p.Sticky.Mode != miosa.StickyCookie || x.cookie == b.token {
+	if p.Sticky.Mode != miosa.StickyCookie || x.cookie == b.token || p.named(x.cookie) >= 0 {
 		return
-	}
-	for _, other := range p.backends {
-		if x.cookie == other.token {
-			return
-		}
 	}
 	//nolint:gosec // Secure exactly where the client came over TLS: plain HTTP would drop the cookie
 	h.Add("Set-Cookie", (&http.Cookie{
@@ -127,12 +95,4 @@ func cookieName(p *pool) string {
 		return stickyCookie
 	}
 	return p.Sticky.Name
-}
-
-// cookieToken stands for an instance in a cookie. It tells nothing about it,
-// and can't be made up without the key; routers with the same key agree.
-func cookieToken(key []byte, instanceID string) string {
-	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte(instanceID))
-	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:16])
 }

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/balance"
 	"github.com/miosa/miosa/routing"
 )
 
@@ -766,7 +767,7 @@ func TestRetries(t *testing.T) {
 }
 
 func TestSidelining(t *testing.T) {
-	b := newBackend(at("ri_a", "127.0.0.1:1"), "", nil)
+	b := newBackend(at("ri_a", "127.0.0.1:1"), "", nil, new(busy))
 	now := epoch
 	if b.sidelined(now) {
 		t.Error("sidelined from the first")
@@ -775,7 +776,7 @@ func TestSidelining(t *testing.T) {
 	for range 20 {
 		b.dialFailed(now)
 		pause := time.Unix(0, b.sideline.Load()).Sub(now)
-		if pause < last || pause < sidelineFirst || pause > sidelineLongest {
+		if pause < last || pause < balance.Sideline(1) || pause > balance.Sideline(20) {
 			t.Fatalf("%v after %v", pause, last)
 		}
 		last = pause
@@ -783,7 +784,7 @@ func TestSidelining(t *testing.T) {
 			t.Fatal("not sidelined for its pause")
 		}
 	}
-	if last != sidelineLongest {
+	if last != balance.Sideline(1000) {
 		t.Errorf("ends at %v", last)
 	}
 	b.dialWorked()
@@ -795,7 +796,7 @@ func TestSidelining(t *testing.T) {
 func TestAllSidelinedComeBack(t *testing.T) {
 	p := &pool{Pool: poolOf(at("ri_a", "127.0.0.1:1"), at("ri_b", "127.0.0.1:2"))}
 	for _, id := range p.Backends {
-		b := newBackend(id, "", nil)
+		b := newBackend(id, "", nil, new(busy))
 		b.dialFailed(epoch)
 		p.backends = append(p.backends, b)
 	}
@@ -814,7 +815,7 @@ func TestRoundRobinIsEven(t *testing.T) {
 	for i := range 5 {
 		id := at("ri_"+strconv.Itoa(i), "127.0.0.1:"+strconv.Itoa(i+1))
 		p.Backends = append(p.Backends, id)
-		p.backends = append(p.backends, newBackend(id, "", nil))
+		p.backends = append(p.backends, newBackend(id, "", nil, new(busy)))
 	}
 	count := func(n int) map[string]int {
 		got := map[string]int{}

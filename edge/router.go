@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/balance"
 	"github.com/miosa/miosa/routing"
 )
 
@@ -77,13 +78,13 @@ type Router struct {
 	applied    atomic.Bool                        // a table has been applied
 	refetch    atomic.Pointer[context.CancelFunc] // ends the present subscription, for a whole table
 	ready      chan struct{}
-	events     chan event           // to the loop; whoever sends also watches stopped
+	events     chan balance.Event   // to the loop; whoever sends also watches stopped
 	idle       chan routing.Backend // retired backends with nothing in flight
 	stopped    chan struct{}        // the loop takes no more events
 	lastTunnel atomic.Uint64
 
 	mu      sync.Mutex // guards tunnels
-	tunnels map[tunnelID]*tunnel
+	tunnels map[balance.TunnelID]*tunnel
 
 	addr atomic.Pointer[net.Addr]
 }
@@ -113,10 +114,10 @@ func New(cfg Config, feed Feed, log *slog.Logger) (*Router, error) {
 		log:     log,
 		table:   newTable(),
 		ready:   make(chan struct{}),
-		events:  make(chan event, 256),
+		events:  make(chan balance.Event, 256),
 		idle:    make(chan routing.Backend, 256),
 		stopped: make(chan struct{}),
-		tunnels: map[tunnelID]*tunnel{},
+		tunnels: map[balance.TunnelID]*tunnel{},
 	}
 	rt.ports, rt.h2c = newPorts(rt), newH2C(&cfg)
 	if cfg.AccessLog != nil {
@@ -239,7 +240,7 @@ func (rt *Router) Run(ctx context.Context) error {
 	case err = <-served:
 		err = fmt.Errorf("serve requests: %w", err)
 	case <-ctx.Done():
-		rt.post(stopping{})
+		rt.post(balance.Stopping{})
 		rt.ports.close()
 		grace, cancel := context.WithTimeout(after, rt.cfg.StopGrace)
 		loop.cutAll(true)
@@ -290,7 +291,7 @@ func (rt *Router) server() *http.Server {
 }
 
 // post hands an event to the loop, unless that is gone.
-func (rt *Router) post(ev event) {
+func (rt *Router) post(ev balance.Event) {
 	select {
 	case rt.events <- ev:
 	case <-rt.stopped:
@@ -301,7 +302,7 @@ func (rt *Router) post(ev event) {
 // called from the loop itself.
 func (rt *Router) complain(b routing.Backend, why string) {
 	rt.log.Info("the app at a backend misbehaves", "instance", b.InstanceID, "why", why)
-	go rt.post(faulted{b, why})
+	go rt.post(balance.Faulted{Backend: b, Why: why})
 }
 
 // take takes updates from the feed for as long as ctx lasts. A lost feed is
@@ -315,7 +316,7 @@ func (rt *Router) take(ctx context.Context) {
 		rt.refetch.Store(&cancel)
 		for u := range rt.feed.Updates(sub) {
 			pause = first
-			rt.post(updateArrived{u})
+			rt.post(balance.Updated{Update: u})
 		}
 		gap := sub.Err() != nil
 		cancel()
@@ -358,19 +359,19 @@ func (rt *Router) openTunnel(t *tunnel, b *backend) {
 	rt.mu.Lock()
 	rt.tunnels[t.id] = t
 	rt.mu.Unlock()
-	rt.post(tunnelOpened{t.id, b.Backend})
+	rt.post(balance.Opened{Tunnel: t.id, Backend: b.Backend})
 }
 
 func (rt *Router) closeTunnel(t *tunnel) {
 	rt.mu.Lock()
 	delete(rt.tunnels, t.id)
 	rt.mu.Unlock()
-	rt.post(tunnelClosed{t.id})
+	rt.post(balance.Closed{Tunnel: t.id})
 }
 
 // askTunnel asks a tunnel's ends to close; a stuck one does not hold up the
 // loop.
-func (rt *Router) askTunnel(id tunnelID) {
+func (rt *Router) askTunnel(id balance.TunnelID) {
 	rt.mu.Lock()
 	t := rt.tunnels[id]
 	rt.mu.Unlock()

@@ -5,13 +5,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -125,6 +128,9 @@ func (l *lockedBuffer) String() string {
 	defer l.mu.Unlock()
 	return l.b.String()
 }
+
+// epoch is a moment, for what is told the time.
+var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // testKey makes the cookies of routers in tests.
 var testKey = []byte("0123456789abcdef")
@@ -457,8 +463,11 @@ func TestFlipsLoseNothing(t *testing.T) {
 func TestAcquireNeverReachesABackendThatIsDone(t *testing.T) {
 	table := newTable()
 	idle := make(chan routing.Backend, 1)
+	var list busy
+	made := 0
 	fresh := func() *pool {
-		b := newBackend(at("ri_x", "127.0.0.1:1"), "token", idle)
+		made++
+		b := newBackend(at(fmt.Sprint("ri_", made), "127.0.0.1:1"), "token", idle, &list)
 		return &pool{Pool: poolOf(b.Backend), backends: []*backend{b}, replaced: make(chan struct{})}
 	}
 	current := fresh()
@@ -477,6 +486,7 @@ func TestAcquireNeverReachesABackendThatIsDone(t *testing.T) {
 				default:
 				}
 				_, b := e.acquire(x)
+				runtime.Gosched()
 				if _, isDone := done.Load(b); isDone {
 					t.Error("acquired a backend that was done")
 				}
@@ -486,9 +496,10 @@ func TestAcquireNeverReachesABackendThatIsDone(t *testing.T) {
 	}
 	for range 20_000 {
 		next := fresh()
+		list.count() // which may find nothing in flight just before there is
 		table.set("h", next)
 		b := current.backends[0]
-		for b.inFlight.Load() != 0 { // users release at once
+		for list.count()[b.Backend] != 0 { // users release at once
 			select {
 			case <-idle:
 			default:
@@ -499,6 +510,37 @@ func TestAcquireNeverReachesABackendThatIsDone(t *testing.T) {
 	}
 	close(stop)
 	users.Wait()
+}
+
+// A count looks at the backends that have something in flight, or had since the
+// last count, and at no others.
+func TestCountLooksAtWhatIsInFlight(t *testing.T) {
+	l := newLoop(&Router{table: newTable(), cfg: Config{StickyKey: testKey}}, make(chan routing.Report, 1))
+	var pool routing.Pool
+	for n := range 5000 {
+		pool.Backends = append(pool.Backends, at(fmt.Sprintf("ri_%04d", n), "127.0.0.1:1"))
+	}
+	of := l.pool(pool).backends
+	for _, n := range []int{7, 4999, 7, 2500} {
+		of[n].enter()
+	}
+	want := map[routing.Backend]int{of[7].Backend: 2, of[2500].Backend: 1, of[4999].Backend: 1}
+	for range 2 { // what stays in flight stays on the list
+		if got := l.busy.count(); !maps.Equal(got, want) || len(l.busy.all) != 3 {
+			t.Fatalf("%v in flight, of %d looked at", got, len(l.busy.all))
+		}
+	}
+	of[7].release()
+	of[2500].release()
+	want = map[routing.Backend]int{of[7].Backend: 1, of[4999].Backend: 1}
+	if got := l.busy.count(); !maps.Equal(got, want) || len(l.busy.all) != 2 {
+		t.Fatalf("%v in flight, %d left on the list", got, len(l.busy.all))
+	}
+	of[2500].enter() // it comes back
+	want[of[2500].Backend] = 1
+	if got := l.busy.count(); !maps.Equal(got, want) {
+		t.Fatalf("%v in flight", got)
+	}
 }
 
 func TestDroppedHostIsUnknown(t *testing.T) {

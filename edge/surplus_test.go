@@ -449,7 +449,7 @@ func TestSpokeBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer release()
-	b := newBackend(at("ri_a", addr), "", nil)
+	b := newBackend(at("ri_a", addr), "", nil, new(busy))
 	spoke := func(after bool) bool {
 		c, err := b.dial(t.Context(), time.Minute)
 		if err != nil {

@@ -107,7 +107,7 @@ func (e *entry) acquire(x *exchange) (*pool, *backend) {
 		if b == nil {
 			return p, nil
 		}
-		b.inFlight.Add(1)
+		b.enter()
 		if e.pool.Load() == p {
 			return p, b
 		}

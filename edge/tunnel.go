@@ -9,12 +9,14 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/miosa/miosa/balance"
 )
 
 // tunnel is an upgraded connection: bytes both ways until either side ends.
 // WebSocket frames are followed, so that the router can close one in order.
 type tunnel struct {
-	id        tunnelID
+	id        balance.TunnelID
 	websocket bool
 	idle      time.Duration
 	app       *upstream
@@ -84,7 +86,7 @@ func (x *exchange) tunnel(c *upstream, res response) {
 	_ = c.SetDeadline(time.Time{})
 	c.stayInterrupted()
 	t := &tunnel{
-		id:        tunnelID(x.rt.lastTunnel.Add(1)),
+		id:        balance.TunnelID(x.rt.lastTunnel.Add(1)),
 		websocket: strings.EqualFold(res.upgrade, "websocket"),
 		idle:      x.rt.cfg.IdleTimeout,
 		app:       c,

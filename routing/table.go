@@ -39,6 +39,11 @@ type Backend struct {
 	Address    netip.AddrPort
 }
 
+// ReportEvery is the longest that a router which has a table is silent. It is the
+// contract between routers and control: how long control waits for one is derived
+// from it.
+const ReportEvery = 2 * time.Second
+
 // Report is what a router tells control about itself.
 type Report struct {
 	RouterID   string

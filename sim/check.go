@@ -507,6 +507,23 @@ func (c *checker) settledApp(a *app) error {
 // crashes on and on aside.
 const quiet = 10 * time.Minute
 
+// tells: the commit only says how an environment has been for a while, or has logs
+// tell what routers found of an app, which requests go to in the end, too.
+func (c *checker) tells(e cell.Commit) bool {
+	if len(e.Create) > 0 {
+		return false
+	}
+	if len(e.Put) == 1 && len(e.Events) == 1 && e.Events[0].Type == "deployment.health_changed" {
+		return true
+	}
+	for _, put := range e.Put {
+		if i, ok := put.(miosa.Instance); !ok || len(i.Words) <= len(c.instances[i.ID].Words) {
+			return false
+		}
+	}
+	return true
+}
+
 func (c *checker) settledQuiet(a *app, env miosa.Environment) error {
 	last, ok := c.s.wrote[env.ID]
 	if !ok || c.s.now.Sub(last.at) >= quiet {
@@ -643,6 +660,14 @@ func (c *checker) settledRoutes() error {
 		}
 	}
 	for _, r := range c.s.routers {
+		if c.s.now.Sub(c.s.flipped) > 10*time.Second && !routing.SameRoutes(r.table, c.s.table) {
+			return fmt.Errorf("in the end %s routes by another table than control's %d", r.id, c.s.table.Generation)
+		}
+		for b, t := range r.targets {
+			if t.retired && t.inFlight > 0 && c.s.now.Sub(t.left) > 2*miosa.DefaultDrain {
+				return fmt.Errorf("in the end %s has %d in flight at %s, which left its table at %s", r.id, t.inFlight, b.InstanceID, t.left.Format("15:04:05"))
+			}
+		}
 		for _, at := range r.doors {
 			pool, _ := poolBehind(r.table, at)
 			if pool.Protocol == miosa.ProtocolTCP && !open[at] {

@@ -30,7 +30,7 @@ type host struct {
 	full  bool // its disk: nothing boots
 
 	session, beats int64     // of its present connection
-	since          time.Time // it is not heard
+	since, back    time.Time // it is not heard, and was again
 	cut            bool      // off from control: nothing comes through, either way
 	muted          bool      // what it says does not come through, what it is told does
 	dead, gone     bool      // nothing runs there; for good
@@ -62,6 +62,8 @@ type vm struct {
 	injured  bool // a fault was injected
 	addr     netip.AddrPort
 	words    lane // what the guest says
+	flights  []*flight
+	on       *host
 }
 
 func newHost(s *Sim, n int) *host {
@@ -144,7 +146,7 @@ func (h *host) cutOff(d time.Duration) {
 			return
 		}
 		h.s.trace("%s is back", h.id)
-		h.cut = false
+		h.cut, h.back = false, h.s.now
 		h.reconnect()
 	})
 }
@@ -161,9 +163,15 @@ func (h *host) mute(d time.Duration) {
 			return
 		}
 		h.s.trace("%s is heard again", h.id)
-		h.muted = false
+		h.muted, h.back = false, h.s.now
 		h.reconnect()
 	})
+}
+
+// cutLately: what runs there may be lost to control, and ended when the host is
+// heard again, while routers still see it through its drain.
+func (h *host) cutLately() bool {
+	return !h.heard() || !h.back.IsZero() && h.s.now.Sub(h.back) < miosa.DefaultDrain
 }
 
 // die is the end of all that runs on the host; its machine is back after a while,
@@ -178,7 +186,7 @@ func (h *host) die(d time.Duration) {
 		if h.gone {
 			return
 		}
-		h.cut, h.dead = false, false
+		h.cut, h.dead, h.back = false, false, h.s.now
 		h.crashAgent()
 	})
 }
@@ -200,6 +208,7 @@ func (h *host) end() {
 	for _, id := range sortedIDs(h.slots) {
 		if v := h.slots[id].vm; v != nil {
 			v.alive, v.serving, v.injured = false, false, true
+			h.s.sever(v)
 		}
 	}
 }
@@ -278,6 +287,7 @@ func (h *host) loseDisk() {
 		o.lost = true
 		if o.vm != nil {
 			o.vm.alive, o.vm.serving, o.vm.injured = false, false, true
+			h.s.sever(o.vm)
 		}
 		delete(h.slots, id)
 	}
@@ -349,9 +359,10 @@ func (o *occupant) carryOut(effect lifecycle.Effect) {
 	case lifecycle.StopGuest:
 		o.stop(e.Boot)
 	case lifecycle.Kill:
-		if o.vm != nil {
-			o.vm.alive, o.vm.serving = false, false
+		if v := o.vm; v != nil {
+			v.alive, v.serving = false, false
 			o.vm = nil
+			s.sever(v)
 		}
 	case lifecycle.Report:
 		s.check.observed(o, e.Observation)
@@ -400,7 +411,7 @@ func (o *occupant) boot(n int) {
 	s := o.h.s
 	s.report.Boots++
 	behaviour := behaviourOf(o.in.Spec.Command)
-	v := &vm{boot: n}
+	v := &vm{boot: n, on: o.h}
 	o.vm = v
 	o.later(s.between(10*time.Millisecond, 500*time.Millisecond), func() {
 		if o.vm != v {
@@ -497,6 +508,7 @@ func (o *occupant) vanish(v *vm) {
 		return
 	}
 	v.alive, v.serving = false, false
+	o.h.s.sever(v)
 	o.say(v, lifecycle.Vanished{Boot: v.boot})
 }
 
@@ -506,6 +518,7 @@ func (o *occupant) stop(n int) {
 		return
 	}
 	v.stopping, v.serving = true, false // an app stops accepting on SIGTERM
+	s.sever(v)
 	took := s.between(50*time.Millisecond, 2*time.Second)
 	if s.chance(0.05) {
 		took = 20 * time.Second // deaf to SIGTERM, and PID 1 too

@@ -1,7 +1,7 @@
 // Package sim is the whole system in one process and one goroutine: the real
-// control machine over the store in memory, the real lifecycle machine of
-// every instance, routers and users, driven by one seeded queue of events in
-// virtual time. The same seed gives the same run. After every event the
+// control machine over the store in memory, the real lifecycle machine of every
+// instance, the real machine of every router, and users, driven by one seeded
+// queue of events in virtual time. The same seed gives the same run. After every event the
 // invariants must hold; after the faults have ended everything must settle.
 package sim
 
@@ -34,7 +34,7 @@ type Config struct {
 	Settle      time.Duration // quiet time after it
 	Swarm       bool          // with Faults: each seed has some kinds of them, some more than others, and in the end some hosts are gone
 	Skip        map[int]bool  // actions that are left out, by number
-	Faults      bool          // crashes of apps, VMs, agents and control, full disks, silent routers, jumping clocks
+	Faults      bool          // crashes of apps, VMs, agents and control, full disks, silent and crashing routers, lost updates and reports, jumping clocks
 	Trace       func(string)  // each event in words; nil: none
 }
 
@@ -44,6 +44,9 @@ type Report struct {
 	Publishes, Flips, Failures int // rollouts asked for, made live, failed
 	Requests, Lost, Excused    int // Excused: cut by a fault that was injected
 	Connections                int // of those: to a port
+	Tunnels                    int // of those: upgraded
+	Cuts                       int // drains that a router ended
+	Gaps                       int // updates that a router found missing
 	Boots, Crashes             int
 	Suspected, LostHosts       int
 	Drains, Drained            int // of hosts: begun, and come to their end
@@ -72,12 +75,14 @@ type Sim struct {
 	timer    int // the one that counts
 	hosts    []*host
 	routers  []*router
+	clients  map[string]*client
 	users    *users
 	check    *checker
 	watch    lane
 	watches  int           // counts watches begun: changes on a former one are lost
 	table    routing.Table // the newest published
 	wrote    map[string]written
+	flipped  time.Time // when that was
 	err      error
 }
 
@@ -118,7 +123,7 @@ func Run(cfg Config) (Report, error) {
 	s := &Sim{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x6d696f7361)), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), wrote: map[string]written{}}
 	s.store = memory.New(s.clock)
 	s.check = newChecker(s)
-	s.users = newUsers(s)
+	s.users, s.clients = newUsers(s), map[string]*client{}
 	for n := range cfg.Hosts {
 		s.hosts = append(s.hosts, newHost(s, n))
 	}
@@ -242,6 +247,7 @@ func (s *Sim) startControl() {
 	s.epoch++
 	s.timer++
 	s.wake, s.started = time.Time{}, s.now
+	s.table = routing.Table{} // it has none before it makes one
 	s.control = cell.NewMachine(cell.Config{
 		RouterWindow: cell.RouterWindow,
 		Hosts: func(t miosa.Tenant, d miosa.Deployment, e miosa.Environment) []string {
@@ -286,9 +292,6 @@ func (s *Sim) reload(then func()) {
 func (s *Sim) crashControl() {
 	s.trace("control crashes")
 	s.startControl()
-	for _, r := range s.routers {
-		s.after(s.between(time.Millisecond, 2*time.Second), r.report)
-	}
 }
 
 // tell feeds control's machine and carries out what it asks for.
@@ -327,7 +330,7 @@ func (s *Sim) carryOut(effect cell.Effect) {
 			s.fail("the update to %d is for %d, and the table is %d", u.Generation, u.From, next.Generation)
 			return
 		}
-		s.table = next
+		s.table, s.flipped = next, s.now
 		s.check.published(next)
 		for _, r := range s.routers {
 			r.send(u)
@@ -450,9 +453,7 @@ func (s *Sim) commit(e cell.Commit) cell.Committed {
 	if answer.Err != nil {
 		s.fail("commit refused: %v", answer.Err)
 	}
-	// How an environment does is told when it has been so for a while.
-	tells := len(e.Put) == 1 && len(e.Events) == 1 && e.Events[0].Type == "deployment.health_changed"
-	if revision != 0 && len(e.Put)+len(e.Create) > 0 && !tells {
+	if revision != 0 && len(e.Put)+len(e.Create) > 0 && !s.check.tells(e) {
 		s.wrote[e.Environment] = written{s.now, whatOf(e)}
 	}
 	for _, ev := range e.Events {

@@ -80,6 +80,9 @@ func run(t *testing.T, cfg sim.Config) {
 		total.Failures += report.Failures
 		total.Requests += report.Requests
 		total.Connections += report.Connections
+		total.Tunnels += report.Tunnels
+		total.Cuts += report.Cuts
+		total.Gaps += report.Gaps
 		total.Lost += report.Lost
 		total.Excused += report.Excused
 		total.Boots += report.Boots
@@ -92,8 +95,11 @@ func run(t *testing.T, cfg sim.Config) {
 		total.Refused += report.Refused
 	}
 	t.Logf("%d seeds: %+v", *seeds, total)
-	if total.Flips == 0 || total.Failures == 0 || total.Requests == 0 || total.Connections == 0 {
+	if total.Flips == 0 || total.Failures == 0 || total.Requests == 0 || total.Connections == 0 || total.Tunnels == 0 || total.Cuts == 0 {
 		t.Error("the simulation exercised nothing")
+	}
+	if cfg.Faults && total.Gaps == 0 {
+		t.Error("no router missed an update")
 	}
 	if cfg.Hosts > 1 && (total.Suspected == 0 || total.LostHosts == 0 || total.Drained == 0) {
 		t.Error("no host was lost, or none was drained")

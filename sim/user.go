@@ -152,7 +152,8 @@ func (u *users) kinds() []kind {
 		return append(all, kind{34, with(u.replace)})
 	}
 	faults := []kind{
-		{2, func() { router().fallSilent(s.between(5*time.Second, 2*time.Minute)) }},
+		{1, func() { router().crash() }},
+		{1, func() { router().fallSilent(s.between(5*time.Second, 2*time.Minute)) }},
 		{1, func() { s.jump(s.between(-2*time.Minute, 10*time.Minute)) }},
 		{1, of(func(h *host) { h.fill(s.between(time.Second, 2*time.Minute)) })},
 		{1, of((*host).loseDisk)},
@@ -207,6 +208,9 @@ func (u *users) create() {
 var serviceTypes = map[string]miosa.ServiceType{
 	"web": miosa.ServiceWeb, "front": miosa.ServiceWeb, "api": miosa.ServiceAPI, "queue": miosa.ServiceWorker, "job": miosa.ServiceWorker, "db": miosa.ServiceAPI,
 }
+
+// stickyModes are what services that get requests choose from.
+var stickyModes = []miosa.StickyMode{miosa.StickyNone, miosa.StickyNone, miosa.StickyCookie, miosa.StickyClientIP}
 
 // publicPorts are fewer than the apps may want.
 var publicPorts = store.PortRange{First: 30000, Last: 30002}
@@ -271,6 +275,7 @@ func (u *users) service(a *app, name string) miosa.Service {
 		svc.Restart.Mode = miosa.RestartOnFailure
 	case svc.Type != miosa.ServiceWorker:
 		svc.DesiredReplicas = 1 + u.s.rng.IntN(3)
+		svc.Sticky.Mode = stickyModes[u.s.rng.IntN(len(stickyModes))]
 		if u.s.chance(0.3) && u.s.now.Sub(u.began) < u.s.cfg.Span {
 			svc.Restart.MaxAge = 15 * time.Minute
 		}

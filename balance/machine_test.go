@@ -1,4 +1,4 @@
-package edge
+package balance
 
 import (
 	"fmt"
@@ -29,55 +29,55 @@ type fleet struct {
 	retired map[routing.Backend]time.Time // since when
 	was     map[routing.Backend]time.Duration
 	flying  map[routing.Backend]int
-	tunnels map[tunnelID]routing.Backend
-	asked   map[tunnelID]bool
+	tunnels map[TunnelID]routing.Backend
+	asked   map[TunnelID]bool
 	cut     map[routing.Backend]bool
 	told    []routing.Report
 }
 
 // carry runs the effects as the router does, feeding counts back at once.
-func (f *fleet) carry(t *rapid.T, m *machine, now time.Time, effects []effect) {
+func (f *fleet) carry(t *rapid.T, m *Machine, now time.Time, effects []Effect) {
 	for _, e := range effects {
 		switch e := e.(type) {
-		case setPool:
-			f.pools[e.host] = e.pool
-		case dropHost:
-			delete(f.pools, e.host)
-		case setPort:
-			f.pools[fmt.Sprint(":", e.port)] = e.pool
-		case dropPort:
-			delete(f.pools, fmt.Sprint(":", e.port))
-		case retire:
-			f.retired[e.backend] = now
-			delete(f.cut, e.backend)
-		case admit:
-			if _, ok := f.retired[e.backend]; !ok {
-				t.Fatalf("%v admitted but was never retired", e.backend)
+		case SetPool:
+			f.pools[e.Host] = e.Pool
+		case DropHost:
+			delete(f.pools, e.Host)
+		case SetPort:
+			f.pools[fmt.Sprint(":", e.Port)] = e.Pool
+		case DropPort:
+			delete(f.pools, fmt.Sprint(":", e.Port))
+		case Retire:
+			f.retired[e.Backend] = now
+			delete(f.cut, e.Backend)
+		case Admit:
+			if _, ok := f.retired[e.Backend]; !ok {
+				t.Fatalf("%v admitted but was never retired", e.Backend)
 			}
-			delete(f.retired, e.backend)
-			delete(f.cut, e.backend)
-		case forget:
-			if f.flying[e.backend] != 0 {
-				t.Fatalf("%v forgotten with %d in flight", e.backend, f.flying[e.backend])
+			delete(f.retired, e.Backend)
+			delete(f.cut, e.Backend)
+		case Forget:
+			if f.flying[e.Backend] != 0 {
+				t.Fatalf("%v forgotten with %d in flight", e.Backend, f.flying[e.Backend])
 			}
-			delete(f.retired, e.backend)
-			delete(f.cut, e.backend)
-		case cut:
-			if f.cut[e.backend] {
-				t.Fatalf("%v cut twice", e.backend)
+			delete(f.retired, e.Backend)
+			delete(f.cut, e.Backend)
+		case Cut:
+			if f.cut[e.Backend] {
+				t.Fatalf("%v cut twice", e.Backend)
 			}
-			f.cut[e.backend] = true
-		case closeTunnel:
-			if f.asked[e.id] {
-				t.Fatalf("tunnel %d asked twice", e.id)
+			f.cut[e.Backend] = true
+		case CloseTunnel:
+			if f.asked[e.Tunnel] {
+				t.Fatalf("tunnel %d asked twice", e.Tunnel)
 			}
-			if _, ok := f.retired[f.tunnels[e.id]]; !ok {
-				t.Fatalf("tunnel %d asked to close though its backend serves", e.id)
+			if _, ok := f.retired[f.tunnels[e.Tunnel]]; !ok {
+				t.Fatalf("tunnel %d asked to close though its backend serves", e.Tunnel)
 			}
-			f.asked[e.id] = true
-		case count:
-			f.carry(t, m, now, m.handle(now, counted{maps.Clone(f.flying)}))
-		case report:
+			f.asked[e.Tunnel] = true
+		case Count:
+			f.carry(t, m, now, m.Handle(now, Counted{maps.Clone(f.flying)}))
+		case Report:
 			f.told = append(f.told, e.Report)
 		}
 	}
@@ -120,28 +120,28 @@ func difference(now, next routing.Table) routing.Update {
 
 func TestMachineProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := newMachine("router-1")
+		m := NewMachine("router-1")
 		f := &fleet{
 			pools: map[string]routing.Pool{}, retired: map[routing.Backend]time.Time{}, was: map[routing.Backend]time.Duration{},
-			flying: map[routing.Backend]int{}, tunnels: map[tunnelID]routing.Backend{},
-			asked: map[tunnelID]bool{}, cut: map[routing.Backend]bool{},
+			flying: map[routing.Backend]int{}, tunnels: map[TunnelID]routing.Backend{},
+			asked: map[TunnelID]bool{}, cut: map[routing.Backend]bool{},
 		}
-		now, generation, tunnel := epoch, int64(0), tunnelID(0)
+		now, generation, tunnel := epoch, int64(0), TunnelID(0)
 		var current routing.Table
 
 		// advance lets time pass, waking the machine whenever it asks for it.
 		advance := func(by time.Duration) {
 			end := now.Add(by)
 			for {
-				at := m.wake()
+				at := m.Wake()
 				if at.IsZero() || at.After(end) {
 					break
 				}
 				if at.After(now) {
 					now = at
 				}
-				f.carry(t, m, now, m.handle(now, woke{}))
-				if next := m.wake(); !next.IsZero() && !next.After(now) {
+				f.carry(t, m, now, m.Handle(now, Tick{}))
+				if next := m.Wake(); !next.IsZero() && !next.After(now) {
 					t.Fatalf("woken at %v, wants to be woken at %v: it would spin", now, next)
 				}
 			}
@@ -156,7 +156,7 @@ func TestMachineProperties(t *testing.T) {
 				if generation > 1 && rapid.Bool().Draw(t, "only what changes") {
 					u = difference(current, next)
 				}
-				f.carry(t, m, now, m.handle(now, updateArrived{u}))
+				f.carry(t, m, now, m.Handle(now, Updated{u}))
 				current = next
 				if !routing.SameRoutes(m.table, current) {
 					t.Fatalf("the table is %+v, should be %+v", m.table, current)
@@ -167,7 +167,7 @@ func TestMachineProperties(t *testing.T) {
 			},
 			"old table": func(t *rapid.T) {
 				if generation > 1 {
-					if got := m.handle(now, updateArrived{drawTable(t, generation-1).Whole()}); got != nil {
+					if got := m.Handle(now, Updated{drawTable(t, generation-1).Whole()}); got != nil {
 						t.Fatalf("an older table was taken: %v", got)
 					}
 				}
@@ -175,14 +175,14 @@ func TestMachineProperties(t *testing.T) {
 			"gap": func(t *rapid.T) {
 				u := difference(current, drawTable(t, generation+2))
 				u.From++
-				if got := m.handle(now, updateArrived{u}); len(got) != 1 || got[0] != (fetch{}) {
+				if got := m.Handle(now, Updated{u}); len(got) != 1 || got[0] != (Fetch{}) {
 					t.Fatalf("an update is missing, and the machine does %v", got)
 				}
 			},
 			"same table": func(t *rapid.T) {
 				if generation > 0 {
 					told := len(f.told)
-					f.carry(t, m, now, m.handle(now, updateArrived{current.Whole()}))
+					f.carry(t, m, now, m.Handle(now, Updated{current.Whole()}))
 					if len(f.told) != told+1 {
 						t.Fatal("the same generation was not acknowledged again")
 					}
@@ -204,7 +204,7 @@ func TestMachineProperties(t *testing.T) {
 						tunnel++
 						f.flying[b]++
 						f.tunnels[tunnel] = b
-						f.carry(t, m, now, m.handle(now, tunnelOpened{tunnel, b}))
+						f.carry(t, m, now, m.Handle(now, Opened{tunnel, b}))
 						return
 					}
 				}
@@ -215,7 +215,7 @@ func TestMachineProperties(t *testing.T) {
 						b := f.tunnels[id]
 						delete(f.tunnels, id)
 						f.flying[b]--
-						f.carry(t, m, now, m.handle(now, tunnelClosed{id}))
+						f.carry(t, m, now, m.Handle(now, Closed{id}))
 						return
 					}
 				}
@@ -228,7 +228,7 @@ func TestMachineProperties(t *testing.T) {
 					}
 					if f.flying[b] > open {
 						if f.flying[b]--; f.flying[b] == 0 {
-							f.carry(t, m, now, m.handle(now, backendIdle{b}))
+							f.carry(t, m, now, m.Handle(now, Idle{b}))
 							if _, still := f.retired[b]; still {
 								t.Fatalf("%v is idle and not forgotten", b)
 							}
@@ -287,20 +287,20 @@ func TestMachineProperties(t *testing.T) {
 }
 
 func TestMachineSpreadsClosesOverTheWindow(t *testing.T) {
-	m := newMachine("r")
+	m := NewMachine("r")
 	b := testBackend(0)
-	m.handle(epoch, updateArrived{routing.Table{Generation: 1, Routes: map[string]routing.Pool{"h": {Drain: 30 * time.Second, Backends: []routing.Backend{b}}}}.Whole()})
+	m.Handle(epoch, Updated{routing.Table{Generation: 1, Routes: map[string]routing.Pool{"h": {Drain: 30 * time.Second, Backends: []routing.Backend{b}}}}.Whole()})
 	const n = 1000
-	for id := range tunnelID(n) {
-		m.handle(epoch, tunnelOpened{id, b})
+	for id := range TunnelID(n) {
+		m.Handle(epoch, Opened{id, b})
 	}
-	m.handle(epoch, updateArrived{routing.Table{Generation: 2}.Whole()})
-	m.handle(epoch, counted{map[routing.Backend]int{b: n}})
+	m.Handle(epoch, Updated{routing.Table{Generation: 2}.Whole()})
+	m.Handle(epoch, Counted{map[routing.Backend]int{b: n}})
 	closed := map[int]int{} // by quarter of the window
 	for now := epoch; now.Before(epoch.Add(31 * time.Second)); now = now.Add(100 * time.Millisecond) {
-		for _, e := range m.handle(now, woke{}) {
-			if _, ok := e.(closeTunnel); ok {
-				closed[int(now.Sub(epoch)*4/window(30*time.Second))]++
+		for _, e := range m.Handle(now, Tick{}) {
+			if _, ok := e.(CloseTunnel); ok {
+				closed[int(now.Sub(epoch)*4/Window(30*time.Second))]++
 			}
 		}
 	}
@@ -315,16 +315,16 @@ func TestMachineSpreadsClosesOverTheWindow(t *testing.T) {
 }
 
 func TestMachineReturningBackendKeepsItsTunnels(t *testing.T) {
-	m := newMachine("r")
+	m := NewMachine("r")
 	b := testBackend(0)
 	with := map[string]routing.Pool{"h": {Drain: 10 * time.Second, Backends: []routing.Backend{b}}}
-	m.handle(epoch, updateArrived{routing.Table{Generation: 1, Routes: with}.Whole()})
-	m.handle(epoch, tunnelOpened{7, b})
-	m.handle(epoch, updateArrived{routing.Table{Generation: 2}.Whole()})
-	m.handle(epoch, updateArrived{routing.Table{Generation: 3, Routes: with}.Whole()})
-	for _, e := range m.handle(epoch.Add(time.Minute), woke{}) {
+	m.Handle(epoch, Updated{routing.Table{Generation: 1, Routes: with}.Whole()})
+	m.Handle(epoch, Opened{7, b})
+	m.Handle(epoch, Updated{routing.Table{Generation: 2}.Whole()})
+	m.Handle(epoch, Updated{routing.Table{Generation: 3, Routes: with}.Whole()})
+	for _, e := range m.Handle(epoch.Add(time.Minute), Tick{}) {
 		switch e.(type) {
-		case closeTunnel, cut:
+		case CloseTunnel, Cut:
 			t.Errorf("%T after the backend came back", e)
 		}
 	}

@@ -1,4 +1,9 @@
-package edge
+// Package balance is the mind of one router, pure: the Machine keeps the route
+// table by its sequenced updates, sees backends that left it through their drain,
+// and says what control is told; Pick chooses the backend for a request, Sideline
+// passes over one that does not answer. Package edge carries that out, and package
+// sim drives the same code.
+package balance
 
 import (
 	"cmp"
@@ -11,11 +16,10 @@ import (
 	"github.com/miosa/miosa/routing"
 )
 
-// machine decides what the router does about a new table, about backends that
-// left and about what hangs on them, and when control is told. It has no
-// effects and reads no clock: Router.Run feeds it events and carries out what
-// it answers, in order.
-type machine struct {
+// Machine decides what a router does about an update of the table, about backends
+// that left and about what hangs on them, and when control is told. One goroutine
+// owns it.
+type Machine struct {
 	routerID string
 	table    routing.Table
 	applied  bool // a table has come; generation 0 is a legal first one
@@ -23,7 +27,7 @@ type machine struct {
 	serving map[routing.Backend]map[string]time.Duration // in the table: the drain of each pool that holds it, by its name
 	drains  map[routing.Backend]time.Duration            // within one update: the longest drain that a backend had before it
 	leaving map[routing.Backend]*departure
-	tunnels map[tunnelID]routing.Backend
+	tunnels map[TunnelID]routing.Backend
 	faults  map[routing.Backend]string // of what is serving or leaving
 
 	reportAt time.Time
@@ -39,160 +43,71 @@ type departure struct {
 
 type plannedClose struct {
 	at     time.Time
-	tunnel tunnelID
+	tunnel TunnelID
 }
-
-// tunnelID names one upgraded connection within this router.
-type tunnelID uint64
 
 // How often control hears from the router: often while it waits for a drain,
 // seldom otherwise, as a sign of life.
 const (
-	reportDraining = time.Second
-	reportQuiet    = 5 * time.Second
+	reportDraining = routing.ReportEvery / 2
+	reportQuiet    = routing.ReportEvery
 )
 
-// The events.
-type (
-	event interface{ isEvent() }
-
-	// updateArrived: the feed has an update of the table.
-	updateArrived struct{ update routing.Update }
-	// counted: what was in flight after all effects before the count were done.
-	counted struct{ inFlight map[routing.Backend]int }
-	// backendIdle: nothing is in flight any more at a backend that left.
-	backendIdle struct{ backend routing.Backend }
-	// tunnelOpened: a connection was upgraded.
-	tunnelOpened struct {
-		id      tunnelID
-		backend routing.Backend
-	}
-	// tunnelClosed: it is gone.
-	tunnelClosed struct{ id tunnelID }
-	// faulted: the app at a backend does what no app should.
-	faulted struct {
-		backend routing.Backend
-		why     string
-	}
-	// woke: the time that wake named has come.
-	woke struct{}
-	// stopping: the router shuts down; every tunnel is asked to go.
-	stopping struct{}
-)
-
-func (updateArrived) isEvent() {}
-func (counted) isEvent()       {}
-func (backendIdle) isEvent()   {}
-func (tunnelOpened) isEvent()  {}
-func (tunnelClosed) isEvent()  {}
-func (faulted) isEvent()       {}
-func (woke) isEvent()          {}
-func (stopping) isEvent()      {}
-
-// The effects.
-type (
-	effect interface{ isEffect() }
-
-	// setPool: the host name is served by this pool from now on.
-	setPool struct {
-		host string
-		pool routing.Pool
-	}
-	// dropHost: the host name is no longer known.
-	dropHost struct{ host string }
-	// setPort: the port leads to this pool from now on.
-	setPort struct {
-		port int
-		pool routing.Pool
-	}
-	// dropPort: nothing is behind the port any more.
-	dropPort struct{ port int }
-	// admit: a backend that was leaving is in the table again.
-	admit struct{ backend routing.Backend }
-	// retire: no pool holds the backend; its resting connections go, and it
-	// is to be told of when it has nothing in flight.
-	retire struct{ backend routing.Backend }
-	// forget: a retired backend has nothing in flight.
-	forget struct{ backend routing.Backend }
-	// cut: the drain window is over; end what is in flight there.
-	cut struct{ backend routing.Backend }
-	// closeTunnel: ask both ends to close.
-	closeTunnel struct{ id tunnelID }
-	// fetch: an update is missing; get the whole table from the feed.
-	fetch struct{}
-	// count: read the in-flight counts and answer with counted.
-	count struct{}
-	// report: tell control.
-	report struct{ routing.Report }
-)
-
-func (setPool) isEffect()     {}
-func (dropHost) isEffect()    {}
-func (setPort) isEffect()     {}
-func (dropPort) isEffect()    {}
-func (admit) isEffect()       {}
-func (retire) isEffect()      {}
-func (forget) isEffect()      {}
-func (cut) isEffect()         {}
-func (closeTunnel) isEffect() {}
-func (fetch) isEffect()       {}
-func (count) isEffect()       {}
-func (report) isEffect()      {}
-
-func newMachine(routerID string) *machine {
-	return &machine{
+// NewMachine makes a machine that has no table yet.
+func NewMachine(routerID string) *Machine {
+	return &Machine{
 		routerID: routerID,
 		serving:  map[routing.Backend]map[string]time.Duration{},
 		drains:   map[routing.Backend]time.Duration{},
 		leaving:  map[routing.Backend]*departure{},
-		tunnels:  map[tunnelID]routing.Backend{},
+		tunnels:  map[TunnelID]routing.Backend{},
 		faults:   map[routing.Backend]string{},
 	}
 }
 
-// handle takes one event and says what to do, in the order to do it.
-func (m *machine) handle(now time.Time, ev event) []effect {
+// Handle takes one event and says what to do, in the order to do it.
+func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 	switch ev := ev.(type) {
-	case updateArrived:
-		return m.take(now, ev.update)
-	case counted:
-		return m.tell(now, ev.inFlight)
-	case backendIdle:
-		if m.leaving[ev.backend] != nil {
-			return []effect{count{}}
+	case Updated:
+		return m.take(now, ev.Update)
+	case Counted:
+		return m.tell(now, ev.InFlight)
+	case Idle:
+		if m.leaving[ev.Backend] != nil {
+			return []Effect{Count{}}
 		}
-	case tunnelOpened:
+	case Opened:
 		if m.stopping {
-			return []effect{closeTunnel{ev.id}}
+			return []Effect{CloseTunnel{ev.Tunnel}}
 		}
-		m.tunnels[ev.id] = ev.backend
+		m.tunnels[ev.Tunnel] = ev.Backend
 		// The upgrade may have been under way while its backend left.
-		if d := m.leaving[ev.backend]; d != nil {
-			d.plan(now, ev.id)
+		if d := m.leaving[ev.Backend]; d != nil {
+			d.plan(now, ev.Tunnel)
 		}
-	case tunnelClosed:
-		delete(m.tunnels, ev.id)
-	case faulted:
-		_, serving := m.serving[ev.backend]
-		if serving || m.leaving[ev.backend] != nil {
-			m.faults[ev.backend] = ev.why
-			return []effect{count{}}
+	case Closed:
+		delete(m.tunnels, ev.Tunnel)
+	case Faulted:
+		_, serving := m.serving[ev.Backend]
+		if serving || m.leaving[ev.Backend] != nil {
+			m.faults[ev.Backend] = ev.Why
+			return []Effect{Count{}}
 		}
-	case woke:
+	case Tick:
 		return m.due(now)
-	case stopping:
+	case Stopping:
 		m.stopping = true
-		var out []effect
+		var out []Effect
 		for _, id := range slices.Sorted(maps.Keys(m.tunnels)) {
-			out = append(out, closeTunnel{id})
+			out = append(out, CloseTunnel{id})
 		}
 		return out
 	}
 	return nil
 }
 
-// wake is when to send woke next; the zero time for never.
-func (m *machine) wake() time.Time {
+// Wake is when the machine wants a Tick; the zero time: not before an event.
+func (m *Machine) Wake() time.Time {
 	at := m.reportAt
 	earlier := func(t time.Time) {
 		if at.IsZero() || t.Before(at) {
@@ -212,14 +127,14 @@ func (m *machine) wake() time.Time {
 
 // take goes over to the next table: pools first, then the backends that no pool
 // holds any more, and at last the count that the acknowledgement rests on.
-func (m *machine) take(now time.Time, u routing.Update) []effect {
+func (m *Machine) take(now time.Time, u routing.Update) []Effect {
 	switch {
 	case m.applied && u.Generation < m.table.Generation:
 		return nil // overtaken on its way
 	case m.applied && u.Generation == m.table.Generation:
-		return []effect{count{}} // control asks again: it is new, or lost our report
+		return []Effect{Count{}} // control asks again: it is new, or lost our report
 	case !u.Whole && (!m.applied || u.From != m.table.Generation):
-		return []effect{fetch{}}
+		return []Effect{Fetch{}}
 	}
 	moved := map[routing.Backend]bool{} // in a pool that changes, before or after
 	out := m.flips(u, moved)
@@ -233,29 +148,31 @@ func (m *machine) take(now time.Time, u routing.Update) []effect {
 		switch {
 		case serves && d != nil:
 			delete(m.leaving, b)
-			out = append(out, admit{b})
+			out = append(out, Admit{b})
 		case !serves && d == nil:
 			left = append(left, b)
 		}
 	}
+	leave := make(map[routing.Backend]*departure, len(left))
 	for _, b := range left {
-		m.leaving[b] = &departure{deadline: now.Add(window(m.drains[b]))}
-		out = append(out, retire{b})
+		leave[b] = &departure{deadline: now.Add(Window(m.drains[b]))}
+		out = append(out, Retire{b})
 	}
+	maps.Copy(m.leaving, leave)
 	clear(m.drains)
 	if len(left) > 0 {
 		for _, id := range slices.Sorted(maps.Keys(m.tunnels)) {
-			if b := m.tunnels[id]; slices.Contains(left, b) {
-				m.leaving[b].plan(now, id)
+			if d := leave[m.tunnels[id]]; d != nil {
+				d.plan(now, id)
 			}
 		}
 	}
-	return append(out, count{})
+	return append(out, Count{})
 }
 
 // flips are the host names and ports whose pool changes, in order. It notes
 // whose backends change places.
-func (m *machine) flips(u routing.Update, moved map[routing.Backend]bool) []effect {
+func (m *Machine) flips(u routing.Update, moved map[routing.Backend]bool) []Effect {
 	var changed, dropped []string
 	var opened, closed []int
 	for host, pool := range u.Routes {
@@ -274,25 +191,25 @@ func (m *machine) flips(u routing.Update, moved map[routing.Backend]bool) []effe
 	}
 	slices.Sort(changed)
 	slices.Sort(opened)
-	out := make([]effect, 0, len(changed)+len(dropped)+len(opened)+len(closed)+1)
+	out := make([]Effect, 0, len(changed)+len(dropped)+len(opened)+len(closed)+1)
 	for _, host := range changed {
 		m.move(host, m.table.Routes[host], u.Routes[host], moved)
-		out = append(out, setPool{host, u.Routes[host]})
+		out = append(out, SetPool{host, u.Routes[host]})
 	}
 	for _, host := range dropped {
 		if old, known := m.table.Routes[host]; known {
 			m.move(host, old, routing.Pool{}, moved)
-			out = append(out, dropHost{host})
+			out = append(out, DropHost{host})
 		}
 	}
 	for _, port := range opened {
 		m.move(portName(port), m.table.Ports[port], u.Ports[port], moved)
-		out = append(out, setPort{port, u.Ports[port]})
+		out = append(out, SetPort{port, u.Ports[port]})
 	}
 	for _, port := range closed {
 		if old, known := m.table.Ports[port]; known {
 			m.move(portName(port), old, routing.Pool{}, moved)
-			out = append(out, dropPort{port})
+			out = append(out, DropPort{port})
 		}
 	}
 	return out
@@ -312,7 +229,7 @@ func missing[K cmp.Ordered](now, next map[K]routing.Pool) (gone []K) {
 func portName(port int) string { return ":" + strconv.Itoa(port) }
 
 // move notes that a pool takes another one's place.
-func (m *machine) move(name string, old, next routing.Pool, moved map[routing.Backend]bool) {
+func (m *Machine) move(name string, old, next routing.Pool, moved map[routing.Backend]bool) {
 	for _, b := range old.Backends {
 		moved[b] = true
 		if all := m.serving[b]; all != nil {
@@ -343,15 +260,15 @@ func longest(drains map[string]time.Duration) (most time.Duration) {
 
 // tell makes the report of a count. Every pool of m.table was in place before
 // the count was taken, so the generation may be acknowledged with it.
-func (m *machine) tell(now time.Time, inFlight map[routing.Backend]int) []effect {
+func (m *Machine) tell(now time.Time, inFlight map[routing.Backend]int) []Effect {
 	if !m.applied {
 		return nil
 	}
-	var out []effect
+	var out []Effect
 	for _, b := range sortedBackends(m.leaving) {
 		if inFlight[b] == 0 {
 			delete(m.leaving, b)
-			out = append(out, forget{b})
+			out = append(out, Forget{b})
 		}
 	}
 	byInstance := map[string]int{}
@@ -375,7 +292,7 @@ func (m *machine) tell(now time.Time, inFlight map[routing.Backend]int) []effect
 	if len(m.leaving) > 0 {
 		m.reportAt = now.Add(reportDraining)
 	}
-	return append(out, report{routing.Report{
+	return append(out, Report{routing.Report{
 		RouterID:   m.routerID,
 		Generation: m.table.Generation,
 		InFlight:   byInstance,
@@ -385,25 +302,25 @@ func (m *machine) tell(now time.Time, inFlight map[routing.Backend]int) []effect
 }
 
 // due is what the time has come for.
-func (m *machine) due(now time.Time) []effect {
-	var out []effect
+func (m *Machine) due(now time.Time) []Effect {
+	var out []Effect
 	for _, b := range sortedBackends(m.leaving) {
 		d := m.leaving[b]
 		for len(d.closes) > 0 && !d.closes[0].at.After(now) {
 			// It may have closed by itself since it was planned.
 			if id := d.closes[0].tunnel; m.tunnels[id] == b {
 				delete(m.tunnels, id) // nothing more to decide about it
-				out = append(out, closeTunnel{id})
+				out = append(out, CloseTunnel{id})
 			}
 			d.closes = d.closes[1:]
 		}
 		if !d.cut && !d.deadline.After(now) {
 			d.cut = true
-			out = append(out, cut{b})
+			out = append(out, Cut{b})
 		}
 	}
 	if !m.reportAt.IsZero() && !m.reportAt.After(now) {
-		out = append(out, count{})
+		out = append(out, Count{})
 	}
 	return out
 }
@@ -411,7 +328,7 @@ func (m *machine) due(now time.Time) []effect {
 // plan gives a tunnel its moment within what remains of the window. The
 // moments are spread evenly by the tunnel's ID, so that the clients do not
 // all come back at once; the last tenth is kept for the close handshake.
-func (d *departure) plan(now time.Time, id tunnelID) {
+func (d *departure) plan(now time.Time, id TunnelID) {
 	left := max(0, d.deadline.Sub(now)*9/10)
 	p := plannedClose{at: now.Add(time.Duration(routing.Spread(uint64(id)) * float64(left))), tunnel: id}
 	i, _ := slices.BinarySearchFunc(d.closes, p, func(a, b plannedClose) int {
@@ -427,11 +344,11 @@ func drainOf(p routing.Pool) time.Duration {
 	return p.Drain
 }
 
-// window is the part of a drain that the router uses. It begins to count
+// Window is the part of a drain that a router uses. It begins to count
 // before control does (at the flip, not at its acknowledgement), and is a
 // little shorter still, so that the last stream is ended here before the
 // instance is stopped there.
-func window(drain time.Duration) time.Duration {
+func Window(drain time.Duration) time.Duration {
 	return drain - min(drain/10, 2*time.Second)
 }
 
