@@ -316,15 +316,15 @@ func (s *stage) set(name string, p routing.Pool) {
 }
 
 func words(r routing.Report) string {
-	out := fmt.Sprintf("table %d", r.Generation)
+	out := []string{fmt.Sprintf("table %d", r.Generation)}
 	if len(r.InFlight) == 0 {
-		out += "; nothing in flight"
+		out = append(out, "nothing in flight")
 	}
 	for _, id := range slices.Sorted(maps.Keys(r.InFlight)) {
-		out += fmt.Sprintf("; %d at %s", r.InFlight[id], id)
+		out = append(out, fmt.Sprintf("%d at %s", r.InFlight[id], id))
 	}
 	for _, id := range slices.Sorted(maps.Keys(r.Faults)) {
-		out += fmt.Sprintf("; fault of %s: %s", id, r.Faults[id])
+		out = append(out, fmt.Sprintf("fault of %s: %s", id, r.Faults[id]))
 	}
-	return out
+	return strings.Join(out, "; ")
 }

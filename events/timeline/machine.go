@@ -30,7 +30,9 @@ func inOrder(a, b Item) int {
 	return cmp.Or(cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.ID, b.ID))
 }
 
-// What the machine is told.
+// Event is what the machine is told.
+type Event interface{ event() }
+
 type (
 	// Listed is all that is in the outbox.
 	Listed struct{ Items []Item }
@@ -52,7 +54,16 @@ type (
 	Tick struct{}
 )
 
-// What the machine wants done: one thing at a time, each answered.
+func (Listed) event()  {}
+func (Arrived) event() {}
+func (Stored) event()  {}
+func (Cleared) event() {}
+func (Dropped) event() {}
+func (Tick) event()    {}
+
+// Effect is what the machine wants done: one thing at a time, each answered.
+type Effect interface{ effect() }
+
 type (
 	// Store appends the items to the event store, in this order.
 	Store struct{ Items []Item }
@@ -65,6 +76,10 @@ type (
 		Markers []Marker
 	}
 )
+
+func (Store) effect() {}
+func (Clear) effect() {}
+func (Drop) effect()  {}
 
 // Marker stands for events of a deployment ("": of none) that were lost.
 type Marker struct {
@@ -124,8 +139,8 @@ func (m *Machine) Waiting() int { return len(m.waiting) + len(m.working) }
 func (m *Machine) Lost() int { return m.dropped }
 
 // Handle takes what happened and returns what to do: at most one effect.
-func (m *Machine) Handle(now time.Time, event any) []any {
-	switch e := event.(type) {
+func (m *Machine) Handle(now time.Time, ev Event) []Effect {
+	switch e := ev.(type) {
 	case Listed:
 		m.list(e.Items)
 	case Arrived:
@@ -210,14 +225,14 @@ func (m *Machine) endStore(now time.Time, e Stored) {
 	m.working = nil
 }
 
-func (m *Machine) decide(now time.Time) []any {
+func (m *Machine) decide(now time.Time) []Effect {
 	if m.busy {
 		return nil
 	}
 	if m.storing.failures > 0 && !now.Before(m.dropping.until) {
 		if drop, ok := m.drop(); ok {
 			m.busy = true
-			return []any{drop}
+			return []Effect{drop}
 		}
 		m.dropping = pause{}
 	}
@@ -228,13 +243,13 @@ func (m *Machine) decide(now time.Time) []any {
 		}
 		m.working, m.waiting = slices.Clone(m.waiting[:n]), m.waiting[n:]
 		m.busy = true
-		return []any{Store{m.working}}
+		return []Effect{Store{m.working}}
 	}
 	if len(m.stored) > 0 && !now.Before(m.clearing.until) {
 		n := min(clearAtOnce, len(m.stored))
 		m.working, m.stored = slices.Clone(m.stored[:n]), m.stored[n:]
 		m.busy = true
-		return []any{Clear{m.working}}
+		return []Effect{Clear{m.working}}
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ type world struct {
 	machine  *Machine
 	now      time.Time
 	limit    int
-	pending  any // an effect that is not carried out yet
+	pending  Effect // an effect that is not carried out yet
 }
 
 func (w *world) commit(count int) (fresh []Item) {
@@ -44,7 +44,7 @@ func (w *world) commit(count int) (fresh []Item) {
 
 func (w *world) list() []Item { return slices.Collect(maps.Values(w.outbox)) }
 
-func (w *world) handle(e any) {
+func (w *world) handle(e Event) {
 	effects := w.machine.Handle(w.now, e)
 	if len(effects) > 0 {
 		if w.pending != nil {
@@ -59,7 +59,7 @@ func (w *world) handle(e any) {
 func (w *world) carryOut(refuse error, told bool) {
 	effect := w.pending
 	w.pending = nil
-	var answer any
+	var answer Event
 	switch e := effect.(type) {
 	case nil:
 		return

@@ -78,14 +78,14 @@ func (t *Timeline) Run(ctx context.Context) error {
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	defer cancel()
-	in := make(chan any, 256)
+	in := make(chan Event, 256)
 	parts.Go(func() { t.watch(ctx, in) })
 	parts.Go(func() { t.expire(ctx) })
 	m := NewMachine(t.cfg.Limit)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		var next any
+		var next Event
 		select {
 		case <-ctx.Done():
 			return nil
@@ -127,8 +127,8 @@ func (t *Timeline) Status() (waiting, lost int) {
 }
 
 // watch tells of all that is in the outbox and of what comes, until ctx ends.
-func (t *Timeline) watch(ctx context.Context, in chan<- any) {
-	post := func(e any) {
+func (t *Timeline) watch(ctx context.Context, in chan<- Event) {
+	post := func(e Event) {
 		select {
 		case in <- e:
 		case <-ctx.Done():
@@ -239,7 +239,7 @@ func markerFrom(e *miosa.Event) (time.Time, bool) {
 // patience bounds one effect.
 const patience = 30 * time.Second
 
-func (t *Timeline) carryOut(whole context.Context, effect any) any {
+func (t *Timeline) carryOut(whole context.Context, effect Effect) Event {
 	ctx, cancel := context.WithTimeout(whole, patience)
 	defer cancel()
 	switch e := effect.(type) {

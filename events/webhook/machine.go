@@ -89,7 +89,9 @@ type Item struct {
 	Mark    events.Mark `json:"mark,omitempty"` // 0: not known
 }
 
-// What the machine is told.
+// Event is what the machine is told.
+type Event interface{ event() }
+
 type (
 	// Configured is what its owner wants.
 	Configured struct {
@@ -115,6 +117,13 @@ type (
 	Tick struct{}
 )
 
+func (Configured) event() {}
+func (Fetched) event()    {}
+func (Attempted) event()  {}
+func (Arrived) event()    {}
+func (Asked) event()      {}
+func (Tick) event()       {}
+
 // Outcome is how an attempt went.
 type Outcome struct {
 	Status     int    // of the answer; 0: there was none
@@ -128,7 +137,10 @@ type Outcome struct {
 	Ours bool
 }
 
-// What the machine wants done: one thing at a time, Fetch and Attempt answered.
+// Effect is what the machine wants done: one thing at a time, Fetch and Attempt
+// answered.
+type Effect interface{ effect() }
+
 type (
 	// Fetch reads the next events behind a mark.
 	Fetch struct{ After events.Mark }
@@ -137,6 +149,10 @@ type (
 	// Disable tells the owner that the platform gave up.
 	Disable struct{ Reason string }
 )
+
+func (Fetch) effect()   {}
+func (Attempt) effect() {}
+func (Disable) effect() {}
 
 // Machine decides what one webhook does next.
 //
@@ -203,9 +219,9 @@ func (m *Machine) free() (at time.Time, ok bool) {
 }
 
 // Handle takes what happened and returns what to do.
-func (m *Machine) Handle(now time.Time, event any) []any {
-	var effects []any
-	switch e := event.(type) {
+func (m *Machine) Handle(now time.Time, ev Event) []Effect {
+	var effects []Effect
+	switch e := ev.(type) {
 	case Configured:
 		m.configure(now, e)
 	case Fetched:
@@ -363,7 +379,7 @@ func (m *Machine) succeeded(now time.Time) {
 	m.state.DeliveredAt, m.state.FailingSince, m.state.HoldUntil = now, time.Time{}, time.Time{}
 }
 
-func (m *Machine) decide(now time.Time) []any {
+func (m *Machine) decide(now time.Time) []Effect {
 	if m.busy || m.paused || m.disabled() || !m.state.Begun {
 		return nil
 	}
@@ -381,14 +397,14 @@ func (m *Machine) decide(now time.Time) []any {
 		return m.attempt(m.ready[0])
 	case !m.end && (!m.failed || !now.Before(m.again)):
 		m.busy = true
-		return []any{Fetch{m.state.Cursor}}
+		return []Effect{Fetch{m.state.Cursor}}
 	}
 	return nil
 }
 
-func (m *Machine) attempt(i Item) []any {
+func (m *Machine) attempt(i Item) []Effect {
 	m.busy, m.now = true, i
-	return []any{Attempt{i}}
+	return []Effect{Attempt{i}}
 }
 
 // Wake is when to tick next; zero: not before something happens.

@@ -24,7 +24,7 @@ type world struct {
 	items   []Item
 	machine *Machine
 	saved   State
-	pending any
+	pending Effect
 
 	delivered map[string]int
 	attempts  map[string]int // since the webhook was last resumed
@@ -51,7 +51,7 @@ func (w *world) happen() {
 	w.handle(Arrived{})
 }
 
-func (w *world) handle(e any) {
+func (w *world) handle(e Event) {
 	for _, effect := range w.machine.Handle(w.now, e) {
 		if _, ok := effect.(Disable); ok {
 			w.disabled++

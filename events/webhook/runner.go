@@ -45,7 +45,7 @@ func (r *runner) current() miosa.Webhook {
 }
 
 // take is what was posted, as the machine takes it, and the webhook as it is.
-func (r *runner) take() (hook miosa.Webhook, in []any) {
+func (r *runner) take() (hook miosa.Webhook, in []Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.changed {
@@ -90,14 +90,14 @@ func (r *runner) run(ctx context.Context) {
 	var saved time.Time
 	unsaved := false
 	arrived := r.w.source.Arrived()
-	var queue []any
+	var queue []Event
 	for ctx.Err() == nil {
 		hook, in := r.take()
 		queue = append(queue, in...)
 		if len(queue) > 0 {
 			next := queue[0]
 			queue = queue[1:]
-			var answers []any
+			var answers []Event
 			for _, effect := range m.Handle(r.w.cfg.Now(), next) {
 				if answer := r.carryOut(ctx, &hook, effect); answer != nil {
 					answers = append(answers, answer)
@@ -196,7 +196,7 @@ func (r *runner) save(m *Machine) bool {
 	return true
 }
 
-func (r *runner) carryOut(ctx context.Context, hook *miosa.Webhook, effect any) any {
+func (r *runner) carryOut(ctx context.Context, hook *miosa.Webhook, effect Effect) Event {
 	switch e := effect.(type) {
 	case Fetch:
 		items, end, err := r.fetch(ctx, hook, e.After)

@@ -278,11 +278,11 @@ func (f *Forwarder) run(ctx context.Context, d *drain) {
 		WorkspaceID: d.record.WorkspaceID, Stream: logs.Stream(d.record.Stream), Search: search,
 	}}
 	defer r.close()
-	var event any = begun{}
+	var ev event = begun{}
 	for ctx.Err() == nil {
-		effect := m.handle(f.now(), event)
+		next := m.handle(f.now(), ev)
 		f.publish(d, m.status())
-		event = r.carryOut(ctx, effect)
+		ev = r.carryOut(ctx, next)
 	}
 }
 
@@ -314,8 +314,8 @@ func chance() float64 { return rand.Float64() } //nolint:gosec // it guards noth
 
 // carryOut does what the machine wants, and returns what came of it. When ctx
 // ends its result is of no use.
-func (r *runner) carryOut(ctx context.Context, effect any) any {
-	switch e := effect.(type) {
+func (r *runner) carryOut(ctx context.Context, e effect) event {
+	switch e := e.(type) {
 	case locate:
 		last, err := r.f.source.Last(ctx)
 		if err != nil {
@@ -338,7 +338,7 @@ func (r *runner) carryOut(ctx context.Context, effect any) any {
 	return rested{}
 }
 
-func (r *runner) fetch(ctx context.Context, from Cursor) any {
+func (r *runner) fetch(ctx context.Context, from Cursor) event {
 	ctx, cancel := context.WithTimeout(ctx, readDeadline)
 	defer cancel()
 	at := r.f.now()
@@ -353,7 +353,7 @@ func (r *runner) fetch(ctx context.Context, from Cursor) any {
 	return came{lines: r.f.names.of(ctx, got.lines), next: got.next, all: got.all, at: at}
 }
 
-func (r *runner) unread(ctx context.Context, err error) any {
+func (r *runner) unread(ctx context.Context, err error) event {
 	if ctx.Err() == nil {
 		r.f.log.Warn("read lines for a log drain", "drain", r.d.record.ID, "err", err)
 	}

@@ -50,7 +50,9 @@ type machine struct {
 	due      time.Time
 }
 
-// Events.
+// event is what the machine is told.
+type event interface{ event() }
+
 type (
 	// begun: the drain is taken up.
 	begun struct{}
@@ -82,7 +84,17 @@ type (
 	rested struct{}
 )
 
-// Effects: what to do next, of which an event tells the result.
+func (begun) event()     {}
+func (located) event()   {}
+func (came) event()      {}
+func (forgotten) event() {}
+func (unread) event()    {}
+func (answered) event()  {}
+func (rested) event()    {}
+
+// effect is what to do next. An event tells what came of it.
+type effect interface{ effect() }
+
 type (
 	// locate asks for the store's newest mark.
 	locate struct{}
@@ -97,9 +109,14 @@ type (
 	}
 )
 
+func (locate) effect() {}
+func (fetch) effect()  {}
+func (send) effect()   {}
+func (rest) effect()   {}
+
 // handle takes what happened and returns the next effect.
-func (m *machine) handle(now time.Time, event any) any {
-	switch e := event.(type) {
+func (m *machine) handle(now time.Time, ev event) effect {
+	switch e := ev.(type) {
 	case forgotten:
 		return locate{}
 	case located:

@@ -24,7 +24,7 @@ type rehearsal struct {
 	store   *memory.Store
 	m       *machine
 	kept    Progress // what a crash leaves
-	event   any
+	event   event
 	written map[string][]string // instance → texts
 	got     []string            // texts as they were settled, in order, again and again
 	taken   uint64
