@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/cell"
@@ -54,18 +55,12 @@ func Drain(loaded cell.Loaded, host string) (Change, error) {
 	return Change{What: "drain host " + nameOf(h), drain: []string{h.ID}}, err
 }
 
-// drained are the records of a host that is being emptied: it is given nothing
-// more, and each of its instances is replaced, make before break.
-func drained(host miosa.Host, instances []miosa.Instance) []any {
+// drained is the record of a host that is being emptied: it is given nothing more,
+// and its instances leave it.
+func drained(now time.Time, host miosa.Host) miosa.Host {
 	host.Schedulable = false
-	put := []any{host}
-	for _, i := range instances {
-		if i.Goal == miosa.GoalRun && !i.State().Terminal() {
-			i.ReplaceAsked = true
-			put = append(put, i)
-		}
-	}
-	return put
+	host.Drain = miosa.HostDrain{Since: now}
+	return host
 }
 
 // lost is the record of a host that is gone.

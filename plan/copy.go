@@ -294,11 +294,7 @@ func (w *world) try(c Change) {
 		put = append(put, lost(w.hosts[id]))
 	}
 	for _, id := range c.drain {
-		var on []miosa.Instance
-		for _, instance := range slices.Sorted(maps.Keys(w.onHost[id])) {
-			on = append(on, w.onHost[id][instance].instance())
-		}
-		put = append(put, drained(w.hosts[id], on)...)
+		put = append(put, drained(w.now, w.hosts[id]))
 	}
 	w.queue = append(w.queue, w.commit(put))
 }
