@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -517,7 +518,7 @@ func (c *checker) tells(e cell.Commit) bool {
 		return true
 	}
 	for _, put := range e.Put {
-		if i, ok := put.(miosa.Instance); !ok || len(i.Words) <= len(c.instances[i.ID].Words) {
+		if i, ok := put.(miosa.Instance); !ok || slices.Equal(i.Words, c.instances[i.ID].Words) {
 			return false
 		}
 	}
