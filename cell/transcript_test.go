@@ -253,10 +253,7 @@ func (s *fleet) begin() {
 	}})
 	s.table = routing.Table{}
 	s.session++
-	var nouns []any
-	for _, v := range all[any](s) {
-		nouns = append(nouns, v)
-	}
+	nouns := all[any](s)
 	s.queue = nil
 	s.beat()
 	s.feed(cell.Loaded{Revision: s.revision, Nouns: nouns})

@@ -79,7 +79,9 @@ func TestFollowADrain(t *testing.T) {
 	// What control makes of it, once it is asked for.
 	control := func(edit func(d *miosa.HostDrain)) {
 		go func() {
-			for asked := false; !asked; time.Sleep(5 * time.Millisecond) {
+			tick := time.NewTicker(5 * time.Millisecond)
+			defer tick.Stop()
+			for asked := false; !asked; <-tick.C {
 				s.host(oneID, func(h *miosa.Host) {
 					if asked = h.Draining(); asked {
 						edit(&h.Drain)

@@ -467,14 +467,15 @@ func (s *Sim) commit(e cell.Commit) cell.Committed {
 
 // whatOf says what a commit writes.
 func whatOf(e cell.Commit) string {
-	words := fmt.Sprintf("%d new", len(e.Create))
+	var words strings.Builder
+	fmt.Fprintf(&words, "%d new", len(e.Create))
 	for _, put := range e.Put {
-		words += fmt.Sprintf(", %T", put)
+		fmt.Fprintf(&words, ", %T", put)
 	}
 	for _, ev := range e.Events {
-		words += fmt.Sprintf(", %s %s", ev.Type, ev.Message)
+		fmt.Fprintf(&words, ", %s %s", ev.Type, ev.Message)
 	}
-	return words
+	return words.String()
 }
 
 func short(id string) string {

@@ -16,7 +16,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -67,7 +66,7 @@ func run() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	s, err := etcd.Open(ctx, etcd.Config{Dir: filepath.Join(dir, "etcd"), Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	s, err := etcd.Open(ctx, etcd.Config{Dir: filepath.Join(dir, "etcd"), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
 	}
@@ -329,8 +328,8 @@ func (f *fleet) forgetRaw(ctx context.Context, n int) error {
 func (f *fleet) beat(ctx context.Context, link control.Link) error {
 	for seq := int64(1); ; seq++ {
 		for n := range *hosts {
-			if link.Beat(ctx, hostID(n), 1, seq) != nil {
-				return nil
+			if err := link.Beat(ctx, hostID(n), 1, seq); err != nil && ctx.Err() == nil {
+				return err
 			}
 		}
 		select {
