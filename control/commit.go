@@ -84,11 +84,19 @@ func Write(tx *store.Tx, e *cell.Commit, sealed map[string][]byte, now time.Time
 	if err := tx.Fence(store.FenceKey(e.Tenant, e.Environment), e.Seen); err != nil {
 		return err
 	}
-	if err := tx.Prefetch(keysOf(e.Put)...); err != nil {
+	writes, err := writesOf(e.Put, sealed)
+	if err != nil {
 		return err
 	}
-	for _, put := range e.Put {
-		if err := save(tx, put, sealed); err != nil {
+	keys := make([]string, 0, len(writes))
+	for _, w := range writes {
+		keys = append(keys, w.key)
+	}
+	if err := tx.Prefetch(keys...); err != nil {
+		return err
+	}
+	for _, w := range writes {
+		if err := w.save(tx); err != nil {
 			return err
 		}
 	}
@@ -130,50 +138,44 @@ func saveEvent(tx *store.Tx, ev miosa.Event, now time.Time, random io.Reader) er
 	return store.Create(tx, store.Events, ev)
 }
 
-// keysOf are the keys of what is written over.
-func keysOf(nouns []any) (keys []string) {
+// write is one noun of a commit: the key of its record, and what writes it.
+type write struct {
+	key  string
+	save func(tx *store.Tx) error
+}
+
+func writeOf[T any](k store.Kind[T], v T) write {
+	return write{k.Key(v), func(tx *store.Tx) error { return store.Save(tx, k, v) }}
+}
+
+// writesOf are what a commit writes over. sealed holds the boot specs that are made
+// for it, by instance ID.
+func writesOf(nouns []any, sealed map[string][]byte) ([]write, error) {
+	writes := make([]write, 0, len(nouns))
 	for _, noun := range nouns {
 		switch v := noun.(type) {
 		case miosa.Deployment:
-			keys = append(keys, store.DeploymentKey(v.TenantID, v.ID))
+			writes = append(writes, writeOf(store.Deployments, v))
 		case miosa.Environment:
-			keys = append(keys, store.EnvironmentKey(v.TenantID, v.DeploymentID, v.ID))
+			writes = append(writes, writeOf(store.Environments, v))
 		case miosa.Version:
-			keys = append(keys, store.VersionKey(v.TenantID, v.DeploymentID, v.ID))
+			writes = append(writes, writeOf(store.Versions, v))
 		case miosa.Rollout:
-			keys = append(keys, store.RolloutKey(v.TenantID, v.DeploymentID, v.ID))
+			writes = append(writes, writeOf(store.Rollouts, v))
 		case miosa.Service:
-			keys = append(keys, store.ServiceKey(v.TenantID, v.DeploymentID, v.ID))
+			writes = append(writes, writeOf(store.Services, v))
 		case miosa.Instance:
-			keys = append(keys, store.InstanceKey(v.TenantID, v.DeploymentID, v.ID))
+			if spec := sealed[v.ID]; spec != nil {
+				v.BootSpec = spec
+			}
+			writes = append(writes, writeOf(store.Instances, v))
 		case miosa.Observation:
-			keys = append(keys, store.ObservationKey(v.TenantID, v.DeploymentID, v.InstanceID))
+			writes = append(writes, writeOf(store.Observations, v))
+		default:
+			return nil, miosa.Errorf(miosa.Internal, "commit of an unexpected noun %T", noun)
 		}
 	}
-	return keys
-}
-
-func save(tx *store.Tx, noun any, sealed map[string][]byte) error {
-	switch v := noun.(type) {
-	case miosa.Deployment:
-		return store.Save(tx, store.Deployments, v)
-	case miosa.Environment:
-		return store.Save(tx, store.Environments, v)
-	case miosa.Version:
-		return store.Save(tx, store.Versions, v)
-	case miosa.Rollout:
-		return store.Save(tx, store.Rollouts, v)
-	case miosa.Service:
-		return store.Save(tx, store.Services, v)
-	case miosa.Instance:
-		if spec := sealed[v.ID]; spec != nil {
-			v.BootSpec = spec
-		}
-		return store.Save(tx, store.Instances, v)
-	case miosa.Observation:
-		return store.Save(tx, store.Observations, v)
-	}
-	return miosa.Errorf(miosa.Internal, "commit of an unexpected noun %T", noun)
+	return writes, nil
 }
 
 // PurgeRecords deletes every record of a deployment, the deployment last, so that a

@@ -269,7 +269,7 @@ func (c *Control) post(ctx context.Context, ev cell.Event) {
 // the watch fell too far behind.
 func (c *Control) follow(ctx context.Context) error {
 	for ctx.Err() == nil {
-		loaded, err := LoadAll(ctx, c.store)
+		loaded, err := records.All(ctx, c.store)
 		if err == nil {
 			c.post(ctx, loaded)
 			err = c.watch(ctx, loaded.Revision)
@@ -281,10 +281,8 @@ func (c *Control) follow(ctx context.Context) error {
 	return nil
 }
 
-const recordsPrefix = records.Prefix
-
 func (c *Control) watch(ctx context.Context, after int64) error {
-	for batch, err := range c.store.Watch(ctx, recordsPrefix, after) {
+	for batch, err := range c.store.Watch(ctx, records.Prefix, after) {
 		if err != nil {
 			return err
 		}
@@ -317,6 +315,3 @@ func ChangedBy(batch store.Batch) (cell.Changed, error) {
 	}
 	return changed, nil
 }
-
-// LoadAll reads every record as the machine takes it in at first: see records.All.
-func LoadAll(ctx context.Context, s store.Store) (cell.Loaded, error) { return records.All(ctx, s) }

@@ -17,6 +17,7 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/control"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/routing"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
@@ -384,7 +385,7 @@ func (b *bench) ports() {
 }
 
 func (b *bench) load() {
-	loaded, err := control.LoadAll(context.Background(), b.store)
+	loaded, err := records.All(context.Background(), b.store)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/artifact"
 	"github.com/miosa/miosa/cell"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/steady"
 	"github.com/miosa/miosa/store"
 )
@@ -103,7 +104,7 @@ func (r *Retention) load(ctx context.Context) (map[string]*cell.Records, error) 
 		}
 		return out[id]
 	}
-	loaded, err := LoadAll(ctx, r.Store)
+	loaded, err := records.All(ctx, r.Store)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/artifact/local"
 	"github.com/miosa/miosa/cell"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
 )
@@ -30,7 +31,7 @@ func (s overtaken) Scan(ctx context.Context, prefix string, opts store.ScanOptio
 				return
 			}
 		}
-		if prefix == recordsPrefix {
+		if prefix == records.Prefix {
 			s.then()
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/control"
 	"github.com/miosa/miosa/lifecycle"
+	"github.com/miosa/miosa/records"
 	"github.com/miosa/miosa/routing"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
@@ -273,7 +274,7 @@ func (s *Sim) reload(then func()) {
 		// What was committed up to here comes with the records, not after them.
 		s.watches++
 		watch = s.watches
-		loaded, err := control.LoadAll(context.Background(), s.store)
+		loaded, err := records.All(context.Background(), s.store)
 		if err != nil {
 			s.fail("load: %v", err)
 			return
