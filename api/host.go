@@ -36,14 +36,13 @@ func (s *Server) getHost(c *call, _ none) (resource.Host, error) {
 	return hostResource(h), err
 }
 
-// changeHost writes what an operator wants of a host, with the event that tells of it;
-// edit says what is told of it, "" where nothing changes.
-func (s *Server) changeHost(c *call, kind string, edit func(h *miosa.Host) (message string, err error)) (resource.Host, error) {
-	id, err := c.pathID("id", miosa.PrefixHost, "host")
-	if err != nil {
-		return resource.Host{}, err
+// updateHost runs a transaction on the host that the path names, if it is as the
+// caller has seen it.
+func (c *call) updateHost(fn func(tx *store.Tx, h miosa.Host) error) (id string, err error) {
+	if id, err = c.pathID("id", miosa.PrefixHost, "host"); err != nil {
+		return "", err
 	}
-	err = c.update(func(tx *store.Tx) error {
+	return id, c.update(func(tx *store.Tx) error {
 		h, err := store.Load(tx, store.Hosts, store.HostKey(id))
 		if err != nil {
 			return err
@@ -51,6 +50,14 @@ func (s *Server) changeHost(c *call, kind string, edit func(h *miosa.Host) (mess
 		if err := c.match(h.Revision); err != nil {
 			return err
 		}
+		return fn(tx, h)
+	})
+}
+
+// changeHost writes what an operator wants of a host, with the event that tells of it;
+// edit says what is told of it, "" where nothing changes.
+func (s *Server) changeHost(c *call, kind string, edit func(h *miosa.Host) (message string, err error)) (resource.Host, error) {
+	id, err := c.updateHost(func(tx *store.Tx, h miosa.Host) error {
 		message, err := edit(&h)
 		if err != nil || message == "" {
 			return err
@@ -147,19 +154,8 @@ func (s *Server) drainHost(c *call, in resource.HostDrainStart) (resource.Host, 
 // deleteHost forgets a host that is empty, or whose loss is certain. An agent that
 // runs on would only bring it back.
 func (s *Server) deleteHost(c *call, _ none) (resource.Deleted, error) {
-	id, err := c.pathID("id", miosa.PrefixHost, "host")
-	if err != nil {
-		return resource.Deleted{}, err
-	}
 	force := c.r.URL.Query().Get("force") == "true"
-	err = c.update(func(tx *store.Tx) error {
-		h, err := store.Load(tx, store.Hosts, store.HostKey(id))
-		if err != nil {
-			return err
-		}
-		if err := c.match(h.Revision); err != nil {
-			return err
-		}
+	id, err := c.updateHost(func(tx *store.Tx, h miosa.Host) error {
 		name := cmp.Or(h.Name, h.ID)
 		switch {
 		case h.Liveness == miosa.Alive:
