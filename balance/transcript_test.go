@@ -243,22 +243,9 @@ func (s *stage) feed(ev balance.Event) {
 }
 
 func (s *stage) wait(d time.Duration) {
-	end := s.now.Add(d)
-	for {
-		at := s.m.Wake()
-		if at.IsZero() || at.After(end) {
-			break
-		}
-		if at.After(s.now) {
-			s.now = at
-		}
-		s.feed(balance.Tick{})
-		if again := s.m.Wake(); !again.IsZero() && !again.After(s.now) {
-			s.print("wants to be woken at once, for nothing")
-			break
-		}
+	if transcript.Wait(&s.now, s.now.Add(d), s.m.Wake, func() { s.feed(balance.Tick{}) }) {
+		s.print("wants to be woken at once, for nothing")
 	}
-	s.now = end
 }
 
 func (s *stage) print(format string, args ...any) {

@@ -69,6 +69,28 @@ func Run(t *testing.T, pattern string, update bool, begin func() Player) {
 	}
 }
 
+// Wait lets time pass for a machine until end: now is set on to each moment at
+// which it wants to be woken, and tick wakes it. It reports whether the machine
+// wanted to be woken at once, right after it was, which ends the wait as well.
+func Wait(now *time.Time, end time.Time, wake func() time.Time, tick func()) (spins bool) {
+	for !spins {
+		at := wake()
+		if at.IsZero() || at.After(end) {
+			break
+		}
+		if at.After(*now) {
+			*now = at
+		}
+		tick()
+		again := wake()
+		spins = !again.IsZero() && !again.After(*now)
+	}
+	if !spins {
+		*now = end
+	}
+	return spins
+}
+
 const fence = "----"
 
 // play runs a script and gives it back with the outputs that came.
