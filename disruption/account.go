@@ -15,16 +15,13 @@
 // Take and TakeReplacement count what was decided, so that one decision that asks
 // about many instances does not spend the same room twice.
 //
-// # Wiring
+// # Who asks
 //
-// The decision about an environment makes one account for each service of each side
-// (the active version, and the target of a live rollout), lazily, from the instances
-// it has anyway, and asks it in place of replacing at once: in reconcile's rule "an
-// occupant that should go is replaced" with the cause (Heal for an unhealthy one or
-// one whose host is silent, MaxAge, Restart, Drain for a host that is drained), and
-// before it takes one out for a cause of ours. The reason of a no belongs on the
-// instance; a change of its service's instances asks again, as any does. DrainHost
-// is asked by whoever shows or ends the drain of a host.
+// A decision makes one account for each service of each version that is wanted, and
+// asks it wherever an instance should go by our own doing: reconcile in its rule "an
+// occupant that should go is replaced", with the cause, and DrainHost for what is on
+// a host that is drained, whose answer reconcile carries out. All of one decision
+// share the accounts, so that none spends what another has taken.
 package disruption
 
 import (

@@ -155,8 +155,8 @@ type Host struct {
 
 // OK reports whether all that is wanted finds a host, no service has fewer
 // instances that serve than it wants in the end, none is down on the way, what is
-// drained is empty in the end, and every rollout comes to its end. What was not well before the change does not
-// count, unless the change makes it worse.
+// drained is empty in the end, and every rollout comes to its end. What was not well
+// before the change does not count, unless the change makes it worse.
 func (p *Plan) OK() bool {
 	if len(p.NoRoom) > 0 || len(p.Stays) > 0 || p.Unfinished {
 		return false
@@ -179,11 +179,12 @@ func (p *Plan) OK() bool {
 // is the deciding machine's: names and routers are of no concern here, and are
 // left out of it.
 //
-// What follows without the change is let happen first, and is none of the plan. Hosts do as they are told:
-// what is placed is healthy a moment later, what is stopped ends, no request is in
-// flight, no image has to be pulled, and the hosts that are alive stay so. It takes
-// about what control takes to load the same records and to make the same
-// decisions. The error is about records that control could not go on with either.
+// What follows without the change is let happen first, and is none of the plan.
+// Hosts do as they are told: what is placed is healthy a moment later, what is
+// stopped ends, no request is in flight, no image has to be pulled, and the hosts
+// that are alive stay so. It takes about what control takes to load the same records
+// and to make the same decisions. The error is about records that control could not
+// go on with either.
 func Make(now time.Time, loaded cell.Loaded, cfg cell.Config, change Change) (Plan, error) {
 	w := newCopy(now, cfg)
 	if err := w.load(loaded); err != nil {

@@ -135,35 +135,23 @@ func (h *host) reconnect() {
 
 // cutOff parts the host and control for a while. What runs there goes on, and
 // serves whom routers send.
-func (h *host) cutOff(d time.Duration) {
+func (h *host) cutOff(d time.Duration) { h.part(d, &h.cut, "is cut off") }
+
+// mute parts them one way only: control is heard, and does not hear.
+func (h *host) mute(d time.Duration) { h.part(d, &h.muted, "is not heard, and hears,") }
+
+func (h *host) part(d time.Duration, parted *bool, words string) {
 	if !h.heard() {
 		return
 	}
-	h.s.trace("%s is cut off for %s", h.id, d)
-	h.cut, h.since = true, h.s.now
+	h.s.trace("%s %s for %s", h.id, words, d)
+	*parted, h.since = true, h.s.now
 	h.s.after(d, func() {
 		if h.gone {
 			return
 		}
 		h.s.trace("%s is back", h.id)
-		h.cut, h.back = false, h.s.now
-		h.reconnect()
-	})
-}
-
-// mute parts them one way only: control is heard, and does not hear.
-func (h *host) mute(d time.Duration) {
-	if !h.heard() {
-		return
-	}
-	h.s.trace("%s is not heard for %s, and hears", h.id, d)
-	h.muted, h.since = true, h.s.now
-	h.s.after(d, func() {
-		if h.gone {
-			return
-		}
-		h.s.trace("%s is heard again", h.id)
-		h.muted, h.back = false, h.s.now
+		*parted, h.back = false, h.s.now
 		h.reconnect()
 	})
 }
