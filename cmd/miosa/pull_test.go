@@ -117,13 +117,14 @@ func TestPublishAnImage(t *testing.T) {
 	if err := j.Up(j.ctx); err != nil {
 		t.Fatal(err)
 	}
-	j.until("it is live", func() bool { return look() && v.State == "ready" })
+	j.until("its version is ready", func() bool { return look() && v.State == "ready" })
 	if v.Image.Digest == "" || v.Image.Pull != nil {
 		t.Errorf("%+v", v.Image)
 	}
-	if code, _, err := j.get("big", "/"); err != nil || code != http.StatusOK {
-		t.Errorf("through the router: %d %v", code, err)
-	}
+	j.until("it serves", func() bool {
+		code, _, err := j.get("big", "/")
+		return err == nil && code == http.StatusOK
+	})
 	if out, err := j.miosa("", "registry", "ls"); err != nil || !strings.Contains(out, r.Host) || !strings.Contains(out, "ann") || strings.Contains(out, "secret") {
 		t.Errorf("%v\n%s", err, out)
 	}
