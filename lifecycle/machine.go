@@ -299,7 +299,13 @@ func (m *Machine) reached(now time.Time, e Reached) {
 		m.check = health.Begin(m.in.Spec.Health, now)
 	case "listening":
 		m.hint, m.detached = e.Hint, e.Detached
-		if m.vm == vmRunning {
+		switch {
+		case m.vm != vmRunning:
+		case m.probed() && m.obs.State == miosa.Starting && !m.wellSince.IsZero() && !m.mayLeave(now):
+			// It has answered well already: who answers was all that was not known.
+			m.obs.LastProbe = strings.TrimSuffix(m.obs.LastProbe, staysWords)
+			m.observe(now, health.Result{OK: true, At: m.obs.LastProbeAt, Detail: m.obs.LastProbe})
+		default:
 			m.check.Hurry(now)
 		}
 	}
@@ -355,7 +361,7 @@ func (m *Machine) answered(now time.Time, r health.Result) {
 		m.wellSince = now
 	}
 	if r.OK && m.mayLeave(now) {
-		r = health.Result{At: r.At, Detail: r.Detail + "; to see that the run command stays takes " + DetachedFor.String()}
+		r = health.Result{At: r.At, Detail: r.Detail + staysWords}
 		m.obs.LastProbe = r.Detail
 	}
 	m.observe(now, r)
@@ -378,6 +384,9 @@ func (m *Machine) observe(now time.Time, r health.Result) {
 // DetachedFor is how long an app has to answer well that listens by a process of
 // another session than its run command's, before it counts as healthy.
 const DetachedFor = 3 * time.Second
+
+// staysWords follow an answer of which it is not known yet whether it stays.
+var staysWords = "; to see that the run command stays takes " + DetachedFor.String()
 
 // mayLeave reports whether the run command may be about to end and to leave those
 // behind that answer for it, as a daemon does: they end with it. A supervisor that
