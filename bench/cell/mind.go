@@ -31,33 +31,40 @@ func (f *fleet) connects(tell func(figure)) {
 	tell(of("a host connects", took))
 }
 
+// second lets a second pass, in which hosts beat every other time, but for the
+// silent ones, and returns what it took the machine.
+func (f *fleet) second(silent map[string]bool) time.Duration {
+	f.now = f.now.Add(time.Second)
+	var beats mind.Together
+	if f.beat++; f.beat%2 == 0 {
+		for h := range f.Hosts {
+			if id := f.host(h).ID; !silent[id] {
+				beats = append(beats, mind.Beat{Host: id, Session: 1, Seq: f.beat})
+			}
+		}
+	}
+	return f.feed(append(beats, mind.Tick{}))
+}
+
+// settle has all hosts beat for long enough to be taken for alive.
+func (f *fleet) settle() {
+	for range int((liveness.Window + 10*time.Second) / time.Second) {
+		f.second(nil)
+	}
+}
+
 // lose has hosts fall silent, and returns what it took the machine from then on,
 // the beats of all others included.
 func (f *fleet) lose(n int) time.Duration {
-	silent := map[string]bool{}
-	var seq int64
-	second := func() time.Duration {
-		f.now = f.now.Add(time.Second)
-		var beats mind.Together
-		if seq++; seq%2 == 0 {
-			for h := range f.Hosts {
-				if id := f.host(h).ID; !silent[id] {
-					beats = append(beats, mind.Beat{Host: id, Session: 1, Seq: seq})
-				}
-			}
-		}
-		return f.feed(append(beats, mind.Tick{}))
-	}
-	for range int((liveness.Window + 10*time.Second) / time.Second) {
-		second()
-	}
+	f.settle()
 	f.placed = 0
+	silent := map[string]bool{}
 	for _, h := range f.hostsToLose(n) {
 		silent[h.ID] = true
 	}
 	spent := time.Duration(0)
 	for range int((liveness.SuspectAfter + 10*time.Second) / time.Second) {
-		spent += second()
+		spent += f.second(silent)
 	}
 	return spent
 }

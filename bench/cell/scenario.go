@@ -48,6 +48,7 @@ type fleet struct {
 	env      map[string]int // by environment ID: its number
 	queue    []mind.Event
 	commits  int
+	beat     int64 // newest of the hosts'
 	gaveUp   bool
 }
 
@@ -290,9 +291,14 @@ func run(s size, tell func(figure)) {
 	tell(of("a router acknowledges", acks))
 	f.connects(tell)
 
+	f.settle()
 	f.placed = 0
 	replicas := min(4000, s.Hosts*8)
 	scaled := f.feed(f.changed(f.service(0, replicas)))
+	if had := s.Instances / s.Environments; f.placed != replicas-had && !f.gaveUp {
+		fmt.Fprintf(os.Stderr, "cell: of %d more replicas %d were placed\n", replicas-had, f.placed)
+		os.Exit(1)
+	}
 	tell(f.whole(figure{Name: fmt.Sprintf("a service scaled to %d", replicas), Median: scaled, Count: f.placed}))
 
 	f.placed = 0

@@ -26,3 +26,6 @@ func (f *fleet) lose(n int) time.Duration {
 	}
 	return f.feed(f.changed(lost...))
 }
+
+// settle: hosts did not beat.
+func (f *fleet) settle() {}
