@@ -28,19 +28,36 @@ func (c *Control) commit(ctx context.Context, e cell.Commit) cell.Committed {
 		}
 		sealed[i.ID] = spec
 	}
-	revision, err := store.Try(ctx, c.store, func(tx *store.Tx) error { return Write(tx, &e, sealed, now, rand.Reader) })
+	revision, err := store.Try(ctx, c.store, func(tx *store.Tx) error { return Write(tx, c.term, &e, sealed, now, rand.Reader) })
+	c.heed(ctx, err)
 	return Answer(e, revision, err)
 }
 
 // saveHost carries out a cell.SaveHost.
 func (c *Control) saveHost(ctx context.Context, e cell.SaveHost) cell.HostSaved {
 	now := time.Now().UTC()
-	_, err := store.Try(ctx, c.store, func(tx *store.Tx) error { return WriteHost(tx, e, now, rand.Reader) })
+	_, err := store.Try(ctx, c.store, func(tx *store.Tx) error { return WriteHost(tx, c.term, e, now, rand.Reader) })
+	c.heed(ctx, err)
 	return HostAnswer(e, err)
 }
 
-// WriteHost puts a verdict on a host, and events, into a transaction.
-func WriteHost(tx *store.Tx, e cell.SaveHost, now time.Time, random io.Reader) error {
+// heed looks whether a write was refused because another control plane decides by
+// now. Then this one ends.
+func (c *Control) heed(ctx context.Context, err error) {
+	if !errors.Is(err, store.ErrConflict) {
+		return
+	}
+	if over, err := c.term.Over(ctx, c.store); err == nil && over {
+		select {
+		case c.succeeded <- struct{}{}:
+		default: // it is known
+		}
+	}
+}
+
+// WriteHost puts a verdict on a host, and events, into a transaction of the term.
+func WriteHost(tx *store.Tx, term Term, e cell.SaveHost, now time.Time, random io.Reader) error {
+	term.Require(tx)
 	if e.Host.ID != "" {
 		if err := store.Save(tx, store.Hosts, e.Host); err != nil {
 			return err
@@ -77,10 +94,12 @@ func Answer(e cell.Commit, revision int64, err error) cell.Committed {
 	return e.Done(revision)
 }
 
-// Write puts all changes of a commit into a transaction. sealed holds the boot specs of
+// Write puts all changes of a commit into a transaction of the term. sealed holds the boot specs of
 // e.Bootable by instance ID. What was decided on a picture that lacks an earlier
-// commit to the environment, of ours or of another control plane, is a conflict.
-func Write(tx *store.Tx, e *cell.Commit, sealed map[string][]byte, now time.Time, random io.Reader) error {
+// commit to the environment, of ours or of a control plane before, is a conflict; so is
+// everything once the term is over.
+func Write(tx *store.Tx, term Term, e *cell.Commit, sealed map[string][]byte, now time.Time, random io.Reader) error {
+	term.Require(tx)
 	if err := tx.Fence(store.FenceKey(e.Tenant, e.Environment), e.Seen); err != nil {
 		return err
 	}

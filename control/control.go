@@ -61,6 +61,9 @@ type Control struct {
 	sessions atomic.Int64             // connections of agents so far
 	asks     chan func(*cell.Machine) // by who wants to know
 	rollouts *prometheus.CounterVec
+
+	term      Term          // of Run
+	succeeded chan struct{} // something comes once another's has begun
 }
 
 // New checks its arguments and starts nothing.
@@ -72,6 +75,7 @@ func New(cfg Options, s store.Store, vault Vault, sealTo SealTo, log *slog.Logge
 		cfg: cfg, store: s, vault: vault, sealTo: sealTo, log: log,
 		events: make(chan cell.Event, 1024), hosts: newHub[map[string]miosa.Instance](), routes: newFeed(), reports: &intake{store: s},
 		asks: make(chan func(*cell.Machine)), rollouts: newRolloutCounter(),
+		succeeded: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -94,8 +98,15 @@ func (c *Control) purge(ctx context.Context, e cell.Purge) error {
 // commitsAtOnce bounds the transactions under way.
 const commitsAtOnce = 32
 
-// Run blocks until ctx ends, or the store fails for good.
-func (c *Control) Run(ctx context.Context) error {
+// Run decides until ctx ends, the store fails for good, or another control plane
+// has begun to (ErrSucceeded).
+func (c *Control) Run(ctx context.Context) (err error) {
+	if c.term, err = BeginTerm(ctx, c.store); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer c.running.Wait()
 	defer cancel()
@@ -114,6 +125,8 @@ func (c *Control) Run(ctx context.Context) error {
 			return nil
 		case err := <-watchErr:
 			return err
+		case <-c.succeeded:
+			return ErrSucceeded
 		case ev := <-c.events:
 			events = c.waiting(ev)
 		case <-timer.C:

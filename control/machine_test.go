@@ -423,7 +423,7 @@ func (b *bench) commit(fails bool) {
 	for _, i := range e.Bootable() {
 		sealed[i.ID] = []byte("sealed")
 	}
-	revision, err := store.Try(context.Background(), b.store, func(tx *store.Tx) error { return control.Write(tx, &e, sealed, b.now, b) })
+	revision, err := store.Try(context.Background(), b.store, func(tx *store.Tx) error { return control.Write(tx, control.Term{}, &e, sealed, b.now, b) })
 	answer := control.Answer(e, revision, err)
 	if answer.Err != nil {
 		b.Fatalf("commit refused: %v", answer.Err)

@@ -55,6 +55,24 @@ func (c *checker) observed(o *occupant, obs miosa.Observation) {
 	}
 }
 
+// runsAlone: what must never run twice begins nowhere while a host that control
+// does not hear still runs it.
+func (c *checker) runsAlone(o *occupant) {
+	if o.in.StopAfterDisconnect == 0 {
+		return
+	}
+	c.s.report.Singles++
+	for _, h := range c.s.hosts {
+		for _, id := range sortedIDs(h.slots) {
+			other := h.slots[id]
+			if !h.heard() && other != o && other.vm != nil && other.vm.alive && other.in.StopAfterDisconnect > 0 &&
+				other.in.ServiceID == o.in.ServiceID && other.in.VersionID == o.in.VersionID && other.in.Slot == o.in.Slot {
+				c.s.fail("%s begins on %s while %s, which is not heard, still runs %s of the same slot", o.in.ID, o.h.id, h.id, id)
+			}
+		}
+	}
+}
+
 // committed takes a commit in and checks each change against what was.
 func (c *checker) committed(b cell.Changed) {
 	c.changed = true
@@ -430,7 +448,7 @@ func (c *checker) judged() error {
 	}
 	for _, h := range c.s.hosts {
 		since := h.since
-		for _, t := range []time.Time{c.s.started, c.s.jumped, c.s.refused} {
+		for _, t := range []time.Time{c.s.control.began, c.s.jumped, c.s.refused} {
 			if t.After(since) {
 				since = t
 			}
@@ -554,10 +572,11 @@ func (c *checker) settledHealth(env miosa.Environment) error {
 	now := c.s.clock() // what instances were healthy since is by the time of day
 	seen := of(now)
 	is := seen.Health
-	if of(now.Add(-long)).Health != is {
+	was := of(now.Add(-long))
+	if was.Health != is {
 		return nil // an instance's failures were forgotten just now
 	}
-	if seen.Looping && env.ToldHealth == miosa.EnvironmentDown {
+	if (seen.Looping || was.Looping) && env.ToldHealth == miosa.EnvironmentDown {
 		return nil // what is better between two crashes is not told
 	}
 	for _, i := range c.s.instances() {
@@ -661,8 +680,8 @@ func (c *checker) settledRoutes() error {
 		}
 	}
 	for _, r := range c.s.routers {
-		if c.s.now.Sub(c.s.flipped) > 10*time.Second && !routing.SameRoutes(r.table, c.s.table) {
-			return fmt.Errorf("in the end %s routes by another table than control's %d", r.id, c.s.table.Generation)
+		if c.s.now.Sub(c.s.control.flipped) > 10*time.Second && !routing.SameRoutes(r.table, c.s.control.table) {
+			return fmt.Errorf("in the end %s routes by another table than control's %d", r.id, c.s.control.table.Generation)
 		}
 		for b, t := range r.targets {
 			if t.retired && t.inFlight > 0 && c.s.now.Sub(t.left) > 2*miosa.DefaultDrain {

@@ -29,7 +29,9 @@ type host struct {
 	next  int
 	full  bool // its disk: nothing boots
 
+	at             *decider  // whom it is connected to
 	session, beats int64     // of its present connection
+	contact        time.Time // when the last beat was sent that was acknowledged; at first when the machine started
 	since, back    time.Time // it is not heard, and was again
 	cut            bool      // off from control: nothing comes through, either way
 	muted          bool      // what it says does not come through, what it is told does
@@ -67,7 +69,7 @@ type vm struct {
 }
 
 func newHost(s *Sim, n int) *host {
-	h := &host{s: s, id: fmt.Sprintf("host_%026d", n), n: n, slots: map[string]*occupant{}, ended: map[string]bool{}}
+	h := &host{s: s, id: fmt.Sprintf("host_%026d", n), n: n, slots: map[string]*occupant{}, ended: map[string]bool{}, contact: s.now}
 	h.beat()
 	return h
 }
@@ -75,10 +77,14 @@ func newHost(s *Sim, n int) *host {
 // beat is a sign of life of the agent, every now and then.
 func (h *host) beat() {
 	h.beats++
-	e := cell.Beat{Host: h.id, Session: h.session, Seq: h.beats}
+	e, at, sent := cell.Beat{Host: h.id, Session: h.session, Seq: h.beats}, h.at, h.s.now
 	say := func() {
-		if h.heard() {
-			h.s.tell(e)
+		if !h.heard() || at == nil || at.ended {
+			return
+		}
+		at.feed(e)
+		if !at.paused && sent.After(h.contact) {
+			h.contact = sent
 		}
 	}
 	h.s.inOrder(&h.up, h.s.between(100*time.Microsecond, 10*time.Millisecond), say)
@@ -110,7 +116,7 @@ func (h *host) send(i miosa.Instance) {
 // reconnect is a new stream from control: everything it knows, anew.
 func (h *host) reconnect() {
 	h.s.sessions++
-	h.session, h.beats = h.s.sessions, 0
+	h.at, h.session, h.beats = h.s.control, h.s.sessions, 0
 	h.s.inOrder(&h.lane, h.s.between(time.Millisecond, 100*time.Millisecond), func() {
 		if h.cut {
 			return // it connects when it can
@@ -174,7 +180,7 @@ func (h *host) die(d time.Duration) {
 		if h.gone {
 			return
 		}
-		h.cut, h.dead, h.back = false, false, h.s.now
+		h.cut, h.dead, h.back, h.contact = false, false, h.s.now, h.s.now
 		h.crashAgent()
 	})
 }
@@ -303,8 +309,10 @@ func (o *occupant) feed(ev lifecycle.Event) {
 		return
 	}
 	s := o.h.s
-	for _, effect := range o.machine.Handle(s.clock(), ev) {
-		o.carryOut(effect)
+	for _, ev := range []lifecycle.Event{lifecycle.Heard{Ago: s.now.Sub(o.h.contact)}, ev} {
+		for _, effect := range o.machine.Handle(s.clock(), ev) {
+			o.carryOut(effect)
+		}
 	}
 	at := o.machine.Wake()
 	if at.IsZero() || at.Equal(o.wake) {
@@ -434,6 +442,7 @@ func (o *occupant) inside(v *vm, b behaviour) {
 		o.exit(v, miosa.Failure{Kind: miosa.FailureNotFound, Message: "not found"})
 		return
 	}
+	s.check.runsAlone(o)
 	o.say(v, lifecycle.Reached{Boot: v.boot, Name: "app_started", At: s.clock()})
 	start := s.between(20*time.Millisecond, 2*time.Second)
 	if b == slow {

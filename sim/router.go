@@ -31,7 +31,8 @@ type router struct {
 	tunnels uint64    // opened so far
 	updates lane
 	reports lane
-	stream  int // the subscription that counts
+	at      *decider // whose feed it has
+	stream  int      // the subscription that counts
 	wake    time.Time
 	timer   int  // the one that counts
 	silent  bool // cut off from control: serves on from the table it has
@@ -109,8 +110,16 @@ func (r *router) crash() {
 // nothing of what was on its way before.
 func (r *router) subscribe() {
 	r.stream++
-	if r.s.table.Generation > 0 {
-		r.send(r.s.table.Whole())
+	r.at = r.s.control
+	if r.at.table.Generation > 0 {
+		r.send(r.at.table.Whole())
+	}
+}
+
+// follow has the router turn to whoever decides now.
+func (r *router) follow() {
+	if r.at != r.s.control && !r.silent && !r.down {
+		r.subscribe()
 	}
 }
 
@@ -119,8 +128,8 @@ func (r *router) send(u routing.Update) {
 	if u.Whole { // what a router keeps is its own
 		u = routing.Table{Generation: u.Generation, Routes: u.Routes, Ports: u.Ports}.Whole()
 	}
-	epoch, stream := r.s.epoch, r.stream
-	here := func() bool { return epoch == r.s.epoch && stream == r.stream && !r.silent && !r.down }
+	stream := r.stream
+	here := func() bool { return stream == r.stream && !r.at.ended && !r.silent && !r.down }
 	if r.s.cfg.Faults && r.s.chance(0.01) {
 		// The next update shows that one is missing; if there is none, the stream is
 		// found broken after a while.
@@ -268,12 +277,15 @@ func (r *router) report(rep routing.Report) {
 	if r.silent || r.s.cfg.Faults && r.s.chance(0.01) {
 		return
 	}
+	at := r.at
 	r.s.inOrder(&r.reports, r.s.between(200*time.Microsecond, 20*time.Millisecond), func() {
-		if r.unheard() {
-			r.lapsed = r.s.now
+		if at == r.s.control {
+			if r.unheard() {
+				r.lapsed = r.s.now
+			}
+			r.heard = r.s.now
 		}
-		r.heard = r.s.now
-		r.s.tell(cell.Reported{Report: rep})
+		at.feed(cell.Reported{Report: rep})
 	})
 }
 

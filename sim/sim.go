@@ -7,20 +7,14 @@ package sim
 
 import (
 	"container/heap"
-	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
+	"slices"
 	"time"
 
-	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/control"
 	"github.com/miosa/miosa/lifecycle"
-	"github.com/miosa/miosa/records"
-	"github.com/miosa/miosa/routing"
-	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/store/memory"
 )
 
@@ -52,6 +46,8 @@ type Report struct {
 	Suspected, LostHosts       int
 	Drains, Drained            int // of hosts: begun, and come to their end
 	Reloads, Refused           int // watches that began anew; commits that failed for passing reasons
+	Takeovers                  int // of control from another that was there still
+	Singles                    int // starts of what must never run twice
 }
 
 // Sim is one run's world.
@@ -62,28 +58,22 @@ type Sim struct {
 	skew   time.Duration
 	jumped time.Time // when the wall clock last jumped
 
-	started, refused time.Time // when control last began, and a write of its last failed
-	queue            queue
-	seq              uint64
-	store            *memory.Store
-	seen             int64 // revision up to which changes were handed out
-	report           Report
+	queue  queue
+	seq    uint64
+	store  *memory.Store
+	seen   int64 // revision up to which changes were handed out
+	report Report
 
-	control  *cell.Machine
-	sessions int64 // of agents, so far
-	epoch    int   // of control: events for a former process are dropped
-	wake     time.Time
-	timer    int // the one that counts
+	control  *decider   // the newest
+	deciders []*decider // it, and those before it that do not know yet that it is there
+	refused  time.Time  // when a write of control's last failed
+	sessions int64      // of agents, so far
 	hosts    []*host
 	routers  []*router
 	clients  map[string]*client
 	users    *users
 	check    *checker
-	watch    lane
-	watches  int           // counts watches begun: changes on a former one are lost
-	table    routing.Table // the newest published
 	wrote    map[string]written
-	flipped  time.Time // when that was
 	err      error
 }
 
@@ -131,7 +121,7 @@ func Run(cfg Config) (Report, error) {
 	if err := s.users.setUp(); err != nil {
 		return s.report, err
 	}
-	s.startControl()
+	s.startControl(0)
 	for n := range cfg.Routers {
 		s.routers = append(s.routers, newRouter(s, n))
 	}
@@ -167,7 +157,9 @@ func (s *Sim) jump(by time.Duration) {
 	s.trace("the clock jumps by %s", by)
 	s.skew += by
 	s.jumped = s.now
-	s.tell(cell.Tick{})
+	for _, d := range slices.Clone(s.deciders) {
+		d.feed(cell.Tick{})
+	}
 	for _, h := range s.hosts {
 		for _, id := range sortedIDs(h.slots) {
 			h.slots[id].feed(lifecycle.Tick{})
@@ -219,15 +211,9 @@ func (s *Sim) drain() {
 			return
 		}
 		s.check.committed(changed)
-		watch, late := s.watches, s.between(100*time.Microsecond, 5*time.Millisecond)
-		if s.cfg.Faults && s.chance(0.005) {
-			late = s.between(100*time.Millisecond, 800*time.Millisecond) // longer than control waits after a lost answer
+		for _, d := range s.deciders {
+			d.hear(changed)
 		}
-		s.inOrder(&s.watch, late, func() {
-			if watch == s.watches {
-				s.tell(changed)
-			}
-		})
 	}
 }
 
@@ -241,247 +227,4 @@ func (s *Sim) inOrder(l *lane, d time.Duration, do func()) {
 	}
 	l.last = at
 	s.after(at.Sub(s.now), do)
-}
-
-// startControl begins a control plane that knows nothing but the records.
-func (s *Sim) startControl() {
-	s.epoch++
-	s.timer++
-	s.wake, s.started = time.Time{}, s.now
-	s.table = routing.Table{} // it has none before it makes one
-	s.control = cell.NewMachine(cell.Config{
-		RouterWindow: cell.RouterWindow,
-		Hosts: func(t miosa.Tenant, d miosa.Deployment, e miosa.Environment) []string {
-			return []string{d.Slug + "--" + e.Name + "." + t.Slug + ".sim"}
-		},
-	})
-	s.reload(func() {
-		for _, h := range s.hosts {
-			h.reconnect()
-		}
-	})
-}
-
-// reload is a watch that begins with all records, read at one moment and
-// handed over a little later; changes since then follow.
-func (s *Sim) reload(then func()) {
-	s.watches++
-	watch := s.watches
-	s.after(s.between(time.Millisecond, 300*time.Millisecond), func() {
-		if watch != s.watches {
-			return
-		}
-		// What was committed up to here comes with the records, not after them.
-		s.watches++
-		watch = s.watches
-		loaded, err := records.All(context.Background(), s.store)
-		if err != nil {
-			s.fail("load: %v", err)
-			return
-		}
-		s.inOrder(&s.watch, s.between(100*time.Microsecond, 50*time.Millisecond), func() {
-			if watch != s.watches {
-				return
-			}
-			s.tell(loaded)
-			then()
-		})
-	})
-}
-
-// crashControl is a SIGKILL of the control plane and its next start.
-func (s *Sim) crashControl() {
-	s.trace("control crashes")
-	s.startControl()
-}
-
-// tell feeds control's machine and carries out what it asks for.
-func (s *Sim) tell(ev cell.Event) {
-	effects := s.control.Handle(s.clock(), ev)
-	for _, effect := range effects {
-		s.carryOut(effect)
-	}
-	at := s.control.Wake()
-	if _, ok := ev.(cell.Tick); ok && !at.IsZero() && !at.After(s.clock()) {
-		s.fail("control wants to be woken at once, right after it was")
-	}
-	if at.IsZero() || at.Equal(s.wake) {
-		return
-	}
-	s.wake = at
-	s.timer++
-	timer := s.timer
-	s.after(max(at.Sub(s.clock()), 0), func() {
-		if timer == s.timer {
-			s.wake = time.Time{}
-			s.tell(cell.Tick{})
-		}
-	})
-}
-
-func (s *Sim) carryOut(effect cell.Effect) {
-	epoch := s.epoch
-	switch e := effect.(type) {
-	case cell.Publish:
-		u := e.Update
-		s.trace("table %d: %d names change, %d go", u.Generation, len(u.Routes)+len(u.Ports), len(u.GoneRoutes)+len(u.GonePorts))
-		next := routing.Table{}
-		next.Apply(s.table.Whole()) // those before are still looked at
-		if !next.Apply(u) {
-			s.fail("the update to %d is for %d, and the table is %d", u.Generation, u.From, next.Generation)
-			return
-		}
-		s.table, s.flipped = next, s.now
-		s.check.published(next)
-		for _, r := range s.routers {
-			r.send(u)
-		}
-	case cell.Assign:
-		for _, h := range s.hosts {
-			if !e.Anew {
-				break
-			}
-			for _, i := range s.control.Assigned(h.id) {
-				h.send(i)
-			}
-		}
-		for _, i := range e.Instances {
-			for _, h := range s.hosts {
-				if h.id == i.HostID {
-					h.send(i)
-				}
-			}
-		}
-	case cell.Commit:
-		s.after(s.between(200*time.Microsecond, 20*time.Millisecond), func() {
-			if epoch != s.epoch && !s.chance(0.3) {
-				return // control died before it could write
-			}
-			answer := s.attempt(e) // or its write comes after another has taken over
-			s.after(s.between(100*time.Microsecond, 5*time.Millisecond), func() {
-				if epoch == s.epoch {
-					s.tell(answer)
-				}
-			})
-		})
-	case cell.SaveHost:
-		s.after(s.between(200*time.Microsecond, 20*time.Millisecond), func() {
-			if epoch != s.epoch && !s.chance(0.3) {
-				return
-			}
-			answer := s.saveHost(e)
-			s.after(s.between(100*time.Microsecond, 5*time.Millisecond), func() {
-				if epoch == s.epoch {
-					s.tell(answer)
-				}
-			})
-		})
-	case cell.Purge:
-		s.after(s.between(time.Millisecond, 50*time.Millisecond), func() {
-			if epoch != s.epoch {
-				return
-			}
-			err := control.PurgeRecords(context.Background(), s.store, e)
-			s.tell(cell.Purged{Deployment: e.Deployment, Err: err})
-		})
-	}
-}
-
-// attempt is a commit as networks and other writers leave it: refused, changed
-// in between, or carried out with its answer lost.
-func (s *Sim) attempt(e cell.Commit) cell.Committed {
-	switch {
-	case s.cfg.Faults && s.chance(0.02):
-		s.report.Refused++
-		s.refused = s.now
-		return e.Unanswered(errors.New("the store is away"))
-	case s.cfg.Faults && s.chance(0.005):
-		s.report.Refused++
-		s.refused = s.now
-		s.commit(e)
-		return e.Unanswered(errors.New("the answer was lost"))
-	case s.chance(0.02):
-		s.intervene(e)
-	}
-	return s.commit(e)
-}
-
-// saveHost writes a verdict, or does not, as attempt.
-func (s *Sim) saveHost(e cell.SaveHost) cell.HostSaved {
-	if s.cfg.Faults && s.chance(0.02) {
-		s.report.Refused++
-		s.refused = s.now
-		return control.HostAnswer(e, errors.New("the store is away"))
-	}
-	_, err := store.Try(context.Background(), s.store, func(tx *store.Tx) error { return control.WriteHost(tx, e, s.clock(), s) })
-	return control.HostAnswer(e, err)
-}
-
-// intervene writes one of the records first, as somebody else would.
-func (s *Sim) intervene(e cell.Commit) {
-	for _, put := range e.Put {
-		i, ok := put.(miosa.Instance)
-		if !ok {
-			continue
-		}
-		if _, err := store.Update(context.Background(), s.store, func(tx *store.Tx) error {
-			known, err := store.Load(tx, store.Instances, store.InstanceKey(i.TenantID, i.DeploymentID, i.ID))
-			if err != nil {
-				return err
-			}
-			return store.Save(tx, store.Instances, known)
-		}); err != nil && miosa.CodeOf(err) != miosa.NotFound {
-			s.fail("intervene: %v", err)
-		}
-		return
-	}
-}
-
-func (s *Sim) commit(e cell.Commit) cell.Committed {
-	if err := e.Mint(s.clock(), s); err != nil {
-		s.fail("mint: %v", err)
-	}
-	sealed := map[string][]byte{}
-	for _, i := range e.Bootable() {
-		sealed[i.ID] = []byte("sealed")
-	}
-	revision, err := store.Try(context.Background(), s.store, func(tx *store.Tx) error { return control.Write(tx, &e, sealed, s.clock(), s) })
-	answer := control.Answer(e, revision, err)
-	s.report.Commits++
-	if answer.Conflict {
-		s.report.Conflicts++
-	}
-	if answer.Err != nil {
-		s.fail("commit refused: %v", answer.Err)
-	}
-	if revision != 0 && len(e.Put)+len(e.Create) > 0 && !s.check.tells(e) {
-		s.wrote[e.Environment] = written{s.now, whatOf(e)}
-	}
-	for _, ev := range e.Events {
-		s.trace("%s %s %s", ev.Type, ev.InstanceID, ev.Message)
-	}
-	for _, i := range e.Create {
-		s.trace("create %s %s slot %d on %s: %s %s", i.ID, short(i.VersionID), i.Slot, i.HostID, i.CreatedReason, strings.Join(i.Reasons, "; "))
-	}
-	return answer
-}
-
-// whatOf says what a commit writes.
-func whatOf(e cell.Commit) string {
-	var words strings.Builder
-	fmt.Fprintf(&words, "%d new", len(e.Create))
-	for _, put := range e.Put {
-		fmt.Fprintf(&words, ", %T", put)
-	}
-	for _, ev := range e.Events {
-		fmt.Fprintf(&words, ", %s %s", ev.Type, ev.Message)
-	}
-	return words.String()
-}
-
-func short(id string) string {
-	if len(id) > 6 {
-		return id[len(id)-6:]
-	}
-	return id
 }

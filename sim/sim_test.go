@@ -93,6 +93,8 @@ func run(t *testing.T, cfg sim.Config) {
 		total.Drains += report.Drains
 		total.Drained += report.Drained
 		total.Refused += report.Refused
+		total.Takeovers += report.Takeovers
+		total.Singles += report.Singles
 	}
 	t.Logf("%d seeds: %+v", *seeds, total)
 	if total.Flips == 0 || total.Failures == 0 || total.Requests == 0 || total.Connections == 0 || total.Tunnels == 0 || total.Cuts == 0 {
@@ -100,6 +102,12 @@ func run(t *testing.T, cfg sim.Config) {
 	}
 	if cfg.Faults && total.Gaps == 0 {
 		t.Error("no router missed an update")
+	}
+	if cfg.Faults && total.Takeovers == 0 {
+		t.Error("no control took over from another")
+	}
+	if total.Singles == 0 {
+		t.Error("nothing that must never run twice was started")
 	}
 	if cfg.Hosts > 1 && (total.Suspected == 0 || total.LostHosts == 0 || total.Drained == 0) {
 		t.Error("no host was lost, or none was drained")

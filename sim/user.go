@@ -144,7 +144,7 @@ func (u *users) kinds() []kind {
 		{2, func() {
 			s.trace("the watch has a gap")
 			s.report.Reloads++
-			s.reload(func() {})
+			s.control.reload(func() {})
 		}},
 		{2, func() { router().fallSilent(s.between(time.Second, 6*time.Second)) }},
 	}
@@ -169,7 +169,8 @@ func (u *users) kinds() []kind {
 		}},
 		{6, func() { s.injure(func(o *occupant) { u.deafen(o) }) }},
 		{6, of((*host).crashAgent)},
-		{6, s.crashControl},
+		{4, s.crashControl},
+		{3, s.takeOver},
 	}
 	if len(s.hosts) > 1 {
 		faults = append(faults,
@@ -267,6 +268,9 @@ func (u *users) service(a *app, name string) miosa.Service {
 	svc := miosa.Service{
 		ID: u.id(miosa.PrefixService), TenantID: u.tenant.ID, DeploymentID: a.dep.ID, EnvironmentID: a.env.ID, Name: name,
 		Type: serviceTypes[name], DesiredReplicas: 1, Restart: miosa.RestartPolicy{Mode: miosa.RestartAlways}, CreatedAt: u.s.clock(),
+	}
+	if name == "queue" && u.s.chance(0.5) {
+		svc.StopAfterDisconnect = u.s.between(miosa.MinStopAfterDisconnect, 2*time.Minute)
 	}
 	switch {
 	case name == "job" && u.s.chance(0.3):

@@ -173,6 +173,10 @@ func LiveKey(tenant, environment string) string { return tenantScoped(tenant, "l
 // writes: see Tx.Fence.
 func FenceKey(tenant, environment string) string { return tenantScoped(tenant, "fence", environment) }
 
+// TermKey counts the control planes that have begun to decide, one after the
+// other.
+const TermKey = root + "term"
+
 // InstanceKey is where an instance's assignment lies.
 func InstanceKey(tenant, deployment, id string) string {
 	return tenantScoped(tenant, segInstance, deployment, id)

@@ -344,6 +344,15 @@ func (tx *Tx) Fence(key string, seen int64) error {
 	return nil
 }
 
+// Require makes it a condition that what lies under key is of that revision, 0:
+// that nothing does, without a look at it.
+func (tx *Tx) Require(key string, revision int64) {
+	if _, ok := tx.reads[key]; !ok {
+		tx.order = append(tx.order, key)
+	}
+	tx.reads[key] = Entry{Key: key, Revision: revision}
+}
+
 // DropIndex deletes an index entry, if it is there.
 func (tx *Tx) DropIndex(key string) {
 	tx.write(key, write{deleted: true})

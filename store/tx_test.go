@@ -324,6 +324,33 @@ func TestClaim(t *testing.T) {
 	}
 }
 
+// What is required to be as it was is not read, and refused when it is not.
+func TestRequire(t *testing.T) {
+	s := memory.New(time.Now)
+	const key = store.TermKey
+	write := func(revision int64, other string) (int64, error) {
+		return store.Try(ctx(), s, func(tx *store.Tx) error {
+			tx.Require(key, revision)
+			tx.SetIndex(other, "x", 0)
+			return nil
+		})
+	}
+	if _, err := write(0, "/v1/a"); err != nil {
+		t.Errorf("nothing was to be there: %v", err)
+	}
+	revision := update1(t, s, func(tx *store.Tx) error { tx.SetIndex(key, "1", 0); return nil })
+	if _, err := write(0, "/v1/b"); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("something is there: %v", err)
+	}
+	if _, err := write(revision, "/v1/c"); err != nil {
+		t.Errorf("it is as required: %v", err)
+	}
+	update1(t, s, func(tx *store.Tx) error { tx.SetIndex(key, "2", 0); return nil })
+	if _, err := write(revision, "/v1/d"); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("it was written since: %v", err)
+	}
+}
+
 // Of two transactions that were decided on one picture, one is carried out,
 // although they write to nothing that the other does.
 func TestFence(t *testing.T) {
