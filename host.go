@@ -51,7 +51,7 @@ type HostDrain struct {
 	// What follows is control's, as of ReportedAt.
 	Total      int    // instances on the host when control first looked
 	Left       int    // that are still there
-	Words      string // how it stands, and what is waited for
+	Progress   string // how it stands, and what is waited for
 	ReportedAt time.Time
 	LateAt     time.Time // the deadline passed with some left; zero: it did not
 	DoneAt     time.Time // none is left; zero: some are

@@ -77,9 +77,9 @@ type Instance struct {
 	DrainSeconds int // limit on goal drain; 0: DefaultDrain
 
 	Logs LogLimit // as its service has it
-	// Words are what its log is to tell of its deployment, newest last; at most
-	// MaxWords.
-	Words []Word
+	// Notices are what its log is to tell of its deployment, newest last; at most
+	// MaxNotices.
+	Notices []Notice
 
 	HostID        string // "" while pending
 	Region        string
@@ -98,12 +98,12 @@ type Instance struct {
 	Observed Observation
 }
 
-// MaxWords bounds an instance's Words.
-const MaxWords = 8
+// MaxNotices bounds an instance's Notices.
+const MaxNotices = 8
 
-// Word is one line that control has an instance's log tell: what happened to
+// Notice is one line that control has an instance's log tell: what happened to
 // its deployment, why, and who asked.
-type Word struct {
+type Notice struct {
 	ID   string // names it within the instance: it is told once
 	At   time.Time
 	Text string

@@ -14,19 +14,19 @@ import (
 // actor is one instance: it owns the machine, and carries out its effects one
 // after the other. Everything slow runs beside it and answers by post.
 type actor struct {
-	a       *Agent
-	id      string
-	machine *lifecycle.Machine
-	inbox   chan lifecycle.Event
-	done    chan struct{} // closed when the actor has ended
-	forgot  chan struct{} // control does not know the instance any more
-	unsaved bool          // the state on disk is behind: the disk was full
-	bound   bool          // it must not run for long without control
-	boot    *boot         // the present one; nil between boots
-	journal *journal      // its log, over all boots
-	story   story
-	figures figures
-	sealed  []byte
+	a         *Agent
+	id        string
+	machine   *lifecycle.Machine
+	inbox     chan lifecycle.Event
+	done      chan struct{} // closed when the actor has ended
+	forgot    chan struct{} // control does not know the instance any more
+	unsaved   bool          // the state on disk is behind: the disk was full
+	bound     bool          // it must not run for long without control
+	boot      *boot         // the present one; nil between boots
+	journal   *journal      // its log, over all boots
+	systemLog systemLog
+	figures   figures
+	sealed    []byte
 }
 
 const inboxSize = 64
@@ -84,7 +84,7 @@ func (x *actor) run(ctx context.Context) {
 		was, before := x.machine.Observation(), x.machine.Instance()
 		if assigned, ok := ev.(lifecycle.Assigned); ok {
 			// Before it is written down that they are: rather twice than not at all.
-			for _, text := range words(was, before, assigned.Instance) {
+			for _, text := range newNotices(was, before, assigned.Instance) {
 				x.journal.say(time.Now().UTC(), text)
 			}
 		}
@@ -97,7 +97,7 @@ func (x *actor) run(ctx context.Context) {
 		for _, effect := range effects {
 			x.carryOut(ctx, effect)
 		}
-		for _, text := range x.story.next(before, x.machine.Instance(), was, x.machine.Observation(), ev, effects) {
+		for _, text := range x.systemLog.next(before, x.machine.Instance(), was, x.machine.Observation(), ev, effects) {
 			x.journal.say(time.Now().UTC(), text)
 		}
 		if x.machine.Observation().State.Terminal() {
@@ -195,7 +195,7 @@ func (x *actor) carryOut(ctx context.Context, effect lifecycle.Effect) {
 func (x *actor) save(o miosa.Observation) {
 	var handle vmm.Handle
 	if o.State.Terminal() {
-		x.a.over(o)
+		x.a.keepEnded(o)
 		if err := x.a.disks.removeDisk(x.id); err != nil {
 			x.a.log.Error("remove ephemeral disk", "instance", x.id, "err", err)
 		}

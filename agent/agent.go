@@ -118,7 +118,7 @@ func New(cfg Config) (*Agent, error) {
 			return nil, err
 		}
 	}
-	a.report = newReporter(cfg.Link, cfg.Host.ID, cfg.Log, a.taken, a.disowned)
+	a.report = newReporter(cfg.Link, cfg.Host.ID, cfg.Log, a.forgetEnded, a.disowned)
 	return a, nil
 }
 
@@ -307,15 +307,15 @@ func (a *Agent) disowned(id string) {
 	}
 }
 
-// over keeps the word of an instance's end until control has taken it.
-func (a *Agent) over(o miosa.Observation) {
+// keepEnded keeps the observation of an instance's end until control has it.
+func (a *Agent) keepEnded(o miosa.Observation) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.ended[o.InstanceID] = o
 }
 
-// taken: control has the word of an instance's end; nothing of it is needed.
-func (a *Agent) taken(id string) {
+// forgetEnded: control has the observation of its end, and nothing of it is needed.
+func (a *Agent) forgetEnded(id string) {
 	a.mu.Lock()
 	delete(a.ended, id)
 	a.mu.Unlock()

@@ -459,7 +459,7 @@ func TestALimitChangesWhileItRuns(t *testing.T) {
 	}
 	r.control.assign(func(in *miosa.Instance) {
 		in.Logs = miosa.LogLimit{LinesPerSecond: 10, Burst: 10}
-		in.Words = []miosa.Word{{ID: "rol_1/live", Text: "version 1 is live"}}
+		in.Notices = []miosa.Notice{{ID: "rol_1/live", Text: "version 1 is live"}}
 	})
 	r.store.untilSome(t, "more than 10 lines a second")
 	stop()

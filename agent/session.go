@@ -211,15 +211,15 @@ func (b *boot) silent(heard time.Time) {
 	}
 }
 
-// word is a message of the guest's.
-type word struct {
+// received is a message of the guest's.
+type received struct {
 	guest.Message
 	at time.Time // it came, before it waited for us
 }
 
 // read hands on what the guest says, until the caller closes the connection.
-func (s *session) read(ctx context.Context) (<-chan word, <-chan error) {
-	messages, broken := make(chan word, 1), make(chan error, 1)
+func (s *session) read(ctx context.Context) (<-chan received, <-chan error) {
+	messages, broken := make(chan received, 1), make(chan error, 1)
 	go func() {
 		for {
 			m, err := s.conn.ReadMessage()
@@ -231,7 +231,7 @@ func (s *session) read(ctx context.Context) (<-chan word, <-chan error) {
 				return
 			}
 			select {
-			case messages <- word{m, time.Now()}:
+			case messages <- received{m, time.Now()}:
 			case <-ctx.Done():
 				return
 			}
@@ -257,7 +257,7 @@ func nonce() uint64 {
 }
 
 // rest takes what the guest said before the stream ended.
-func (s *session) rest(messages <-chan word) {
+func (s *session) rest(messages <-chan received) {
 	for {
 		select {
 		case m := <-messages:
@@ -283,7 +283,7 @@ func (s *session) handle(at time.Time, m guest.Message) error {
 	case m.Lines != nil && !s.stalled.IsZero():
 		s.b.x.journal.miss(s.b.number, m.Lines, nil)
 	case m.Lines != nil:
-		return s.take(now, m.Lines)
+		return s.keepLines(now, m.Lines)
 	case m.Stats != nil:
 		s.b.x.figures.said(now, *m.Stats)
 	case m.Pong != nil:
@@ -430,8 +430,8 @@ func (s *session) saw(at time.Time, p *guest.Ping) {
 
 var errStalled = errors.New("the guest's lines are asked for again")
 
-// take keeps the guest's lines, and frees its ring when it fills up.
-func (s *session) take(now time.Time, batch *guest.Lines) error {
+// keepLines keeps the guest's lines, and frees its ring when it fills up.
+func (s *session) keepLines(now time.Time, batch *guest.Lines) error {
 	if !s.b.x.journal.add(now, s.b.number, batch) {
 		s.stalled = time.Now().Add(spoolAgain)
 		return nil // the journal has said so; the instance goes on

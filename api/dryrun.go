@@ -229,7 +229,7 @@ func withBytes(v miosa.Version) miosa.Version {
 
 func dryRunResource(p plan.Plan) resource.DryRun {
 	out := resource.DryRun{
-		OK: p.OK(), Change: p.What, Summary: p.Summary(), Words: p.Words(), Waiting: p.Waiting, Finished: !p.Unfinished,
+		OK: p.OK(), Change: p.What, Summary: p.Summary(), Words: p.Lines(), Waiting: p.Waiting, Finished: !p.Unfinished,
 		Regions: []resource.DryRunRegion{}, Services: []resource.DryRunService{}, Moves: []resource.DryRunMove{}, Starts: []resource.DryRunStart{},
 		Ends: []resource.DryRunEnd{}, NoRoom: []resource.DryRunNoRoom{}, Stays: []resource.DryRunStay{}, Rollouts: []resource.DryRunRollout{},
 		Zones: []resource.DryRunZone{}, Hosts: []resource.DryRunHostFill{},

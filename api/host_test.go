@@ -84,7 +84,7 @@ func TestDrainOfAHost(t *testing.T) {
 	}
 	// Control tells how it stands, which a second wish leaves alone.
 	p.host(func(h *miosa.Host) {
-		h.Drain.Total, h.Drain.Left, h.Drain.Words, h.Drain.ReportedAt = 3, 2, "1 of 3 instances have left one", time.Now()
+		h.Drain.Total, h.Drain.Left, h.Drain.Progress, h.Drain.ReportedAt = 3, 2, "1 of 3 instances have left one", time.Now()
 		h.Drain.LateAt = time.Now()
 	})
 	if got := p.operate(200, "get", nil); got.text("data.drain.state") != "late" {

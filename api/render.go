@@ -427,7 +427,7 @@ func hostDrainResource(d miosa.HostDrain) *resource.HostDrain {
 	}
 	return &resource.HostDrain{
 		Since: d.Since.UTC(), Deadline: at(d.Deadline), Force: d.Force, State: state, Total: d.Total, Left: d.Left,
-		Progress: d.Words, DoneAt: at(d.DoneAt),
+		Progress: d.Progress, DoneAt: at(d.DoneAt),
 	}
 }
 

@@ -69,9 +69,9 @@ func NewMachine(routerID string) *Machine {
 func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 	switch ev := ev.(type) {
 	case Updated:
-		return m.take(now, ev.Update)
+		return m.apply(now, ev.Update)
 	case Counted:
-		return m.tell(now, ev.InFlight)
+		return m.reportCount(now, ev.InFlight)
 	case Idle:
 		if m.leaving[ev.Backend] != nil {
 			return []Effect{Count{}}
@@ -125,9 +125,9 @@ func (m *Machine) Wake() time.Time {
 	return at
 }
 
-// take goes over to the next table: pools first, then the backends that no pool
+// apply goes over to the next table: pools first, then the backends that no pool
 // holds any more, and at last the count that the acknowledgement rests on.
-func (m *Machine) take(now time.Time, u routing.Update) []Effect {
+func (m *Machine) apply(now time.Time, u routing.Update) []Effect {
 	switch {
 	case m.applied && u.Generation < m.table.Generation:
 		return nil // overtaken on its way
@@ -258,9 +258,9 @@ func longest(drains map[string]time.Duration) (most time.Duration) {
 	return most
 }
 
-// tell makes the report of a count. Every pool of m.table was in place before
+// reportCount makes the report of a count. Every pool of m.table was in place before
 // the count was taken, so the generation may be acknowledged with it.
-func (m *Machine) tell(now time.Time, inFlight map[routing.Backend]int) []Effect {
+func (m *Machine) reportCount(now time.Time, inFlight map[routing.Backend]int) []Effect {
 	if !m.applied {
 		return nil
 	}

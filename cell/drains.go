@@ -124,7 +124,7 @@ func (m *Machine) drainProgress(now time.Time, host miosa.Host, p disruption.Pro
 	if is.ReportedAt.IsZero() {
 		next.Total = p.Left
 	}
-	next.Left, next.Words = p.Left, p.Words
+	next.Left, next.Progress = p.Left, p.Summary
 	switch {
 	case !p.Done:
 		next.DoneAt = time.Time{}
@@ -150,7 +150,7 @@ func (m *Machine) drainProgress(now time.Time, host miosa.Host, p disruption.Pro
 	next.ReportedAt = now
 	before := d.progress[host.ID]
 	tell := func(kind string) {
-		m.hosts.tell = append(m.hosts.tell, miosa.Event{HostID: host.ID, Type: kind, Message: p.Words, Actor: "control", At: now})
+		m.hosts.tell = append(m.hosts.tell, miosa.Event{HostID: host.ID, Type: kind, Message: p.Summary, Actor: "control", At: now})
 	}
 	if !next.DoneAt.IsZero() && is.DoneAt.IsZero() && before.DoneAt.IsZero() {
 		tell("host.drained")

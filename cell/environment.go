@@ -34,7 +34,7 @@ func (m *Machine) decideAll(now time.Time, t *touched) []Effect {
 		env, b := m.w.environment(id), m.busy[id]
 		switch {
 		case b == nil:
-		case env == nil || b.over(now, m.w.revision):
+		case env == nil || b.settled(now, m.w.revision):
 			m.settle(id, t)
 		case b.askDue(now):
 			b.until = time.Time{}
@@ -154,7 +154,7 @@ type pass struct {
 	versions               map[string]miosa.Version // changed in this pass
 	settled                map[string]miosa.Service // changed in this pass
 	speaker                map[unit]string          // see speakers
-	told                   map[told]bool
+	told                   map[noticed]bool
 }
 
 // facts are what the boots of the commit rest on.
@@ -434,6 +434,9 @@ func (p *pass) slots() {
 			p.create(a)
 		case reconcile.Drain:
 			p.drain(a.Instance, a.Reason)
+			if heir := p.members.instance(a.Heir); heir != nil {
+				p.commit.Heirs = append(p.commit.Heirs, *heir)
+			}
 		case reconcile.Restart:
 			i := a.Instance
 			i.RestartNonce++
@@ -465,7 +468,7 @@ func (p *pass) create(a reconcile.Action) {
 		avoid = []string{a.Avoid}
 	}
 	p.place(&i, a.Service, avoid)
-	p.tell(&i)
+	p.addNotices(&i)
 	p.commit.Create = append(p.commit.Create, i)
 }
 
@@ -574,7 +577,7 @@ func (p *pass) drain(i miosa.Instance, reason string) {
 		i.Goal = miosa.GoalStop
 	}
 	p.instanceEvent("instance.drained", reason, i)
-	p.tell(&i)
+	p.addNotices(&i)
 	p.assign(i)
 	if i.HostID == "" {
 		p.finish(i, reason)
@@ -667,7 +670,7 @@ func (p *pass) existing() {
 // update brings a running instance's assignment up to date in what its host
 // applies without a boot.
 func (p *pass) update(i *miosa.Instance) bool {
-	changed := p.tell(i)
+	changed := p.addNotices(i)
 	if !i.Proven && p.proven(i.VersionID) {
 		i.Proven, changed = true, true
 	}

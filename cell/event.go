@@ -89,8 +89,9 @@ type (
 		Seen        int64 // revision of the picture that was decided on
 		Put         []any // Deployment, Environment, Version, Rollout, Instance, Observation
 		Create      []miosa.Instance
-		Release     []Live        // index entries of rollouts that are live no more
-		Events      []miosa.Event // without ID
+		Heirs       []miosa.Instance // that serve in place of what leaves: as they were, or it is a conflict
+		Release     []Live           // index entries of rollouts that are live no more
+		Events      []miosa.Event    // without ID
 		Placed      []Placement
 		Facts       Facts // of what Bootable returns
 	}

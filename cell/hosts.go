@@ -247,7 +247,7 @@ func (m *Machine) saveHosts(now time.Time) (out []Effect) {
 			v.Liveness, v.Failing, v.Reasons = j.Liveness, j.Failing, j.Reasons
 		}
 		if d, drains := m.hostDrains.progress[id]; drains && v.Draining() {
-			v.Drain.Total, v.Drain.Left, v.Drain.Words, v.Drain.ReportedAt, v.Drain.LateAt, v.Drain.DoneAt = d.Total, d.Left, d.Words, d.ReportedAt, d.LateAt, d.DoneAt
+			v.Drain.Total, v.Drain.Left, v.Drain.Progress, v.Drain.ReportedAt, v.Drain.LateAt, v.Drain.DoneAt = d.Total, d.Left, d.Progress, d.ReportedAt, d.LateAt, d.DoneAt
 		}
 		v.UpdatedAt = now
 		h.saving[id] = true

@@ -4,7 +4,7 @@
 // tell hosts. Package control carries that out.
 //
 // machine.go takes events in, world.go keeps the records, environment.go decides
-// one environment by rollout, reconcile and schedule, word.go what logs tell of
+// one environment by rollout, reconcile and schedule, notice.go what logs tell of
 // it, hosts.go which hosts are silent, drains.go what leaves those that are drained,
 // boot.go what an instance boots with, report.go what is made of an agent's
 // word, retention.go what is no longer kept.
@@ -98,8 +98,8 @@ func (b *commitUnderWay) askDue(now time.Time) bool {
 	return b.doubt && !b.until.IsZero() && !b.held(now)
 }
 
-// over: what the commit changed is in our picture by now, or it came to nothing.
-func (b *commitUnderWay) over(now time.Time, revision int64) bool {
+// settled: what the commit changed is in our picture by now, or it came to nothing.
+func (b *commitUnderWay) settled(now time.Time, revision int64) bool {
 	if !b.until.IsZero() {
 		return !b.doubt && !b.held(now)
 	}
@@ -130,7 +130,7 @@ func (m *Machine) Assigned(host string) []miosa.Instance {
 // Handle takes one event in and says what to do about it.
 func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 	t := newTouched()
-	out, err := m.take(now, ev, t)
+	out, err := m.apply(now, ev, t)
 	if err != nil {
 		return []Effect{Halt{err}}
 	}
@@ -153,7 +153,7 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 		m.hear(now, liveness.Tick{}, t)
 	}
 	for env := range t.environments {
-		if b := m.busy[env]; b != nil && b.over(now, m.w.revision) {
+		if b := m.busy[env]; b != nil && b.settled(now, m.w.revision) {
 			m.settle(env, t)
 		}
 	}
@@ -170,12 +170,12 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 	return append(out, m.saveHosts(now)...)
 }
 
-// take takes one event in.
-func (m *Machine) take(now time.Time, ev Event, t *touched) (out []Effect, err error) {
+// apply takes one event in.
+func (m *Machine) apply(now time.Time, ev Event, t *touched) (out []Effect, err error) {
 	switch e := ev.(type) {
 	case Together:
 		for _, one := range e {
-			effects, err := m.take(now, one, t)
+			effects, err := m.apply(now, one, t)
 			if err != nil {
 				return nil, err
 			}

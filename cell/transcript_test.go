@@ -105,7 +105,7 @@ func (s *fleet) line(l transcript.Line) (string, error) {
 		s.wait(d)
 	case "hosts":
 		for _, h := range all[miosa.Host](s) {
-			s.say("%s %s, %d instances%s", h.ID, h.Liveness, len(s.m.Assigned(h.ID)), note(strings.Join(h.Reasons, "; "))+note(h.Drain.Words))
+			s.say("%s %s, %d instances%s", h.ID, h.Liveness, len(s.m.Assigned(h.ID)), note(strings.Join(h.Reasons, "; "))+note(h.Drain.Progress))
 		}
 	case "instances":
 		for _, i := range all[miosa.Instance](s) {

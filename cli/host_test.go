@@ -92,14 +92,14 @@ func TestFollowADrain(t *testing.T) {
 		}()
 	}
 	control(func(d *miosa.HostDrain) {
-		d.Total, d.Words, d.DoneAt = 2, "one is drained", time.Now()
+		d.Total, d.Progress, d.DoneAt = 2, "one is drained", time.Now()
 	})
 	if out := s.says(0, "hosts", "drain", "one"); !strings.Contains(out, "one is drained.") {
 		t.Errorf("%s", out)
 	}
 	s.says(0, "hosts", "uncordon", "one")
 	control(func(d *miosa.HostDrain) {
-		d.Total, d.Left, d.Words, d.LateAt = 2, 1, "web 0 waits for room", time.Now()
+		d.Total, d.Left, d.Progress, d.LateAt = 2, 1, "web 0 waits for room", time.Now()
 	})
 	if out := s.says(1, "hosts", "drain", "one", "--deadline", "1s"); !strings.Contains(out, "not drained by its deadline") || !strings.Contains(out, "web 0 waits for room") {
 		t.Errorf("%s", out)

@@ -70,7 +70,7 @@ func (f *publishFlags) whole(out *resource.Publish) error {
 	if file.Services[of] == nil {
 		return usagef("%s has no service %q: it has %s", file.path, of, strings.Join(file.Order, ", "))
 	}
-	f.over(file.Services[of])
+	f.applyTo(file.Services[of])
 	if wrong := f.faults(file.Services[of], file.path+": services."+of+"."); wrong != "" {
 		return usagef("%s", wrong)
 	}

@@ -194,8 +194,8 @@ func ExitCode(err error) int {
 	return exitFailed
 }
 
-// words turns an error of a call into what a person can use.
-func (a *app) words(err error) error {
+// explainError turns an error of a call into what a person can use.
+func (a *app) explainError(err error) error {
 	switch {
 	case err == nil:
 		return nil
@@ -233,7 +233,7 @@ func (a *app) runAs(who func() (*client.Client, error), low, high int, fn func(c
 			// What is wrong with the command line comes first, as if there were one.
 			c = client.Broken(err)
 		}
-		return a.words(fn(cmd.Context(), c, args))
+		return a.explainError(fn(cmd.Context(), c, args))
 	}
 }
 

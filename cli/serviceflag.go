@@ -93,9 +93,9 @@ func (f *serviceFlags) has(key string) bool {
 	return false
 }
 
-// over sets what the flags gave over what is there. A named size is one as a
+// applyTo sets what the flags gave applyTo what is there. A named size is one as a
 // whole, and what the health check was where it is another now is gone.
-func (f *serviceFlags) over(s *appfile.Service) {
+func (f *serviceFlags) applyTo(s *appfile.Service) {
 	if f.has("size") {
 		s.Resources.VCPUs, s.Resources.MemoryMB, s.Resources.DiskMB = nil, nil, nil
 	}

@@ -130,6 +130,9 @@ func Write(tx *store.Tx, term Term, e *cell.Commit, sealed map[string][]byte, no
 			VersionID: i.VersionID, HostID: i.HostID, Type: "instance.created", Message: i.CreatedReason, Actor: "control", At: now,
 		})
 	}
+	for _, i := range e.Heirs {
+		tx.Require(store.InstanceKey(i.TenantID, i.DeploymentID, i.ID), i.Revision)
+	}
 	for _, l := range e.Release {
 		key := store.LiveKey(l.Tenant, l.Environment)
 		holder, err := tx.Index(key)

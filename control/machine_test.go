@@ -699,10 +699,10 @@ func (b *bench) carried() {
 		if i.HostID != "" && !i.State().Terminal() && (i.Logs != s.Logs || i.Restart != s.Restart || i.StopAfterDisconnect != s.StopAfterDisconnect) {
 			b.Errorf("%s may log %+v, restarts %+v and stops after %s, its service %+v, %+v and %s", i.ID, i.Logs, i.Restart, i.StopAfterDisconnect, s.Logs, s.Restart, s.StopAfterDisconnect)
 		}
-		if len(i.Words) > miosa.MaxWords {
-			b.Errorf("%s has %d words", i.ID, len(i.Words))
+		if len(i.Notices) > miosa.MaxNotices {
+			b.Errorf("%s has %d words", i.ID, len(i.Notices))
 		}
-		for _, w := range i.Words {
+		for _, w := range i.Notices {
 			key := i.ServiceID + "/" + i.VersionID + "/" + w.ID
 			if other := told[key]; other != "" {
 				b.Errorf("%s and %s of version %s tell %q", other, i.ID, i.VersionID, w.Text)

@@ -356,7 +356,7 @@ func (w *world) told(t *rapid.T, p disruption.Progress, deadline time.Time) {
 			t.Fatalf("no reason for %s", m.Instance.ID)
 		}
 	}
-	if p.Words == "" || p.Done != (p.Left == 0) || p.Late && deadline.IsZero() || !p.Wake.IsZero() && !p.Wake.After(w.now) {
+	if p.Summary == "" || p.Done != (p.Left == 0) || p.Late && deadline.IsZero() || !p.Wake.IsZero() && !p.Wake.After(w.now) {
 		t.Fatalf("%+v", p)
 	}
 	if len(p.Replace) > disruption.MovesAtOnce {

@@ -50,7 +50,7 @@ type Progress struct {
 	Left    int    // on the host, those that leave included
 	Done    bool   // nothing is left
 	Late    bool   // the deadline has passed, and something is left
-	Words   string // how it stands, in a sentence
+	Summary   string // how it stands, in a sentence
 	Wake    time.Time
 }
 
@@ -87,7 +87,7 @@ func DrainHost(in HostDrain) Progress {
 	if !d.Done && in.Now.Before(in.Deadline) {
 		d.Wake = in.Deadline
 	}
-	d.Words = d.words()
+	d.Summary = d.describe()
 	return d.Progress
 }
 
@@ -183,7 +183,7 @@ func (d *drain) wait(i *miosa.Instance, reason string) {
 	d.Waiting = append(d.Waiting, Move{*i, reason})
 }
 
-func (d *drain) words() string {
+func (d *drain) describe() string {
 	if d.Done {
 		return d.Host + " is drained"
 	}

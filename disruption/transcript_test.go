@@ -143,7 +143,7 @@ func (s *stage) look(host string) string {
 	for _, m := range p.Leave {
 		out = append(out, fmt.Sprintf("%s leaves: %s", m.Instance.ID, m.Reason))
 	}
-	out = append(out, p.Words)
+	out = append(out, p.Summary)
 	if !p.Wake.IsZero() {
 		out = append(out, "look again in "+p.Wake.Sub(s.now).String())
 	}

@@ -116,7 +116,7 @@ func (x *exchange) call(b *backend) outcome {
 	if c.conn, err = b.place(ctx, x.rt); err != nil {
 		return x.callFailed(c, err)
 	}
-	defer b.over(c.conn)
+	defer b.finish(c.conn)
 	if x.body.streamed { // it takes as long as it takes
 		c.body.Store(0)
 		c.timer.Reset(x.rt.cfg.IdleTimeout)

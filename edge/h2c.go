@@ -89,7 +89,7 @@ const receiveWindow = 256 << 10
 // there is one, or ctx is done. The caller sends one request there, or releases
 // the place, and says over at last.
 func (b *backend) place(ctx context.Context, rt *Router) (*h2c, error) {
-	defer b.pass() // where there was one, there may be another
+	defer b.wakeOne() // where there was one, there may be another
 	var o *opening
 	for {
 		b.mu.Lock()
@@ -195,16 +195,16 @@ func (b *backend) spent() (out []*h2c) {
 	return out
 }
 
-// pass lets one of the calls that wait look whether there is a place.
-func (b *backend) pass() {
+// wakeOne lets one of the calls that wait look whether there is a place.
+func (b *backend) wakeOne() {
 	select {
 	case b.freed <- struct{}{}:
 	default:
 	}
 }
 
-// over gives a place back after the call.
-func (b *backend) over(c *h2c) {
+// finish gives a place back after the call.
+func (b *backend) finish(c *h2c) {
 	b.mu.Lock()
 	c.calls--
 	last := c.calls == 0 && b.retired.Load()
@@ -212,7 +212,7 @@ func (b *backend) over(c *h2c) {
 	if last {
 		_ = c.cc.Close()
 	}
-	b.pass()
+	b.wakeOne()
 }
 
 // open begins to open a connection, for as long as somebody waits for it. The
@@ -239,7 +239,7 @@ func (b *backend) open(rt *Router) {
 		if unwanted {
 			_ = c.cc.Close()
 		}
-		b.pass()
+		b.wakeOne()
 	}()
 }
 
@@ -259,7 +259,7 @@ func (b *backend) dialH2C(ctx context.Context, rt *Router) (*h2c, error) {
 	}
 	cc, err := rt.h2c.NewClientConn(context.WithValue(ctx, wireKey{}, wire), "http", b.Address.String())
 	if err == nil {
-		cc.SetStateHook(func(*http.ClientConn) { b.pass() })
+		cc.SetStateHook(func(*http.ClientConn) { b.wakeOne() })
 		select {
 		case <-wire.ready:
 			if err = cc.Reserve(); err == nil {

@@ -227,7 +227,7 @@ func (rt *Router) Run(ctx context.Context) error {
 	}
 	reports := make(chan routing.Report, 1)
 	background.Go(func() { rt.send(after, reports) })
-	background.Go(func() { rt.take(ctx) })
+	background.Go(func() { rt.follow(ctx) })
 	loop := newLoop(rt, reports)
 	background.Go(func() { loop.run(after) })
 	if rt.cfg.Traffic != nil {
@@ -305,10 +305,10 @@ func (rt *Router) complain(b routing.Backend, why string) {
 	go rt.post(balance.Faulted{Backend: b, Why: why})
 }
 
-// take takes updates from the feed for as long as ctx lasts. A lost feed is
+// follow takes updates from the feed for as long as ctx lasts. A lost feed is
 // taken up again, as is one of which something is missing; meanwhile the router
 // routes by what it has.
-func (rt *Router) take(ctx context.Context) {
+func (rt *Router) follow(ctx context.Context) {
 	const first, longest = 100 * time.Millisecond, 5 * time.Second
 	pause := first
 	for {

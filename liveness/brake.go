@@ -94,14 +94,14 @@ func (m *Machine) grant() {
 		default:
 			if !m.slowed {
 				m.slowed = true
-				m.tell("replacement.slowed", m.slowWords())
+				m.announce("replacement.slowed", m.slowWords())
 			}
 			return
 		}
 	}
 	if m.slowed {
 		m.slowed = false
-		m.tell("replacement.caught_up", "every instance of the silent hosts may be replaced by now")
+		m.announce("replacement.caught_up", "every instance of the silent hosts may be replaced by now")
 	}
 }
 
@@ -144,7 +144,7 @@ func (m *Machine) hold() {
 			m.held = false
 			m.begin()
 			m.out = append(m.out, Hold{false})
-			m.tell("replacement.resumed", fmt.Sprintf("%d of %d hosts answer again: who is still silent in %s is replaced", answer, m.fleet, long(Window)))
+			m.announce("replacement.resumed", fmt.Sprintf("%d of %d hosts answer again: who is still silent in %s is replaced", answer, m.fleet, long(Window)))
 		}
 	case m.held || m.proceeded || m.waiting.n+m.silent.n+m.overdue.n == 0:
 	case m.fleet < HoldFrom && answer == 0, m.fleet >= HoldFrom && silent*100 > HoldPercent*m.fleet:
@@ -154,7 +154,7 @@ func (m *Machine) hold() {
 		if m.fleet < HoldFrom {
 			until = "one of them answers"
 		}
-		m.tell("replacement.held", fmt.Sprintf("%d of %d hosts are silent, which is likelier a fault of the control plane or its network: nothing is replaced until %s or an operator says that it is real", silent, m.fleet, until))
+		m.announce("replacement.held", fmt.Sprintf("%d of %d hosts are silent, which is likelier a fault of the control plane or its network: nothing is replaced until %s or an operator says that it is real", silent, m.fleet, until))
 	}
 }
 
@@ -164,5 +164,5 @@ func (m *Machine) proceed() {
 	}
 	m.held, m.proceeded = false, true
 	m.out = append(m.out, Hold{false})
-	m.tell("replacement.resumed", "an operator said that the silence is real")
+	m.announce("replacement.resumed", "an operator said that the silence is real")
 }

@@ -260,7 +260,7 @@ func (m *Machine) attend(now time.Time) {
 	if passed > SuspectAfter {
 		m.begin()
 		if len(m.hosts) > 0 && !m.mute {
-			m.tell("control.paused", "for "+long(passed)+" nobody looked at the hosts, or the clock was set: none is judged for "+long(Window))
+			m.announce("control.paused", "for "+long(passed)+" nobody looked at the hosts, or the clock was set: none is judged for "+long(Window))
 		}
 	}
 }
@@ -273,8 +273,8 @@ func (m *Machine) judging() bool { return !m.mute && m.clock >= m.judgeFrom }
 
 func (m *Machine) silence(h *host) time.Duration { return m.clock - max(h.heard, m.from) }
 
-// tell is for what is about all hosts.
-func (m *Machine) tell(kind, message string) {
+// announce is for what is about all hosts.
+func (m *Machine) announce(kind, message string) {
 	m.out = append(m.out, Tell{Type: kind, Message: message})
 }
 

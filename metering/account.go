@@ -31,7 +31,7 @@ const (
 // on them, so that it is not one for the counter.
 func (b Bounds) most() Amount {
 	d := max(b.Now.Sub(b.Since), 0) + tolerance
-	a := b.Size.over(uint64(d / time.Millisecond)) //nolint:gosec // not negative
+	a := b.Size.lasting(uint64(d / time.Millisecond)) //nolint:gosec // not negative
 	a.SentBytes = uint64(d/time.Second) * lineRate //nolint:gosec // not negative
 	a.ReceivedBytes = a.SentBytes
 	return a

@@ -88,7 +88,7 @@ func (m *Meter) ran(end time.Time, d time.Duration) {
 		left := (hour + 1).Time().Sub(at)
 		part := min(d, (left + time.Millisecond - 1).Truncate(time.Millisecond))
 		m.enter(hour)
-		m.Total = m.Total.Plus(m.Size.over(uint64(part / time.Millisecond))) //nolint:gosec // positive
+		m.Total = m.Total.Plus(m.Size.lasting(uint64(part / time.Millisecond))) //nolint:gosec // positive
 		d -= part
 	}
 }

@@ -89,8 +89,8 @@ type Size struct {
 	DiskMB   int `json:"DiskMB"`
 }
 
-// over is what it comes to in so many milliseconds.
-func (s Size) over(ms uint64) Amount {
+// lasting is what it comes to in so many milliseconds.
+func (s Size) lasting(ms uint64) Amount {
 	times := func(n int) uint64 { return uint64(max(n, 0)) * ms } //nolint:gosec // not negative
 	return Amount{RunMS: ms, VCPUMS: times(s.VCPUs), MemoryMBMS: times(s.MemoryMB), DiskMBMS: times(s.DiskMB)}
 }

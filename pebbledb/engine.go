@@ -49,8 +49,8 @@ func (c *complaint) due() (times int) {
 	return times
 }
 
-// over reports whether it has failed.
-func (e *engine) over() bool {
+// hasFailed reports whether it has failed.
+func (e *engine) hasFailed() bool {
 	select {
 	case <-e.failed:
 		return true
@@ -120,7 +120,7 @@ var errEnded = errors.New("ended")
 func (e *engine) do(f func() error) error { return e.within(e.patience, f) }
 
 func (e *engine) within(patience time.Duration, f func() error) error {
-	if e.over() {
+	if e.hasFailed() {
 		return e.unwell()
 	}
 	done := make(chan error, 1)

@@ -230,7 +230,7 @@ func (d *DB) Commit(b *lsm.Batch) error {
 // database may not be what it has. Of a write that takes too long this is so
 // once it has come to an end, and nobody's turn comes before.
 func (d *DB) Write(ctx context.Context, forget func(), f func() error) error {
-	if err := d.take(ctx); err != nil {
+	if err := d.takeTurn(ctx); err != nil {
 		return err
 	}
 	err := f()
@@ -238,8 +238,8 @@ func (d *DB) Write(ctx context.Context, forget func(), f func() error) error {
 	return err
 }
 
-func (d *DB) take(ctx context.Context) error {
-	if d.engine.over() {
+func (d *DB) takeTurn(ctx context.Context) error {
+	if d.engine.hasFailed() {
 		return d.engine.unwell()
 	}
 	timer := time.NewTimer(d.engine.patience)
@@ -258,7 +258,7 @@ func (d *DB) take(ctx context.Context) error {
 
 func (d *DB) release(err error, forget func()) {
 	end := func() {
-		if err != nil && forget != nil && d.db != nil && !d.engine.over() {
+		if err != nil && forget != nil && d.db != nil && !d.engine.hasFailed() {
 			forget()
 		}
 		d.late.Store(false)
@@ -330,7 +330,7 @@ func (d *DB) Look(ctx context.Context) (*View, error) {
 		snapshot = db.NewSnapshot()
 		return nil
 	})
-	if d.engine.over() {
+	if d.engine.hasFailed() {
 		return v, nil
 	}
 	if err != nil {
@@ -351,7 +351,7 @@ func (v *View) Close() error {
 	_, open := v.d.views[v]
 	delete(v.d.views, v)
 	v.d.looking.Unlock()
-	if !open || v.d.engine.over() {
+	if !open || v.d.engine.hasFailed() {
 		return nil
 	}
 	return v.d.engine.do(v.snapshot.Close)

@@ -7,7 +7,7 @@
 //
 // plan.go is what is found out, change.go what can be tried, copy.go the records
 // and hosts that it is tried on, account.go makes the findings of what happened
-// there, words.go puts them in words, view.go is what a customer may see of them.
+// there, lines.go puts them in words, view.go is what a customer may see of them.
 package plan
 
 import (

@@ -305,7 +305,7 @@ func same(t *rapid.T, f *fleet, p plan.Plan, a app, before map[string]int) {
 		}
 	}
 	if got := f.running(a.id("svc")); !maps.Equal(got, want) {
-		t.Fatalf("%s: the plan is %v, and it comes to %v\n%s", a.deployment, want, got, strings.Join(p.Words(), "\n"))
+		t.Fatalf("%s: the plan is %v, and it comes to %v\n%s", a.deployment, want, got, strings.Join(p.Lines(), "\n"))
 	}
 }
 
@@ -390,7 +390,7 @@ func TestLostZoneNamesWhoFalls(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := planned(t, f, policy, change)
-		page := strings.Join(p.Words(), "\n")
+		page := strings.Join(p.Lines(), "\n")
 		there, before := map[string]int{}, map[string]int{}
 		for _, a := range apps {
 			before[a.id("svc")] = f.serving(a.id("svc"))
@@ -528,7 +528,7 @@ func TestViewOfATenant(t *testing.T) {
 		t.Fatalf("%+v", mine)
 	}
 	for _, word := range []string{"host_h", "h1", "h2", "secret", "other", "eu/"} {
-		if text := fmt.Sprintf("%+v %s", mine, mine.Words()); strings.Contains(strings.ReplaceAll(text, mine.What, ""), word) {
+		if text := fmt.Sprintf("%+v %s", mine, mine.Lines()); strings.Contains(strings.ReplaceAll(text, mine.What, ""), word) {
 			t.Errorf("%q is none of theirs: %s", word, text)
 		}
 	}

@@ -79,7 +79,7 @@ func (s *stage) line(l transcript.Line) (string, error) {
 	if !p.OK() {
 		verdict = "not ok"
 	}
-	return strings.Join(append([]string{p.What + ": " + verdict, p.Summary()}, p.Words()...), "\n"), nil
+	return strings.Join(append([]string{p.What + ": " + verdict, p.Summary()}, p.Lines()...), "\n"), nil
 }
 
 func (s *stage) change(l transcript.Line, size miosa.Resources) (plan.Change, error) {

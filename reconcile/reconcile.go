@@ -75,6 +75,7 @@ const (
 type Action struct {
 	Op       Op
 	Instance miosa.Instance // Drain, Restart: which one
+	Heir     string         // Drain: the instance that serves in its place and must be meant to still; "": none
 	// Create:
 	Service  miosa.Service
 	Spec     miosa.ServiceSpec
@@ -292,6 +293,7 @@ func takeOver(s *slot, r *Result) {
 	heir := newest(s)
 	for _, in := range s.live[:len(s.live)-1] {
 		r.drain(in, "replaced by "+heir.ID+", which is healthy")
+		r.Actions[len(r.Actions)-1].Heir = heir.ID
 	}
 }
 

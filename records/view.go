@@ -53,7 +53,7 @@ func (v *View) Store() store.Store { return v.store }
 // Run keeps what is held as the store has it, until ctx ends.
 func (v *View) Run(ctx context.Context, failed func(error)) {
 	f := Follower{
-		Store: v.store, Take: v.take,
+		Store: v.store, Take: v.apply,
 		// What it holds it has asked for: nothing is to be listed.
 		List: func(context.Context) iter.Seq2[store.Entry, error] { return func(func(store.Entry, error) bool) {} },
 	}
@@ -71,7 +71,7 @@ func (v *View) deaf() {
 	v.following = false
 }
 
-func (v *View) take(_ context.Context, b Batch) error {
+func (v *View) apply(_ context.Context, b Batch) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if b.Whole { // what changed before is not known
@@ -112,7 +112,7 @@ func (v *View) Forget(prefix string) {
 // slim is a noun less what nobody asks a View for and is large.
 func slim(noun any) any {
 	if i, ok := noun.(miosa.Instance); ok {
-		i.BootSpec, i.Words = nil, nil
+		i.BootSpec, i.Notices = nil, nil
 		return i
 	}
 	return noun

@@ -158,7 +158,7 @@ func TestAViewIsAsTheStoreIs(t *testing.T) {
 				defer l.follow()()
 			}
 			instance := func(n int) miosa.Instance {
-				return miosa.Instance{ID: fmt.Sprintf("ri_%d", n), TenantID: "ten_1", DeploymentID: "dep_1", BootSpec: []byte("sealed"), Words: []miosa.Word{{ID: "w"}}}
+				return miosa.Instance{ID: fmt.Sprintf("ri_%d", n), TenantID: "ten_1", DeploymentID: "dep_1", BootSpec: []byte("sealed"), Notices: []miosa.Notice{{ID: "w"}}}
 			}
 			for step := range 200 {
 				i := instance(random.IntN(6))
@@ -178,7 +178,7 @@ func TestAViewIsAsTheStoreIs(t *testing.T) {
 					synctest.Wait()
 					got, err := records.Get(t.Context(), l.view, store.Instances, key)
 					want, wantErr := store.Get(t.Context(), l.kept.Store, store.Instances, key)
-					want.BootSpec, want.Words = nil, nil
+					want.BootSpec, want.Notices = nil, nil
 					if miosa.CodeOf(err) != miosa.CodeOf(wantErr) || !reflect.DeepEqual(got, want) {
 						t.Fatalf("seed %d, step %d: %+v, %v; the store says %+v, %v", seed, step, got, err, want, wantErr)
 					}

@@ -140,7 +140,7 @@ func starting(in Input) Decision {
 		}
 		return Decision{
 			Step: miosa.StepFlipping, Ready: true, Deadline: in.Now.Add(FlipDeadline),
-			Reason: fmt.Sprintf("%s; waiting for the routers", p.words()),
+			Reason: fmt.Sprintf("%s; waiting for the routers", p.describe()),
 		}
 	}
 	if !in.Now.Before(in.Rollout.Deadline) {
@@ -153,7 +153,7 @@ func starting(in Input) Decision {
 		}
 		return d
 	}
-	return Decision{Step: miosa.StepStarting, Reason: p.words(), Deadline: in.Rollout.Deadline, Wake: in.Rollout.Deadline}
+	return Decision{Step: miosa.StepStarting, Reason: p.describe(), Deadline: in.Rollout.Deadline, Wake: in.Rollout.Deadline}
 }
 
 func failed(i *miosa.Instance) Decision {
@@ -228,17 +228,17 @@ func (p *progress) service(in Input, service string, slots int) {
 	}
 }
 
-func (p *progress) words() string {
+func (p *progress) describe() string {
 	return fmt.Sprintf("%d of %d instances healthy", p.healthy, p.want)
 }
 
 // stuck says what the first slot that is not healthy waits for.
 func (p *progress) stuck() string {
 	if len(p.waiting) == 0 {
-		return p.words()
+		return p.describe()
 	}
 	i := p.waiting[0]
-	words := p.words() + "; " + i.Spec.Name
+	words := p.describe() + "; " + i.Spec.Name
 	switch {
 	case i.HostID == "" && len(i.Reasons) > 0:
 		return words + ": no host for the next: " + strings.Join(i.Reasons, "; ")

@@ -536,7 +536,7 @@ func (c *checker) tells(e cell.Commit) bool {
 		return true
 	}
 	for _, put := range e.Put {
-		if i, ok := put.(miosa.Instance); !ok || slices.Equal(i.Words, c.instances[i.ID].Words) {
+		if i, ok := put.(miosa.Instance); !ok || slices.Equal(i.Notices, c.instances[i.ID].Notices) {
 			return false
 		}
 	}

@@ -98,14 +98,14 @@ type hostDrainRecord struct {
 
 func hostDrainToRecord(v miosa.HostDrain) hostDrainRecord {
 	return hostDrainRecord{
-		Since: utc(v.Since), By: v.By, Deadline: utc(v.Deadline), Force: v.Force, Total: v.Total, Left: v.Left, Words: v.Words,
+		Since: utc(v.Since), By: v.By, Deadline: utc(v.Deadline), Force: v.Force, Total: v.Total, Left: v.Left, Words: v.Progress,
 		ReportedAt: utc(v.ReportedAt), LateAt: utc(v.LateAt), DoneAt: utc(v.DoneAt),
 	}
 }
 
 func (r hostDrainRecord) noun() miosa.HostDrain {
 	return miosa.HostDrain{
-		Since: r.Since, By: r.By, Deadline: r.Deadline, Force: r.Force, Total: r.Total, Left: r.Left, Words: r.Words,
+		Since: r.Since, By: r.By, Deadline: r.Deadline, Force: r.Force, Total: r.Total, Left: r.Left, Progress: r.Words,
 		ReportedAt: r.ReportedAt, LateAt: r.LateAt, DoneAt: r.DoneAt,
 	}
 }

@@ -73,7 +73,7 @@ func instanceToRecord(v miosa.Instance) instanceRecord {
 		GoalSince:           utc(v.GoalSince),
 		DrainSeconds:        v.DrainSeconds,
 		Logs:                logLimitToRecord(v.Logs),
-		Words:               each(v.Words, wordToRecord),
+		Words:               each(v.Notices, wordToRecord),
 		HostID:              v.HostID,
 		Region:              v.Region,
 		Zone:                v.Zone,
@@ -110,7 +110,7 @@ func (r instanceRecord) noun() miosa.Instance {
 		GoalSince:           r.GoalSince,
 		DrainSeconds:        r.DrainSeconds,
 		Logs:                r.Logs.noun(),
-		Words:               each(r.Words, wordRecord.noun),
+		Notices:               each(r.Words, wordRecord.noun),
 		HostID:              r.HostID,
 		Region:              r.Region,
 		Zone:                r.Zone,
@@ -132,7 +132,7 @@ type wordRecord struct {
 	Text string    `json:"text,omitempty"`
 }
 
-func wordToRecord(v miosa.Word) wordRecord {
+func wordToRecord(v miosa.Notice) wordRecord {
 	return wordRecord{
 		ID:   v.ID,
 		At:   utc(v.At),
@@ -140,8 +140,8 @@ func wordToRecord(v miosa.Word) wordRecord {
 	}
 }
 
-func (r wordRecord) noun() miosa.Word {
-	return miosa.Word{
+func (r wordRecord) noun() miosa.Notice {
+	return miosa.Notice{
 		ID:   r.ID,
 		At:   r.At,
 		Text: r.Text,

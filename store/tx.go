@@ -345,7 +345,8 @@ func (tx *Tx) Fence(key string, seen int64) error {
 }
 
 // Require makes it a condition that what lies under key is of that revision, 0:
-// that nothing does, without a look at it.
+// that nothing does, without a look at it. It is for keys that the transaction does
+// not read afterwards.
 func (tx *Tx) Require(key string, revision int64) {
 	if _, ok := tx.reads[key]; !ok {
 		tx.order = append(tx.order, key)

@@ -34,7 +34,7 @@ func newMaker(t otel.Tracer) *maker {
 	}
 }
 
-func (m *maker) take(v any) {
+func (m *maker) apply(v any) {
 	switch v := v.(type) {
 	case loaded:
 		*m = *newMaker(m.tracer)

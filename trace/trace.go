@@ -123,11 +123,11 @@ func (t *Tracer) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case v := <-t.fed:
-			t.maker.take(v)
+			t.maker.apply(v)
 		}
 	}
 	for n := len(t.fed); n > 0; n-- {
-		t.maker.take(<-t.fed)
+		t.maker.apply(<-t.fed)
 	}
 	close(last)
 	defer time.AfterFunc(lastTimeout, cut).Stop()

@@ -44,8 +44,8 @@ func (r *runner) current() miosa.Webhook {
 	return r.hook
 }
 
-// take is what was posted, as the machine takes it, and the webhook as it is.
-func (r *runner) take() (hook miosa.Webhook, in []Event) {
+// posted is what was posted, as the machine takes it, and the webhook as it is.
+func (r *runner) posted() (hook miosa.Webhook, in []Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.changed {
@@ -92,7 +92,7 @@ func (r *runner) run(ctx context.Context) {
 	arrived := r.w.source.Arrived()
 	var queue []Event
 	for ctx.Err() == nil {
-		hook, in := r.take()
+		hook, in := r.posted()
 		queue = append(queue, in...)
 		if len(queue) > 0 {
 			next := queue[0]

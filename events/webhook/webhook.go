@@ -108,14 +108,14 @@ func (w *Webhooks) Run(ctx context.Context) error {
 	defer w.running.Wait()
 	defer w.client.CloseIdleConnections()
 	f := records.Follower{
-		Store: w.records, Kinds: []string{store.Webhooks.Name()}, List: records.OfTenants(w.records, store.WebhooksOf), Take: w.take,
+		Store: w.records, Kinds: []string{store.Webhooks.Name()}, List: records.OfTenants(w.records, store.WebhooksOf), Take: w.apply,
 	}
 	f.Run(ctx, func(err error) { w.log.Error("read the webhooks", "err", err) })
 	return nil
 }
 
-// take runs every webhook of the records, and each as it changes.
-func (w *Webhooks) take(ctx context.Context, b records.Batch) error {
+// apply runs every webhook of the records, and each as it changes.
+func (w *Webhooks) apply(ctx context.Context, b records.Batch) error {
 	there := map[string]bool{}
 	for _, r := range b.Records {
 		if r.Gone {

@@ -148,12 +148,12 @@ func (f *Forwarder) keep() {
 // watch follows the drains' records.
 func (f *Forwarder) watch(ctx context.Context) {
 	follower := records.Follower{
-		Store: f.records, Kinds: []string{store.LogDrains.Name()}, List: records.OfTenants(f.records, store.LogDrainsOf), Take: f.take,
+		Store: f.records, Kinds: []string{store.LogDrains.Name()}, List: records.OfTenants(f.records, store.LogDrainsOf), Take: f.apply,
 	}
 	follower.Run(ctx, func(err error) { f.log.Warn("watch the log drains", "err", err) })
 }
 
-func (f *Forwarder) take(ctx context.Context, b records.Batch) error {
+func (f *Forwarder) apply(ctx context.Context, b records.Batch) error {
 	there := map[string]bool{}
 	for _, r := range b.Records {
 		if r.Gone {

@@ -122,7 +122,7 @@ func (m *machine) handle(now time.Time, ev event) effect {
 	case located:
 		m.byTime(now, e)
 	case came:
-		m.take(e)
+		m.startBatch(e)
 	case unread:
 		m.fail(now, again, e.words, 0, e.chance)
 		m.unread = true
@@ -171,8 +171,8 @@ func (m *machine) gap(from, until time.Time) {
 	}
 }
 
-// take makes what was read the batch under way.
-func (m *machine) take(e came) {
+// startBatch makes what was read the batch under way.
+func (m *machine) startBatch(e came) {
 	if m.unread {
 		m.failures, m.unread = 0, false // the store answers again
 	}

@@ -172,7 +172,7 @@ func (j *job) pull(ctx context.Context) error {
 		return err
 	}
 	of := registry.Scope{Tenant: r.TenantID, Workspace: v.Image.WorkspaceID, Host: ref.Host, Repository: ref.Repository}
-	stored, err := j.take(ctx, source, of, img)
+	stored, err := j.fetchLayers(ctx, source, of, img)
 	if err != nil {
 		return err
 	}
@@ -201,8 +201,8 @@ func (j *job) login(ctx context.Context, host, workspace string) (registry.Login
 	return registry.Login{}, nil
 }
 
-// take fetches the layers that are not there and makes one artefact of all.
-func (j *job) take(ctx context.Context, source *registry.Source, of registry.Scope, img registry.Image) (artifact.Stored, error) {
+// fetchLayers fetches the layers that are not there and makes one artefact of all.
+func (j *job) fetchLayers(ctx context.Context, source *registry.Source, of registry.Scope, img registry.Image) (artifact.Stored, error) {
 	entries := map[string]*registry.Entry{}
 	j.mu.Lock()
 	j.state, j.there, j.want = miosa.PullFetching, map[string]int64{}, img.Blobs()

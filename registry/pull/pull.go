@@ -126,7 +126,7 @@ func (p *Puller) Run(ctx context.Context, keeper Keeper) error {
 		Store: p.records, Kinds: []string{store.Rollouts.Name()},
 		List: records.OfTenants(p.records, func(tenant string) string { return store.RolloutsOf(tenant, "") }),
 		Take: func(ctx context.Context, b records.Batch) error {
-			p.take(ctx, keeper, b)
+			p.apply(ctx, keeper, b)
 			return nil
 		},
 	}
@@ -149,8 +149,8 @@ func (p *Puller) sweep(ctx context.Context) {
 	}
 }
 
-// take takes up every rollout that waits for an image, and each that comes.
-func (p *Puller) take(ctx context.Context, keeper Keeper, b records.Batch) {
+// apply takes up every rollout that waits for an image, and each that comes.
+func (p *Puller) apply(ctx context.Context, keeper Keeper, b records.Batch) {
 	waiting := map[string]bool{}
 	for _, rec := range b.Records {
 		if rec.Gone {

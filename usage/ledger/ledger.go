@@ -78,26 +78,26 @@ func (l *Ledger) Run(ctx context.Context) error {
 	defer expire.Stop()
 	var clock steady.Clock
 	clock.By(l.now(), l.log)
-	l.tell(ctx, "sample storage", l.Sample(ctx))
+	l.warn(ctx, "sample storage", l.Sample(ctx))
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-flush.C:
 			err := l.Flush(ctx)
-			l.tell(ctx, "keep counts of log lines", err)
+			l.warn(ctx, "keep counts of log lines", err)
 			if flush.Reset(flushEvery); err != nil {
 				flush.Reset(flushAgain)
 			}
 		case <-sample.C:
-			l.tell(ctx, "sample storage", l.Sample(ctx))
+			l.warn(ctx, "sample storage", l.Sample(ctx))
 		case <-expire.C:
-			l.tell(ctx, "expire usage", l.kept.Expire(ctx, metering.HourOf(clock.By(l.now(), l.log).Add(-Keep))))
+			l.warn(ctx, "expire usage", l.kept.Expire(ctx, metering.HourOf(clock.By(l.now(), l.log).Add(-Keep))))
 		}
 	}
 }
 
-func (l *Ledger) tell(ctx context.Context, what string, err error) {
+func (l *Ledger) warn(ctx context.Context, what string, err error) {
 	if err != nil && ctx.Err() == nil {
 		l.log.Error("the ledger fails", "what", what, "err", err)
 	}

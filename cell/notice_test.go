@@ -130,7 +130,7 @@ func (s *stage) publish(number int) {
 func (s *stage) want(id string, texts ...string) {
 	s.t.Helper()
 	var got []string
-	for _, w := range s.all[id].Words {
+	for _, w := range s.all[id].Notices {
 		got = append(got, w.Text)
 	}
 	if !slices.Equal(got, texts) {
@@ -179,7 +179,7 @@ func TestAFailedPublishIsToldOf(t *testing.T) {
 	// What is long over is told to nobody who comes later.
 	s.now = s.now.Add(time.Hour)
 	i := s.all["ri_first0"]
-	i.Words = nil
+	i.Notices = nil
 	s.all[i.ID] = i
 	s.put(i)
 	s.want("ri_first0")

@@ -13,7 +13,7 @@ import (
 // teller drives a machine and collects what is told of it.
 type teller struct {
 	m   *lifecycle.Machine
-	s   story
+	s   systemLog
 	now time.Time
 	out []string
 }
@@ -22,7 +22,7 @@ func (p *teller) do(ev lifecycle.Event) {
 	p.now = p.now.Add(time.Second)
 	was, before := p.m.Observation(), p.m.Instance()
 	if e, ok := ev.(lifecycle.Assigned); ok {
-		p.out = append(p.out, words(was, before, e.Instance)...)
+		p.out = append(p.out, newNotices(was, before, e.Instance)...)
 	}
 	effects := p.m.Handle(p.now, ev)
 	p.out = append(p.out, p.s.next(before, p.m.Instance(), was, p.m.Observation(), ev, effects)...)
@@ -180,7 +180,7 @@ func TestStoryOfFailures(t *testing.T) {
 // comes again with other changes or out of turn.
 func TestStoryOfADeployment(t *testing.T) {
 	in := miosa.Instance{ID: "ri_1", Goal: miosa.GoalRun, Generation: 1, Proven: true, CreatedReason: "an instance is needed for slot 0"}
-	in.Words = []miosa.Word{{ID: "rol_1/began", Text: "publish of version 1 began"}}
+	in.Notices = []miosa.Notice{{ID: "rol_1/began", Text: "publish of version 1 began"}}
 	p := &teller{m: lifecycle.New(in), now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)}
 	p.do(lifecycle.Assigned{Instance: in})
 	p.want(t, "publish of version 1 began", "created: an instance is needed for slot 0", "boot 1 began")
@@ -189,7 +189,7 @@ func TestStoryOfADeployment(t *testing.T) {
 
 	old := in
 	in.Generation = 2
-	in.Words = append(in.Words[:1:1], miosa.Word{ID: "rol_1/live", Text: "version 1 is live"})
+	in.Notices = append(in.Notices[:1:1], miosa.Notice{ID: "rol_1/live", Text: "version 1 is live"})
 	p.do(lifecycle.Assigned{Instance: in})
 	p.do(lifecycle.Assigned{Instance: old})
 	p.do(lifecycle.Assigned{Instance: in})
@@ -198,7 +198,7 @@ func TestStoryOfADeployment(t *testing.T) {
 	p.up(1)
 	p.out = nil
 	in.Generation, in.Goal, in.GoalReason = 3, miosa.GoalDrain, "its version is no longer wanted"
-	in.Words = append(in.Words[1:2:2], miosa.Word{ID: "rol_2/live", Text: "version 2 is live in its place"})
+	in.Notices = append(in.Notices[1:2:2], miosa.Notice{ID: "rol_2/live", Text: "version 2 is live in its place"})
 	p.do(lifecycle.Assigned{Instance: in})
 	in.Generation, in.Goal = 4, miosa.GoalStop
 	p.do(lifecycle.Assigned{Instance: in})

@@ -11,25 +11,25 @@ import (
 	"github.com/miosa/miosa/lifecycle"
 )
 
-// story tells an instance's life between the lines of its app, in its
+// systemLog tells an instance's life between the lines of its app, in its
 // developer's words. The zero value begins.
-type story struct {
+type systemLog struct {
 	failed int // probes in a row
 }
 
-// words are what control has to tell that it had not told before.
-func words(was miosa.Observation, before, in miosa.Instance) []string {
+// newNotices are what control has to tell that it had not told before.
+func newNotices(was miosa.Observation, before, in miosa.Instance) []string {
 	if in.Generation < before.Generation {
 		return nil
 	}
 	told := map[string]bool{}
 	if was.State != "" { // else before is this very assignment, of which nothing is told yet
-		for _, w := range before.Words {
+		for _, w := range before.Notices {
 			told[w.ID] = true
 		}
 	}
 	var out []string
-	for _, w := range in.Words {
+	for _, w := range in.Notices {
 		if !told[w.ID] {
 			out = append(out, w.Text)
 		}
@@ -39,7 +39,7 @@ func words(was miosa.Observation, before, in miosa.Instance) []string {
 
 // next is what is to be told of one step of the machine: of the event and what
 // it changed. Nothing is told twice, and nothing of what goes well all the time.
-func (s *story) next(before, in miosa.Instance, was, is miosa.Observation, ev lifecycle.Event, effects []lifecycle.Effect) []string {
+func (s *systemLog) next(before, in miosa.Instance, was, is miosa.Observation, ev lifecycle.Event, effects []lifecycle.Effect) []string {
 	var out []string
 	tell := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if was.State == "" && in.CreatedReason != "" {
@@ -128,7 +128,7 @@ func endedAsAsked(signal int, f miosa.Failure) bool {
 }
 
 // probed tells of the first failure in a row; the verdict is told by state.
-func (s *story) probed(in miosa.Instance, was, is miosa.Observation, e lifecycle.Probed, tell func(string, ...any)) {
+func (s *systemLog) probed(in miosa.Instance, was, is miosa.Observation, e lifecycle.Probed, tell func(string, ...any)) {
 	if e.Result.OK {
 		s.failed = 0
 		return

@@ -10,36 +10,36 @@ import (
 	"github.com/miosa/miosa"
 )
 
-// wordsFor is how long after a rollout's step an instance's log is still told
+// noticesFor is how long after a rollout's step an instance's log is still told
 // of it: an older step is no news.
-const wordsFor = 10 * time.Minute
+const noticesFor = 10 * time.Minute
 
-// words are what the log of an instance is to tell of the rollouts of its
+// rolloutNotices are what the log of an instance is to tell of the rollouts of its
 // environment and does not tell yet. Of a service's instances in one version
 // one speaks for all: see speaker.
-func (p *pass) words(i *miosa.Instance) []miosa.Word {
-	var out []miosa.Word
+func (p *pass) rolloutNotices(i *miosa.Instance) []miosa.Notice {
+	var out []miosa.Notice
 	rollouts := p.rolloutsNow()
 	for _, r := range rollouts[max(0, len(rollouts)-2):] {
-		what, text := p.word(r, i)
+		what, text := p.noticeOf(r, i)
 		made := what == "began" && i.VersionID == r.TargetID // by it, and after it
-		if !made && r.StepSince.Before(i.CreatedAt) || p.now.Sub(r.StepSince) > wordsFor {
+		if !made && r.StepSince.Before(i.CreatedAt) || p.now.Sub(r.StepSince) > noticesFor {
 			continue
 		}
-		if id := r.ID + "/" + what; text != "" && !p.told[told{unit{i.ServiceID, i.VersionID}, id}] {
-			out = append(out, miosa.Word{ID: id, At: p.now, Text: text})
+		if id := r.ID + "/" + what; text != "" && !p.told[noticed{unit{i.ServiceID, i.VersionID}, id}] {
+			out = append(out, miosa.Notice{ID: id, At: p.now, Text: text})
 		}
 	}
 	return out
 }
 
-// faults are what routers found wrong with an instance's app and its log does
+// faultNotices are what routers found wrong with an instance's app and its log does
 // not tell yet. Every instance speaks for itself.
-func (p *pass) faults(i *miosa.Instance) []miosa.Word {
-	var out []miosa.Word
+func (p *pass) faultNotices(i *miosa.Instance) []miosa.Notice {
+	var out []miosa.Notice
 	told := func(id string) bool {
-		is := func(w miosa.Word) bool { return w.ID == id }
-		return slices.ContainsFunc(i.Words, is) || slices.ContainsFunc(out, is)
+		is := func(w miosa.Notice) bool { return w.ID == id }
+		return slices.ContainsFunc(i.Notices, is) || slices.ContainsFunc(out, is)
 	}
 	found := false
 	for _, r := range p.m.routers {
@@ -51,14 +51,14 @@ func (p *pass) faults(i *miosa.Instance) []miosa.Word {
 	for _, router := range slices.Sorted(maps.Keys(p.m.routers)) {
 		why := clipped(p.m.routers[router].faults[i.ID])
 		if id := "fault/" + why; why != "" && !told(id) {
-			out = append(out, miosa.Word{ID: id, At: p.now, Text: why})
+			out = append(out, miosa.Notice{ID: id, At: p.now, Text: why})
 		}
 	}
 	return out
 }
 
-// word is what a rollout's present step means to an instance, if it does.
-func (p *pass) word(r miosa.Rollout, i *miosa.Instance) (what, text string) {
+// noticeOf is what a rollout's present step means to an instance, if it does.
+func (p *pass) noticeOf(r miosa.Rollout, i *miosa.Instance) (what, text string) {
 	target, ok := p.version(r.TargetID)
 	if !ok {
 		return "", ""
@@ -114,13 +114,13 @@ func (p *pass) rolloutsNow() []miosa.Rollout {
 // speakers finds for each service and version the instance that speaks for all:
 // the lowest slot that has a host; and what was told already.
 func (p *pass) speakers() {
-	p.speaker, p.told = map[unit]string{}, map[told]bool{}
+	p.speaker, p.told = map[unit]string{}, map[noticed]bool{}
 	slot := map[unit]int{}
 	for n := range p.all {
 		i := &p.all[n]
 		of := unit{i.ServiceID, i.VersionID}
-		for _, w := range i.Words {
-			p.told[told{of, w.ID}] = true
+		for _, w := range i.Notices {
+			p.told[noticed{of, w.ID}] = true
 		}
 		if i.HostID == "" || i.State().Terminal() {
 			continue
@@ -131,26 +131,26 @@ func (p *pass) speakers() {
 	}
 }
 
-// told is a word that one of a unit's instances was given.
-type told struct {
+// noticed is a notice that one of a unit's instances was given.
+type noticed struct {
 	unit
-	word string
+	notice string
 }
 
-// tell adds what is due to an instance's words.
-func (p *pass) tell(i *miosa.Instance) bool {
-	due := p.faults(i)
+// addNotices adds what is due to the notices of an instance.
+func (p *pass) addNotices(i *miosa.Instance) bool {
+	due := p.faultNotices(i)
 	if p.speaks(i) {
-		for _, w := range p.words(i) {
-			p.told[told{unit{i.ServiceID, i.VersionID}, w.ID}] = true
+		for _, w := range p.rolloutNotices(i) {
+			p.told[noticed{unit{i.ServiceID, i.VersionID}, w.ID}] = true
 			due = append(due, w)
 		}
 	}
 	if len(due) == 0 {
 		return false
 	}
-	all := append(append([]miosa.Word(nil), i.Words...), due...)
-	i.Words = all[max(0, len(all)-miosa.MaxWords):]
+	all := append(append([]miosa.Notice(nil), i.Notices...), due...)
+	i.Notices = all[max(0, len(all)-miosa.MaxNotices):]
 	return true
 }
 

@@ -69,9 +69,9 @@ func (p *Plan) Summary() string {
 	return out
 }
 
-// Words are the plan as a page of lines.
-func (p *Plan) Words() []string {
-	w := &words{}
+// Lines are the plan as a page of lines.
+func (p *Plan) Lines() []string {
+	w := &page{}
 	for _, r := range p.Rollouts {
 		switch {
 		case r.Live:
@@ -113,14 +113,14 @@ func (p *Plan) Words() []string {
 }
 
 // noRoom says of which service how many find no host, and why.
-func (p *Plan) noRoom(w *words) {
+func (p *Plan) noRoom(w *page) {
 	w.list("No host for", tally(p.NoRoom, func(n NoRoom) (string, string) {
 		return n.name(), strings.Join(n.Reasons, "; ")
 	}))
 }
 
 // below says which services have fewer that serve than they want.
-func (p *Plan) below(w *words) {
+func (p *Plan) below(w *page) {
 	var lines []string
 	for n := range p.Services {
 		s := &p.Services[n]
@@ -140,7 +140,7 @@ func (p *Plan) below(w *words) {
 }
 
 // zones says how full they are.
-func (p *Plan) zones(w *words) {
+func (p *Plan) zones(w *page) {
 	var lines []string
 	for _, z := range p.Zones {
 		name := z.Region + "/" + z.Zone
@@ -171,13 +171,13 @@ func percent(used, of int) string {
 	return fmt.Sprintf("%d%%", (used*100+of/2)/of)
 }
 
-type words struct{ lines []string }
+type page struct{ lines []string }
 
-func (w *words) line(format string, args ...any) {
+func (w *page) line(format string, args ...any) {
 	w.lines = append(w.lines, fmt.Sprintf(format, args...))
 }
 
-func (w *words) list(title string, lines []string) {
+func (w *page) list(title string, lines []string) {
 	if len(lines) == 0 {
 		return
 	}
