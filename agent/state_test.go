@@ -44,9 +44,9 @@ func fullState() state {
 			},
 			Restart: miosa.RestartPolicy{Mode: miosa.RestartOnFailure, MaxAge: 24 * time.Hour}, StopAfterDisconnect: 90 * time.Second, Proven: true, PriorFailures: 4,
 			Goal: miosa.GoalDrain, GoalReason: "it is replaced", GoalSince: later(1), DrainSeconds: 45,
-			Logs:   miosa.LogLimit{LinesPerSecond: 100, Burst: 400, Unlimited: true},
-			Notices:  []miosa.Notice{{ID: "w-1", At: later(2), Text: "version 3 is live"}},
-			HostID: "host_1", Region: "eu", Zone: "eu-a", Generation: 7, RestartNonce: 5, ReplaceAsked: true,
+			Logs:    miosa.LogLimit{LinesPerSecond: 100, Burst: 400, Unlimited: true},
+			Notices: []miosa.Notice{{ID: "w-1", At: later(2), Text: "version 3 is live"}},
+			HostID:  "host_1", Region: "eu", Zone: "eu-a", Generation: 7, RestartNonce: 5, ReplaceAsked: true,
 			Reasons: []string{"no host has room"}, ScheduledAt: later(3), CreatedAt: later(4), UpdatedAt: later(5), CreatedReason: "slot 2 is empty",
 		},
 		Observation: miosa.Observation{

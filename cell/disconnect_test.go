@@ -108,6 +108,40 @@ func TestWhatStopsByItselfWhenItsHostReturns(t *testing.T) {
 	}
 }
 
+// One that is stopped by hand while its host is silent may run on: its slot stays
+// empty until it certainly has ended, or is reported to have.
+func TestWhatIsStoppedUnheardIsFollowedOnceItHasEnded(t *testing.T) {
+	stop := func(s *stage) {
+		i := s.all["ri_first0"]
+		i.Goal, i.GoalReason, i.GoalSince, i.Generation = miosa.GoalStop, "stopped by request", s.now, i.Generation+1
+		s.put(i)
+	}
+	s := twoHosts(t, time.Minute)
+	s.beat(15*time.Second, "host_2")
+	stop(s)
+	s.beat(liveness.StoppedAfter(time.Minute, spec())-15*time.Second-2*time.Second, "host_2")
+	if n := s.successors(); n > 0 {
+		t.Errorf("%d follow before it has ended", n)
+	}
+	s.beat(4*time.Second, "host_2")
+	if n := s.successors(); n != 2 {
+		t.Errorf("once both have ended %d follow", n)
+	}
+
+	s = twoHosts(t, time.Minute)
+	made := len(s.all)
+	stop(s)
+	s.beat(5*time.Second, hostID, "host_2")
+	if len(s.all) != made {
+		t.Error("one follows before the end of the other is reported")
+	}
+	s.put(s.observed("ri_first0", miosa.Stopped, miosa.Failure{}))
+	s.beat(time.Second, hostID, "host_2")
+	if len(s.all) != made+1 {
+		t.Errorf("after its end %d follow", len(s.all)-made)
+	}
+}
+
 // Who takes the setting back is not made to wait; who makes it shorter is, because
 // a silent host does not hear of it.
 func TestAChangeOfWhatStopsByItself(t *testing.T) {

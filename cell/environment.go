@@ -9,6 +9,7 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/disruption"
 	"github.com/miosa/miosa/health"
+	"github.com/miosa/miosa/liveness"
 	"github.com/miosa/miosa/reconcile"
 	"github.com/miosa/miosa/rollout"
 	"github.com/miosa/miosa/schedule"
@@ -431,7 +432,9 @@ func (p *pass) slots() {
 		}
 		switch a.Op {
 		case reconcile.Create:
-			p.create(a)
+			if !p.mayStillRun(a) {
+				p.create(a)
+			}
 		case reconcile.Drain:
 			p.drain(a.Instance, a.Reason)
 			if heir := p.members.instance(a.Heir); heir != nil {
@@ -548,6 +551,27 @@ func (p *pass) mayReplace(i *miosa.Instance) bool {
 		p.wakeAt(p.now.Add(again))
 	}
 	return ok
+}
+
+// mayStillRun reports whether a slot that is to be filled has had one which must
+// never run twice, was told to stop, and may not have ended.
+func (p *pass) mayStillRun(a reconcile.Action) bool {
+	for n := range p.all {
+		i := &p.all[n]
+		stop := p.stopAfter(i)
+		if stop == 0 || placeOf(i) != (place{unit{a.Service.ID, a.Version}, a.Slot}) || i.Goal == miosa.GoalRun || i.HostID == "" || i.State().Terminal() {
+			continue
+		}
+		if p.m.w.hosts[i.HostID].Liveness == miosa.Alive {
+			return true // its end is reported
+		}
+		status, _ := p.m.hosts.judge.Status(i.HostID)
+		if ok, _, again := liveness.MayReplace(status.Silence, stop, i.Spec); !ok {
+			p.wakeAt(p.now.Add(again))
+			return true
+		}
+	}
+	return false
 }
 
 // stopAfter is after how long without control an instance's host stops it. Who

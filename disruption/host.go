@@ -50,7 +50,7 @@ type Progress struct {
 	Left    int    // on the host, those that leave included
 	Done    bool   // nothing is left
 	Late    bool   // the deadline has passed, and something is left
-	Summary   string // how it stands, in a sentence
+	Summary string // how it stands, in a sentence
 	Wake    time.Time
 }
 

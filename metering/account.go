@@ -32,7 +32,7 @@ const (
 func (b Bounds) most() Amount {
 	d := max(b.Now.Sub(b.Since), 0) + tolerance
 	a := b.Size.lasting(uint64(d / time.Millisecond)) //nolint:gosec // not negative
-	a.SentBytes = uint64(d/time.Second) * lineRate //nolint:gosec // not negative
+	a.SentBytes = uint64(d/time.Second) * lineRate    //nolint:gosec // not negative
 	a.ReceivedBytes = a.SentBytes
 	return a
 }

@@ -14,8 +14,9 @@ type Routed struct {
 	InFlight int
 }
 
-// RouterPatience is how much longer than the drain limit an instance waits
-// for a router that does not let go: past it, the router is broken.
+// RouterPatience is how much longer than the drain limit an instance waits for
+// routers: each ends what is in flight that long after it has let go itself, and
+// it may have heard late that it was to. Past that a router is broken.
 const RouterPatience = 30 * time.Second
 
 // Drained says whether an instance with goal drain may be told to stop, why,
@@ -26,7 +27,7 @@ func Drained(now time.Time, i *miosa.Instance, r Routed) (bool, string, time.Tim
 	if limit <= 0 {
 		limit = miosa.DefaultDrain
 	}
-	end := i.GoalSince.Add(limit)
+	end := i.GoalSince.Add(limit + RouterPatience)
 	switch {
 	case i.State().Terminal():
 		return true, "it has ended by itself", time.Time{}
@@ -36,10 +37,8 @@ func Drained(now time.Time, i *miosa.Instance, r Routed) (bool, string, time.Tim
 		return true, "no router holds it and nothing is in flight", time.Time{}
 	case !r.Held && !now.Before(end):
 		return true, "its drain limit passed with requests in flight", time.Time{}
-	case r.Held && !now.Before(end.Add(RouterPatience)):
+	case !now.Before(end):
 		return true, "a router did not let go of it in time", time.Time{}
-	case r.Held:
-		return false, "", end.Add(RouterPatience)
 	}
 	return false, "", end
 }

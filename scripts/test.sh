@@ -2,11 +2,11 @@
 # Every test of the repository, with one summary at the end that lists what
 # was skipped and why. Arguments are packages (default: all).
 #
-# Two passes: packages without VMs run under the race detector; those that
-# boot VMs run without it and one package after the other, because under
-# emulation a VM wants a core to itself. The simulation goes with them: it is
-# one goroutine, and long. So does what looks at the heap, again and again: it
-# takes ten times as long with the detector.
+# Three passes: packages without VMs run under the race detector; those that
+# boot VMs run without it and two at a time, because under emulation a VM wants
+# a core to itself. The simulation goes with them: it is long. So does what
+# looks at the heap, again and again: it takes ten times as long with the
+# detector. At last, alone, what runs the whole platform.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -24,7 +24,7 @@ unraced() {
 			}'
 }
 
-# Called by gotestsum: prints both passes as test events.
+# Called by gotestsum: prints all passes as test events.
 if [[ ${1-} == --events ]]; then
 	shift
 	mapfile -t all < <(go list "$@")
@@ -39,8 +39,13 @@ if [[ ${1-} == --events ]]; then
 	if ((${#plain[@]})); then
 		go test -json -count=1 -timeout 15m "${race[@]}" "${plain[@]}" || status=1
 	fi
-	if ((${#alone[@]})); then
-		go test -json -count=1 -timeout 20m -p 1 "${alone[@]}" || status=1
+	pairs=()
+	((${#alone[@]} == 0)) || mapfile -t pairs < <(printf '%s\n' "${alone[@]}" | grep -vxF "$module/cmd/miosa")
+	if ((${#pairs[@]})); then
+		go test -json -count=1 -timeout 20m -p 2 "${pairs[@]}" || status=1
+	fi
+	if ((${#pairs[@]} < ${#alone[@]})); then
+		go test -json -count=1 -timeout 20m "$module/cmd/miosa" || status=1
 	fi
 	# The OpenTelemetry collector is a test's alone, and so in a module of its
 	# own; what the platform's go.mod changed is looked up for the run.

@@ -110,7 +110,7 @@ func (r instanceRecord) noun() miosa.Instance {
 		GoalSince:           r.GoalSince,
 		DrainSeconds:        r.DrainSeconds,
 		Logs:                r.Logs.noun(),
-		Notices:               each(r.Words, wordRecord.noun),
+		Notices:             each(r.Words, wordRecord.noun),
 		HostID:              r.HostID,
 		Region:              r.Region,
 		Zone:                r.Zone,
