@@ -67,7 +67,13 @@ func readState(b []byte) (s state, err error) {
 	case r.Schema > stateSchema:
 		return s, store.ErrNewerSchema
 	case r.Schema < 2:
-		return s, errors.Join(json.Unmarshal(r.Instance, &s.Instance), json.Unmarshal(r.Observation, &s.Observation))
+		old := struct {
+			*miosa.Instance
+			Words []miosa.Notice // the name of Notices then
+		}{Instance: &s.Instance}
+		err = errors.Join(json.Unmarshal(r.Instance, &old), json.Unmarshal(r.Observation, &s.Observation))
+		s.Instance.Notices = old.Words
+		return s, err
 	}
 	if s.Instance, err = store.Instances.Decode(r.Instance); err != nil {
 		return s, err

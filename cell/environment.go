@@ -52,7 +52,7 @@ func (m *Machine) decideAll(now time.Time, t *touched) []Effect {
 			continue
 		}
 		p := pass{m: m, now: now, members: env, env: env.Environment, commit: Commit{Tenant: env.TenantID, Environment: id, Seen: m.w.revision}}
-		if !m.guarded(now, env, "what to run", p.decide) {
+		if m.unrouted(id) || !m.guarded(now, env, "what to run", p.decide) {
 			for n := range p.placed {
 				m.w.letGo(&p.placed[n])
 			}

@@ -163,8 +163,15 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 		}
 	}
 	m.drainHosts(now, t)
+	if len(m.undecided) > 0 {
+		for env := range t.environments {
+			if m.unrouted(env) {
+				t.routes[env] = true // once more
+			}
+		}
+	}
 	out = append(out, m.routeAll(now, t)...)
-	m.flip(t)
+	m.flip(now, t)
 	m.acknowledge(t)
 	out = append(out, m.decideAll(now, t)...)
 	return append(out, m.saveHosts(now)...)
@@ -403,16 +410,21 @@ func (m *Machine) drains(instance string, t *touched) {
 }
 
 // flip notes since when the table has served the rollouts that wait for it.
-func (m *Machine) flip(t *touched) {
+func (m *Machine) flip(now time.Time, t *touched) {
 	for env := range t.routes {
-		if m.w.members[env] == nil {
+		members := m.w.members[env]
+		if members == nil {
 			continue
 		}
-		for n := range m.w.members[env].rollouts {
-			r := &m.w.members[env].rollouts[n]
+		for n := range members.rollouts {
+			r := &members.rollouts[n]
 			_, seen := m.flipped[r.ID]
+			named := false
+			if r.Step == miosa.StepFlipping && !m.guarded(now, members, "whether requests go to its rollout", func() { named = m.named(r) }) {
+				continue
+			}
 			switch {
-			case r.Step != miosa.StepFlipping || !m.named(r):
+			case !named:
 				delete(m.flipped, r.ID) // its instances may be lost before all routers know of them
 			case !seen:
 				m.flipped[r.ID] = m.routes.table.Generation

@@ -60,3 +60,45 @@ func TestPoisonousRecords(t *testing.T) {
 		t.Errorf("mended, and routed %q", routed)
 	}
 }
+
+// So do they where a rollout of theirs waits for routers; and while it cannot be
+// worked out where requests go, nothing else is decided.
+func TestPoisonousRecordsOfARollout(t *testing.T) {
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	poisonous := true
+	m := cell.NewMachine(cell.Config{Hosts: func(_ miosa.Tenant, d miosa.Deployment, _ miosa.Environment) []string {
+		if poisonous {
+			panic("no name for it")
+		}
+		return []string{d.ID + ".example"}
+	}})
+	service := miosa.Service{ID: "svc_1", TenantID: tenant, DeploymentID: "dep_1", EnvironmentID: "env_1", Name: "web", DesiredReplicas: 1}
+	m.Handle(now, cell.Loaded{Revision: 1, Nouns: []any{
+		miosa.Host{ID: hostID, Liveness: miosa.Alive, Schedulable: true, Overcommit: 4, Capacity: miosa.Resources{VCPUs: 8, MemoryMB: 8192, DiskMB: 8192}},
+		miosa.Deployment{ID: "dep_1", TenantID: tenant},
+		miosa.Environment{ID: "env_1", TenantID: tenant, DeploymentID: "dep_1", Name: miosa.Production},
+		service,
+		miosa.Version{ID: "ver_1", TenantID: tenant, DeploymentID: "dep_1", EnvironmentID: "env_1", State: miosa.VersionCreated, Services: []miosa.ServiceSpec{{ServiceID: "svc_1", Name: "web", Port: 80}}},
+	}})
+	commits := func(ev cell.Event) (n int) {
+		for _, effect := range m.Handle(now, ev) {
+			if _, ok := effect.(cell.Commit); ok {
+				n++
+			}
+		}
+		return n
+	}
+	flipping := miosa.Rollout{ID: "rol_1", TenantID: tenant, DeploymentID: "dep_1", EnvironmentID: "env_1", Kind: miosa.RolloutPublish, TargetID: "ver_1", Promote: true, Step: miosa.StepFlipping, StepSince: now, Deadline: now.Add(time.Hour), CreatedAt: now}
+	if n := commits(cell.Changed{Revision: 2, Put: []any{flipping}}); n > 0 {
+		t.Errorf("%d decisions about what has no routes", n)
+	}
+	now = now.Add(2 * time.Minute)
+	if n := commits(cell.Tick{}); n > 0 {
+		t.Errorf("%d decisions later", n)
+	}
+	poisonous = false
+	now = now.Add(2 * time.Minute)
+	if n := commits(cell.Tick{}); n != 1 {
+		t.Errorf("it is in order again, and %d decisions were made by the next minute", n)
+	}
+}

@@ -48,7 +48,7 @@ func (m *Machine) routeAll(now time.Time, t *touched) []Effect {
 			continue
 		}
 		var next routing.Table
-		if m.guarded(now, members, "where requests go", func() { next = routing.Build(0, m.sites(env)) }) {
+		if m.guarded(now, members, whereRequestsGo, func() { next = routing.Build(0, m.sites(env)) }) {
 			r.claim(env, next, changed)
 		}
 	}
@@ -250,6 +250,19 @@ func (m *members) liveRollout() *miosa.Rollout {
 		}
 	}
 	return nil
+}
+
+const whereRequestsGo = "where requests go"
+
+// unrouted reports whether the table has an environment as it was, because it
+// cannot be worked out how it is to be. Then nothing else is decided about it, lest
+// requests go where nobody is any more.
+func (m *Machine) unrouted(env string) bool {
+	if len(m.undecided) == 0 {
+		return false
+	}
+	_, is := m.undecided[env+"/"+whereRequestsGo]
+	return is
 }
 
 // named reports whether the table sends requests to a rollout's target.

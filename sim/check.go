@@ -123,6 +123,9 @@ func (c *checker) published(t routing.Table) {
 		pool, _ := poolBehind(t, name)
 		for _, b := range pool.Backends {
 			i, ok := c.instances[b.InstanceID]
+			if a := c.s.users.appOf(i.DeploymentID); a != nil && a.undecided(c.s.now) {
+				continue
+			}
 			if ok && i.State() != miosa.Healthy && c.s.now.Sub(c.since[b.InstanceID]) > time.Second {
 				c.s.fail("table %d sends %s to %s, which is %s", t.Generation, name, b.InstanceID, i.State())
 			}
@@ -139,6 +142,9 @@ func (c *checker) routed(t routing.Table) {
 		pool, _ := poolBehind(t, name)
 		v, ok := c.versions[pool.VersionID]
 		if !ok {
+			continue
+		}
+		if a := c.s.users.appOf(v.DeploymentID); a != nil && a.undecided(c.s.now) {
 			continue
 		}
 		service := routedOf(v)

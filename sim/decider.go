@@ -23,6 +23,7 @@ type decider struct {
 	s       *Sim
 	machine *cell.Machine
 	term    control.Term
+	skew    time.Duration // of its clock
 	began   time.Time
 	ended   bool
 	paused  bool // it handles nothing; what comes meanwhile waits
@@ -43,10 +44,13 @@ func (s *Sim) startControl(within time.Duration) {
 	if err != nil {
 		s.fail("%v", err)
 	}
-	d := &decider{s: s, term: term, began: s.now}
+	d := &decider{s: s, term: term, began: s.now, skew: s.apart()}
 	d.machine = cell.NewMachine(cell.Config{
 		RouterWindow: cell.RouterWindow,
 		Hosts: func(t miosa.Tenant, d miosa.Deployment, e miosa.Environment) []string {
+			if a := s.users.appOf(d.ID); a != nil && a.poisoned {
+				panic("records that no decision can be made of")
+			}
 			return []string{d.Slug + "--" + e.Name + "." + t.Slug + ".sim"}
 		},
 	})
@@ -61,6 +65,9 @@ func (s *Sim) startControl(within time.Duration) {
 		}
 	})
 }
+
+// clock is the time of day as it has it.
+func (d *decider) clock() time.Time { return d.s.clock().Add(d.skew) }
 
 // end is the end of the process.
 func (d *decider) end() {
@@ -178,11 +185,11 @@ func (d *decider) feed(ev cell.Event) {
 		d.waiting = append(d.waiting, ev)
 		return
 	}
-	for _, effect := range d.machine.Handle(s.clock(), ev) {
+	for _, effect := range d.machine.Handle(d.clock(), ev) {
 		d.carryOut(effect)
 	}
 	at := d.machine.Wake()
-	if _, ok := ev.(cell.Tick); ok && !at.IsZero() && !at.After(s.clock()) {
+	if _, ok := ev.(cell.Tick); ok && !at.IsZero() && !at.After(d.clock()) {
 		s.fail("control wants to be woken at once, right after it was")
 	}
 	if at.IsZero() || at.Equal(d.wake) {
@@ -191,7 +198,7 @@ func (d *decider) feed(ev cell.Event) {
 	d.wake = at
 	d.timer++
 	timer := d.timer
-	s.after(max(at.Sub(s.clock()), 0), func() {
+	s.after(max(at.Sub(d.clock()), 0), func() {
 		if timer == d.timer {
 			d.wake = time.Time{}
 			d.feed(cell.Tick{})
@@ -297,7 +304,7 @@ func (d *decider) saveHost(e cell.SaveHost) cell.HostSaved {
 		s.refused = s.now
 		return control.HostAnswer(e, errors.New("the store is away"))
 	}
-	_, err := store.Try(context.Background(), s.store, func(tx *store.Tx) error { return control.WriteHost(tx, d.term, e, s.clock(), s) })
+	_, err := store.Try(context.Background(), s.store, func(tx *store.Tx) error { return control.WriteHost(tx, d.term, e, d.clock(), s) })
 	d.heed(err)
 	return control.HostAnswer(e, err)
 }
@@ -338,14 +345,14 @@ func (s *Sim) intervene(e cell.Commit) {
 
 func (d *decider) commit(e cell.Commit) cell.Committed {
 	s := d.s
-	if err := e.Mint(s.clock(), s); err != nil {
+	if err := e.Mint(d.clock(), s); err != nil {
 		s.fail("mint: %v", err)
 	}
 	sealed := map[string][]byte{}
 	for _, i := range e.Bootable() {
 		sealed[i.ID] = []byte("sealed")
 	}
-	revision, err := store.Try(context.Background(), s.store, func(tx *store.Tx) error { return control.Write(tx, d.term, &e, sealed, s.clock(), s) })
+	revision, err := store.Try(context.Background(), s.store, func(tx *store.Tx) error { return control.Write(tx, d.term, &e, sealed, d.clock(), s) })
 	d.heed(err)
 	answer := control.Answer(e, revision, err)
 	s.report.Commits++

@@ -29,14 +29,18 @@ type host struct {
 	next  int
 	full  bool // its disk: nothing boots
 
-	at             *decider  // whom it is connected to
-	session, beats int64     // of its present connection
-	contact        time.Time // when the last beat was sent that was acknowledged; at first when the machine started
-	since, back    time.Time // it is not heard, and was again
-	cut            bool      // off from control: nothing comes through, either way
-	muted          bool      // what it says does not come through, what it is told does
-	dead, gone     bool      // nothing runs there; for good
+	at             *decider      // whom it is connected to
+	session, beats int64         // of its present connection
+	skew           time.Duration // of its clock, against the others'
+	contact        time.Time     // when the last beat was sent that was acknowledged; at first when the machine started
+	since, back    time.Time     // it is not heard, and was again
+	cut            bool          // off from control: nothing comes through, either way
+	muted          bool          // what it says does not come through, what it is told does
+	dead, gone     bool          // nothing runs there; for good
 }
+
+// clock is the time of day as the host has it.
+func (h *host) clock() time.Time { return h.s.clock().Add(h.skew) }
 
 // heard reports whether what it says comes through.
 func (h *host) heard() bool { return !h.cut && !h.muted }
@@ -69,7 +73,7 @@ type vm struct {
 }
 
 func newHost(s *Sim, n int) *host {
-	h := &host{s: s, id: fmt.Sprintf("host_%026d", n), n: n, slots: map[string]*occupant{}, ended: map[string]bool{}, contact: s.now}
+	h := &host{s: s, id: fmt.Sprintf("host_%026d", n), n: n, slots: map[string]*occupant{}, ended: map[string]bool{}, contact: s.now, skew: s.apart()}
 	h.beat()
 	return h
 }
@@ -244,7 +248,7 @@ func (h *host) crashAgent() {
 			}
 			continue
 		}
-		o.machine = lifecycle.Resume(o.in, o.saved, h.s.clock())
+		o.machine = lifecycle.Resume(o.in, o.saved, h.clock())
 		o.wake = time.Time{}
 		o.timer++
 		o.report(o.saved)
@@ -299,8 +303,8 @@ func (h *host) fill(d time.Duration) {
 // was away is told of.
 func (o *occupant) replay(v *vm) {
 	if v.serving || v.deaf {
-		o.feed(lifecycle.Reached{Boot: v.boot, Name: "app_started", At: o.h.s.clock()})
-		o.feed(lifecycle.Reached{Boot: v.boot, Name: "listening", At: o.h.s.clock(), Hint: "any"})
+		o.feed(lifecycle.Reached{Boot: v.boot, Name: "app_started", At: o.h.clock()})
+		o.feed(lifecycle.Reached{Boot: v.boot, Name: "listening", At: o.h.clock(), Hint: "any"})
 	}
 }
 
@@ -310,7 +314,7 @@ func (o *occupant) feed(ev lifecycle.Event) {
 	}
 	s := o.h.s
 	for _, ev := range []lifecycle.Event{lifecycle.Heard{Ago: s.now.Sub(o.h.contact)}, ev} {
-		for _, effect := range o.machine.Handle(s.clock(), ev) {
+		for _, effect := range o.machine.Handle(o.h.clock(), ev) {
 			o.carryOut(effect)
 		}
 	}
@@ -321,7 +325,7 @@ func (o *occupant) feed(ev lifecycle.Event) {
 	o.wake = at
 	o.timer++
 	timer := o.timer
-	o.later(max(at.Sub(s.clock()), 0), func() {
+	o.later(max(at.Sub(o.h.clock()), 0), func() {
 		if timer == o.timer {
 			o.wake = time.Time{}
 			o.feed(lifecycle.Tick{})
@@ -413,7 +417,7 @@ func (o *occupant) boot(n int) {
 		if o.vm != v {
 			return
 		}
-		o.feed(lifecycle.Reached{Boot: n, Name: "image_ready", At: s.clock()})
+		o.feed(lifecycle.Reached{Boot: n, Name: "image_ready", At: o.h.clock()})
 		if o.h.full {
 			v.injured = true
 			o.feed(lifecycle.NotStarted{Boot: n, Failure: miosa.Failure{Kind: miosa.FailureHost, Message: "the host's disk is full"}})
@@ -426,7 +430,7 @@ func (o *occupant) boot(n int) {
 		o.h.next++
 		v.alive = true
 		v.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(o.h.n), byte(o.h.next >> 8), byte(o.h.next)}), uint16(max(o.in.Spec.Port, 1)))
-		o.feed(lifecycle.Started{Boot: n, VMID: fmt.Sprintf("%s-%d", o.in.ID, n), Addr: v.addr, At: s.clock()})
+		o.feed(lifecycle.Started{Boot: n, VMID: fmt.Sprintf("%s-%d", o.in.ID, n), Addr: v.addr, At: o.h.clock()})
 		// From here on things happen in the VM, agent or no agent.
 		s.after(s.between(500*time.Millisecond, 4*time.Second), func() { o.inside(v, behaviour) })
 	})
@@ -443,7 +447,7 @@ func (o *occupant) inside(v *vm, b behaviour) {
 		return
 	}
 	s.check.runsAlone(o)
-	o.say(v, lifecycle.Reached{Boot: v.boot, Name: "app_started", At: s.clock()})
+	o.say(v, lifecycle.Reached{Boot: v.boot, Name: "app_started", At: o.h.clock()})
 	start := s.between(20*time.Millisecond, 2*time.Second)
 	if b == slow {
 		start = s.between(10*time.Second, 40*time.Second)
@@ -466,7 +470,7 @@ func (o *occupant) inside(v *vm, b behaviour) {
 		default:
 			v.serving = true
 		}
-		o.say(v, lifecycle.Reached{Boot: v.boot, Name: "listening", At: s.clock(), Hint: "any"})
+		o.say(v, lifecycle.Reached{Boot: v.boot, Name: "listening", At: o.h.clock(), Hint: "any"})
 		if b == flaky {
 			s.after(s.between(30*time.Second, 20*time.Minute), func() {
 				if v.alive && !v.stopping {
@@ -532,7 +536,7 @@ func (o *occupant) probe(e lifecycle.Probe) {
 	s, v := o.h.s, o.vm
 	took := s.between(time.Millisecond, 60*time.Millisecond)
 	o.later(took, func() {
-		r := health.Result{At: s.clock(), Detail: "connection refused"}
+		r := health.Result{At: o.h.clock(), Detail: "connection refused"}
 		switch {
 		case v == nil || !v.alive:
 		case v.deaf:

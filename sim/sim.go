@@ -48,6 +48,7 @@ type Report struct {
 	Reloads, Refused           int // watches that began anew; commits that failed for passing reasons
 	Takeovers                  int // of control from another that was there still
 	Singles                    int // starts of what must never run twice
+	Poisoned                   int // apps that no decision could be made about for a while
 }
 
 // Sim is one run's world.
@@ -151,6 +152,15 @@ func Run(cfg Config) (Report, error) {
 
 // clock is the time of day as every process sees it. It may jump.
 func (s *Sim) clock() time.Time { return s.now.Add(s.skew) }
+
+// apart is how far a machine's clock is from the others': kept by a time server,
+// it is a little.
+func (s *Sim) apart() time.Duration {
+	if !s.cfg.Faults {
+		return 0
+	}
+	return s.between(0, 2*time.Second) - time.Second
+}
 
 // jump sets the clock of all: an operator, or a time server after long silence.
 func (s *Sim) jump(by time.Duration) {

@@ -95,6 +95,7 @@ func run(t *testing.T, cfg sim.Config) {
 		total.Refused += report.Refused
 		total.Takeovers += report.Takeovers
 		total.Singles += report.Singles
+		total.Poisoned += report.Poisoned
 	}
 	t.Logf("%d seeds: %+v", *seeds, total)
 	if total.Flips == 0 || total.Failures == 0 || total.Requests == 0 || total.Connections == 0 || total.Tunnels == 0 || total.Cuts == 0 {
@@ -105,6 +106,9 @@ func run(t *testing.T, cfg sim.Config) {
 	}
 	if cfg.Faults && total.Takeovers == 0 {
 		t.Error("no control took over from another")
+	}
+	if cfg.Faults && total.Poisoned == 0 {
+		t.Error("no records were poisonous")
 	}
 	if total.Singles == 0 {
 		t.Error("nothing that must never run twice was started")

@@ -47,6 +47,14 @@ type app struct {
 	svcs    []miosa.Service // those that ever were
 	named   []miosa.Service // of the version published last, in its order
 	deleted bool
+
+	poisoned bool      // no decision can be made of its records
+	mended   time.Time // when that ended
+}
+
+// undecided: nothing was decided about the app, or until a moment ago.
+func (a *app) undecided(now time.Time) bool {
+	return a.poisoned || !a.mended.IsZero() && now.Sub(a.mended) < time.Minute
 }
 
 func newUsers(s *Sim) *users { return &users{s: s} }
@@ -169,6 +177,7 @@ func (u *users) kinds() []kind {
 		}},
 		{6, func() { s.injure(func(o *occupant) { u.deafen(o) }) }},
 		{6, of((*host).crashAgent)},
+		{1, with(u.poison)},
 		{4, s.crashControl},
 		{3, s.takeOver},
 	}
@@ -325,6 +334,31 @@ func (u *users) scale(a *app) {
 	u.edit(a, svc, func(svc *miosa.Service) {
 		svc.DesiredReplicas = n
 		svc.Logs.LinesPerSecond = 1000 * n
+	})
+}
+
+// poison makes the app's records such that deciding about them panics, until
+// somebody mends them.
+func (u *users) poison(a *app) {
+	if a.poisoned {
+		return
+	}
+	d := u.s.between(time.Second, 5*time.Minute)
+	u.s.trace("the records of %s are poisonous for %s", a.dep.Name, d)
+	u.s.report.Poisoned++
+	a.poisoned = true
+	u.s.after(d, func() {
+		u.s.trace("the records of %s are mended", a.dep.Name)
+		a.poisoned, a.mended = false, u.s.now
+		if err := u.update(func(tx *store.Tx) error {
+			dep, err := store.Load(tx, store.Deployments, store.DeploymentKey(a.dep.TenantID, a.dep.ID))
+			if err != nil {
+				return err
+			}
+			return store.Save(tx, store.Deployments, dep)
+		}); err != nil && miosa.CodeOf(err) != miosa.NotFound {
+			u.s.fail("mend: %v", err)
+		}
 	})
 }
 

@@ -90,7 +90,7 @@ type hostDrainRecord struct {
 	Force      bool      `json:"force,omitempty"`
 	Total      int       `json:"total,omitempty"`
 	Left       int       `json:"left,omitempty"`
-	Words      string    `json:"words,omitempty"`
+	Progress   string    `json:"progress,omitempty"`
 	ReportedAt time.Time `json:"reported_at,omitzero"`
 	LateAt     time.Time `json:"late_at,omitzero"`
 	DoneAt     time.Time `json:"done_at,omitzero"`
@@ -98,14 +98,14 @@ type hostDrainRecord struct {
 
 func hostDrainToRecord(v miosa.HostDrain) hostDrainRecord {
 	return hostDrainRecord{
-		Since: utc(v.Since), By: v.By, Deadline: utc(v.Deadline), Force: v.Force, Total: v.Total, Left: v.Left, Words: v.Progress,
+		Since: utc(v.Since), By: v.By, Deadline: utc(v.Deadline), Force: v.Force, Total: v.Total, Left: v.Left, Progress: v.Progress,
 		ReportedAt: utc(v.ReportedAt), LateAt: utc(v.LateAt), DoneAt: utc(v.DoneAt),
 	}
 }
 
 func (r hostDrainRecord) noun() miosa.HostDrain {
 	return miosa.HostDrain{
-		Since: r.Since, By: r.By, Deadline: r.Deadline, Force: r.Force, Total: r.Total, Left: r.Left, Progress: r.Words,
+		Since: r.Since, By: r.By, Deadline: r.Deadline, Force: r.Force, Total: r.Total, Left: r.Left, Progress: r.Progress,
 		ReportedAt: r.ReportedAt, LateAt: r.LateAt, DoneAt: r.DoneAt,
 	}
 }
