@@ -667,7 +667,7 @@ func (p *pass) existing() {
 		case i.Goal == miosa.GoalDrain:
 			routed := p.m.routedState(p.now, i.ID)
 			if left, ok := p.m.routes.left[i.ID]; ok && routed.Held {
-				p.m.awaitRouters(p.env.ID, left)
+				p.m.awaitRouters(p.env.ID, left.generation)
 			}
 			stop, reason, wake := reconcile.Drained(p.now, &i, routed)
 			p.wakeAt(wake)

@@ -453,11 +453,11 @@ func (m *Machine) routedState(now time.Time, id string) reconcile.Routed {
 	}
 	left, gone := m.routes.left[id]
 	if !gone {
-		left = m.routes.first
+		left.generation = m.routes.first
 	}
-	r := reconcile.Routed{}
+	r := reconcile.Routed{Left: left.at}
 	for _, rt := range m.routers {
-		if m.routes.held[id] > 0 || rt.generation < left {
+		if m.routes.held[id] > 0 || rt.generation < left.generation {
 			r.Held = true
 		}
 		r.InFlight += rt.inFlight[id]

@@ -16,11 +16,11 @@ import (
 type routes struct {
 	table  routing.Table
 	made   bool
-	first  int64               // first generation of this process
-	claims map[string][]claim  // by host name, or port as ":30001": who wants it, in order of environment ID
-	names  map[string][]string // by environment ID: what it claims, in order
-	held   map[string]int      // by instance ID: in how many pools of the table it is
-	left   map[string]int64    // by instance ID: first generation without it, as long as it has not ended
+	first  int64                // first generation of this process
+	claims map[string][]claim   // by host name, or port as ":30001": who wants it, in order of environment ID
+	names  map[string][]string  // by environment ID: what it claims, in order
+	held   map[string]int       // by instance ID: in how many pools of the table it is
+	left   map[string]departure // by instance ID, as long as it has not ended
 }
 
 // claim is an environment's wish for a name. Of several the last is served.
@@ -29,10 +29,16 @@ type claim struct {
 	pool routing.Pool
 }
 
+// departure is when the table lost an instance.
+type departure struct {
+	generation int64 // the first without it
+	at         time.Time
+}
+
 func newRoutes() *routes {
 	return &routes{
 		table:  routing.Table{Routes: map[string]routing.Pool{}, Ports: map[int]routing.Pool{}},
-		claims: map[string][]claim{}, names: map[string][]string{}, held: map[string]int{}, left: map[string]int64{},
+		claims: map[string][]claim{}, names: map[string][]string{}, held: map[string]int{}, left: map[string]departure{},
 	}
 }
 
@@ -54,7 +60,7 @@ func (m *Machine) routeAll(now time.Time, t *touched) []Effect {
 	}
 	u := routing.Update{From: r.table.Generation, Generation: max(m.w.revision, r.table.Generation+1), Routes: map[string]routing.Pool{}, Ports: map[int]routing.Pool{}}
 	for name := range changed {
-		r.change(name, &u, m.ended)
+		r.change(now, name, &u, m.ended)
 	}
 	for _, id := range t.ended {
 		delete(r.left, id)
@@ -112,7 +118,7 @@ func (r *routes) claim(env string, t routing.Table, changed map[string]bool) {
 }
 
 // change brings one name's pool to what is claimed for it.
-func (r *routes) change(name string, u *routing.Update, ended func(instance string) bool) {
+func (r *routes) change(now time.Time, name string, u *routing.Update, ended func(instance string) bool) {
 	var next routing.Pool
 	all := r.claims[name]
 	if len(all) > 0 {
@@ -143,7 +149,7 @@ func (r *routes) change(name string, u *routing.Update, ended func(instance stri
 		}
 		delete(r.held, b.InstanceID)
 		if !ended(b.InstanceID) {
-			r.left[b.InstanceID] = u.Generation
+			r.left[b.InstanceID] = departure{u.Generation, now}
 		}
 	}
 }

@@ -12,6 +12,9 @@ type Routed struct {
 	Held bool
 	// InFlight counts requests and upgraded connections over all live routers.
 	InFlight int
+	// Left is when the route table lost it; zero: it is there, never was, or that is
+	// not known.
+	Left time.Time
 }
 
 // RouterPatience is how much longer than the drain limit an instance waits for
@@ -27,7 +30,11 @@ func Drained(now time.Time, i *miosa.Instance, r Routed) (bool, string, time.Tim
 	if limit <= 0 {
 		limit = miosa.DefaultDrain
 	}
-	end := i.GoalSince.Add(limit + RouterPatience)
+	since := i.GoalSince
+	if r.Left.After(since) { // routers heard of it no sooner
+		since = r.Left
+	}
+	end := since.Add(limit + RouterPatience)
 	switch {
 	case i.State().Terminal():
 		return true, "it has ended by itself", time.Time{}
