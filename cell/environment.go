@@ -556,6 +556,9 @@ func (p *pass) mayReplace(i *miosa.Instance) bool {
 // mayStillRun reports whether a slot that is to be filled has had one which must
 // never run twice, was told to stop, and may not have ended.
 func (p *pass) mayStillRun(a reconcile.Action) bool {
+	if a.Service.StopAfterDisconnect == 0 {
+		return false // all others are not looked at for every slot of a large service
+	}
 	for n := range p.all {
 		i := &p.all[n]
 		stop := p.stopAfter(i)
