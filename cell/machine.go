@@ -446,14 +446,15 @@ func byInstanceID(a, b miosa.Instance) int {
 
 func (m *Machine) windowEnds() time.Time { return m.loaded.Add(m.cfg.RouterWindow) }
 
-// routedState is what the routers make of an instance.
+// routedState is what the routers make of an instance. What the table lost before
+// this process had one counts as lost when it had the records.
 func (m *Machine) routedState(now time.Time, id string) reconcile.Routed {
 	if now.Before(m.windowEnds()) {
-		return reconcile.Routed{Held: true}
+		return reconcile.Routed{Held: true, Left: m.loaded}
 	}
 	left, gone := m.routes.left[id]
 	if !gone {
-		left.generation = m.routes.first
+		left = departure{m.routes.first, m.loaded}
 	}
 	r := reconcile.Routed{Left: left.at}
 	for _, rt := range m.routers {

@@ -12,14 +12,14 @@ type Routed struct {
 	Held bool
 	// InFlight counts requests and upgraded connections over all live routers.
 	InFlight int
-	// Left is when the route table lost it; zero: it is there, never was, or that is
-	// not known.
+	// Left is when the route table lost it, or since when that can be known; zero:
+	// whenever it was.
 	Left time.Time
 }
 
 // RouterPatience is how much longer than the drain limit an instance waits for
-// routers: each ends what is in flight that long after it has let go itself, and
-// it may have heard late that it was to. Past that a router is broken.
+// routers. Each ends what is in flight the drain limit after it has itself let go,
+// and it may have heard late that it was to. Past that a router is broken.
 const RouterPatience = 30 * time.Second
 
 // Drained says whether an instance with goal drain may be told to stop, why,
