@@ -57,7 +57,7 @@ func (p *teller) want(t *testing.T, lines ...string) {
 	p.out = nil
 }
 
-func TestStoryOfALife(t *testing.T) {
+func TestSystemLogOfALife(t *testing.T) {
 	p, in := newTeller()
 	p.up(1)
 	p.probe(true, "answered 200")
@@ -94,7 +94,7 @@ func TestStoryOfALife(t *testing.T) {
 }
 
 // A check that is no request is not told of as one.
-func TestStoryOfOtherHealthChecks(t *testing.T) {
+func TestSystemLogOfOtherHealthChecks(t *testing.T) {
 	for how, named := range map[miosa.HealthType]string{miosa.HealthTCP: "tcp health check", miosa.HealthGRPC: "grpc health check", miosa.HealthExec: "exec health check"} {
 		p, in := newTeller()
 		in.Spec.Health.Type, in.Generation = how, 2
@@ -119,7 +119,7 @@ func TestStoryOfOtherHealthChecks(t *testing.T) {
 
 // How it ends when it is asked to by the signal it wants is no news, and by
 // another it is.
-func TestStoryOfAnOrdinaryEnd(t *testing.T) {
+func TestSystemLogOfAnOrdinaryEnd(t *testing.T) {
 	signalled := func(name string) miosa.Failure {
 		return miosa.Failure{Kind: miosa.FailureSignal, Signal: name}
 	}
@@ -160,7 +160,7 @@ func TestStoryOfAnOrdinaryEnd(t *testing.T) {
 	}
 }
 
-func TestStoryOfFailures(t *testing.T) {
+func TestSystemLogOfFailures(t *testing.T) {
 	p, in := newTeller()
 	p.up(1)
 	p.out = nil
@@ -178,7 +178,7 @@ func TestStoryOfFailures(t *testing.T) {
 
 // What control has to tell stands between the rest, each once, also when it
 // comes again with other changes or out of turn.
-func TestStoryOfADeployment(t *testing.T) {
+func TestSystemLogOfADeployment(t *testing.T) {
 	in := miosa.Instance{ID: "ri_1", Goal: miosa.GoalRun, Generation: 1, Proven: true, CreatedReason: "an instance is needed for slot 0"}
 	in.Notices = []miosa.Notice{{ID: "rol_1/began", Text: "publish of version 1 began"}}
 	p := &teller{m: lifecycle.New(in), now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)}

@@ -93,7 +93,7 @@ func (f *serviceFlags) has(key string) bool {
 	return false
 }
 
-// applyTo sets what the flags gave applyTo what is there. A named size is one as a
+// applyTo sets what the flags gave over what is there. A named size is one as a
 // whole, and what the health check was where it is another now is gone.
 func (f *serviceFlags) applyTo(s *appfile.Service) {
 	if f.has("size") {

@@ -94,10 +94,10 @@ func Answer(e cell.Commit, revision int64, err error) cell.Committed {
 	return e.Done(revision)
 }
 
-// Write puts all changes of a commit into a transaction of the term. sealed holds the boot specs of
-// e.Bootable by instance ID. What was decided on a picture that lacks an earlier
-// commit to the environment, of ours or of a control plane before, is a conflict; so is
-// everything once the term is over.
+// Write puts all changes of a commit into a transaction of the term. sealed holds
+// the boot specs of e.Bootable by instance ID. What was decided on a picture that
+// lacks an earlier commit to the environment, of ours or of a control plane before,
+// is a conflict; so is everything once the term is over.
 func Write(tx *store.Tx, term Term, e *cell.Commit, sealed map[string][]byte, now time.Time, random io.Reader) error {
 	term.Require(tx)
 	if err := tx.Fence(store.FenceKey(e.Tenant, e.Environment), e.Seen); err != nil {

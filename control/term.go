@@ -10,7 +10,7 @@ import (
 )
 
 // ErrSucceeded is why a control plane ends that another has taken over from.
-var ErrSucceeded = errors.New("another control plane has begun to decide")
+var ErrSucceeded = errors.New("another control plane has begun to decide on the same records, and this one ends")
 
 // Term is the time in which one control plane decides. It ends when the next
 // begins one: whatever an earlier one still writes is refused from then on, however

@@ -203,7 +203,7 @@ func (b *backend) wakeOne() {
 	}
 }
 
-// finish gives a place back after the call.
+// finish gives a call's place back.
 func (b *backend) finish(c *h2c) {
 	b.mu.Lock()
 	c.calls--

@@ -37,7 +37,7 @@ type instanceRecord struct {
 	GoalSince           time.Time           `json:"goal_since,omitzero"`
 	DrainSeconds        int                 `json:"drain_seconds,omitempty"`
 	Logs                logLimitRecord      `json:"logs,omitzero"`
-	Words               []wordRecord        `json:"words,omitempty"`
+	Words               []noticeRecord      `json:"words,omitempty"`
 	HostID              string              `json:"host_id,omitempty"`
 	Region              string              `json:"region,omitempty"`
 	Zone                string              `json:"zone,omitempty"`
@@ -73,7 +73,7 @@ func instanceToRecord(v miosa.Instance) instanceRecord {
 		GoalSince:           utc(v.GoalSince),
 		DrainSeconds:        v.DrainSeconds,
 		Logs:                logLimitToRecord(v.Logs),
-		Words:               each(v.Notices, wordToRecord),
+		Words:               each(v.Notices, noticeToRecord),
 		HostID:              v.HostID,
 		Region:              v.Region,
 		Zone:                v.Zone,
@@ -110,7 +110,7 @@ func (r instanceRecord) noun() miosa.Instance {
 		GoalSince:           r.GoalSince,
 		DrainSeconds:        r.DrainSeconds,
 		Logs:                r.Logs.noun(),
-		Notices:             each(r.Words, wordRecord.noun),
+		Notices:             each(r.Words, noticeRecord.noun),
 		HostID:              r.HostID,
 		Region:              r.Region,
 		Zone:                r.Zone,
@@ -126,21 +126,21 @@ func (r instanceRecord) noun() miosa.Instance {
 	}
 }
 
-type wordRecord struct {
+type noticeRecord struct {
 	ID   string    `json:"id,omitempty" store:"identity"`
 	At   time.Time `json:"at,omitzero"`
 	Text string    `json:"text,omitempty"`
 }
 
-func wordToRecord(v miosa.Notice) wordRecord {
-	return wordRecord{
+func noticeToRecord(v miosa.Notice) noticeRecord {
+	return noticeRecord{
 		ID:   v.ID,
 		At:   utc(v.At),
 		Text: v.Text,
 	}
 }
 
-func (r wordRecord) noun() miosa.Notice {
+func (r noticeRecord) noun() miosa.Notice {
 	return miosa.Notice{
 		ID:   r.ID,
 		At:   r.At,

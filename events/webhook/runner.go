@@ -44,7 +44,8 @@ func (r *runner) current() miosa.Webhook {
 	return r.hook
 }
 
-// posted is what was posted, as the machine takes it, and the webhook as it is.
+// posted is what has come since the last time, as the machine takes it, and the
+// webhook as it is.
 func (r *runner) posted() (hook miosa.Webhook, in []Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
