@@ -124,13 +124,13 @@ func (b *boot) start() (vmm.VM, error) {
 		return nil, stageError{"network", err}
 	}
 	x.a.meters.idle(x.id)
-	disk, template, err := x.a.disks.create(x.id, in.Spec.Resources.DiskMB)
+	disk, origin, err := x.a.disks.place(x.id, in.Spec.Resources.DiskMB)
 	if err != nil {
 		return nil, stageError{"disk", err}
 	}
 	vm, err := x.a.cfg.Driver.Start(b.ctx, vmm.Spec{
 		ID: b.id(), VCPUs: in.Spec.Resources.VCPUs, MemoryMB: in.Spec.Resources.MemoryMB,
-		BaseDisk: base, DataDisk: disk, DataOrigin: template, NIC: b.address.NIC, UID: b.address.UID,
+		BaseDisk: base, DataDisk: disk, DataOrigin: origin, NIC: b.address.NIC, UID: b.address.UID,
 	})
 	if err != nil {
 		return nil, stageError{"launch", err}

@@ -94,28 +94,29 @@ func (d *disks) removeDisk(id string) error {
 	return err
 }
 
-// create makes a fresh, empty ephemeral disk of the size for one boot: a
-// sparse copy of a template made once per size. The driver hands it to the VM
-// as an open file: nobody else needs to read it. template is what all disks of
-// the size are copies of.
-func (d *disks) create(id string, megabytes int) (path, template string, err error) {
-	if template, err = d.template(megabytes); err != nil {
+// place makes the file for the ephemeral disk of one boot, which the driver
+// makes a copy of origin: an empty file system of the size, made once. The
+// driver hands it to the VM as an open file: nobody else needs to read it.
+func (d *disks) place(id string, megabytes int) (path, origin string, err error) {
+	if origin, err = d.origin(megabytes); err != nil {
 		return "", "", err
 	}
 	path = d.path(id, diskFile)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", "", err
 	}
+	// A new file: one of an earlier boot may be open still.
 	if err := d.removeDisk(id); err != nil {
 		return "", "", err
 	}
-	if err := copySparse(path, template); err != nil {
-		return "", "", errors.Join(err, d.removeDisk(id))
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return "", "", err
 	}
-	return path, template, nil
+	return path, origin, f.Close()
 }
 
-func (d *disks) template(megabytes int) (string, error) {
+func (d *disks) origin(megabytes int) (string, error) {
 	path := filepath.Join(d.dir, templatesDir, strconv.Itoa(megabytes)+"mb.ext4")
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -150,20 +151,6 @@ func (d *disks) template(megabytes int) (string, error) {
 		return "", errors.Join(fmt.Errorf("mkfs.ext4: %w: %s", err, strings.TrimSpace(string(out))), os.Remove(tmp))
 	}
 	return path, disk.Rename(tmp, path)
-}
-
-// copySparse makes the file to, which does not exist, what from is.
-func copySparse(to, from string) (err error) {
-	src, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	return errors.Join(disk.CopySparse(dst, src), dst.Close())
 }
 
 // panicked tells a kernel panic from the console's last words.

@@ -23,11 +23,11 @@ const (
 	redial        = 50 * time.Millisecond
 	redialSlowest = 5 * time.Second
 	pingEvery     = 15 * time.Second
-	silentFor     = 90 * time.Second       // without any word: the guest is deaf
-	firstAsk      = 250 * time.Millisecond // for the time: the app's own start comes first
-	askAgain      = 15 * time.Second       // what was not answered
-	lastWords     = 2 * time.Second        // from the end of the process to the end of its stream, all of it read
-	persistLag    = time.Second            // how long the last lines wait to be written down for failure reports
+	silentFor     = 90 * time.Second // without any word: the guest is deaf
+	firstAsk      = time.Second      // for the time: the app's own start comes first
+	askAgain      = 15 * time.Second // what was not answered
+	lastWords     = 2 * time.Second  // from the end of the process to the end of its stream, all of it read
+	persistLag    = time.Second      // how long the last lines wait to be written down for failure reports
 	ackLag        = 150 * time.Millisecond
 	ackBytes      = 512 << 10        // of the guest's ring, at which it waits no longer
 	lineCost      = 64               // what a line costs in the ring beside its text

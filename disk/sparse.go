@@ -24,6 +24,20 @@ func CopySparse(dst, src *os.File) error {
 	return FillSparse(dst, src)
 }
 
+// CopyFile is CopySparse by name: from, into the file that lies at to.
+func CopyFile(to, from string) error {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.OpenFile(to, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(CopySparse(dst, src), dst.Close())
+}
+
 // block is what a hole is made of.
 const block = 4096
 

@@ -38,7 +38,7 @@ func (s Spec) Check() error {
 		return bad("%d vCPUs; 1 to %d are possible", s.VCPUs, MaxVCPUs)
 	case s.MemoryMB < MinMemoryMB || s.MemoryMB > MaxMemoryMB:
 		return bad("%d MB of memory; %d to %d are possible", s.MemoryMB, MinMemoryMB, MaxMemoryMB)
-	case !path.IsAbs(s.BaseDisk) || !path.IsAbs(s.DataDisk):
+	case !path.IsAbs(s.BaseDisk) || !path.IsAbs(s.DataDisk) || s.DataOrigin != "" && !path.IsAbs(s.DataOrigin):
 		return bad("the paths of its disks are not absolute")
 	case s.UID < 0:
 		return bad("uid %d is negative", s.UID)

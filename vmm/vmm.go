@@ -55,9 +55,8 @@ type Spec struct {
 	MemoryMB int
 	BaseDisk string // read-only EROFS image, shared
 	DataDisk string // private writable ext4 image
-	// DataOrigin names what DataDisk is a fresh copy of, for as long as the
-	// driver lives: all copies of one origin are alike, byte for byte. "" is no
-	// promise.
+	// DataOrigin is an image that never changes. Start makes DataDisk a copy of
+	// it, whatever the file that lies there held. "" : DataDisk is ready.
 	DataOrigin string
 	NIC        NIC
 	UID        int // the VMM process runs as it; 0: the driver's default

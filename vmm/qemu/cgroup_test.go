@@ -187,11 +187,11 @@ func TestDiskLimitHolds(t *testing.T) {
 	began := time.Now()
 	if err := aside(func() error {
 		attr := &syscall.SysProcAttr{}
-		leave, err := g.enter(attr)
+		started, err := g.enter(attr)
 		if err != nil {
 			return err
 		}
-		defer elsewhere(leave)
+		defer started()
 		cmd := exec.Command("dd", "if="+file, "of=/dev/null", "iflag=direct", "bs=1M", "status=none")
 		cmd.SysProcAttr = attr
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -299,4 +299,15 @@ func plantV2(t *testing.T, root, controllers string, groups ...string) {
 	if err := os.WriteFile(filepath.Join(root, "cgroup.controllers"), []byte(controllers+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// pathIn finds a controller's path in /proc/PID/cgroup.
+func pathIn(text, controller string) string {
+	for line := range strings.Lines(text) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) == 3 && slices.Contains(strings.Split(parts[1], ","), controller) {
+			return parts[2]
+		}
+	}
+	return "/"
 }

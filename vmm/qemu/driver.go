@@ -41,7 +41,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/miosa/miosa"
-	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/vmm"
 )
 
@@ -235,6 +234,9 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.VM, error) {
 
 // start boots a machine by itself.
 func (d *Driver) start(spec vmm.Spec, accel string) (*Machine, error) {
+	if err := copyOrigin(spec); err != nil {
+		return nil, fmt.Errorf("make the ephemeral disk: %w", err)
+	}
 	m, _, err := d.launchFrom(spec, accel, origin{})
 	return m, err
 }
@@ -250,36 +252,39 @@ func (d *Driver) copyTemplate(ctx context.Context, spec vmm.Spec, accel string) 
 		return nil, err
 	}
 	defer t.close()
-	if err := t.restoreDisk(spec.DataDisk); err != nil {
-		return nil, fmt.Errorf("make the ephemeral disk the template's: %w", err)
-	}
 	memory, err := d.newMemory(spec)
 	if err != nil {
 		return nil, err
 	}
-	defer memory.close()
-	m, monitor, err := d.launchFrom(spec, accel, origin{copies: t, memory: memory})
+	data, err := t.emptyDisk(spec.DataDisk)
 	if err != nil {
-		return nil, err
+		memory.close()
+		return nil, fmt.Errorf("make the ephemeral disk: %w", err)
 	}
-	defer monitor.close()
-	// QEMU looks at its memory when it is told to go on: it starts meanwhile.
+	// QEMU looks at its memory, and the guest at its disk, when it is told to go
+	// on: it starts meanwhile.
 	//
 	// Mapping the template's memory privately instead would spare this work, and
 	// charge the copy twice for each page that it is the first to touch: once for
 	// the hole that is filled in the template, once for its own. A copy that used
 	// two thirds of its memory would be killed for it.
-	var (
-		filling sync.WaitGroup
-		unfit   error
-	)
-	filling.Go(func() { unfit = disk.FillSparse(memory.file, t.memory) })
+	filled := make(chan error, 1)
+	go func() { filled <- t.fill(memory, data) }()
+	full := sync.OnceValue(func() error { return <-filled })
+	defer func() {
+		_ = full() // who fills has it open
+		memory.close()
+	}()
+	m, monitor, err := d.launchFrom(spec, accel, origin{copies: t, memory: memory})
+	if err != nil {
+		return nil, err
+	}
+	defer monitor.close()
 	limited, cancel := context.WithTimeout(ctx, resumeTime)
 	defer cancel()
 	defer monitor.within(limited)()
 	err = m.dialAhead(limited)
-	filling.Wait()
-	if err = errors.Join(err, unfit); err == nil {
+	if err = errors.Join(err, full()); err == nil {
 		err = monitor.resume(t.state)
 	}
 	if err != nil {

@@ -131,11 +131,11 @@ func (d *Driver) launchAside(spec vmm.Spec, accel string, from origin, f *files,
 	}
 	err = aside(func() (err error) {
 		if in != nil {
-			leave, err := in.enter(attr.Sys)
+			started, err := in.enter(attr.Sys)
 			if err != nil {
 				return err
 			}
-			defer elsewhere(leave)
+			defer started()
 		}
 		if ns != nil {
 			if err := enterJail(ns, f.mounts); err != nil {
@@ -155,16 +155,6 @@ func (d *Driver) launchAside(spec vmm.Spec, accel string, from origin, f *files,
 		return err
 	})
 	return pid, ownUsers, err
-}
-
-// elsewhere runs f on another thread than this one, which is locked.
-func elsewhere(f func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f()
-	}()
-	<-done
 }
 
 // enterJail gives the calling thread a copy of the file system, with the mounts

@@ -111,13 +111,8 @@ type slot struct {
 func (d *Driver) template(ctx context.Context, spec vmm.Spec) (*template, error) {
 	s, making := d.shelf.slot(shapeOf(spec), time.Now())
 	if making != nil {
-		var data *os.File // opened now: the caller may leave, and take its disk along
-		var err error
-		if spec.DataOrigin != "" {
-			data, err = os.Open(spec.DataDisk)
-		}
 		// Others may come to wait for it, so it does not end with this VM.
-		go d.makeTemplate(making, spec, data, err, s)
+		go d.makeTemplate(making, spec, s)
 	}
 	select {
 	case <-s.made:
@@ -202,18 +197,10 @@ func (s *shelf) spoiled(of shape, now time.Time) {
 	}
 }
 
-// makeTemplate fills the slot, or empties it if the context ends first. data is
-// the ephemeral disk to be, or the error of opening it; nil where the template
-// has none. It is closed.
-func (d *Driver) makeTemplate(ctx context.Context, like vmm.Spec, data *os.File, err error, into *slot) {
-	if data != nil {
-		defer data.Close()
-	}
+// makeTemplate fills the slot, or empties it if the context ends first.
+func (d *Driver) makeTemplate(ctx context.Context, like vmm.Spec, into *slot) {
 	began := time.Now()
-	var t *template
-	if err == nil {
-		t, err = d.awaitTurn(ctx, like, data)
-	}
+	t, err := d.awaitTurn(ctx, like)
 	d.shelf.mu.Lock()
 	defer d.shelf.mu.Unlock()
 	log := d.log.With("vcpus", like.VCPUs, "memory_mb", like.MemoryMB)
@@ -232,7 +219,7 @@ func (d *Driver) makeTemplate(ctx context.Context, like vmm.Spec, data *os.File,
 }
 
 // awaitTurn makes a template when no other is being made.
-func (d *Driver) awaitTurn(ctx context.Context, like vmm.Spec, data *os.File) (*template, error) {
+func (d *Driver) awaitTurn(ctx context.Context, like vmm.Spec) (*template, error) {
 	select {
 	case d.shelf.one <- struct{}{}:
 	case <-ctx.Done():
@@ -241,11 +228,11 @@ func (d *Driver) awaitTurn(ctx context.Context, like vmm.Spec, data *os.File) (*
 	defer func() { <-d.shelf.one }()
 	ctx, cancel := context.WithTimeout(ctx, templateTime)
 	defer cancel()
-	return d.bootTemplate(ctx, like, data)
+	return d.bootTemplate(ctx, like)
 }
 
 // bootTemplate boots a machine of the shape and saves it where it waits.
-func (d *Driver) bootTemplate(ctx context.Context, like vmm.Spec, data *os.File) (_ *template, err error) {
+func (d *Driver) bootTemplate(ctx context.Context, like vmm.Spec) (_ *template, err error) {
 	t := &template{}
 	defer func() {
 		if err != nil {
@@ -261,11 +248,11 @@ func (d *Driver) bootTemplate(ctx context.Context, like vmm.Spec, data *os.File)
 	if t.state, err = memoryFile("miosa-state", 0); err != nil {
 		return nil, err
 	}
-	if data != nil {
+	if like.DataOrigin != "" {
 		if t.disk, err = memoryFile("miosa-disk", 0); err != nil {
 			return nil, err
 		}
-		if err := disk.CopySparse(t.disk, data); err != nil {
+		if err := disk.CopyFile(pathOf(t.disk), like.DataOrigin); err != nil {
 			return nil, fmt.Errorf("copy the ephemeral disk: %w", err)
 		}
 		spec.DataDisk = pathOf(t.disk)
@@ -318,17 +305,42 @@ func (m *Machine) killSoon(ctx context.Context) error {
 	return m.Kill(ctx)
 }
 
-// restoreDisk makes the ephemeral disk at path what the template's was when it
-// was saved.
-func (t *template) restoreDisk(path string) error {
+// emptyDisk makes the file at path as long as the template's disk and all holes;
+// nil where the template has none.
+func (t *template) emptyDisk(path string) (*os.File, error) {
 	if t.disk == nil {
+		return nil, nil
+	}
+	info, err := t.disk.Stat()
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(f.Truncate(0), f.Truncate(info.Size())); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// fill makes a copy's memory and its disk, if it has one, what the template's
+// were when it was saved, and closes the disk.
+func (t *template) fill(memory *guestMemory, data *os.File) error {
+	var err error
+	if data != nil {
+		err = errors.Join(disk.FillSparse(data, t.disk), data.Close())
+	}
+	return errors.Join(err, disk.FillSparse(memory.file, t.memory))
+}
+
+// copyOrigin makes the ephemeral disk of a machine that boots by itself.
+func copyOrigin(spec vmm.Spec) error {
+	if spec.DataOrigin == "" {
 		return nil
 	}
-	dst, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	return errors.Join(disk.CopySparse(dst, t.disk), dst.Close())
+	return disk.CopyFile(spec.DataDisk, spec.DataOrigin)
 }
 
 // await waits until words have come over the console.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -216,7 +217,8 @@ func TestNobodyWaitsForATemplate(t *testing.T) {
 }
 
 // Copies of a template that has mounted the ephemeral disk: each has that disk
-// to itself, whole, whatever the ones before wrote.
+// to itself, whole, whatever the ones before wrote. So has a machine that boots
+// by itself.
 func TestCopiesOfATemplateWithItsDisk(t *testing.T) {
 	h := newHost(t)
 	d := h.driver(t)
@@ -225,12 +227,26 @@ func TestCopiesOfATemplateWithItsDisk(t *testing.T) {
 	if accel, err := d.Accel(t.Context()); err != nil || accel != "tcg" {
 		t.Skipf("templates are for emulation, this host has %s (%v)", accel, err)
 	}
-	for _, id := range []string{"ri_a", "ri_b"} {
+	empty := filepath.Join(t.TempDir(), "empty.ext4")
+	if err := vmmtest.BuildData(empty); err != nil {
+		t.Fatal(err)
+	}
+	h.config.Templates = 0
+	plain := h.driver(t)
+	for _, id := range []string{"ri_a", "ri_b", "ri_plain"} {
 		spec, a := h.spec(t, id)
-		spec.DataOrigin = "empty"
-		vm := start(t, d, spec)
-		if vm.Handle().Resumed.IsZero() {
-			t.Errorf("%s booted by itself", id)
+		spec.DataOrigin = empty
+		// What lies in its place is another's: nothing of it may be left.
+		if err := os.WriteFile(spec.DataDisk, bytes.Repeat([]byte("another's"), 1<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		from := d
+		if id == "ri_plain" {
+			from = plain
+		}
+		vm := start(t, from, spec)
+		if vm.Handle().Resumed.IsZero() != (from == plain) {
+			t.Errorf("%s: %+v", id, vm.Handle())
 		}
 		s := vmmtest.Open(t, vm)
 		s.Boot(id, a, "/app/app keep "+id)

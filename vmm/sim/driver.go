@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/vmm"
 )
 
@@ -69,6 +70,11 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.VM, error) {
 	}
 	if _, runs := h.machines[spec.ID]; runs {
 		return nil, miosa.Errorf(miosa.Conflict, "vm %s runs already", spec.ID)
+	}
+	if spec.DataOrigin != "" {
+		if err := disk.CopyFile(spec.DataDisk, spec.DataOrigin); err != nil {
+			return nil, fmt.Errorf("start vm %s: make the ephemeral disk: %w", spec.ID, err)
+		}
 	}
 	h.started++
 	m := newMachine(spec, vmm.Handle{

@@ -2,10 +2,13 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
@@ -97,6 +100,28 @@ func boot(t *testing.T, command string) (vmm.VM, *vmmtest.Session, place) {
 	s := vmmtest.Open(t, vm)
 	s.Boot("ri_a", a, command)
 	return vm, s, place{a, network.Dialer(n)}
+}
+
+// What lies in the ephemeral disk's place gives way to its origin.
+func TestTheDiskIsMade(t *testing.T) {
+	dir := t.TempDir()
+	spec := vmm.Spec{ID: "ri_a-1", VCPUs: 1, MemoryMB: 128, BaseDisk: "/base", DataDisk: filepath.Join(dir, "data"), DataOrigin: filepath.Join(dir, "origin"), NIC: attach(t, newNetwork(t), "ri_a").NIC}
+	if _, err := driver(t, nil).Start(t.Context(), spec); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("started without a disk: %v", err)
+	}
+	for path, content := range map[string]string{spec.DataOrigin: "empty", spec.DataDisk: "another's, and longer"} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vm, err := driver(t, nil).Start(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = vm.Kill(context.Background()) })
+	if got, err := os.ReadFile(spec.DataDisk); string(got) != "empty" {
+		t.Errorf("%q, %v", got, err)
+	}
 }
 
 func TestEnds(t *testing.T) {
