@@ -273,17 +273,22 @@ func (m *Machine) change(now time.Time, e Changed, t *touched) ([]Effect, error)
 		if err := m.w.put(n, t); err != nil {
 			return nil, err
 		}
-		if i, ok := n.(miosa.Instance); ok && i.HostID != "" {
-			assigned = append(assigned, *m.w.instance(i.ID))
+		switch v := n.(type) {
+		case miosa.Instance:
+			if v.HostID != "" {
+				assigned = append(assigned, *m.w.instance(v.ID))
+			}
+		case miosa.Observation:
+			// It was written off, and its host may have come back in the meantime.
+			if i := m.w.instance(v.InstanceID); i != nil && i.HostID != "" && v.State.Terminal() && v.Failure.Kind == miosa.FailureHostLost {
+				assigned = append(assigned, stopped(*i))
+			}
 		}
 	}
 	for _, g := range e.Gone {
 		if g.Kind == "instance" {
 			if known := m.w.instance(g.ID); known != nil && known.HostID != "" {
-				i := *known
-				i.Goal = miosa.GoalStop // a host must not go on with it
-				i.Generation++
-				assigned = append(assigned, i)
+				assigned = append(assigned, stopped(*known))
 			}
 		}
 		if err := m.w.remove(g.Kind, g.ID, t); err != nil {
@@ -294,6 +299,14 @@ func (m *Machine) change(now time.Time, e Changed, t *touched) ([]Effect, error)
 		return nil, nil
 	}
 	return []Effect{Assign{Instances: assigned}}, nil
+}
+
+// stopped is an assignment of what is over, or gone, by the records: its host must
+// not go on with it.
+func stopped(i miosa.Instance) miosa.Instance {
+	i.Goal = miosa.GoalStop
+	i.Generation++
+	return i
 }
 
 func (m *Machine) committed(now time.Time, e Committed, t *touched) {
