@@ -168,3 +168,25 @@ func TestItIsToldWhyItWasStopped(t *testing.T) {
 		t.Errorf("%+v", events)
 	}
 }
+
+// A host may come back in the moment in which it is written off: it was told of
+// its instances just before, and hears that they are over. What it ended itself it
+// knows.
+func TestWhatIsWrittenOffIsStoppedWhereItRuns(t *testing.T) {
+	for kind, want := range map[miosa.FailureKind]bool{miosa.FailureHostLost: true, miosa.FailureExit: false} {
+		s := newStage(t)
+		s.revision++
+		over := s.observed("ri_first0", miosa.Stopped, miosa.Failure{Kind: kind})
+		told := false
+		for _, effect := range s.m.Handle(s.now, cell.Changed{Revision: s.revision, Put: []any{over}}) {
+			if e, ok := effect.(cell.Assign); ok {
+				for _, i := range e.Instances {
+					told = told || i.ID == "ri_first0" && i.Goal == miosa.GoalStop && i.Generation > 1 && i.HostID == hostID
+				}
+			}
+		}
+		if told != want {
+			t.Errorf("%s: told to stop it %t", kind, told)
+		}
+	}
+}
