@@ -189,10 +189,13 @@ func (p *pass) wakeAt(at time.Time) {
 	}
 }
 
-// wakeAfterWindow looks again once every router had time to report.
+// wakeAfterWindow looks again once every router had time to report, and once those
+// that did not are given up.
 func (p *pass) wakeAfterWindow() {
-	if end := p.m.windowEnds(); p.now.Before(end) {
-		p.wakeAt(end)
+	for _, end := range []time.Time{p.m.windowEnds(), p.m.strangersEnd()} {
+		if p.now.Before(end) {
+			p.wakeAt(end)
+		}
 	}
 }
 

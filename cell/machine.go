@@ -459,6 +459,15 @@ func byInstanceID(a, b miosa.Instance) int {
 
 func (m *Machine) windowEnds() time.Time { return m.loaded.Add(m.cfg.RouterWindow) }
 
+// strangersEnd is when a router that was not heard of since the start would be no
+// longer waited for. It may be cut off, and serve by the table that it has.
+func (m *Machine) strangersEnd() time.Time {
+	if m.cfg.RouterWindow == 0 {
+		return m.loaded
+	}
+	return m.loaded.Add(max(RouterTimeout, m.cfg.RouterWindow))
+}
+
 // routedState is what the routers make of an instance. What the table lost before
 // this process had one counts as lost when it had the records.
 func (m *Machine) routedState(now time.Time, id string) reconcile.Routed {
@@ -469,7 +478,7 @@ func (m *Machine) routedState(now time.Time, id string) reconcile.Routed {
 	if !gone {
 		left = departure{m.routes.first, m.loaded}
 	}
-	r := reconcile.Routed{Left: left.at}
+	r := reconcile.Routed{Left: left.at, Held: now.Before(m.strangersEnd())}
 	for _, rt := range m.routers {
 		if m.routes.held[id] > 0 || rt.generation < left.generation {
 			r.Held = true

@@ -32,13 +32,14 @@ type checker struct {
 	stopped   map[string]time.Time // deployment → when a customer last stopped an instance of it
 	since     map[string]time.Time // instance → since when it is in its state
 	unproven  map[string]bool      // versions that nobody asked to make live
+	beside    map[string]bool      // instances that were made beside one whose host was alive on record
 }
 
 func newChecker(s *Sim) *checker {
 	return &checker{
 		s: s, instances: map[string]miosa.Instance{}, versions: map[string]miosa.Version{}, rollouts: map[string]miosa.Rollout{},
 		envs: map[string]miosa.Environment{}, services: map[string]miosa.Service{}, awake: map[string]time.Time{}, stopped: map[string]time.Time{},
-		since: map[string]time.Time{}, unproven: map[string]bool{}, hosts: map[string]miosa.Host{},
+		since: map[string]time.Time{}, unproven: map[string]bool{}, hosts: map[string]miosa.Host{}, beside: map[string]bool{},
 	}
 }
 
@@ -56,7 +57,8 @@ func (c *checker) observed(o *occupant, obs miosa.Observation) {
 }
 
 // runsAlone: what must never run twice begins nowhere while a host that control
-// does not hear still runs it.
+// does not hear still runs it. By our own doing (a drain, a restart) the next begins
+// beside the one before, which may fall silent in that moment.
 func (c *checker) runsAlone(o *occupant) {
 	if o.in.StopAfterDisconnect == 0 {
 		return
@@ -65,7 +67,7 @@ func (c *checker) runsAlone(o *occupant) {
 	for _, h := range c.s.hosts {
 		for _, id := range sortedIDs(h.slots) {
 			other := h.slots[id]
-			if !h.heard() && other != o && other.vm != nil && other.vm.alive && other.in.StopAfterDisconnect > 0 &&
+			if !h.heard() && other != o && (o.in.Replaces != id || !c.beside[o.in.ID]) && other.vm != nil && other.vm.alive && other.in.StopAfterDisconnect > 0 &&
 				other.in.ServiceID == o.in.ServiceID && other.in.VersionID == o.in.VersionID && other.in.Slot == o.in.Slot {
 				c.s.fail("%s begins on %s while %s, which is not heard, still runs %s of the same slot", o.in.ID, o.h.id, h.id, id)
 			}
@@ -213,6 +215,9 @@ func (c *checker) take(noun any) {
 	switch v := noun.(type) {
 	case miosa.Instance:
 		was, known := c.instances[v.ID]
+		if before, replaced := c.instances[v.Replaces]; replaced && !known {
+			c.beside[v.ID] = c.hosts[before.HostID].Liveness == miosa.Alive
+		}
 		v.Observed = was.Observed
 		if known && (v.Generation < was.Generation || goalRank(v.Goal) < goalRank(was.Goal)) {
 			c.s.fail("%s: its assignment went back from %s/%d to %s/%d", v.ID, was.Goal, was.Generation, v.Goal, v.Generation)
