@@ -123,6 +123,13 @@ func TestWhatIsStoppedUnheardIsFollowedOnceItHasEnded(t *testing.T) {
 	if n := s.successors(); n > 0 {
 		t.Errorf("%d follow before it has ended", n)
 	}
+	says := func(words string) {
+		t.Helper()
+		if why := s.all["ri_first0"].Reasons; len(why) != 1 || !strings.Contains(why[0], words) {
+			t.Errorf("it says %q, and not %q", why, words)
+		}
+	}
+	says("it is replaced after")
 	s.beat(4*time.Second, "host_2")
 	if n := s.successors(); n != 2 {
 		t.Errorf("once both have ended %d follow", n)
@@ -135,6 +142,7 @@ func TestWhatIsStoppedUnheardIsFollowedOnceItHasEnded(t *testing.T) {
 	if len(s.all) != made {
 		t.Error("one follows before the end of the other is reported")
 	}
+	says("once its host has reported its end")
 	s.put(s.observed("ri_first0", miosa.Stopped, miosa.Failure{}))
 	s.beat(time.Second, hostID, "host_2")
 	if len(s.all) != made+1 {

@@ -147,7 +147,7 @@ type pass struct {
 	placed  []miosa.Instance
 	peers   map[unit]*schedule.Peers
 	failed  map[place][]string // see failedOn; nil: not asked yet
-	held    map[string]string  // by ID of an instance that may not be replaced yet: why
+	held    map[string]string  // by ID of an instance whose slot may not be filled yet: why
 	bytes   int                // what the commit's records weigh, about
 	wake    time.Time
 
@@ -547,10 +547,7 @@ func (p *pass) failedOn(i *miosa.Instance) []string {
 func (p *pass) mayReplace(i *miosa.Instance) bool {
 	ok, reason, again := p.m.mayReplace(i, p.stopAfter(i))
 	if reason != "" {
-		if p.held == nil {
-			p.held = map[string]string{}
-		}
-		p.held[i.ID] = reason
+		p.hold(i, reason)
 		p.wakeAt(p.now.Add(again))
 	}
 	return ok
@@ -569,15 +566,25 @@ func (p *pass) mayStillRun(a reconcile.Action) bool {
 			continue
 		}
 		if p.m.w.hosts[i.HostID].Liveness == miosa.Alive {
-			return true // its end is reported
+			p.hold(i, "it must never run twice: its slot is filled once its host has reported its end")
+			return true
 		}
 		status, _ := p.m.hosts.judge.Status(i.HostID)
-		if ok, _, again := liveness.MayReplace(status.Silence, stop, i.Spec); !ok {
+		if ok, reason, again := liveness.MayReplace(status.Silence, stop, i.Spec); !ok {
+			p.hold(i, reason)
 			p.wakeAt(p.now.Add(again))
 			return true
 		}
 	}
 	return false
+}
+
+// hold notes why an instance's slot is not filled yet.
+func (p *pass) hold(i *miosa.Instance, reason string) {
+	if p.held == nil {
+		p.held = map[string]string{}
+	}
+	p.held[i.ID] = reason
 }
 
 // stopAfter is after how long without control an instance's host stops it. Who
@@ -669,6 +676,8 @@ func (p *pass) existing() {
 		case i.Goal == miosa.GoalStop:
 			if !known {
 				p.finish(i, "its host left the fleet")
+			} else if p.explain(&i) {
+				p.assign(i)
 			}
 		case i.Goal == miosa.GoalDrain:
 			routed := p.m.routedState(p.now, i.ID)
@@ -713,13 +722,17 @@ func (p *pass) update(i *miosa.Instance) bool {
 			i.Logs, i.Restart, i.StopAfterDisconnect, changed = svc.Logs, svc.Restart, stop, true
 		}
 	}
+	return p.explain(i) || changed
+}
+
+// explain has the instance say why its slot is not filled yet, if it is to be.
+func (p *pass) explain(i *miosa.Instance) bool {
 	var reasons []string
 	if why := p.held[i.ID]; why != "" {
 		reasons = []string{why}
 	}
-	if !slices.Equal(i.Reasons, reasons) {
-		i.Reasons, changed = reasons, true
-	}
+	changed := !slices.Equal(i.Reasons, reasons)
+	i.Reasons = reasons
 	return changed
 }
 

@@ -58,7 +58,8 @@ func (c *checker) observed(o *occupant, obs miosa.Observation) {
 
 // runsAlone: what must never run twice begins nowhere while a host that control
 // does not hear still runs it. By our own doing (a drain, a restart) the next begins
-// beside the one before, which may fall silent in that moment.
+// beside the one before, which may fall silent in that moment. What is frozen does
+// not run.
 func (c *checker) runsAlone(o *occupant) {
 	if o.in.StopAfterDisconnect == 0 {
 		return
@@ -67,7 +68,7 @@ func (c *checker) runsAlone(o *occupant) {
 	for _, h := range c.s.hosts {
 		for _, id := range sortedIDs(h.slots) {
 			other := h.slots[id]
-			if !h.heard() && other != o && (o.in.Replaces != id || !c.beside[o.in.ID]) && other.vm != nil && other.vm.alive && other.in.StopAfterDisconnect > 0 &&
+			if !h.heard() && !h.frozen && other != o && (o.in.Replaces != id || !c.beside[o.in.ID]) && other.vm != nil && other.vm.alive && other.in.StopAfterDisconnect > 0 &&
 				other.in.ServiceID == o.in.ServiceID && other.in.VersionID == o.in.VersionID && other.in.Slot == o.in.Slot {
 				c.s.fail("%s begins on %s while %s, which is not heard, still runs %s of the same slot", o.in.ID, o.h.id, h.id, id)
 			}

@@ -246,7 +246,11 @@ func (d *decider) carryOut(effect cell.Effect) {
 			}
 		}
 	case cell.Commit:
-		s.after(s.between(200*time.Microsecond, 20*time.Millisecond), func() {
+		took := s.between(200*time.Microsecond, 20*time.Millisecond)
+		if s.cfg.Faults && s.chance(0.01) {
+			took = s.between(20*time.Millisecond, 10*time.Second) // a slow store
+		}
+		s.after(took, func() {
 			if d.ended && !s.chance(0.3) {
 				return // control died before it could write
 			}

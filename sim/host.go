@@ -37,13 +37,31 @@ type host struct {
 	cut            bool          // off from control: nothing comes through, either way
 	muted          bool          // what it says does not come through, what it is told does
 	dead, gone     bool          // nothing runs there; for good
+	frozen         bool          // nothing happens there: its processor stands still, agent and VMs alike
+	missed         []func()      // what would have happened meanwhile, in order
 }
 
 // clock is the time of day as the host has it.
 func (h *host) clock() time.Time { return h.s.clock().Add(h.skew) }
 
 // heard reports whether what it says comes through.
-func (h *host) heard() bool { return !h.cut && !h.muted }
+func (h *host) heard() bool { return !h.cut && !h.muted && !h.frozen }
+
+// awake is what happens on the host at that time, or once it runs again.
+func (h *host) awake(do func()) func() {
+	return func() {
+		if h.frozen {
+			h.missed = append(h.missed, do)
+			return
+		}
+		do()
+	}
+}
+
+// after has something happen on the host.
+func (h *host) after(d time.Duration, do func()) { h.s.after(d, h.awake(do)) }
+
+func (h *host) inOrder(l *lane, d time.Duration, do func()) { h.s.inOrder(l, d, h.awake(do)) }
 
 // occupant is one instance on a host.
 type occupant struct {
@@ -95,7 +113,7 @@ func (h *host) beat() {
 	if h.s.cfg.Faults && h.s.chance(0.01) { // it comes twice, out of order
 		h.s.after(h.s.between(time.Millisecond, 5*time.Second), say)
 	}
-	h.s.after(liveness.BeatEvery, h.beat)
+	h.after(liveness.BeatEvery, h.beat)
 }
 
 func (h *host) noun() miosa.Host {
@@ -110,7 +128,7 @@ func (h *host) noun() miosa.Host {
 
 // send brings one assignment, in order.
 func (h *host) send(i miosa.Instance) {
-	h.s.inOrder(&h.lane, h.s.between(100*time.Microsecond, 10*time.Millisecond), func() {
+	h.inOrder(&h.lane, h.s.between(100*time.Microsecond, 10*time.Millisecond), func() {
 		if !h.cut {
 			h.assign(i)
 		}
@@ -121,7 +139,7 @@ func (h *host) send(i miosa.Instance) {
 func (h *host) reconnect() {
 	h.s.sessions++
 	h.at, h.session, h.beats = h.s.control, h.s.sessions, 0
-	h.s.inOrder(&h.lane, h.s.between(time.Millisecond, 100*time.Millisecond), func() {
+	h.inOrder(&h.lane, h.s.between(time.Millisecond, 100*time.Millisecond), func() {
 		if h.cut {
 			return // it connects when it can
 		}
@@ -166,6 +184,29 @@ func (h *host) part(d time.Duration, parted *bool, words string) {
 	})
 }
 
+// freeze stops all of the machine for a while: to itself no time has passed.
+func (h *host) freeze(d time.Duration) {
+	if !h.heard() {
+		return
+	}
+	h.s.trace("%s freezes for %s", h.id, d)
+	h.s.report.Frozen++
+	h.frozen, h.since = true, h.s.now
+	h.s.after(d, func() {
+		if h.gone {
+			return
+		}
+		h.s.trace("%s runs again", h.id)
+		h.frozen, h.back = false, h.s.now
+		missed := h.missed
+		h.missed = nil
+		for _, do := range missed {
+			do()
+		}
+		h.reconnect()
+	})
+}
+
 // cutLately: what runs there may be lost to control, and ended when the host is
 // heard again, while routers still see it through its drain.
 func (h *host) cutLately() bool {
@@ -201,7 +242,7 @@ func (h *host) end() {
 	if h.dead = true; h.heard() {
 		h.since = h.s.now
 	}
-	h.cut = true
+	h.cut, h.frozen, h.missed = true, false, nil
 	h.epoch++
 	for _, id := range sortedIDs(h.slots) {
 		if v := h.slots[id].vm; v != nil {
@@ -254,7 +295,7 @@ func (h *host) crashAgent() {
 		o.report(o.saved)
 		lost := o.vm == nil || !o.vm.alive || o.vm.boot != o.saved.Boot
 		epoch := h.epoch
-		h.s.after(h.s.between(time.Millisecond, 300*time.Millisecond), func() {
+		h.after(h.s.between(time.Millisecond, 300*time.Millisecond), func() {
 			if epoch != h.epoch {
 				return
 			}
@@ -336,7 +377,7 @@ func (o *occupant) feed(ev lifecycle.Event) {
 // later does something unless the agent has crashed meanwhile.
 func (o *occupant) later(d time.Duration, do func()) {
 	epoch := o.h.epoch
-	o.h.s.after(d, func() {
+	o.h.after(d, func() {
 		if epoch == o.h.epoch {
 			do()
 		}
@@ -380,12 +421,12 @@ func (o *occupant) carryOut(effect lifecycle.Effect) {
 // the agent: the reporter keeps it on disk.
 func (o *occupant) report(obs miosa.Observation) {
 	s, hostID := o.h.s, o.h.id
-	s.inOrder(&o.reports, s.between(500*time.Microsecond, 30*time.Millisecond), func() {
+	o.h.inOrder(&o.reports, s.between(500*time.Microsecond, 30*time.Millisecond), func() {
 		if o.lost {
 			return
 		}
 		if !o.h.heard() { // said again when it can be; later ones say more
-			s.after(time.Second, func() { o.report(obs) })
+			o.h.after(time.Second, func() { o.report(obs) })
 			return
 		}
 		_, err := store.Update(context.Background(), s.store, func(tx *store.Tx) error {
@@ -432,7 +473,7 @@ func (o *occupant) boot(n int) {
 		v.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(o.h.n), byte(o.h.next >> 8), byte(o.h.next)}), uint16(max(o.in.Spec.Port, 1)))
 		o.feed(lifecycle.Started{Boot: n, VMID: fmt.Sprintf("%s-%d", o.in.ID, n), Addr: v.addr, At: o.h.clock()})
 		// From here on things happen in the VM, agent or no agent.
-		s.after(s.between(500*time.Millisecond, 4*time.Second), func() { o.inside(v, behaviour) })
+		o.h.after(s.between(500*time.Millisecond, 4*time.Second), func() { o.inside(v, behaviour) })
 	})
 }
 
@@ -452,7 +493,7 @@ func (o *occupant) inside(v *vm, b behaviour) {
 	if b == slow {
 		start = s.between(10*time.Second, 40*time.Second)
 	}
-	s.after(start, func() {
+	o.h.after(start, func() {
 		if !v.alive || v.stopping {
 			return
 		}
@@ -472,7 +513,7 @@ func (o *occupant) inside(v *vm, b behaviour) {
 		}
 		o.say(v, lifecycle.Reached{Boot: v.boot, Name: "listening", At: o.h.clock(), Hint: "any"})
 		if b == flaky {
-			s.after(s.between(30*time.Second, 20*time.Minute), func() {
+			o.h.after(s.between(30*time.Second, 20*time.Minute), func() {
 				if v.alive && !v.stopping {
 					v.injured = true
 					o.exit(v, miosa.Failure{Kind: miosa.FailureExit, ExitCode: 2, Message: "exited with code 2"})
@@ -490,7 +531,7 @@ func (o *occupant) say(v *vm, ev lifecycle.Event) {
 	// One stream, on which nothing overtakes: the end of the VM is heard after
 	// its last words.
 	epoch := o.h.epoch
-	o.h.s.inOrder(&v.words, o.h.s.between(100*time.Microsecond, 5*time.Millisecond), func() {
+	o.h.inOrder(&v.words, o.h.s.between(100*time.Microsecond, 5*time.Millisecond), func() {
 		if epoch == o.h.epoch {
 			o.feed(ev)
 		}
@@ -501,7 +542,7 @@ func (o *occupant) exit(v *vm, f miosa.Failure) {
 	o.h.s.report.Crashes++
 	v.serving, v.deaf = false, false
 	o.say(v, lifecycle.Exited{Boot: v.boot, Failure: f})
-	o.h.s.after(o.h.s.between(time.Millisecond, 300*time.Millisecond), func() { o.vanish(v) })
+	o.h.after(o.h.s.between(time.Millisecond, 300*time.Millisecond), func() { o.vanish(v) })
 }
 
 func (o *occupant) vanish(v *vm) {
@@ -524,10 +565,10 @@ func (o *occupant) stop(n int) {
 	if s.chance(0.05) {
 		took = 20 * time.Second // deaf to SIGTERM, and PID 1 too
 	}
-	s.after(took, func() {
+	o.h.after(took, func() {
 		if v.alive {
 			o.say(v, lifecycle.Exited{Boot: v.boot, Stopped: true})
-			s.after(s.between(time.Millisecond, 300*time.Millisecond), func() { o.vanish(v) })
+			o.h.after(s.between(time.Millisecond, 300*time.Millisecond), func() { o.vanish(v) })
 		}
 	})
 }

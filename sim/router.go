@@ -356,13 +356,13 @@ func (r *router) request(at string) {
 		}
 		b := pool.Backends[i]
 		o := r.s.at(b)
-		if o == nil || !o.vm.alive || !o.vm.serving {
+		if o == nil || !o.vm.alive || !o.vm.serving || o.h.frozen {
 			// Refused: tried on the next one. A backend that was told to stop while
 			// a router still holds it is what must never be.
-			if o != nil && o.vm.alive && o.vm.stopping && !o.vm.injured && !r.behind() && !r.s.jumpedLately() {
+			if o != nil && o.vm.alive && o.vm.stopping && !o.vm.injured && !o.h.cutLately() && !r.behind() && !r.s.jumpedLately() {
 				r.s.fail("request to %s refused by %s, which was told to stop while a router held it", at, b.InstanceID)
 			}
-			if o == nil && r.s.cfg.Faults || o != nil && o.vm.injured || o != nil && o.vm.deaf {
+			if o == nil && r.s.cfg.Faults || o != nil && (o.vm.injured || o.vm.deaf || o.h.frozen) {
 				excused = true
 			}
 			tried[i] = true
@@ -410,7 +410,7 @@ func (r *router) begin(at string, pool routing.Pool, b routing.Backend, v *vm) {
 	if r.s.cfg.Faults && r.s.chance(0.001) {
 		r.soon(balance.Faulted{Backend: b, Why: "the app sent more than the one answer that a request has"})
 	}
-	r.s.after(took, func() { r.end(f, finished) })
+	v.on.after(took, func() { r.end(f, finished) })
 }
 
 // land takes a flight off the books.

@@ -44,6 +44,7 @@ type Report struct {
 	Gaps                       int // updates that a router found missing
 	Boots, Crashes             int
 	Suspected, LostHosts       int
+	Frozen                     int // hosts that stood still for a while
 	Drains, Drained            int // of hosts: begun, and come to their end
 	Reloads, Refused           int // watches that began anew; commits that failed for passing reasons
 	Takeovers                  int // of control from another that was there still

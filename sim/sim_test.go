@@ -90,6 +90,7 @@ func run(t *testing.T, cfg sim.Config) {
 		total.Reloads += report.Reloads
 		total.Suspected += report.Suspected
 		total.LostHosts += report.LostHosts
+		total.Frozen += report.Frozen
 		total.Drains += report.Drains
 		total.Drained += report.Drained
 		total.Refused += report.Refused
@@ -113,8 +114,8 @@ func run(t *testing.T, cfg sim.Config) {
 	if total.Singles == 0 {
 		t.Error("nothing that must never run twice was started")
 	}
-	if cfg.Hosts > 1 && (total.Suspected == 0 || total.LostHosts == 0 || total.Drained == 0) {
-		t.Error("no host was lost, or none was drained")
+	if cfg.Hosts > 1 && (total.Suspected == 0 || total.LostHosts == 0 || total.Drained == 0 || total.Frozen == 0) {
+		t.Error("no host was lost, or none was drained, or none froze")
 	}
 }
 

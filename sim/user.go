@@ -136,7 +136,7 @@ func (u *users) kinds() []kind {
 	}
 	of := func(do func(h *host)) func() {
 		return func() {
-			if h := s.hosts[s.rng.IntN(len(s.hosts))]; !h.dead {
+			if h := s.hosts[s.rng.IntN(len(s.hosts))]; !h.dead && !h.frozen {
 				do(h)
 			}
 		}
@@ -185,6 +185,7 @@ func (u *users) kinds() []kind {
 		faults = append(faults,
 			kind{2, of(func(h *host) { h.cutOff(s.between(time.Second, 12*time.Minute)) })},
 			kind{1, of(func(h *host) { h.mute(s.between(time.Second, 12*time.Minute)) })},
+			kind{2, of(func(h *host) { h.freeze(s.between(time.Second, 12*time.Minute)) })},
 			kind{1, of(func(h *host) { h.die(s.between(5*time.Second, 12*time.Minute)) })},
 			kind{2, of(u.drain)},
 		)
