@@ -2,6 +2,7 @@ package cell
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -48,6 +49,7 @@ func (m *Machine) decideAll(now time.Time, t *touched) []Effect {
 		m.wakes.clear(id)
 		if env == nil {
 			delete(m.watches, id)
+			maps.DeleteFunc(m.undecided, func(key, _ string) bool { return strings.HasPrefix(key, id+"/") })
 			m.w.forgetMembers(id)
 			continue
 		}
