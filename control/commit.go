@@ -192,7 +192,14 @@ func writesOf(nouns []any, sealed map[string][]byte) ([]write, error) {
 			}
 			writes = append(writes, writeOf(store.Instances, v))
 		case miosa.Observation:
-			writes = append(writes, writeOf(store.Observations, v))
+			w := writeOf(store.Observations, v)
+			if v.Revision == 0 {
+				w.save = func(tx *store.Tx) error {
+					tx.Require(w.key, 0) // it was decided before any host's report
+					return store.Save(tx, store.Observations, v)
+				}
+			}
+			writes = append(writes, w)
 		default:
 			return nil, miosa.Errorf(miosa.Internal, "commit of an unexpected noun %T", noun)
 		}
