@@ -238,6 +238,8 @@ func (m *Message) check() error {
 	for _, present := range [...]bool{
 		m.Hello != nil, m.Phase != nil, m.Lines != nil, m.Stats != nil, m.Exit != nil, m.Pong != nil, m.Checked != nil,
 		m.Boot != nil, m.Attach != nil, m.Ack != nil, m.Ping != nil, m.Stop != nil, m.Adjust != nil, m.Check != nil,
+		m.ExecOpened != nil, m.ExecOutput != nil, m.ExecTaken != nil, m.ExecEnded != nil,
+		m.ExecOpen != nil, m.ExecInput != nil, m.ExecResize != nil, m.ExecSignal != nil,
 	} {
 		if present {
 			set++

@@ -75,6 +75,17 @@ type Message struct {
 	Stop   *Stop   `json:"stop,omitempty"`
 	Adjust *Adjust `json:"adjust,omitempty"`
 	Check  *Check  `json:"check,omitempty"`
+
+	// On the ports of exec sessions alone (see exec.go), guest → host
+	ExecOpened *ExecOpened `json:"exec_opened,omitempty"`
+	ExecOutput *ExecOutput `json:"exec_output,omitempty"`
+	ExecTaken  *ExecTaken  `json:"exec_taken,omitempty"`
+	ExecEnded  *ExecEnded  `json:"exec_ended,omitempty"`
+	// host → guest
+	ExecOpen   *ExecOpen   `json:"exec_open,omitempty"`
+	ExecInput  *ExecInput  `json:"exec_input,omitempty"`
+	ExecResize *ExecResize `json:"exec_resize,omitempty"`
+	ExecSignal *ExecSignal `json:"exec_signal,omitempty"`
 }
 
 // The states in Hello.
