@@ -38,12 +38,18 @@ func (c *channel) dial(ctx context.Context, last *wire.Conn) (*connection, error
 	if err != nil {
 		return nil, err
 	}
-	conn := &connection{stream: stream, in: last, out: wire.NewConn(stream)}
-	if fresh || last == nil {
-		conn.in = conn.out
-	}
-	conn.epoch = c.out.connect()
+	conn := &connection{stream: stream, epoch: c.out.connect()}
+	conn.in, conn.out = framed(stream, fresh, last)
 	return conn, nil
+}
+
+// framed is a new stream's reader and writer; last is the reader before, as in dial.
+func framed(stream io.ReadWriter, fresh bool, last *wire.Conn) (in, out *wire.Conn) {
+	out = wire.NewConn(stream)
+	if fresh || last == nil {
+		return out, out
+	}
+	return last, out
 }
 
 // run serves connections until ctx ends or the transport fails for good. conn

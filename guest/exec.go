@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -48,17 +47,15 @@ func (s *execServer) serve(ctx context.Context, t transport) error {
 		if err != nil {
 			return err
 		}
-		out := wire.NewConn(stream)
-		in := last
-		if fresh || last == nil {
-			in = out
-		}
+		in, out := framed(stream, fresh, last)
 		s.host(ctx, in, out, stream)
 		last = in
 	}
 }
 
 // host has one host's sessions, one at a time, until it has gone. None outlives it.
+// Nothing here writes: a host that reads nothing must not keep us from hearing it,
+// or that it has gone.
 func (s *execServer) host(ctx context.Context, in, out *wire.Conn, stream io.Closer) {
 	messages, done := make(chan wire.Message), make(chan struct{})
 	go func() {
@@ -77,7 +74,7 @@ func (s *execServer) host(ctx context.Context, in, out *wire.Conn, stream io.Clo
 		}
 	}()
 	pongs := make(chan *wire.Ping, 1)
-	go func() { // a host that reads nothing must not keep us from hearing it
+	go func() {
 		for p := range pongs {
 			_ = out.WriteMessage(wire.Message{Pong: p})
 		}
@@ -136,8 +133,8 @@ type execSession struct {
 	more    chan struct{} // holds a token while there may be input
 	outputs sync.WaitGroup
 	readers []*os.File
-	moved   atomic.Int64  // pieces of output read
-	writing atomic.Int32  // outputs that wait for the host
+	moved   atomic.Int64  // pieces of output sent
+	writing atomic.Int32  // messages before the last that wait for the host
 	cutOff  chan struct{} // closed when it is to end
 	cutOnce sync.Once
 	over    chan struct{} // closed when it has
@@ -151,7 +148,6 @@ func (s *execServer) open(o wire.ExecOpen, out *wire.Conn) *execSession {
 		session, err = s.start(run, o, out)
 	}
 	if err == nil {
-		_ = out.WriteMessage(wire.Message{ExecOpened: &wire.ExecOpened{Nonce: o.Nonce}}) // a host that has gone cuts it next
 		session.begin()
 		return session
 	}
@@ -159,7 +155,7 @@ func (s *execServer) open(o wire.ExecOpen, out *wire.Conn) *execSession {
 	if why, ok := errors.AsType[*startError](err); ok && why.reason == wire.ExitNotFound {
 		ended.Code = shellNotFound
 	}
-	_ = out.WriteMessage(wire.Message{ExecEnded: &ended})
+	go func() { _ = out.WriteMessage(wire.Message{ExecEnded: &ended}) }()
 	return nil
 }
 
@@ -281,18 +277,29 @@ func (e *execSession) close() {
 	}
 }
 
-// begin carries what goes in and out, and waits for the end.
+// begin tells that the command runs, carries what goes in and out, and waits for
+// the end.
 func (e *execSession) begin() {
+	opened := make(chan struct{})
+	e.writing.Add(1)
+	go func() {
+		e.tell(wire.Message{ExecOpened: &wire.ExecOpened{Nonce: e.nonce}})
+		close(opened)
+		e.writing.Add(-1)
+	}()
 	for n, stream := range []wire.Stream{wire.Stdout, wire.Stderr}[:len(e.readers)] {
-		e.outputs.Go(func() { e.carryOut(e.readers[n], stream) })
+		e.outputs.Go(func() {
+			<-opened
+			e.carryOut(e.readers[n], stream)
+		})
 	}
 	go e.carryIn()
 	go func() {
-		defer close(e.over)
-		defer e.close()
 		select {
 		case status := <-e.ended:
 			e.drain()
+			e.close()
+			close(e.over)
 			code := status.ExitStatus()
 			if status.Signaled() {
 				code = 128 + int(status.Signal())
@@ -300,6 +307,7 @@ func (e *execSession) begin() {
 			e.tell(wire.Message{ExecEnded: &wire.ExecEnded{Nonce: e.nonce, Code: code}})
 		case <-e.cutOff:
 			e.end()
+			close(e.over)
 		}
 	}()
 }
@@ -360,7 +368,10 @@ func (e *execSession) drain() {
 	for _, r := range e.readers {
 		_ = r.Close()
 	}
-	<-read
+	select {
+	case <-read:
+	case <-e.cutOff:
+	}
 }
 
 // obey does what the host says about the session, if it is about this one.
@@ -483,6 +494,3 @@ func (e *execSession) signal(sig syscall.Signal) {
 		}
 	}
 }
-
-// String keeps what is run out of logs.
-func (e *execSession) String() string { return fmt.Sprintf("exec session %d", e.nonce) }

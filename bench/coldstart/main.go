@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -38,6 +39,9 @@ func main() {
 	runs := flag.Int("runs", 5, "publishes to take the median of")
 	driver := flag.String("driver", "", "vmm driver; empty: the default")
 	flag.Parse()
+	if *driver == "sim" {
+		fail(errors.New("a simulated machine has no process whose start could be measured"))
+	}
 	if err := rig.Isolate(); err != nil {
 		fail(err)
 	}

@@ -41,6 +41,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/vmm"
 )
 
@@ -268,11 +269,18 @@ func (d *Driver) copyTemplate(ctx context.Context, spec vmm.Spec, accel string) 
 	// charge the copy twice for each page that it is the first to touch: once for
 	// the hole that is filled in the template, once for its own. A copy that used
 	// two thirds of its memory would be killed for it.
-	filled := make(chan error, 1)
-	go func() { filled <- t.fill(memory, data) }()
-	full := sync.OnceValue(func() error { return <-filled })
+	var (
+		filling          sync.WaitGroup
+		noDisk, noMemory error
+	)
+	filling.Go(func() {
+		if data != nil {
+			noDisk = errors.Join(disk.FillSparse(data, t.disk), data.Close())
+		}
+		noMemory = disk.FillSparse(memory.file, t.memory)
+	})
 	defer func() {
-		_ = full() // who fills has it open
+		filling.Wait()
 		memory.close()
 	}()
 	m, monitor, err := d.launchFrom(spec, accel, origin{copies: t, memory: memory})
@@ -284,7 +292,11 @@ func (d *Driver) copyTemplate(ctx context.Context, spec vmm.Spec, accel string) 
 	defer cancel()
 	defer monitor.within(limited)()
 	err = m.dialAhead(limited)
-	if err = errors.Join(err, full()); err == nil {
+	filling.Wait()
+	if noDisk != nil { // the host's is full: none would do better by itself
+		return nil, errors.Join(fmt.Errorf("make the ephemeral disk: %w", noDisk), m.killSoon(ctx))
+	}
+	if err = errors.Join(err, noMemory); err == nil {
 		err = monitor.resume(t.state)
 	}
 	if err != nil {

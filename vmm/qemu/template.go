@@ -325,16 +325,6 @@ func (t *template) emptyDisk(path string) (*os.File, error) {
 	return f, nil
 }
 
-// fill makes a copy's memory and its disk, if it has one, what the template's
-// were when it was saved, and closes the disk.
-func (t *template) fill(memory *guestMemory, data *os.File) error {
-	var err error
-	if data != nil {
-		err = errors.Join(disk.FillSparse(data, t.disk), data.Close())
-	}
-	return errors.Join(err, disk.FillSparse(memory.file, t.memory))
-}
-
 // copyOrigin makes the ephemeral disk of a machine that boots by itself.
 func copyOrigin(spec vmm.Spec) error {
 	if spec.DataOrigin == "" {
