@@ -177,24 +177,35 @@ func TestItIsToldWhyItWasStopped(t *testing.T) {
 	}
 }
 
-// A host may come back in the moment in which it is written off: it was told of
-// its instances just before, and hears that they are over. What it ended itself it
-// knows.
+// A host may come back in the moment in which it is written off, and connect before
+// that: it was told of its instances just then, and hears that they are over, once
+// it is alive on record. What it ended itself it knows.
 func TestWhatIsWrittenOffIsStoppedWhereItRuns(t *testing.T) {
 	for kind, want := range map[miosa.FailureKind]bool{miosa.FailureHostLost: true, miosa.FailureExit: false} {
-		s := newStage(t)
-		s.revision++
-		over := s.observed("ri_first0", miosa.Stopped, miosa.Failure{Kind: kind})
-		told := false
-		for _, effect := range s.m.Handle(s.now, cell.Changed{Revision: s.revision, Put: []any{over}}) {
-			if e, ok := effect.(cell.Assign); ok {
-				for _, i := range e.Instances {
-					told = told || i.ID == "ri_first0" && i.Goal == miosa.GoalStop && i.Generation > 1 && i.HostID == hostID
+		for _, liveness := range []miosa.Liveness{miosa.Alive, miosa.Lost} {
+			s := newStage(t)
+			toldBy := func(noun any) (told bool) {
+				s.revision++
+				for _, effect := range s.m.Handle(s.now, cell.Changed{Revision: s.revision, Put: []any{noun}}) {
+					if e, ok := effect.(cell.Assign); ok {
+						for _, i := range e.Instances {
+							told = told || i.ID == "ri_first0" && i.Goal == miosa.GoalStop && i.Generation > 1 && i.HostID == hostID
+						}
+					}
 				}
+				return told
 			}
-		}
-		if told != want {
-			t.Errorf("%s: told to stop it %t", kind, told)
+			host := miosa.Host{ID: hostID, Liveness: liveness, Schedulable: true, Overcommit: 4, Capacity: miosa.Resources{VCPUs: 16, MemoryMB: 4096, DiskMB: 65536}}
+			if toldBy(host) {
+				t.Errorf("%s: told before it is over", kind)
+			}
+			if told := toldBy(s.observed("ri_first0", miosa.Stopped, miosa.Failure{Kind: kind})); told != (want && liveness == miosa.Alive) {
+				t.Errorf("%s, on a host that is %s: told to stop it %t", kind, liveness, told)
+			}
+			host.Liveness = miosa.Alive
+			if told := toldBy(host); told != (want && liveness == miosa.Lost) {
+				t.Errorf("%s, once the host that was %s is alive: told to stop it %t", kind, liveness, told)
+			}
 		}
 	}
 }

@@ -696,6 +696,8 @@ func (p *pass) existing() {
 				if i.HostID == "" {
 					p.finish(i, reason)
 				}
+			} else if p.explain(&i) {
+				p.assign(i)
 			}
 		case i.HostID == "":
 			svc, _ := p.serviceOf(i)

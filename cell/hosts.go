@@ -22,6 +22,9 @@ type hosts struct {
 	// silent are the hosts whose records do not say that they are alive, by ID, with
 	// the IDs of their instances that need no successor.
 	silent map[string]map[string]bool
+	// writtenOff are the instances that ended with their host, by its ID: it may come
+	// back on a connection that it had before, and run on what it was told there.
+	writtenOff map[string][]miosa.Instance
 }
 
 // grant is how many of a silent host's instances may be replaced.
@@ -34,7 +37,7 @@ type grant struct {
 func newHosts(cfg liveness.Config) *hosts {
 	return &hosts{
 		judge: liveness.New(cfg), verdict: map[string]liveness.Judge{}, saving: map[string]bool{}, retry: map[string]time.Time{},
-		grants: map[string]*grant{}, silent: map[string]map[string]bool{},
+		grants: map[string]*grant{}, silent: map[string]map[string]bool{}, writtenOff: map[string][]miosa.Instance{},
 	}
 }
 
@@ -79,6 +82,7 @@ func (m *Machine) look(now time.Time, t *touched) {
 			delete(h.verdict, id)
 			delete(h.grants, id)
 			delete(h.silent, id)
+			delete(h.writtenOff, id)
 			continue
 		}
 		m.hear(now, liveness.Known{Host: id, Name: v.Name, Liveness: v.Liveness, Failing: v.Failing}, t)

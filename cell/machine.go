@@ -279,10 +279,12 @@ func (m *Machine) change(now time.Time, e Changed, t *touched) ([]Effect, error)
 				assigned = append(assigned, *m.w.instance(v.ID))
 			}
 		case miosa.Observation:
-			// It was written off, and its host may have come back in the meantime.
 			if i := m.w.instance(v.InstanceID); i != nil && i.HostID != "" && v.State.Terminal() && v.Failure.Kind == miosa.FailureHostLost {
-				assigned = append(assigned, stopped(*i))
+				m.hosts.writtenOff[i.HostID] = append(m.hosts.writtenOff[i.HostID], stopped(*i))
+				assigned = append(assigned, m.returned(i.HostID)...)
 			}
+		case miosa.Host:
+			assigned = append(assigned, m.returned(v.ID)...)
 		}
 	}
 	for _, g := range e.Gone {
@@ -299,6 +301,18 @@ func (m *Machine) change(now time.Time, e Changed, t *touched) ([]Effect, error)
 		return nil, nil
 	}
 	return []Effect{Assign{Instances: assigned}}, nil
+}
+
+// returned are the instances that a host was written off with, to be stopped there,
+// once it is alive again. Before that routers may send them requests still, and one
+// that is not heard may hear.
+func (m *Machine) returned(host string) []miosa.Instance {
+	if m.w.hosts[host].Liveness != miosa.Alive {
+		return nil
+	}
+	over := m.hosts.writtenOff[host]
+	delete(m.hosts.writtenOff, host)
+	return over
 }
 
 // stopped is an assignment of what is over, or gone, by the records: its host must

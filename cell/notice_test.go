@@ -36,9 +36,14 @@ func spec() miosa.ServiceSpec {
 	return miosa.ServiceSpec{ServiceID: service, Name: "web", Port: 80, Resources: miosa.Resources{VCPUs: 1, MemoryMB: 64, DiskMB: 64}}
 }
 
-func newStage(t *testing.T) *stage {
+func newStage(t *testing.T) *stage { return stageOf(t, cell.Config{}, func(*stage) {}) }
+
+// stageOf is a stage with a machine that is configured so, and loads what prepare
+// has made of its service and its instances.
+func stageOf(t *testing.T, cfg cell.Config, prepare func(*stage)) *stage {
 	s := &stage{t: t, now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC), revision: 1, all: map[string]miosa.Instance{}, rollouts: map[string]miosa.Rollout{}}
-	s.m = cell.NewMachine(cell.Config{Hosts: func(miosa.Tenant, miosa.Deployment, miosa.Environment) []string { return []string{"app.test"} }})
+	cfg.Hosts = func(miosa.Tenant, miosa.Deployment, miosa.Environment) []string { return []string{"app.test"} }
+	s.m = cell.NewMachine(cfg)
 	s.service = miosa.Service{ID: service, TenantID: tenant, DeploymentID: deployment, EnvironmentID: environment, Name: "web", Type: miosa.ServiceWeb, DesiredReplicas: 2}
 	nouns := []any{
 		miosa.Tenant{ID: tenant, Slug: "t"},
@@ -46,7 +51,6 @@ func newStage(t *testing.T) *stage {
 		miosa.Deployment{ID: deployment, TenantID: tenant, State: miosa.DeploymentRunning},
 		miosa.Environment{ID: environment, TenantID: tenant, DeploymentID: deployment, Name: miosa.Production, ActiveVersionID: "ver_1"},
 		miosa.Version{ID: "ver_1", TenantID: tenant, DeploymentID: deployment, EnvironmentID: environment, Number: 1, State: miosa.VersionReady, Services: []miosa.ServiceSpec{spec()}},
-		s.service,
 	}
 	for slot := range 2 {
 		i := miosa.Instance{
@@ -54,7 +58,11 @@ func newStage(t *testing.T) *stage {
 			Spec: spec(), Proven: true, Goal: miosa.GoalRun, HostID: hostID, Generation: 1, BootSpec: []byte("sealed"), CreatedAt: s.now.Add(-time.Hour),
 		}
 		s.all[i.ID] = i
-		nouns = append(nouns, i, s.healthy(i.ID))
+	}
+	prepare(s)
+	nouns = append(nouns, s.service)
+	for id, i := range s.all {
+		nouns = append(nouns, i, s.healthy(id))
 	}
 	s.carryOut(s.m.Handle(s.now, cell.Loaded{Revision: 1, Nouns: nouns}))
 	return s

@@ -359,7 +359,7 @@ func (r *router) request(at string) {
 		if o == nil || !o.vm.alive || !o.vm.serving || o.h.frozen {
 			// Refused: tried on the next one. A backend that was told to stop while
 			// a router still holds it is what must never be.
-			if o != nil && o.vm.alive && o.vm.stopping && !o.vm.injured && !o.h.cutLately() && !r.behind() && !r.s.jumpedLately() {
+			if o != nil && o.vm.alive && o.vm.stopping && !o.vm.injured && !r.behind() && !r.s.jumpedLately() {
 				r.s.fail("request to %s refused by %s, which was told to stop while a router held it", at, b.InstanceID)
 			}
 			if o == nil && r.s.cfg.Faults || o != nil && (o.vm.injured || o.vm.deaf || o.h.frozen) {

@@ -44,7 +44,7 @@ type Service struct {
 	StopGrace       *Duration `toml:"stop_grace" min:"1s" max:"5m" doc:"time from the stop signal to SIGKILL" default:"10s"`
 	Restart         Restart   `toml:"restart" doc:"when an instance is booted again"`
 
-	StopAfterDisconnect *Duration  `toml:"stop_after_disconnect" min:"10s" max:"24h" zero:"never" doc:"for what must never run twice: a host that has not reached the control plane for so long stops its instances, and none is replaced before it certainly has ended" default:"never" example:"2m"`
+	StopAfterDisconnect *Duration  `toml:"stop_after_disconnect" min:"10s" max:"24h" zero:"never" doc:"for what must never run twice: a host that has not reached the control plane for so long stops its instances, and none is replaced before it certainly has ended. By a publish, a restart or a drain the next one starts beside it, as with every service" default:"never" example:"2m"`
 	Disruption          Disruption `toml:"disruption" doc:"what the platform may do to it by its own will, as when a host is drained"`
 	Placement           Placement  `toml:"placement" doc:"which hosts may run it"`
 }
