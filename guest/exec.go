@@ -37,6 +37,7 @@ type execServer struct {
 	children *children
 	proc     string
 	silence  time.Duration // 0: wire.ExecSilence
+	visited  *atomic.Bool  // set once there has been a session; nil: not told
 }
 
 // serve has one host after the other until ctx ends or the transport fails for good.
@@ -142,6 +143,9 @@ type execSession struct {
 
 // open starts a session, or tells the host why there is none.
 func (s *execServer) open(o wire.ExecOpen, out *wire.Conn) *execSession {
+	if s.visited != nil {
+		s.visited.Store(true)
+	}
 	run, err := s.command.exec(s.root, o)
 	var session *execSession
 	if err == nil {

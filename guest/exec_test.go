@@ -40,9 +40,9 @@ type execHost struct {
 	ahead string // output that was read and not asked for yet
 }
 
-// execPort serves a port as the command of an app would have it, with PATH and
+// servePort serves a port as the command of an app would have it, with PATH and
 // APP=shop, in a directory of its own. The returned function is the next host.
-func execPort(t *testing.T, silence time.Duration) (host func() *execHost, dir string) {
+func servePort(t *testing.T, silence time.Duration) (host func() *execHost, dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	s := &execServer{
@@ -206,7 +206,7 @@ func gone(t *testing.T, pid int) {
 }
 
 func TestExec(t *testing.T) {
-	next, dir := execPort(t, 0)
+	next, dir := servePort(t, 0)
 	h := next()
 	for _, c := range []struct {
 		open           wire.ExecOpen
@@ -257,7 +257,7 @@ func TestExecAsAnotherUser(t *testing.T) {
 		}
 		who = strings.TrimSpace(string(name))
 	}
-	next, _ := execPort(t, 0)
+	next, _ := servePort(t, 0)
 	out, _, ended := next().run(wire.ExecOpen{Argv: sh(`id -u; echo $HOME $USER`), User: who, Dir: "/"})
 	if want, err := exec.Command("sh", "-c", "id -u "+who+"; echo ~"+who+" "+who).Output(); err != nil || out != string(want) || ended.Code != 0 {
 		t.Errorf("%q, %+v; want %q, %v", out, ended, want, err)
@@ -267,7 +267,7 @@ func TestExecAsAnotherUser(t *testing.T) {
 // Input of any bytes comes whole and in order, no more of it on its way than the
 // window; and signals come past a command that does not read it.
 func TestExecInput(t *testing.T) {
-	next, _ := execPort(t, 0)
+	next, _ := servePort(t, 0)
 	h := next()
 	if m := h.open(wire.ExecOpen{Argv: []string{"cat"}}); m.ExecOpened == nil {
 		t.Fatalf("%+v", m)
@@ -321,7 +321,7 @@ func TestExecInput(t *testing.T) {
 // A command on a terminal sees one: its size and the changes of that, and the keys
 // that end input and interrupt.
 func TestExecOnATerminal(t *testing.T) {
-	next, _ := execPort(t, 0)
+	next, _ := servePort(t, 0)
 	h := next()
 	h.open(wire.ExecOpen{TTY: true, Rows: 40, Cols: 100, Argv: sh(`
 		test -t 0 && test -t 1 && test -t 2 && stty size
@@ -359,7 +359,7 @@ func TestExecOnATerminal(t *testing.T) {
 // A session ends with its host, with the next one on its port, and with a host that
 // says nothing more; its processes end whatever they think of it.
 func TestExecIsCut(t *testing.T) {
-	next, _ := execPort(t, 2*time.Second)
+	next, _ := servePort(t, 2*time.Second)
 	stubborn := sh(`trap '' HUP TERM; sleep 300 & echo "pids $$ $!"; wait`)
 	job := func(h *execHost, tty bool) (pids []int) {
 		t.Helper()
@@ -396,7 +396,7 @@ func TestExecIsCut(t *testing.T) {
 
 // A host that reads nothing is heard all the same, and that it has gone.
 func TestExecUnread(t *testing.T) {
-	next, _ := execPort(t, 0)
+	next, _ := servePort(t, 0)
 	for _, argv := range [][]string{{"nothing-here"}, {"true"}, {"yes"}} {
 		h := next()
 		for n := range 3 {
@@ -414,7 +414,7 @@ func TestExecUnread(t *testing.T) {
 // A command that floods waits for its host, and ends when that has gone. One whose
 // host sends more than the window is cut.
 func TestExecFloods(t *testing.T) {
-	next, _ := execPort(t, 0)
+	next, _ := servePort(t, 0)
 	h := next()
 	h.open(wire.ExecOpen{Argv: sh(`echo "pid $$"; exec yes`)})
 	pid, err := strconv.Atoi(strings.Fields(h.until("\n"))[1])

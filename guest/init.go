@@ -46,7 +46,8 @@ type Init struct {
 	random   int    // /dev/urandom, open for writing; -1: not
 	// oomKills is how many processes the kernel had killed before the command.
 	oomKills uint64
-	kills    *os.File // the kernel's log; nil: it cannot be read
+	kills    *os.File    // the kernel's log; nil: it cannot be read
+	execs    []transport // for exec sessions
 
 	rest  chan error // the result of loading the rest of the modules …
 	disks chan error // … and of mounting the disks, both done while waiting for Boot
@@ -129,6 +130,7 @@ func (i *Init) serve(ctx context.Context) (wire.Exit, error) {
 		others:   func() bool { return othersRun("/proc") },
 		kills:    i.kills,
 		checks:   i.channel.checks,
+		execs:    i.execs,
 	}
 	if i.gate != nil {
 		s.gate = i.gate.Port
@@ -213,7 +215,7 @@ func findTransport(ctx context.Context, modules *moduleLoader) (transport, error
 	defer cancel()
 	for {
 		// The port's name comes in a message of its own, after the device.
-		if path := findSerial("/sys", "/dev"); path != "" {
+		if path := findSerial("/sys", "/dev", portName); path != "" {
 			return openSerial(path)
 		}
 		if !modules.present(virtioConsole) && modules.present(virtioVsock) {
@@ -353,6 +355,7 @@ func (i *Init) prepare(context.Context) (err error) {
 		}
 		i.kills = openKills()
 		i.oomKills = readOOMKills("/proc")
+		i.openExecs()
 	}
 	if i.boot.Hostname != "" {
 		if err := unix.Sethostname([]byte(i.boot.Hostname)); err != nil {
@@ -371,6 +374,14 @@ func (i *Init) prepare(context.Context) (err error) {
 		i.say(i.command.warning)
 	}
 	return err
+}
+
+// openExecs takes the ports for exec sessions, which a machine can do without.
+func (i *Init) openExecs() {
+	var err error
+	if i.execs, err = openExecPorts("/sys", "/dev"); err != nil {
+		fmt.Fprintln(i.console, "miosa-init: open the ports for exec sessions:", err)
+	}
 }
 
 // started notes that the command runs, and gives up what only the boot needed.

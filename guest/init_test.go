@@ -69,12 +69,12 @@ func TestModuleLoaderKnowsTheMachinesDevices(t *testing.T) {
 
 func TestFindSerial(t *testing.T) {
 	sysfs := t.TempDir()
-	if got := findSerial(sysfs, "/dev"); got != "" {
+	if got := findSerial(sysfs, "/dev", portName); got != "" {
 		t.Errorf("found %s in nothing", got)
 	}
 	write(t, sysfs, "class/virtio-ports/vport0p1/name", "other\n", 0o644)
 	write(t, sysfs, "class/virtio-ports/vport0p2/name", "ctl\n", 0o644)
-	if got := findSerial(sysfs, "/dev"); got != "/dev/vport0p2" {
+	if got := findSerial(sysfs, "/dev", portName); got != "/dev/vport0p2" {
 		t.Errorf("found %q", got)
 	}
 }

@@ -33,15 +33,15 @@ const (
 	dialLast  = 50 * time.Millisecond
 )
 
-// findSerial returns the device of the virtio-serial port with our name, "".
-func findSerial(sysfs, dev string) string {
+// findSerial returns the device of the virtio-serial port with that name, "".
+func findSerial(sysfs, dev, name string) string {
 	ports := filepath.Join(sysfs, "class/virtio-ports")
 	entries, err := os.ReadDir(ports)
 	if err != nil {
 		return ""
 	}
 	for _, e := range entries {
-		if b, err := os.ReadFile(filepath.Join(ports, e.Name(), "name")); err == nil && strings.TrimSpace(string(b)) == portName {
+		if b, err := os.ReadFile(filepath.Join(ports, e.Name(), "name")); err == nil && strings.TrimSpace(string(b)) == name {
 			return filepath.Join(dev, e.Name())
 		}
 	}

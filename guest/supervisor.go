@@ -49,6 +49,8 @@ type supervisor struct {
 	gate     int                               // a port that is PID 1's own
 	checks   <-chan wire.Check
 	checking atomic.Bool // one is carried out
+	execs    []transport // for exec sessions
+	visited  atomic.Bool // there has been one
 	children children
 	log      func() []byte // the kernel's log
 	port     int
@@ -87,10 +89,13 @@ func (s *supervisor) run(ctx context.Context) wire.Exit {
 	if s.readStat != nil {
 		go s.sendStats(watching)
 	}
+	if len(s.execs) > 0 {
+		defer time.AfterFunc(execAfter, func() { s.serveExecs(watching) }).Stop()
+	}
 
 	status, stopped, killed := s.wait(ctx, p.pid, ended)
 	cancel()
-	wentOn := !stopped && !s.checking.Load() && s.others != nil && s.others()
+	wentOn := !stopped && !s.checking.Load() && !s.visited.Load() && s.others != nil && s.others()
 	s.killAll(p.pid, syscall.SIGKILL)
 	within(reapWait, gone)
 	s.drain(p)
@@ -102,6 +107,18 @@ func (s *supervisor) run(ctx context.Context) wire.Exit {
 	exit.OOM = !stopped && tookForMemory(exit, p.pid, oomNow > s.oomKills, s.log)
 	s.explain(&exit, time.Since(began))
 	return exit
+}
+
+// execAfter is how long after the command exec sessions are served: its own start
+// comes first. Who asks before that waits.
+const execAfter = time.Second
+
+// serveExecs serves exec sessions until ctx ends.
+func (s *supervisor) serveExecs(ctx context.Context) {
+	server := &execServer{root: "/", command: s.command, children: &s.children, proc: s.proc, visited: &s.visited}
+	for _, port := range s.execs {
+		go func() { _ = server.serve(ctx, port) }() // a port that fails has no more sessions
+	}
 }
 
 // wait returns when the main process has ended. The first stop sends the stop

@@ -146,6 +146,7 @@ func (i *Init) listen(ctx context.Context) error {
 	if err := pause(ctx, settleTime); err != nil {
 		return err
 	}
+	i.openExecs()
 	port, serial := i.channel.transport.(*serialPort)
 	if serial {
 		port.alone = true

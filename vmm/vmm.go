@@ -36,6 +36,10 @@ type VM interface {
 	// Dial connects to the guest's control channel. One connection at a time;
 	// a new Dial after the former was closed resumes the same stream.
 	Dial(ctx context.Context) (net.Conn, error)
+	// DialExec connects to a port for exec sessions that nobody is on, of which a
+	// guest has guest.ExecPorts (package wire/guest). miosa.Conflict: all are in
+	// use; miosa.Unavailable: this VM was started without any.
+	DialExec(ctx context.Context) (net.Conn, error)
 	// Done is closed when the process has ended; Exit then says how.
 	Done() <-chan struct{}
 	Exit() Exit

@@ -27,6 +27,7 @@ const (
 	fdTap
 	fdMemory
 	fdMonitor
+	fdExec // the first of guest.ExecPorts
 )
 
 // command is QEMU's argument list. It holds no secret and no path but the
@@ -51,6 +52,11 @@ func (d *Driver) command(spec vmm.Spec, accel string, from origin) []string {
 		"-device", "virtio-serial-device",
 		"-chardev", fmt.Sprintf("socket,id=ctl,fd=%d,server=on,wait=off", fdControl),
 		"-device", "virtserialport,chardev=ctl,name=ctl",
+	}
+	for n := range guest.ExecPorts {
+		argv = append(argv,
+			"-chardev", fmt.Sprintf("socket,id=exec%d,fd=%d,server=on,wait=off", n, fdExec+n),
+			"-device", fmt.Sprintf("virtserialport,chardev=exec%d,name=%s%[1]d", n, guest.ExecPortName))
 	}
 	if from.copies == nil {
 		argv = append(argv,

@@ -23,6 +23,10 @@ func TestCommand(t *testing.T) {
 		-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 		-chardev stdio,id=con,signal=off -serial chardev:con
 		-device virtio-serial-device -chardev socket,id=ctl,fd=8,server=on,wait=off -device virtserialport,chardev=ctl,name=ctl
+		-chardev socket,id=exec0,fd=12,server=on,wait=off -device virtserialport,chardev=exec0,name=exec0
+		-chardev socket,id=exec1,fd=13,server=on,wait=off -device virtserialport,chardev=exec1,name=exec1
+		-chardev socket,id=exec2,fd=14,server=on,wait=off -device virtserialport,chardev=exec2,name=exec2
+		-chardev socket,id=exec3,fd=15,server=on,wait=off -device virtserialport,chardev=exec3,name=exec3
 		-kernel /proc/self/fd/3 -initrd /proc/self/fd/4
 		-append console=ttyS0 reboot=t panic=-1 quiet tsc_early_khz=2600000 tsc=reliable GODEBUG=asyncpreemptoff=1 GOMAXPROCS=1
 		-accel tcg,thread=single,tb-size=32 -cpu max

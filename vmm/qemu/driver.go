@@ -43,6 +43,7 @@ import (
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/wire/guest"
 )
 
 // Config says what VMs boot and where they live.
@@ -150,7 +151,7 @@ func New(config Config, log *slog.Logger) (*Driver, error) {
 	if !filepath.IsAbs(c.RunDir) {
 		return nil, fmt.Errorf("run directory %q is not an absolute path", c.RunDir)
 	}
-	if longest := len(d.socket("")) + 40; longest > maxSocketPath {
+	if longest := len(d.execSocket("", 0)) + 40; longest > maxSocketPath {
 		return nil, fmt.Errorf("run directory %s is too long: socket paths under it pass %d bytes", c.RunDir, maxSocketPath)
 	}
 	for _, file := range []string{c.Kernel, c.Initrd} {
@@ -323,7 +324,7 @@ type origin struct {
 // them. On error both are gone again. The monitor is nil without a template.
 func (d *Driver) launchFrom(spec vmm.Spec, accel string, from origin) (_ *Machine, _ *monitor, err error) {
 	dir := d.runDir(spec.ID)
-	if len(d.socket(spec.ID)) > maxSocketPath {
+	if len(d.execSocket(spec.ID, 0)) > maxSocketPath {
 		return nil, nil, miosa.Errorf(miosa.Invalid, "the socket path of vm %s is too long", spec.ID)
 	}
 	group, err := d.makePlaces(spec, accel)
@@ -552,6 +553,11 @@ func (d *Driver) leftovers() []string {
 func (d *Driver) runDir(id string) string { return filepath.Join(d.config.RunDir, id) }
 func (d *Driver) socket(id string) string { return filepath.Join(d.config.RunDir, id, "ctl.sock") }
 
+// execSocket is that of an exec port, from 0.
+func (d *Driver) execSocket(id string, port int) string {
+	return filepath.Join(d.config.RunDir, id, guest.ExecPortName+strconv.Itoa(port)+".sock")
+}
+
 // groupPath is the cgroup of a VM below the root of every hierarchy.
 func (d *Driver) groupPath(id string) string { return filepath.Join("miosa", d.config.CellID, id) }
 
@@ -560,6 +566,7 @@ func (d *Driver) groupPath(id string) string { return filepath.Join("miosa", d.c
 type files struct {
 	kernel, initrd, base, data, dataRead, control, tap int
 	memory, monitor                                    int
+	exec                                               [guest.ExecPorts]int
 
 	mounts []jailMount // as root: what has a path in its file system instead
 }
@@ -573,13 +580,16 @@ type jailMount struct {
 
 // all are in the order of their numbers in QEMU.
 func (f *files) all() []int {
-	return []int{f.kernel, f.initrd, f.base, f.data, f.dataRead, f.control, f.tap, f.memory, f.monitor}
+	return append([]int{f.kernel, f.initrd, f.base, f.data, f.dataRead, f.control, f.tap, f.memory, f.monitor}, f.exec[:]...)
 }
 
 // openFiles opens everything that QEMU is to have; the monitor, which comes
 // with a template only, is our end of one of them.
 func (d *Driver) openFiles(spec vmm.Spec, from origin) (_ *files, control *monitor, err error) {
-	f := &files{-1, -1, -1, -1, -1, -1, -1, -1, -1, nil}
+	f := &files{kernel: -1, initrd: -1, base: -1, data: -1, dataRead: -1, control: -1, tap: -1, memory: -1, monitor: -1}
+	for n := range f.exec {
+		f.exec[n] = -1
+	}
 	defer func() {
 		if err != nil {
 			f.close()
@@ -624,6 +634,12 @@ func (d *Driver) openFiles(spec vmm.Spec, from origin) (_ *files, control *monit
 	if f.control, err = listenUnix(d.socket(spec.ID)); err != nil {
 		f.control = -1
 		return nil, nil, fmt.Errorf("listen for the guest: %w", err)
+	}
+	for n := range f.exec {
+		if f.exec[n], err = listenUnix(d.execSocket(spec.ID, n)); err != nil {
+			f.exec[n] = -1
+			return nil, nil, fmt.Errorf("listen for exec sessions: %w", err)
+		}
 	}
 	if from.memory == nil {
 		return f, nil, nil
@@ -675,7 +691,7 @@ func (f *files) closeMounts() {
 	}
 }
 
-// listenUnix makes the control socket's listener, which QEMU inherits: our
+// listenUnix makes the listener of a port's socket, which QEMU inherits: our
 // side can connect from this moment on, and nobody else made the socket.
 func listenUnix(path string) (int, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -2,15 +2,19 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/wire/guest"
 )
 
 // Machine is one running QEMU process.
@@ -24,9 +28,9 @@ type Machine struct {
 	exit    vmm.Exit      // set before done is closed
 	cleared chan struct{} // closed after done, when nothing is left of it
 
-	mu      sync.Mutex // guards dialled and ahead
-	dialled bool
-	ahead   net.Conn // the connection that the first Dial gets; nil: there is none
+	mu    sync.Mutex // guards inUse and ahead
+	inUse [1 + guest.ExecPorts]bool
+	ahead net.Conn // the connection that the first Dial gets; nil: there is none
 }
 
 var _ vmm.VM = (*Machine)(nil)
@@ -98,24 +102,70 @@ func (m *Machine) Exit() vmm.Exit {
 func (m *Machine) Dial(ctx context.Context) (net.Conn, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.dialled {
+	if m.inUse[controlPort] {
 		return nil, miosa.Errorf(miosa.Conflict, "the control channel of vm %s is in use", m.handle.ID)
 	}
 	c := m.ahead
 	m.ahead = nil
 	if c == nil {
 		var err error
-		if c, err = m.connect(ctx); err != nil {
+		if c, err = m.connect(ctx, m.driver.socket(m.handle.ID)); err != nil {
 			return nil, err
 		}
 	}
-	m.dialled = true
-	return &channel{Conn: c, machine: m}, nil
+	m.inUse[controlPort] = true
+	return &channel{Conn: c, machine: m, port: controlPort}, nil
 }
 
-func (m *Machine) connect(ctx context.Context) (net.Conn, error) {
+// DialExec connects to the first exec port that nobody is on.
+func (m *Machine) DialExec(ctx context.Context) (net.Conn, error) {
+	m.mu.Lock()
+	n := slices.Index(m.inUse[firstExecPort:], false)
+	if n >= 0 {
+		m.inUse[firstExecPort+n] = true
+	}
+	m.mu.Unlock()
+	if n < 0 {
+		return nil, miosa.Errorf(miosa.Conflict, "all exec ports of vm %s are in use", m.handle.ID)
+	}
+	// Not under the lock: a machine that stands still must not keep who comes for
+	// the control channel.
+	c, err := m.connect(ctx, m.driver.execSocket(m.handle.ID, n))
+	if err != nil {
+		m.release(firstExecPort + n)
+		if errors.Is(err, fs.ErrNotExist) && !m.ended() {
+			return nil, miosa.Errorf(miosa.Unavailable, "vm %s was started by a version of ours that knew no exec sessions", m.handle.ID)
+		}
+		return nil, err
+	}
+	return &channel{Conn: c, machine: m, port: firstExecPort + n}, nil
+}
+
+// release gives a port back.
+func (m *Machine) release(port int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.inUse[port] = false
+}
+
+// The ports by their number in inUse.
+const (
+	controlPort = iota
+	firstExecPort
+)
+
+func (m *Machine) ended() bool {
+	select {
+	case <-m.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (m *Machine) connect(ctx context.Context, socket string) (net.Conn, error) {
 	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", m.driver.socket(m.handle.ID))
+	c, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {
 		return nil, fmt.Errorf("dial vm %s: %w", m.handle.ID, err)
 	}
@@ -125,7 +175,7 @@ func (m *Machine) connect(ctx context.Context) (net.Conn, error) {
 // dialAhead connects before anybody asks: a copy then goes on as its template
 // was left, with its host there.
 func (m *Machine) dialAhead(ctx context.Context) error {
-	c, err := m.connect(ctx)
+	c, err := m.connect(ctx, m.driver.socket(m.handle.ID))
 	if err != nil {
 		return err
 	}
@@ -135,20 +185,17 @@ func (m *Machine) dialAhead(ctx context.Context) error {
 	return nil
 }
 
-// channel lets the next Dial go on once it is closed.
+// channel gives its port back once it is closed.
 type channel struct {
 	net.Conn
 	machine *Machine
+	port    int
 	once    sync.Once
 }
 
 func (c *channel) Close() error {
 	err := c.Conn.Close()
-	c.once.Do(func() {
-		c.machine.mu.Lock()
-		defer c.machine.mu.Unlock()
-		c.machine.dialled = false
-	})
+	c.once.Do(func() { c.machine.release(c.port) })
 	return err
 }
 

@@ -55,6 +55,7 @@ type machine struct {
 	sent    uint64 // last line sent on this connection
 	told    bool   // the exit was sent on this connection
 	small   []guest.Message
+	execs   int           // connections to exec ports
 	changed chan struct{} // closed and replaced whenever something above changes
 }
 

@@ -52,6 +52,7 @@ func Run(t *testing.T, fixture func(t *testing.T) Fixture) {
 		{"guest crash", guestCrash},
 		{"adopt", adopt},
 		{"resume lines", resumeLines},
+		{"exec sessions", execSessions},
 		{"two at once and reclaim", reclaim},
 		{"bad specs", badSpecs},
 		{"adopt nonsense", adoptNonsense},

@@ -23,6 +23,9 @@ import "time"
 const (
 	// ExecPorts is how many sessions a machine can have at once.
 	ExecPorts = 4
+	// ExecPortName, with a number from 0 behind it, names a port for them on
+	// virtio-serial.
+	ExecPortName = "exec"
 	// ExecWindow bounds the input on its way, in bytes, ExecChunk the data of one
 	// message.
 	ExecWindow = 64 << 10

@@ -9,6 +9,10 @@
 //	fill N            write to N MB of memory, then "filled", and wait
 //	clocksource       write what the kernel tells the time by, and wait
 //	random            write random numbers, from Go's and the kernel's sources
+//	echo TEXT         write TEXT
+//	cat               write what standard input brings
+//	size              write the terminal's rows and columns, and again whenever they change
+//	flood             write for ever
 package main
 
 import (
@@ -17,6 +21,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/signal"
@@ -24,6 +29,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"unsafe"
 )
 
 func main() {
@@ -75,6 +81,18 @@ func main() {
 		id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 		fmt.Printf("text %s\nboot %s", rand.Text(), id)
 		wait()
+	case "echo":
+		fmt.Println(strings.Join(os.Args[2:], " "))
+	case "cat":
+		_, _ = io.Copy(os.Stdout, os.Stdin)
+	case "size":
+		size()
+	case "flood":
+		for text := bytes.Repeat([]byte("y\n"), 2048); ; {
+			if _, err := os.Stdout.Write(text); err != nil {
+				os.Exit(1)
+			}
+		}
 	case "crash":
 		if err := os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -94,6 +112,20 @@ func keep(text string) {
 	if err = errors.Join(err, os.WriteFile("/kept/text", []byte(text), 0o644)); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
+	}
+}
+
+func size() {
+	changed := make(chan os.Signal, 1)
+	signal.Notify(changed, syscall.SIGWINCH)
+	for {
+		var rows [4]uint16 // and columns
+		if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, 0, syscall.TIOCGWINSZ, uintptr(unsafe.Pointer(&rows))); errno != 0 {
+			fmt.Println(errno)
+			os.Exit(1)
+		}
+		fmt.Printf("%dx%d\n", rows[0], rows[1])
+		<-changed
 	}
 }
 
