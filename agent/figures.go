@@ -41,6 +41,13 @@ func (f *figures) begin(b *boot) {
 	f.boot, f.guestAt, f.probedAt = b, time.Time{}, time.Time{}
 }
 
+// present is the boot that is measured; nil: none.
+func (f *figures) present() *boot {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.boot
+}
+
 func (f *figures) observed(o miosa.Observation) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
