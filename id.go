@@ -26,7 +26,8 @@ const (
 	PrefixKey         = "key"
 	PrefixLogDrain    = "ldr"
 	PrefixWebhook     = "whk"
-	PrefixRegistry    = "reg" // a login to one
+	PrefixRegistry    = "reg"  // a login to one
+	PrefixExec        = "exec" // a session
 )
 
 const crockford = "0123456789abcdefghjkmnpqrstvwxyz"

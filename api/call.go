@@ -159,6 +159,9 @@ func (c *call) serve() error {
 			return err
 		}
 	}
+	if c.route.WebSocket != nil && wantsWebSocket(c.r) {
+		return c.route.WebSocket(c.s, c, c.w)
+	}
 	if c.route.Stream != nil && wantsStream(c.r) {
 		return c.route.Stream(c.s, c, c.w)
 	}

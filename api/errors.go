@@ -32,8 +32,11 @@ var statusOf = map[miosa.Code]int{
 	miosa.Internal:        http.StatusInternalServerError,
 }
 
-// errMethod is the one answer that the domain has no code for.
-const errMethod miosa.Code = "method_not_allowed"
+// The answers that the domain has no code for.
+const (
+	errMethod  miosa.Code = "method_not_allowed"
+	errUpgrade miosa.Code = "upgrade_required"
+)
 
 // problem is the status and body for an error. Nothing of a cause is shown:
 // only the words that were written for the person who asked.
@@ -43,8 +46,11 @@ func problem(err error, requestID string) (int, resource.Problem) {
 	if !ok {
 		status = http.StatusInternalServerError
 	}
-	if e.Code == errMethod {
+	switch e.Code {
+	case errMethod:
 		status = http.StatusMethodNotAllowed
+	case errUpgrade:
+		status = http.StatusUpgradeRequired
 	}
 	code := e.Public
 	if code == "" {

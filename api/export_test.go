@@ -13,6 +13,7 @@ import (
 type Operation struct {
 	Method, Pattern, ID string
 	Admin, Stream       bool
+	WebSocket           bool
 	Upload, List, Dry   bool
 }
 
@@ -21,7 +22,7 @@ func Operations() []Operation {
 	var all []Operation
 	for _, r := range routes() {
 		all = append(all, Operation{
-			r.Method, r.Pattern, r.Operation, r.Access == accessAdmin, r.Stream != nil, r.Upload, r.Handle.list && !r.table(), r.Dry,
+			r.Method, r.Pattern, r.Operation, r.Access == accessAdmin, r.Stream != nil, r.WebSocket != nil, r.Upload, r.Handle.list && !r.table(), r.Dry,
 		})
 	}
 	return all

@@ -72,6 +72,11 @@ func (d *document) operation(r *route) object {
 	for _, status := range append([]int{r.status()}, r.Also...) {
 		responses[fmt.Sprint(status)] = d.response(r, status)
 	}
+	if r.WebSocket != nil {
+		responses = object{"101": object{"description": http.StatusText(http.StatusSwitchingProtocols)}, "426": responses["default"], "default": responses["default"]}
+		d.schema(reflect.TypeFor[resource.ExecCommand]())
+		d.schema(reflect.TypeFor[resource.ExecEvent]())
+	}
 	op := object{
 		"operationId": r.Operation, "summary": r.Summary, "tags": []any{r.tag()},
 		"parameters": d.parameters(r), "responses": responses,

@@ -403,7 +403,8 @@ func planResource(p miosa.Plan) resource.Plan {
 		MaxEnvironments: planLimit(p, func(p miosa.Plan) int { return p.MaxEnvironments }), MaxServices: planLimit(p, func(p miosa.Plan) int { return p.MaxServices }), MaxWebhooks: planLimit(p, func(p miosa.Plan) int { return p.MaxWebhooks }), MaxLogDrains: planLimit(p, func(p miosa.Plan) int { return p.MaxLogDrains }), MaxRegistries: planLimit(p, func(p miosa.Plan) int { return p.MaxRegistries }), MaxAPIKeys: planLimit(p, func(p miosa.Plan) int { return p.MaxAPIKeys }), MaxReleases: planLimit(p, func(p miosa.Plan) int { return p.MaxReleases }), MaxStorageMB: planLimit(p, func(p miosa.Plan) int { return p.MaxStorageMB }),
 		MaxLogStorageMB: planLimit(p, func(p miosa.Plan) int { return p.MaxLogStorageMB }),
 		MaxPublicPorts:  planLimit(p, func(p miosa.Plan) int { return p.MaxPublicPorts }),
-		CreatedAt:       p.CreatedAt.UTC(), UpdatedAt: p.UpdatedAt.UTC(),
+		MaxExecSessions: planLimit(p, func(p miosa.Plan) int { return p.MaxExecSessions }), MaxExecMinutes: planLimit(p, func(p miosa.Plan) int { return p.MaxExecMinutes }), MaxExecIdleMinutes: planLimit(p, func(p miosa.Plan) int { return p.MaxExecIdleMinutes }),
+		CreatedAt: p.CreatedAt.UTC(), UpdatedAt: p.UpdatedAt.UTC(),
 	}
 }
 

@@ -40,6 +40,8 @@ type route struct {
 	Handle handler
 	// Stream serves the same thing as server-sent events, to who asks for it.
 	Stream func(s *Server, c *call, w http.ResponseWriter) error
+	// WebSocket serves it over one, to who asks for that.
+	WebSocket func(s *Server, c *call, w http.ResponseWriter) error
 	// Text serves it as plain text, to who asks for that.
 	Text func(s *Server, c *call, w http.ResponseWriter) error
 	// CSV serves it as a table, to who asks for that; always, when the pattern

@@ -1,6 +1,10 @@
 package api
 
-import "net/http"
+import (
+	"net/http"
+
+	"github.com/miosa/miosa/api/resource"
+)
 
 const (
 	get   = http.MethodGet
@@ -82,6 +86,12 @@ func deploymentRoutes() []*route {
 	}
 }
 
+const execNote = "A WebSocket, subprotocol " + resource.ExecProtocol + ". The client's first message is text, an ExecCommand of type open; then binary messages are the command's input, " +
+	"and text ones resize, signal, eof. From the platform: text messages, ExecEvent, of type started, taken, then ended or error as the last; binary ones are output, " +
+	"whose first byte is 1 for standard output (all of a terminal's) and 2 for standard error. A client has at most 64 KiB of input on its way that taken has not told of. " +
+	"A session ends with its connection, its instance, its key, and at the plan's limits; what was started in its background by nohup and the like goes on only where its command ended by itself. " +
+	"426 without an Upgrade; 409 instance_not_running, exec_sessions_busy. exec.started and exec.ended tell who ran what, from where, and how it ended."
+
 const dryNote = "A dry run: it is refused as the change itself would be, and else decided on a copy of the records by what decides in earnest, with hosts that do as they are told at once. " +
 	"Nothing is changed, and no answer is kept for an Idempotency-Key. What is under way is let end first. One is made at a time: 429 too_many_dry_runs."
 
@@ -150,6 +160,8 @@ func serviceRoutes() []*route {
 			Notes: "Newest first; those that ended only with state= or all=true.", Query: instanceQuery, Handle: many((*Server).listInstances)},
 		{Method: get, Pattern: "/runtime-instances/{ri_id}", Access: accessTenant, Operation: "getInstance", Summary: "Get an instance",
 			Handle: one((*Server).getInstance)},
+		{Method: get, Pattern: "/runtime-instances/{ri_id}/exec", Access: accessTenant, Operation: "execInstance", Summary: "Run a command in an instance",
+			Notes: execNote, Handle: one((*Server).needsWebSocket), WebSocket: (*Server).execInstance},
 		{Method: post, Pattern: "/runtime-instances/{ri_id}/restart", Access: accessTenant, Operation: "restartInstance", Summary: "Replace an instance, make before break",
 			Status: 202, Handle: one((*Server).restartInstance)},
 		{Method: post, Pattern: "/runtime-instances/{ri_id}/stop", Access: accessTenant, Operation: "stopInstance", Summary: "Stop an instance gracefully",
@@ -225,6 +237,9 @@ func adminRoutes() []*route {
 		{Method: post, Pattern: "/admin/plan", Access: accessAdmin, Operation: "planFleet", Summary: "Say what a change would lead to in the whole fleet", Dry: true,
 			Notes:  dryNote,
 			Handle: one((*Server).planFleet)},
+		{Method: get, Pattern: "/admin/runtime-instances/{ri_id}/exec", Access: accessAdmin, Operation: "execAnyInstance", Tag: "runtime-instances",
+			Summary: "Run a command in any tenant's instance", Notes: "As in one of the caller's own; the events tell the tenant that it was the operator.",
+			Handle: one((*Server).needsWebSocket), WebSocket: (*Server).execInstance},
 		{Method: get, Pattern: "/admin/events", Access: accessAdmin, Operation: "listAllEvents", Tag: "events", Summary: "What happened in the whole platform",
 			Notes: streamNote, Query: append([]param{{"tenant_id", "Only of this tenant."}}, eventQuery...),
 			Handle: listing((*Server).listEvents), Stream: (*Server).streamEvents},

@@ -83,6 +83,7 @@ type Deps struct {
 	Pulls    Pulls         // nil: no images are pulled here
 	Metrics  MetricsReader // nil: no history of figures is kept here
 	Usage    UsageReader   // nil: usage is not kept here
+	Execs    Execs         // nil: no commands can be run in instances
 	Log      *slog.Logger
 	Now      func() time.Time                // nil: time.Now
 	Random   io.Reader                       // nil: crypto/rand
@@ -93,7 +94,8 @@ type Deps struct {
 //
 // Requests may last long (a publish that is waited for, an event stream): the
 // http.Server around it needs a BaseContext that ends at shutdown, and no
-// WriteTimeout. Reading of bodies is bounded here.
+// WriteTimeout. Reading of bodies is bounded here. Exec sessions, whose
+// connections the http.Server knows no more, are what Wait waits for.
 type Server struct {
 	cfg       Config
 	store     store.Store
@@ -110,6 +112,8 @@ type Server struct {
 	pulls     Pulls
 	metrics   MetricsReader
 	usage     UsageReader
+	runner    Execs
+	execs     execSessions
 	log       *slog.Logger
 	now       func() time.Time
 	random    io.Reader
@@ -140,7 +144,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		cfg.Storage = "local"
 	}
 	s := &Server{
-		cfg: cfg, store: deps.Store, uploads: deps.Uploads, receiving: receiving{n: map[string]int{}}, memory: deps.Memory, rooms: rooms{of: map[string]*room{}}, dryRuns: newDryRuns(), secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, events: deps.Events, webhooks: deps.Webhooks, pulls: deps.Pulls, metrics: deps.Metrics, usage: deps.Usage, log: deps.Log,
+		cfg: cfg, store: deps.Store, uploads: deps.Uploads, receiving: receiving{n: map[string]int{}}, memory: deps.Memory, rooms: rooms{of: map[string]*room{}}, dryRuns: newDryRuns(), secrets: deps.Secrets, logs: deps.Logs, drains: deps.Drains, events: deps.Events, webhooks: deps.Webhooks, pulls: deps.Pulls, metrics: deps.Metrics, usage: deps.Usage, runner: deps.Execs, log: deps.Log,
 		now: deps.Now, random: deps.Random, ready: deps.Ready, mux: http.NewServeMux(),
 	}
 	if s.memory == nil {

@@ -56,29 +56,32 @@ var Plans = shape[miosa.Plan, planRecord]{
 }.kind()
 
 type planRecord struct {
-	Name            string    `json:"name,omitempty"`
-	GPU             bool      `json:"gpu,omitempty"`
-	LogDays         int       `json:"log_days,omitempty"`
-	EventDays       int       `json:"event_days,omitempty"`
-	MaxReplicas     int       `json:"max_replicas,omitempty"`
-	MaxInstances    int       `json:"max_instances,omitempty"`
-	MaxVCPUs        int       `json:"max_vcpus,omitempty"`
-	MaxMemoryMB     int       `json:"max_memory_mb,omitempty"`
-	MaxDiskMB       int       `json:"max_disk_mb,omitempty"`
-	MaxDeployments  int       `json:"max_deployments,omitempty"`
-	MaxLogRate      int       `json:"max_log_rate,omitempty"`
-	MaxEnvironments int       `json:"max_environments,omitempty"`
-	MaxServices     int       `json:"max_services,omitempty"`
-	MaxWebhooks     int       `json:"max_webhooks,omitempty"`
-	MaxLogDrains    int       `json:"max_log_drains,omitempty"`
-	MaxRegistries   int       `json:"max_registries,omitempty"`
-	MaxAPIKeys      int       `json:"max_api_keys,omitempty"`
-	MaxReleases     int       `json:"max_releases,omitempty"`
-	MaxStorageMB    int       `json:"max_storage_mb,omitempty"`
-	MaxLogStorageMB int       `json:"max_log_storage_mb,omitempty"`
-	MaxPublicPorts  int       `json:"max_public_ports,omitempty"`
-	CreatedAt       time.Time `json:"created_at,omitzero"`
-	UpdatedAt       time.Time `json:"updated_at,omitzero"`
+	Name               string    `json:"name,omitempty"`
+	GPU                bool      `json:"gpu,omitempty"`
+	LogDays            int       `json:"log_days,omitempty"`
+	EventDays          int       `json:"event_days,omitempty"`
+	MaxReplicas        int       `json:"max_replicas,omitempty"`
+	MaxInstances       int       `json:"max_instances,omitempty"`
+	MaxVCPUs           int       `json:"max_vcpus,omitempty"`
+	MaxMemoryMB        int       `json:"max_memory_mb,omitempty"`
+	MaxDiskMB          int       `json:"max_disk_mb,omitempty"`
+	MaxDeployments     int       `json:"max_deployments,omitempty"`
+	MaxLogRate         int       `json:"max_log_rate,omitempty"`
+	MaxEnvironments    int       `json:"max_environments,omitempty"`
+	MaxServices        int       `json:"max_services,omitempty"`
+	MaxWebhooks        int       `json:"max_webhooks,omitempty"`
+	MaxLogDrains       int       `json:"max_log_drains,omitempty"`
+	MaxRegistries      int       `json:"max_registries,omitempty"`
+	MaxAPIKeys         int       `json:"max_api_keys,omitempty"`
+	MaxReleases        int       `json:"max_releases,omitempty"`
+	MaxStorageMB       int       `json:"max_storage_mb,omitempty"`
+	MaxLogStorageMB    int       `json:"max_log_storage_mb,omitempty"`
+	MaxPublicPorts     int       `json:"max_public_ports,omitempty"`
+	MaxExecSessions    int       `json:"max_exec_sessions,omitempty"`
+	MaxExecMinutes     int       `json:"max_exec_minutes,omitempty"`
+	MaxExecIdleMinutes int       `json:"max_exec_idle_minutes,omitempty"`
+	CreatedAt          time.Time `json:"created_at,omitzero"`
+	UpdatedAt          time.Time `json:"updated_at,omitzero"`
 }
 
 func planToRecord(v miosa.Plan) planRecord {
@@ -104,8 +107,9 @@ func planToRecord(v miosa.Plan) planRecord {
 		MaxStorageMB:    v.MaxStorageMB,
 		MaxLogStorageMB: v.MaxLogStorageMB,
 		MaxPublicPorts:  v.MaxPublicPorts,
-		CreatedAt:       utc(v.CreatedAt),
-		UpdatedAt:       utc(v.UpdatedAt),
+		MaxExecSessions: v.MaxExecSessions, MaxExecMinutes: v.MaxExecMinutes, MaxExecIdleMinutes: v.MaxExecIdleMinutes,
+		CreatedAt: utc(v.CreatedAt),
+		UpdatedAt: utc(v.UpdatedAt),
 	}
 }
 
@@ -132,8 +136,9 @@ func (r planRecord) noun() miosa.Plan {
 		MaxStorageMB:    r.MaxStorageMB,
 		MaxLogStorageMB: r.MaxLogStorageMB,
 		MaxPublicPorts:  r.MaxPublicPorts,
-		CreatedAt:       r.CreatedAt,
-		UpdatedAt:       r.UpdatedAt,
+		MaxExecSessions: r.MaxExecSessions, MaxExecMinutes: r.MaxExecMinutes, MaxExecIdleMinutes: r.MaxExecIdleMinutes,
+		CreatedAt: r.CreatedAt,
+		UpdatedAt: r.UpdatedAt,
 	}
 }
 

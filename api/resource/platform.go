@@ -52,54 +52,60 @@ type TenantPatch struct {
 
 // Plan says what its tenants may use. 0 means none of it.
 type Plan struct {
-	Name            string    `json:"name"`
-	GPU             bool      `json:"gpu"`
-	LogDays         int       `json:"log_days"`
-	EventDays       int       `json:"event_days" doc:"How long events are kept; 0: 30."`
-	MaxReplicas     int       `json:"max_replicas" doc:"Per service."`
-	MaxInstances    int       `json:"max_instances" doc:"Per tenant."`
-	MaxVCPUs        int       `json:"max_vcpus" doc:"Per instance."`
-	MaxMemoryMB     int       `json:"max_memory_mb" doc:"Per instance."`
-	MaxDiskMB       int       `json:"max_disk_mb" doc:"Per instance."`
-	MaxDeployments  int       `json:"max_deployments"`
-	MaxLogRate      int       `json:"max_log_rate" doc:"Log lines a second that a service may be allowed, per instance; -1: any number."`
-	MaxEnvironments int       `json:"max_environments" doc:"Of a deployment. -1: any number."`
-	MaxServices     int       `json:"max_services" doc:"Of a version; an environment keeps five times as many names. -1: any number."`
-	MaxWebhooks     int       `json:"max_webhooks" doc:"Of the tenant. -1: any number."`
-	MaxRegistries   int       `json:"max_registries" doc:"That the tenant has a login to. -1: any number."`
-	MaxLogDrains    int       `json:"max_log_drains" doc:"Of the tenant; a workspace has at most 10. -1: any number."`
-	MaxAPIKeys      int       `json:"max_api_keys" doc:"Of the tenant, revoked ones aside. -1: any number."`
-	MaxReleases     int       `json:"max_releases" doc:"Whose bytes are kept, in all deployments. -1: any number."`
-	MaxStorageMB    int       `json:"max_storage_mb" doc:"Of releases whose bytes are kept. -1: any number."`
-	MaxLogStorageMB int       `json:"max_log_storage_mb" doc:"Of the text of the tenant's log lines of the last log_days, before compression, purged ones too; what is over it is dropped, and counted in the log. -1: any number."`
-	MaxPublicPorts  int       `json:"max_public_ports" doc:"Of the tenant's services of protocol tcp, those of versions that can be rolled back to among them. -1: any number."`
-	CreatedAt       time.Time `json:"created_at"`
-	UpdatedAt       time.Time `json:"updated_at"`
+	Name               string    `json:"name"`
+	GPU                bool      `json:"gpu"`
+	LogDays            int       `json:"log_days"`
+	EventDays          int       `json:"event_days" doc:"How long events are kept; 0: 30."`
+	MaxReplicas        int       `json:"max_replicas" doc:"Per service."`
+	MaxInstances       int       `json:"max_instances" doc:"Per tenant."`
+	MaxVCPUs           int       `json:"max_vcpus" doc:"Per instance."`
+	MaxMemoryMB        int       `json:"max_memory_mb" doc:"Per instance."`
+	MaxDiskMB          int       `json:"max_disk_mb" doc:"Per instance."`
+	MaxDeployments     int       `json:"max_deployments"`
+	MaxLogRate         int       `json:"max_log_rate" doc:"Log lines a second that a service may be allowed, per instance; -1: any number."`
+	MaxEnvironments    int       `json:"max_environments" doc:"Of a deployment. -1: any number."`
+	MaxServices        int       `json:"max_services" doc:"Of a version; an environment keeps five times as many names. -1: any number."`
+	MaxWebhooks        int       `json:"max_webhooks" doc:"Of the tenant. -1: any number."`
+	MaxRegistries      int       `json:"max_registries" doc:"That the tenant has a login to. -1: any number."`
+	MaxLogDrains       int       `json:"max_log_drains" doc:"Of the tenant; a workspace has at most 10. -1: any number."`
+	MaxAPIKeys         int       `json:"max_api_keys" doc:"Of the tenant, revoked ones aside. -1: any number."`
+	MaxReleases        int       `json:"max_releases" doc:"Whose bytes are kept, in all deployments. -1: any number."`
+	MaxStorageMB       int       `json:"max_storage_mb" doc:"Of releases whose bytes are kept. -1: any number."`
+	MaxLogStorageMB    int       `json:"max_log_storage_mb" doc:"Of the text of the tenant's log lines of the last log_days, before compression, purged ones too; what is over it is dropped, and counted in the log. -1: any number."`
+	MaxPublicPorts     int       `json:"max_public_ports" doc:"Of the tenant's services of protocol tcp, those of versions that can be rolled back to among them. -1: any number."`
+	MaxExecSessions    int       `json:"max_exec_sessions" doc:"At once, per instance, and 4 at most. -1: any number."`
+	MaxExecMinutes     int       `json:"max_exec_minutes" doc:"That an exec session may last. -1: any number."`
+	MaxExecIdleMinutes int       `json:"max_exec_idle_minutes" doc:"That an exec session may bring nothing either way. -1: any number."`
+	CreatedAt          time.Time `json:"created_at"`
+	UpdatedAt          time.Time `json:"updated_at"`
 }
 
 // PlanPut makes or changes a plan; absent fields stay, or are the default plan's.
 type PlanPut struct {
-	Name            string `json:"name,omitempty" doc:"Needed to create: 1–40 lower-case letters, digits, hyphens."`
-	GPU             *bool  `json:"gpu,omitempty"`
-	LogDays         *int   `json:"log_days,omitempty"`
-	EventDays       *int   `json:"event_days,omitempty"`
-	MaxReplicas     *int   `json:"max_replicas,omitempty"`
-	MaxInstances    *int   `json:"max_instances,omitempty"`
-	MaxVCPUs        *int   `json:"max_vcpus,omitempty"`
-	MaxMemoryMB     *int   `json:"max_memory_mb,omitempty"`
-	MaxDiskMB       *int   `json:"max_disk_mb,omitempty"`
-	MaxDeployments  *int   `json:"max_deployments,omitempty"`
-	MaxLogRate      *int   `json:"max_log_rate,omitempty" doc:"-1: any number; 0: the default plan's."`
-	MaxEnvironments *int   `json:"max_environments,omitempty" doc:"Of a deployment. -1: any number; 0: the default plan's."`
-	MaxServices     *int   `json:"max_services,omitempty" doc:"Of a version; an environment keeps five times as many names. -1: any number; 0: the default plan's."`
-	MaxWebhooks     *int   `json:"max_webhooks,omitempty" doc:"Of the tenant. -1: any number; 0: the default plan's."`
-	MaxRegistries   *int   `json:"max_registries,omitempty" doc:"That the tenant has a login to. -1: any number; 0: the default plan's."`
-	MaxLogDrains    *int   `json:"max_log_drains,omitempty" doc:"Of the tenant; a workspace has at most 10. -1: any number; 0: the default plan's."`
-	MaxAPIKeys      *int   `json:"max_api_keys,omitempty" doc:"Of the tenant, revoked ones aside. -1: any number; 0: the default plan's."`
-	MaxReleases     *int   `json:"max_releases,omitempty" doc:"Whose bytes are kept, in all deployments. -1: any number; 0: the default plan's."`
-	MaxStorageMB    *int   `json:"max_storage_mb,omitempty" doc:"Of releases whose bytes are kept. -1: any number; 0: the default plan's."`
-	MaxPublicPorts  *int   `json:"max_public_ports,omitempty" doc:"Of the tenant's services of protocol tcp. -1: any number; 0: the default plan's."`
-	MaxLogStorageMB *int   `json:"max_log_storage_mb,omitempty" doc:"Of the text of log lines that are kept. -1: any number; 0: the default plan's."`
+	Name               string `json:"name,omitempty" doc:"Needed to create: 1–40 lower-case letters, digits, hyphens."`
+	GPU                *bool  `json:"gpu,omitempty"`
+	LogDays            *int   `json:"log_days,omitempty"`
+	EventDays          *int   `json:"event_days,omitempty"`
+	MaxReplicas        *int   `json:"max_replicas,omitempty"`
+	MaxInstances       *int   `json:"max_instances,omitempty"`
+	MaxVCPUs           *int   `json:"max_vcpus,omitempty"`
+	MaxMemoryMB        *int   `json:"max_memory_mb,omitempty"`
+	MaxDiskMB          *int   `json:"max_disk_mb,omitempty"`
+	MaxDeployments     *int   `json:"max_deployments,omitempty"`
+	MaxLogRate         *int   `json:"max_log_rate,omitempty" doc:"-1: any number; 0: the default plan's."`
+	MaxEnvironments    *int   `json:"max_environments,omitempty" doc:"Of a deployment. -1: any number; 0: the default plan's."`
+	MaxServices        *int   `json:"max_services,omitempty" doc:"Of a version; an environment keeps five times as many names. -1: any number; 0: the default plan's."`
+	MaxWebhooks        *int   `json:"max_webhooks,omitempty" doc:"Of the tenant. -1: any number; 0: the default plan's."`
+	MaxRegistries      *int   `json:"max_registries,omitempty" doc:"That the tenant has a login to. -1: any number; 0: the default plan's."`
+	MaxLogDrains       *int   `json:"max_log_drains,omitempty" doc:"Of the tenant; a workspace has at most 10. -1: any number; 0: the default plan's."`
+	MaxAPIKeys         *int   `json:"max_api_keys,omitempty" doc:"Of the tenant, revoked ones aside. -1: any number; 0: the default plan's."`
+	MaxReleases        *int   `json:"max_releases,omitempty" doc:"Whose bytes are kept, in all deployments. -1: any number; 0: the default plan's."`
+	MaxStorageMB       *int   `json:"max_storage_mb,omitempty" doc:"Of releases whose bytes are kept. -1: any number; 0: the default plan's."`
+	MaxPublicPorts     *int   `json:"max_public_ports,omitempty" doc:"Of the tenant's services of protocol tcp. -1: any number; 0: the default plan's."`
+	MaxExecSessions    *int   `json:"max_exec_sessions,omitempty" doc:"At once, per instance, and 4 at most. -1: any number; 0: the default plan's."`
+	MaxExecMinutes     *int   `json:"max_exec_minutes,omitempty" doc:"That an exec session may last. -1: any number; 0: the default plan's."`
+	MaxExecIdleMinutes *int   `json:"max_exec_idle_minutes,omitempty" doc:"That an exec session may bring nothing either way. -1: any number; 0: the default plan's."`
+	MaxLogStorageMB    *int   `json:"max_log_storage_mb,omitempty" doc:"Of the text of log lines that are kept. -1: any number; 0: the default plan's."`
 }
 
 // APIKey is a credential; the secret itself is not part of it.

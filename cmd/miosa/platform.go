@@ -53,6 +53,7 @@ import (
 	"github.com/miosa/miosa/vmm/bundle"
 	"github.com/miosa/miosa/vmm/qemu"
 	vmsim "github.com/miosa/miosa/vmm/sim"
+	"github.com/miosa/miosa/wire/guest"
 )
 
 // platformConfig is `miosa up`'s flags, checked.
@@ -97,6 +98,7 @@ type platform struct {
 	webhooks *webhook.Webhooks
 	pulls    *pull.Puller
 	keeper   pull.Keeper
+	sessions interface{ Wait(ctx context.Context) } // of exec, through the API
 	figures  *historydb.Store
 	history  *history.Plane
 	usage    *usagestore.Store
@@ -420,17 +422,29 @@ func (p *platform) assemble(ctx context.Context, httpListener net.Listener) erro
 	}, api.Deps{
 		Store: p.store, Uploads: uploads{p.blobs, p.memory}, Memory: p.memory, Secrets: p.vault, Log: p.log, Ready: p.answers,
 		Logs: p.plane, Drains: p.drains, Events: p.timeline, Webhooks: p.webhooks, Pulls: p.pulls, Metrics: p.history, Usage: p.ledger,
+		Execs: execs{p.agent},
 	})
 	if err != nil {
 		return err
 	}
-	p.keeper = server
+	p.keeper, p.sessions = server, server
 	p.api = &http.Server{
 		Handler: server, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	return nil
+}
+
+// execs brings the API and the one host's agent together.
+type execs struct{ agent *agent.Agent }
+
+func (e execs) OpenExec(ctx context.Context, _, instance string, o guest.ExecOpen) (api.ExecSession, error) {
+	s, err := e.agent.OpenExec(ctx, instance, o)
+	if err != nil {
+		return nil, err // no session, not a nil one
+	}
+	return s, nil
 }
 
 // uploads brings the API and the blob store together.
@@ -570,6 +584,7 @@ func (p *platform) finish() {
 			p.log.Warn("close the api", "err", err)
 		}
 	}
+	p.sessions.Wait(ctx)
 	p.parts.Wait()
 	last, cancelLast := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancelLast()

@@ -1,0 +1,264 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/api/resource"
+	"github.com/miosa/miosa/store"
+	"github.com/miosa/miosa/wire/guest"
+)
+
+// Execs runs commands in instances, beside their apps.
+type Execs interface {
+	// OpenExec begins a session on a host, and returns once the guest has answered.
+	OpenExec(ctx context.Context, hostID, instanceID string, o guest.ExecOpen) (ExecSession, error)
+}
+
+// ExecSession is one of them: see guest.ExecSession.
+type ExecSession interface {
+	Receive() (guest.Message, error)
+	Room() int
+	Input(data []byte, eof bool) error
+	Resize(rows, cols int) error
+	Signal(number int) error
+	Close() error
+}
+
+const (
+	// execOpenWithin is how long a client may take to say what is to be run.
+	execOpenWithin = 10 * time.Second
+	// execShown is how much of a command stands in the event that tells of it.
+	execShown = 1000
+	maxArgs   = 1 << 10
+)
+
+// execSessions counts the sessions of each instance that go through this process.
+type execSessions struct {
+	mu sync.Mutex
+	of map[string]int // guarded by mu
+	// all are waited for before the process ends.
+	all sync.WaitGroup
+}
+
+// enter takes one of so many places in an instance; negative: any number.
+func (s *execSessions) enter(instance string, most int) (leave func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if most >= 0 && s.of[instance] >= most {
+		return nil, false
+	}
+	if s.of == nil {
+		s.of = map[string]int{}
+	}
+	s.of[instance]++
+	s.all.Add(1)
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.of[instance]--; s.of[instance] == 0 {
+			delete(s.of, instance)
+		}
+		s.all.Done()
+	}), true
+}
+
+// Wait waits for the exec sessions to end, which they do with the context that
+// their requests came with.
+func (s *Server) Wait(ctx context.Context) {
+	ended := make(chan struct{})
+	go func() {
+		s.execs.all.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
+}
+
+// instanceToExec finds what the path names: of the caller's tenant, or anybody's for
+// the operator, whose tenant is that one from then on.
+func (c *call) instanceToExec() (at store.Location, err error) {
+	if c.key.Role != miosa.RoleAdmin {
+		at, _, err = c.locate("ri_id", miosa.PrefixInstance, "runtime instance")
+		return at, err
+	}
+	id, err := c.pathID("ri_id", miosa.PrefixInstance, "runtime instance")
+	if err != nil {
+		return at, err
+	}
+	if at, err = store.Locate(c.r.Context(), c.s.store, id); miosa.CodeOf(err) == miosa.NotFound {
+		err = absent("runtime instance", id)
+	}
+	if err == nil {
+		c.tenant, err = store.Get(c.r.Context(), c.s.store, store.Tenants, store.TenantKey(at.TenantID))
+	}
+	return at, err
+}
+
+// needsWebSocket answers who asks for a session as for anything else.
+func (s *Server) needsWebSocket(c *call, _ none) (none, error) {
+	if _, err := c.instanceToExec(); err != nil {
+		return none{}, err
+	}
+	return none{}, &miosa.Error{Code: errUpgrade, Message: "an exec session is a WebSocket: connect with Upgrade: websocket and the subprotocol " + resource.ExecProtocol}
+}
+
+func wantsWebSocket(r *http.Request) bool {
+	return strings.EqualFold(r.Header.Get("Upgrade"), "websocket") && r.Method == http.MethodGet
+}
+
+// execInstance serves a session. What is wrong before anything is said comes as an
+// answer of HTTP's, later as a message.
+func (s *Server) execInstance(c *call, w http.ResponseWriter) error {
+	at, err := c.instanceToExec()
+	if err != nil {
+		return err
+	}
+	in, err := c.instance(at, c.r.PathValue("ri_id"))
+	if err != nil {
+		return err
+	}
+	if s.runner == nil {
+		return &miosa.Error{Code: miosa.Unsupported, Public: "exec_unsupported", Message: "commands cannot be run in instances here"}
+	}
+	switch in.State() {
+	case miosa.Starting, miosa.Healthy, miosa.Unhealthy, miosa.Stopping:
+	default:
+		return conflict("instance_not_running", fmt.Sprintf("the instance is %s: a command can be run in one that runs", in.State()))
+	}
+	plan, err := c.plan()
+	if err != nil {
+		return err
+	}
+	most := planLimit(plan, func(p miosa.Plan) int { return p.MaxExecSessions })
+	dep, err := store.Get(c.r.Context(), s.store, store.Deployments, store.DeploymentKey(at.TenantID, at.DeploymentID))
+	if err != nil {
+		return err
+	}
+	leave, ok := s.execs.enter(in.ID, most)
+	if !ok {
+		return conflict("exec_sessions_busy", fmt.Sprintf("plan %s allows %d exec sessions in an instance at once, and there are as many: end one of them", plan.Name, most))
+	}
+	defer leave()
+	conn, err := websocket.Accept(w, c.r, &websocket.AcceptOptions{Subprotocols: []string{resource.ExecProtocol}})
+	if err != nil {
+		return nil // it has answered
+	}
+	defer conn.CloseNow() //nolint:errcheck // it is the end, however it came
+	conn.SetReadLimit(resource.MaxExecMessage)
+	e := &execution{c: c, conn: conn, instance: in, workspace: dep.WorkspaceID, wake: make(chan struct{}, 1)}
+	for _, l := range []struct {
+		into    *time.Duration
+		minutes func(miosa.Plan) int
+	}{
+		{&e.longest, func(p miosa.Plan) int { return p.MaxExecMinutes }},
+		{&e.idle, func(p miosa.Plan) int { return p.MaxExecIdleMinutes }},
+	} {
+		*l.into = time.Duration(planLimit(plan, l.minutes)) * time.Minute
+	}
+	e.serve(c.r.Context())
+	return nil
+}
+
+// execRequest reads what is to be run.
+func execRequest(ctx context.Context, conn *websocket.Conn) (o guest.ExecOpen, err error) {
+	ctx, cancel := context.WithTimeout(ctx, execOpenWithin)
+	defer cancel()
+	kind, raw, err := conn.Read(ctx)
+	if err != nil {
+		return o, err
+	}
+	var in resource.ExecCommand
+	if kind != websocket.MessageText || json.Unmarshal(raw, &in) != nil || in.Type != "open" {
+		return o, invalidField("type", `the first message must be a text message of type "open"`)
+	}
+	var f faults
+	size := 0
+	f.check(len(in.Command) <= maxArgs, "command", fmt.Sprintf("at most %d arguments are possible", maxArgs))
+	for _, text := range in.Command {
+		size += len(text)
+	}
+	f.check(len(in.Command) == 0 || in.Command[0] != "", "command", "the program must not be empty")
+	for name, text := range map[string]string{"command": strings.Join(in.Command, ""), "user": in.User, "dir": in.Dir, "env": strings.Join(in.Env, "")} {
+		f.check(!strings.ContainsRune(text, 0), name, "must not hold a byte 0")
+	}
+	f.check(len(in.User) <= 256, "user", "at most 256 bytes are possible")
+	f.check(len(in.Dir) <= 4096, "dir", "at most 4096 bytes are possible")
+	f.check(len(in.Env) <= maxArgs, "env", fmt.Sprintf("at most %d entries are possible", maxArgs))
+	for _, entry := range in.Env {
+		name, _, ok := strings.Cut(entry, "=")
+		f.check(ok && name != "", "env", "each entry must be of the form NAME=value")
+	}
+	f.check(in.Rows >= 0 && in.Rows <= 4096, "rows", "must be 0 to 4096")
+	f.check(in.Cols >= 0 && in.Cols <= 4096, "cols", "must be 0 to 4096")
+	return guest.ExecOpen{Argv: in.Command, User: in.User, Dir: in.Dir, Env: in.Env, TTY: in.TTY, Rows: in.Rows, Cols: in.Cols}, f.err()
+}
+
+// check notes a fault of a field unless it is right.
+func (f *faults) check(right bool, field, message string) {
+	if !right {
+		f.add(field, "%s", message)
+	}
+}
+
+// execDetails are who did what from where, without what was typed.
+func (c *call) execDetails(session string, o guest.ExecOpen) map[string]string {
+	from, _, err := net.SplitHostPort(c.r.RemoteAddr)
+	if err != nil {
+		from = c.r.RemoteAddr
+	}
+	d := map[string]string{"session_id": session, "command": shownCommand(o.Argv), "from": from, "tty": strconv.FormatBool(o.TTY)}
+	if o.User != "" {
+		d["user"] = strings.ToValidUTF8(o.User, "\uFFFD")
+	}
+	if c.key.Role == miosa.RoleAdmin {
+		d["operator"] = "true"
+	}
+	return d
+}
+
+// shownCommand is a command as one would type it, shortened.
+func shownCommand(argv []string) string {
+	if len(argv) == 0 {
+		return "the image's shell"
+	}
+	plain := func(r rune) bool { return alphanumeric(r) || strings.ContainsRune("_-./:=@%+,", r) }
+	var b strings.Builder
+	for i, word := range argv {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		if word == "" || strings.ContainsFunc(word, func(r rune) bool { return !plain(r) }) {
+			word = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+		}
+		b.WriteString(word)
+		if b.Len() > execShown {
+			break
+		}
+	}
+	text := strings.ToValidUTF8(b.String(), "\uFFFD")
+	if len(text) > execShown {
+		text = strings.ToValidUTF8(text[:execShown], "") + "…"
+	}
+	return text
+}
+
+// who is an actor in words.
+func (c *call) who() string {
+	if c.key.Role == miosa.RoleAdmin {
+		return "the operator"
+	}
+	return "key " + c.key.Name
+}
