@@ -62,14 +62,12 @@ func (s *execSessions) enter(instance string, most int) (leave func(), ok bool) 
 		s.of = map[string]int{}
 	}
 	s.of[instance]++
-	s.all.Add(1)
 	return sync.OnceFunc(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.of[instance]--; s.of[instance] == 0 {
 			delete(s.of, instance)
 		}
-		s.all.Done()
 	}), true
 }
 
@@ -152,13 +150,15 @@ func (s *Server) execInstance(c *call, w http.ResponseWriter) error {
 		return conflict("exec_sessions_busy", fmt.Sprintf("plan %s allows %d exec sessions in an instance at once, and there are as many: end one of them", plan.Name, most))
 	}
 	defer leave()
+	s.execs.all.Add(1)
+	defer s.execs.all.Done()
 	conn, err := websocket.Accept(w, c.r, &websocket.AcceptOptions{Subprotocols: []string{resource.ExecProtocol}})
 	if err != nil {
 		return nil // it has answered
 	}
 	defer conn.CloseNow() //nolint:errcheck // it is the end, however it came
 	conn.SetReadLimit(resource.MaxExecMessage)
-	e := &execution{c: c, conn: conn, instance: in, workspace: dep.WorkspaceID, wake: make(chan struct{}, 1)}
+	e := &execution{c: c, conn: conn, instance: in, workspace: dep.WorkspaceID, leave: leave, wake: make(chan struct{}, 1)}
 	for _, l := range []struct {
 		into    *time.Duration
 		minutes func(miosa.Plan) int

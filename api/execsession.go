@@ -42,6 +42,7 @@ type execution struct {
 	conn      *websocket.Conn
 	instance  miosa.Instance
 	workspace string
+	leave     func() // gives its place in the instance back
 	id        string
 	session   ExecSession
 	open      guest.ExecOpen
@@ -112,6 +113,7 @@ func (e *execution) note(ctx context.Context, kind, message string, details map[
 
 // end tells the client how it ended, and then everybody.
 func (e *execution) end(ctx context.Context, end execEnd, details map[string]string) {
+	e.leave() // a client may take its time to go
 	details = maps.Clone(details)
 	seconds := e.c.s.now().Sub(e.began).Seconds()
 	details["seconds"] = strconv.FormatFloat(seconds, 'f', 1, 64)
@@ -141,6 +143,7 @@ func (e *execution) end(ctx context.Context, end execEnd, details map[string]str
 
 // fail tells the client of an error, and ends the connection.
 func (e *execution) fail(ctx context.Context, err error) {
+	e.leave()
 	status, body := problem(err, e.c.id)
 	if status >= 500 && !isContext(err) && miosa.CodeOf(err) == miosa.Internal {
 		e.c.s.log.Error("exec session failed", "request", e.c.id, "instance", e.instance.ID, "err", err)
