@@ -166,6 +166,9 @@ func (c *console) next() resource.ExecEvent {
 		if err := json.Unmarshal(raw, &e); err != nil {
 			c.Fatal(err)
 		}
+		if e.Type == "alive" {
+			continue
+		}
 		if e.Type == "taken" {
 			c.taken += e.Bytes
 			continue
@@ -222,27 +225,28 @@ func (c *console) wantError(code string) *resource.ProblemError {
 	return e.Error
 }
 
-// told waits until the instance's timeline has so many events of the type, and
-// returns the newest one.
-func (b *bedside) told(kind string, count int) map[string]any {
+// told waits until the instance's timeline has an event of the type with such
+// details, and returns it.
+func (b *bedside) told(kind string, want map[string]string) map[string]any {
 	b.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; {
 		all, _ := b.want(200, "GET", "/runtime-instances/"+b.instance+"/events?type="+kind, nil).at("data").([]any)
-		if len(all) >= count {
-			return all[0].(map[string]any)
+		for _, e := range all {
+			event := e.(map[string]any)
+			got, _ := event["details"].(map[string]any)
+			if fits := func() bool {
+				for name, value := range want {
+					if got[name] != value {
+						return false
+					}
+				}
+				return true
+			}; fits() {
+				return event
+			}
 		}
 		if time.Now().After(deadline) {
-			b.t.Fatalf("%d events %s, want %d", len(all), kind, count)
-		}
-	}
-}
-
-func wantDetails(t *testing.T, event map[string]any, want map[string]string) {
-	t.Helper()
-	got, _ := event["details"].(map[string]any)
-	for name, value := range want {
-		if got[name] != value {
-			t.Errorf("%s of %v is %v, want %q", name, event["type"], got[name], value)
+			b.t.Fatalf("no event %s with %v: %v", kind, want, all)
 		}
 	}
 }
@@ -262,9 +266,9 @@ func TestExec(t *testing.T) {
 		t.Errorf("asked on %s", host)
 	}
 	whole := map[string]string{"command": `echo 'a b' 'it'\''s'`, "from": "127.0.0.1", "user": "root", "tty": "false"}
-	wantDetails(t, b.told("exec.started", 1), whole)
+	b.told("exec.started", whole)
 	whole["exit_code"] = "0"
-	wantDetails(t, b.told("exec.ended", 1), whole)
+	b.told("exec.ended", whole)
 
 	c = b.open(resource.ExecCommand{Command: []string{"no-such"}})
 	if e := c.wantEnded(127); !strings.Contains(e.Message, "no-such") {
@@ -274,7 +278,7 @@ func TestExec(t *testing.T) {
 	c = b.open(resource.ExecCommand{Command: []string{"exit", "7"}})
 	c.wantStarted()
 	c.wantEnded(7)
-	wantDetails(t, b.told("exec.ended", 3), map[string]string{"exit_code": "7"})
+	b.told("exec.ended", map[string]string{"exit_code": "7"})
 }
 
 func TestExecInputIsBinaryAndHeldBack(t *testing.T) {
@@ -311,7 +315,7 @@ func TestExecInputIsBinaryAndHeldBack(t *testing.T) {
 	})
 	c.wantError("exec_input_overflow")
 	sending.Wait()
-	wantDetails(t, b.told("exec.ended", 2), map[string]string{"reason": "exec_input_overflow"})
+	b.told("exec.ended", map[string]string{"reason": "exec_input_overflow"})
 }
 
 func TestExecTerminal(t *testing.T) {
@@ -373,7 +377,6 @@ func TestExecRequestsThatAreWrong(t *testing.T) {
 			c.wantError("validation_failed")
 		})
 	}
-	b.told("exec.ended", 3)
 	b.want(426, "GET", "/runtime-instances/"+b.instance+"/exec", nil)
 }
 
@@ -404,7 +407,7 @@ func TestExecIsRefused(t *testing.T) {
 	if e := c.wantError("unavailable"); e.Message != "the instance does not answer" || e.RequestID == "" {
 		t.Errorf("the error is %+v", e)
 	}
-	wantDetails(t, b.told("exec.ended", 1), map[string]string{"reason": "unavailable"})
+	b.told("exec.ended", map[string]string{"reason": "unavailable"})
 	b.guests.failed = errors.New("a cause that is the log's alone")
 	c = b.open(resource.ExecCommand{Command: []string{"cat"}})
 	if e := c.wantError("internal"); strings.Contains(e.Message, "cause") {
@@ -435,8 +438,7 @@ func TestAnOperatorsSessionIsTheTenantsToSee(t *testing.T) {
 	c.wantStarted()
 	c.wantEnded(0)
 	for _, kind := range []string{"exec.started", "exec.ended"} {
-		e := b.told(kind, 1)
-		wantDetails(t, e, map[string]string{"operator": "true", "command": "true"})
+		e := b.told(kind, map[string]string{"operator": "true", "command": "true"})
 		if message, _ := e["message"].(string); !strings.Contains(message, "the operator") {
 			t.Errorf("%s says %q", kind, message)
 		}
@@ -472,7 +474,7 @@ func TestAnInstanceHasSoManySessions(t *testing.T) {
 	}
 	// A client that goes makes room, and ends what ran for it.
 	_ = got[0].conn.CloseNow()
-	wantDetails(t, b.told("exec.ended", 1), map[string]string{"reason": "client_gone", "command": "cat"})
+	b.told("exec.ended", map[string]string{"reason": "client_gone", "command": "cat"})
 	for deadline := time.Now().Add(30 * time.Second); ; {
 		c, resp := b.dial(b.Key, "/runtime-instances/"+b.instance+"/exec")
 		if c != nil {
@@ -486,7 +488,7 @@ func TestAnInstanceHasSoManySessions(t *testing.T) {
 
 func TestWhatEndsASession(t *testing.T) {
 	b := startExec(t, api.Config{Heartbeat: 10 * time.Millisecond})
-	b.want(200, "PATCH", "/admin/plans/default", map[string]any{"max_exec_minutes": 60, "max_exec_idle_minutes": 10}, b.bearer(b.Admin))
+	b.want(200, "PATCH", "/admin/plans/default", map[string]any{"max_exec_minutes": 600, "max_exec_idle_minutes": 10}, b.bearer(b.Admin))
 	begin := func(command ...string) *console {
 		b.ahead.Store(0)
 		c := b.open(resource.ExecCommand{Command: command})
@@ -498,11 +500,24 @@ func TestWhatEndsASession(t *testing.T) {
 	c.echo("x")
 	b.ahead.Store(int64(18 * time.Minute))
 	c.echo("y")
-	b.ahead.Store(int64(29 * time.Minute))
+	// That "y" was taken may be noted after we have it, so by any clock.
+	over := make(chan struct{})
+	go func() {
+		for tick := time.NewTicker(20 * time.Millisecond); ; {
+			select {
+			case <-tick.C:
+				b.ahead.Add(int64(11 * time.Minute))
+			case <-over:
+				return
+			}
+		}
+	}()
 	c.wantError("exec_idle_limit")
+	close(over)
 
+	b.want(200, "PATCH", "/admin/plans/default", map[string]any{"max_exec_idle_minutes": -1}, b.bearer(b.Admin))
 	c = begin("flood")
-	b.ahead.Store(int64(61 * time.Minute))
+	b.ahead.Store(int64(601 * time.Minute))
 	c.wantError("exec_time_limit")
 
 	b.ahead.Store(0)
@@ -513,11 +528,17 @@ func TestWhatEndsASession(t *testing.T) {
 	b.want(200, "DELETE", "/admin/api-keys/"+key.text("data.id"), nil, b.bearer(b.Admin))
 	c.wantError("invalid_api_key")
 
+	c = begin("cat")
+	c.say(resource.ExecCommand{Type: "alive"})
+	c.echo("x")
+	b.ahead.Store(int64(61 * time.Second))
+	b.told("exec.ended", map[string]string{"reason": "client_gone"})
+
 	// One that takes nothing is let go of as well, and hurts nobody meanwhile.
 	stuck := begin("flood")
 	begin("true").wantEnded(0)
-	b.ahead.Store(int64(61 * time.Minute))
-	wantDetails(t, b.told("exec.ended", 5), map[string]string{"reason": "exec_time_limit"})
+	b.ahead.Store(int64(601 * time.Minute))
+	b.told("exec.ended", map[string]string{"reason": "exec_time_limit"})
 	_ = stuck.conn.CloseNow()
 
 	c = begin("cat")

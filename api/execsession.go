@@ -22,8 +22,9 @@ import (
 const (
 	// execResizeEvery spaces the sizes that a guest hears of: the last one counts.
 	execResizeEvery = 50 * time.Millisecond
-	// execPongWithin is how long a client may take to answer a ping.
-	execPongWithin = 30 * time.Second
+	// execSilence is how long a client that says now and then that it is there may
+	// say nothing.
+	execSilence = time.Minute
 	// execSignals bounds the signals that wait for the guest.
 	execSignals = 64
 	// execLastWrite is how long a client may take what it is being told when the
@@ -37,6 +38,9 @@ const (
 // work for it, and the first to find its end tells the others: one reads what the
 // client says, one hands that to the guest as it takes it, one hands the guest's
 // words to the client, and one looks at the clock.
+//
+// A WebSocket's own pings are of no use here: a client may read nothing for long,
+// as one does whose output goes to a pager, and they would end its connection.
 type execution struct {
 	c         *call
 	conn      *websocket.Conn
@@ -50,7 +54,9 @@ type execution struct {
 	idle      time.Duration // negative: for ever
 	began     time.Time
 	moved     atomic.Int64 // Unix nanoseconds when something last came, either way
+	heard     atomic.Int64 // … and when the client last said that it is there; 0: it never does
 	writing   atomic.Bool  // the client is being told something, and may be slow to take it
+	telling   atomic.Bool  // … or that we are there
 
 	mu      sync.Mutex // guards what follows
 	input   []byte
@@ -183,8 +189,8 @@ func (e *execution) run(ctx context.Context) execEnd {
 	part(e.speak)
 	part(e.carryIn)
 	part(e.watch)
-	// The reader ends with the connection alone: reading is ended by nothing else
-	// that leaves it fit to tell why.
+	// The reader ends with the connection alone: nothing else ends a read and leaves
+	// it fit to tell why.
 	reading := make(chan execEnd, 1)
 	go func() { reading <- e.listen(context.WithoutCancel(ctx)) }()
 	var end execEnd
@@ -206,6 +212,8 @@ func (e *execution) run(ctx context.Context) execEnd {
 	parts.Wait()
 	return end
 }
+
+var errSilent = errors.New("the client says no more that it is there")
 
 var errStopping = &miosa.Error{Code: miosa.Unavailable, Public: "platform_stopping", Message: "the platform is stopping: connect again in a while"}
 
@@ -246,6 +254,8 @@ func (e *execution) take(kind websocket.MessageType, raw []byte) error {
 		return invalidField("type", "a text message must be JSON")
 	}
 	switch in.Type {
+	case "alive":
+		e.heard.Store(e.c.s.now().UnixNano())
 	case "eof":
 		e.eof = true
 	case "resize":
@@ -262,7 +272,7 @@ func (e *execution) take(kind websocket.MessageType, raw []byte) error {
 			e.signals = append(e.signals, number)
 		}
 	default:
-		return invalidField("type", fmt.Sprintf("%.40q is none of resize, signal, eof", in.Type))
+		return invalidField("type", fmt.Sprintf("%.40q is none of resize, signal, eof, alive", in.Type))
 	}
 	return nil
 }
@@ -347,7 +357,7 @@ func (e *execution) speak(ctx context.Context) execEnd {
 }
 
 // watch ends the session when its time is over, its key revoked, or its client
-// silent.
+// silent, and tells the client that we are there.
 func (e *execution) watch(ctx context.Context) execEnd {
 	tick := time.NewTicker(e.c.s.cfg.Heartbeat)
 	defer tick.Stop()
@@ -358,20 +368,21 @@ func (e *execution) watch(ctx context.Context) execEnd {
 		case <-tick.C:
 		}
 		now := e.c.s.now()
+		since := func(t *atomic.Int64) time.Duration { return now.Sub(time.Unix(0, t.Load())) }
 		switch {
+		case e.heard.Load() != 0 && since(&e.heard) > execSilence:
+			return execEnd{gone: errSilent}
 		case e.longest >= 0 && now.Sub(e.began) >= e.longest:
 			return execEnd{err: &miosa.Error{Code: miosa.Limited, Public: "exec_time_limit", Message: fmt.Sprintf("the session has lasted %s, which is the longest that the plan allows", e.longest)}}
-		case e.idle >= 0 && now.Sub(time.Unix(0, e.moved.Load())) >= e.idle:
+		case e.idle >= 0 && since(&e.moved) >= e.idle:
 			return execEnd{err: &miosa.Error{Code: miosa.Limited, Public: "exec_idle_limit", Message: fmt.Sprintf("nothing has come for %s, which is the longest that the plan allows", e.idle)}}
 		case e.c.revoked(ctx):
 			return execEnd{err: &miosa.Error{Code: miosa.Unauthenticated, Public: "invalid_api_key", Message: "the API key that the session was opened with was revoked"}}
-		case !e.writing.Load(): // else it has not even taken what was said before
-			pinging, cancel := context.WithTimeout(ctx, execPongWithin)
-			err := e.conn.Ping(pinging)
-			cancel()
-			if err != nil && ctx.Err() == nil && !e.writing.Load() {
-				return execEnd{gone: err}
-			}
+		case !e.writing.Load() && !e.telling.Swap(true): // else it has something to take already
+			go func() { // it may take its time: until the connection's end
+				defer e.telling.Store(false)
+				e.tell(context.WithoutCancel(ctx), resource.ExecEvent{Type: "alive"})
+			}()
 		}
 	}
 }

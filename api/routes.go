@@ -87,7 +87,7 @@ func deploymentRoutes() []*route {
 }
 
 const execNote = "A WebSocket, subprotocol " + resource.ExecProtocol + ". The client's first message is text, an ExecCommand of type open; then binary messages are the command's input, " +
-	"and text ones resize, signal, eof. From the platform: text messages, ExecEvent, of type started, taken, then ended or error as the last; binary ones are output, " +
+	"and text ones resize, signal, eof, alive. From the platform: text messages, ExecEvent, of type started, taken, alive, then ended or error as the last; binary ones are output, " +
 	"whose first byte is 1 for standard output (all of a terminal's) and 2 for standard error. A client has at most 64 KiB of input on its way that taken has not told of. " +
 	"A session ends with its connection, its instance, its key, and at the plan's limits; what was started in its background by nohup and the like goes on only where its command ended by itself. " +
 	"426 without an Upgrade; 409 instance_not_running, exec_sessions_busy. exec.started and exec.ended tell who ran what, from where, and how it ended."

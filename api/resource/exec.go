@@ -1,5 +1,7 @@
 package resource
 
+import "time"
+
 // ExecProtocol is the subprotocol of an exec session's WebSocket.
 const ExecProtocol = "miosa.exec.v1"
 
@@ -20,9 +22,13 @@ const (
 // MaxExecMessage bounds a client's message, in bytes.
 const MaxExecMessage = 128 << 10
 
+// ExecAlive is how often either side says that it is there. A client need not; one
+// that did, and then says nothing for a minute, has gone.
+const ExecAlive = 15 * time.Second
+
 // ExecCommand is a text message from a client. "open" is the first.
 type ExecCommand struct {
-	Type string `json:"type" enum:"open,resize,signal,eof"`
+	Type string `json:"type" enum:"open,resize,signal,eof,alive"`
 
 	// Of open.
 	Command []string `json:"command,omitempty" doc:"The program and its arguments; none: the image's shell."`
@@ -41,7 +47,7 @@ type ExecCommand struct {
 
 // ExecEvent is a text message from the platform. "ended" or "error" is the last.
 type ExecEvent struct {
-	Type      string `json:"type" enum:"started,taken,ended,error"`
+	Type      string `json:"type" enum:"started,taken,alive,ended,error"`
 	SessionID string `json:"session_id,omitempty" doc:"Of started."`
 	Bytes     int    `json:"bytes,omitempty" doc:"Of taken: of input, that the command has now."`
 	// ExitCode is there with ended.
