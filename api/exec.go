@@ -260,5 +260,5 @@ func (c *call) who() string {
 	if c.key.Role == miosa.RoleAdmin {
 		return "the operator"
 	}
-	return "key " + c.key.Name
+	return strconv.Quote(c.key.Name) // as the key is called
 }

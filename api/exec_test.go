@@ -7,7 +7,6 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -29,43 +28,11 @@ import (
 	"github.com/miosa/miosa/wire/guest"
 )
 
-// guests run what they are asked to in a simulated VM.
-type guests struct {
-	vm     vmm.VM
-	asked  chan guest.ExecOpen // each session, if there is room
-	host   atomic.Pointer[string]
-	failed error // of every OpenExec
-}
-
-func (g *guests) OpenExec(ctx context.Context, host, _ string, o guest.ExecOpen) (api.ExecSession, error) {
-	g.host.Store(&host)
-	select {
-	case g.asked <- o:
-	default:
-	}
-	if g.failed != nil {
-		return nil, g.failed
-	}
-	conn, err := g.vm.DialExec(ctx)
-	if err != nil {
-		return nil, err
-	}
-	o.Nonce = rand.Uint64() | 1
-	s, err := guest.OpenExec(conn, o)
-	return guestSession{s, conn}, err
-}
-
-type guestSession struct {
-	*guest.ExecSession
-	conn net.Conn
-}
-
-func (s guestSession) Close() error { return s.conn.Close() }
-
 // bedside is a platform with one instance that sessions can be opened in.
 type bedside struct {
 	platform
-	guests   *guests
+	guests   *apitest.Guests
+	vm       vmm.VM
 	instance string
 	ahead    atomic.Int64 // ns that the API's clock is before the real one
 }
@@ -84,7 +51,7 @@ func startExec(t *testing.T, cfg api.Config) *bedside {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = vm.Kill(context.Background()) })
-	b := &bedside{guests: &guests{vm: vm, asked: make(chan guest.ExecOpen, 100)}}
+	b := &bedside{vm: vm, guests: &apitest.Guests{Dial: vm.DialExec, Asked: make(chan guest.ExecOpen, 100)}}
 	b.platform = platform{apitest.Start(t, memory.New(time.Now), cfg, func(d *api.Deps) {
 		d.Execs = b.guests
 		d.Now = func() time.Time { return time.Now().Add(time.Duration(b.ahead.Load())) }
@@ -259,10 +226,10 @@ func TestExec(t *testing.T) {
 	if c.stdout.String() != "a b it's\n" {
 		t.Errorf("output %q", c.stdout.String())
 	}
-	if o := <-b.guests.asked; o.User != "root" || o.Dir != "sub" || len(o.Env) != 1 || o.TTY {
+	if o := <-b.guests.Asked; o.User != "root" || o.Dir != "sub" || len(o.Env) != 1 || o.TTY {
 		t.Errorf("asked for %+v", o)
 	}
-	if host := *b.guests.host.Load(); host != "host_00000000000000000000000001" {
+	if host := b.guests.Host(); host != "host_00000000000000000000000001" {
 		t.Errorf("asked on %s", host)
 	}
 	whole := map[string]string{"command": `echo 'a b' 'it'\''s'`, "from": "127.0.0.1", "user": "root", "tty": "false"}
@@ -363,8 +330,8 @@ func TestExecRequestsThatAreWrong(t *testing.T) {
 		})
 	}
 	// Of these nothing was run, and nobody is told of anything.
-	if len(b.guests.asked) > 0 {
-		t.Errorf("asked for %+v", <-b.guests.asked)
+	if len(b.guests.Asked) > 0 {
+		t.Errorf("asked for %+v", <-b.guests.Asked)
 	}
 	for name, in := range map[string]resource.ExecCommand{
 		"a type": {Type: "open"}, "a signal": {Type: "signal", Signal: "NONE"}, "a size": {Type: "resize", Rows: 1 << 20},
@@ -402,13 +369,13 @@ func TestExecIsRefused(t *testing.T) {
 		t.Errorf("a tenant's, where the operator's is needed: %s", resp.Status)
 	}
 
-	b.guests.failed = &miosa.Error{Code: miosa.Unavailable, Message: "the instance does not answer"}
+	b.guests.Failed = &miosa.Error{Code: miosa.Unavailable, Message: "the instance does not answer"}
 	c := b.open(resource.ExecCommand{Command: []string{"cat"}})
 	if e := c.wantError("unavailable"); e.Message != "the instance does not answer" || e.RequestID == "" {
 		t.Errorf("the error is %+v", e)
 	}
 	b.told("exec.ended", map[string]string{"reason": "unavailable"})
-	b.guests.failed = errors.New("a cause that is the log's alone")
+	b.guests.Failed = errors.New("a cause that is the log's alone")
 	c = b.open(resource.ExecCommand{Command: []string{"cat"}})
 	if e := c.wantError("internal"); strings.Contains(e.Message, "cause") {
 		t.Errorf("the error is %+v", e)
@@ -542,7 +509,7 @@ func TestWhatEndsASession(t *testing.T) {
 	_ = stuck.conn.CloseNow()
 
 	c = begin("cat")
-	if err := b.guests.vm.Kill(t.Context()); err != nil {
+	if err := b.vm.Kill(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if e := c.next(); e.Type != "error" {

@@ -85,7 +85,7 @@ func (e *execution) serve(ctx context.Context) {
 	}
 	details := e.c.execDetails(e.id, e.open)
 	// Told of before it is done: there is no session that nobody hears of.
-	if err := e.note(ctx, "exec.started", fmt.Sprintf("%s runs %s in the instance", e.c.who(), details["command"]), details); err != nil {
+	if err := e.note(ctx, "exec.started", fmt.Sprintf("%s runs %s in it", e.c.who(), details["command"]), details); err != nil {
 		e.fail(ctx, err)
 		return
 	}
@@ -142,7 +142,7 @@ func (e *execution) end(ctx context.Context, end execEnd, details map[string]str
 	}
 	noting, cancel := context.WithTimeout(context.WithoutCancel(ctx), execNoteWithin)
 	defer cancel()
-	if err := e.note(noting, "exec.ended", fmt.Sprintf("the exec session of %s ended %s", e.c.who(), how), details); err != nil {
+	if err := e.note(noting, "exec.ended", fmt.Sprintf("what %s ran in it ended %s", e.c.who(), how), details); err != nil {
 		e.c.s.log.Error("tell of the end of an exec session", "session", e.id, "instance", e.instance.ID, "err", err)
 	}
 }

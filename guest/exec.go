@@ -192,8 +192,8 @@ func (c command) exec(root string, o wire.ExecOpen) (_ command, err error) {
 	}
 	c.argv = o.Argv
 	if len(c.argv) == 0 {
-		if c.argv, err = shellOf(root); err != nil {
-			return command{}, err
+		if c.argv = shellOf(root); len(c.argv) == 0 {
+			return command{}, cannotStart(wire.ExitNotFound, "The image has no shell. Run a program that it has: %s.", c.programs(root))
 		}
 	}
 	c.path, err = findProgram(root, c.dir, lookupEnv(c.env, "PATH"), c.argv[0], c.account)
@@ -212,14 +212,39 @@ func isDir(path string) bool {
 	return err == nil && info.IsDir()
 }
 
-// shellOf is the best shell that the image has.
-func shellOf(root string) ([]string, error) {
+// shellOf is the best shell that the image has; nil: it has none.
+func shellOf(root string) []string {
 	for _, path := range []string{bashPath, shellPath, "/usr/bin/bash", "/usr/bin/sh", "/busybox/sh"} {
 		if info, err := os.Stat(filepath.Join(root, path)); err == nil && info.Mode().IsRegular() {
-			return []string{path}, nil
+			return []string{path}
 		}
 	}
-	return nil, cannotStart(wire.ExitNotFound, "The image has no shell. Run a program that it has, by its path.")
+	return nil
+}
+
+// shownPrograms bounds how many programs are named to who looks for a shell.
+const shownPrograms = 10
+
+// programs are some that the image has: the app's own, and what PATH leads to.
+func (c command) programs(root string) string {
+	names := []string{c.path}
+	for dir := range strings.SplitSeq(lookupEnv(c.env, "PATH"), ":") {
+		entries, err := os.ReadDir(filepath.Join(root, dir))
+		if err != nil || !filepath.IsAbs(dir) {
+			continue
+		}
+		for _, e := range entries {
+			info, err := os.Stat(filepath.Join(root, dir, e.Name())) // of what a link leads to
+			if err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 || slices.Contains(names, filepath.Join(dir, e.Name())) {
+				continue
+			}
+			if len(names) == shownPrograms {
+				return strings.Join(names, ", ") + " …"
+			}
+			names = append(names, filepath.Join(dir, e.Name()))
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // start begins the command. Nothing of it is read or waited for yet.
