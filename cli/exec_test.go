@@ -113,6 +113,16 @@ func TestExec(t *testing.T) {
 	}
 }
 
+func TestExecOnAFullDevice(t *testing.T) {
+	s, _, _, instance := newExecShell(t)
+	for _, line := range []string{"exec " + instance + " -T -- echo words", "shell shop"} {
+		s.stdin = "words\n"
+		if code, said := s.onFull(t.Context(), strings.Fields(line)...); code != 1 || !strings.HasSuffix(said, unwritten) {
+			t.Errorf("miosa %s > /dev/full: exit %d: %s", line, code, said)
+		}
+	}
+}
+
 // A session that ends early says why, and has an exit code of its own.
 func TestExecThatBreaksOff(t *testing.T) {
 	s, guests, vm, instance := newExecShell(t)
