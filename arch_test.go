@@ -51,12 +51,12 @@ const (
 )
 
 // guests ship inside every VM.
-var guests = []string{"guest", "wire/guest", "cmd/miosa-init"}
+var guests = []string{"guest", "wire/guest", "transfer", "cmd/miosa-init"}
 
 // guestAllowed is all that a guest package may import from outside the
 // standard library.
 var guestAllowed = []string{
-	module + "/guest", module + "/wire/guest",
+	module + "/guest", module + "/wire/guest", module + "/transfer",
 	"github.com/vishvananda/netlink", "golang.org/x/sys/unix",
 }
 

@@ -37,9 +37,9 @@ type ExecSession struct {
 
 // OpenExec begins a session in an instance, and returns once the guest has answered:
 // Receive then has ExecOpened, or ExecEnded for a command that could not be run. ctx
-// bounds the beginning. o's nonce is set here. miosa.Conflict: it does not run here
-// now, or has as many sessions as it can (exec_sessions_busy); miosa.Unavailable: it
-// cannot have any, or does not answer.
+// bounds the beginning. o's nonce is set here. miosa.Conflict: it has as many sessions
+// as it can (exec_sessions_busy); miosa.Unavailable: it does not run here now, cannot
+// have any, or does not answer.
 func (a *Agent) OpenExec(ctx context.Context, instance string, o guest.ExecOpen) (*ExecSession, error) {
 	a.mu.Lock()
 	x := a.actors[instance]
@@ -86,7 +86,10 @@ func (a *Agent) OpenExec(ctx context.Context, instance string, o guest.ExecOpen)
 }
 
 func notRunning(instance string) error {
-	return &miosa.Error{Code: miosa.Conflict, Public: "instance_not_running", Passing: true, Message: "the virtual machine of " + instance + " does not run now"}
+	return &miosa.Error{
+		Code: miosa.Unavailable, Public: "instance_unreachable", Passing: true,
+		Message: "the virtual machine of " + instance + " does not run now, or its host has just been started and has not found it again yet",
+	}
 }
 
 // begin has the guest run the command.

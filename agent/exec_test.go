@@ -59,7 +59,7 @@ func TestExecSessions(t *testing.T) {
 	if _, err := r.agent.OpenExec(t.Context(), "ri_other", guest.ExecOpen{}); err == nil {
 		t.Error("a session in an instance of another host")
 	} else {
-		wantError(t, err, miosa.Conflict, "instance_not_running")
+		wantError(t, err, miosa.Unavailable, "instance_unreachable")
 	}
 	r.control.until(t, miosa.Healthy)
 
@@ -117,6 +117,6 @@ func TestExecSessions(t *testing.T) {
 	if _, err := r.agent.OpenExec(t.Context(), instanceID, guest.ExecOpen{}); err == nil {
 		t.Error("a session in an instance that has ended")
 	} else {
-		wantError(t, err, miosa.Conflict, "instance_not_running")
+		wantError(t, err, miosa.Unavailable, "instance_unreachable")
 	}
 }

@@ -201,9 +201,15 @@ func execRequest(ctx context.Context, conn *websocket.Conn) (o guest.ExecOpen, e
 		name, _, ok := strings.Cut(entry, "=")
 		f.check(ok && name != "", "env", "each entry must be of the form NAME=value")
 	}
+	o = guest.ExecOpen{Argv: in.Command, User: in.User, Dir: in.Dir, Env: in.Env, TTY: in.TTY, Rows: in.Rows, Cols: in.Cols}
+	if in.Copy != nil {
+		f.check(len(in.Command) == 0 && !in.TTY, "copy", "a copy has no command and no terminal")
+		f.check(in.Copy.Path != "" && len(in.Copy.Path) <= 4096 && !strings.ContainsRune(in.Copy.Path, 0), "copy.path", "must have 1 to 4096 bytes, none of them 0")
+		o.Copy = &guest.ExecCopy{Path: in.Copy.Path, Send: in.Copy.From}
+	}
 	f.check(in.Rows >= 0 && in.Rows <= 4096, "rows", "must be 0 to 4096")
 	f.check(in.Cols >= 0 && in.Cols <= 4096, "cols", "must be 0 to 4096")
-	return guest.ExecOpen{Argv: in.Command, User: in.User, Dir: in.Dir, Env: in.Env, TTY: in.TTY, Rows: in.Rows, Cols: in.Cols}, f.err()
+	return o, f.err()
 }
 
 // check notes a fault of a field unless it is right.
@@ -219,7 +225,7 @@ func (c *call) execDetails(session string, o guest.ExecOpen) map[string]string {
 	if err != nil {
 		from = c.r.RemoteAddr
 	}
-	d := map[string]string{"session_id": session, "command": shownCommand(o.Argv), "from": from, "tty": strconv.FormatBool(o.TTY)}
+	d := map[string]string{"session_id": session, "command": shownCommand(o), "from": from, "tty": strconv.FormatBool(o.TTY)}
 	if o.User != "" {
 		d["user"] = strings.ToValidUTF8(o.User, "\uFFFD")
 	}
@@ -230,11 +236,17 @@ func (c *call) execDetails(session string, o guest.ExecOpen) map[string]string {
 }
 
 // shownCommand is a command as one would type it, shortened.
-func shownCommand(argv []string) string {
-	if len(argv) == 0 {
+func shownCommand(o guest.ExecOpen) string {
+	argv := o.Argv
+	switch {
+	case o.Copy != nil && o.Copy.Send:
+		argv = []string{"cp", "INSTANCE:" + o.Copy.Path, "…"}
+	case o.Copy != nil:
+		argv = []string{"cp", "…", "INSTANCE:" + o.Copy.Path}
+	case len(argv) == 0:
 		return "the image's shell"
 	}
-	plain := func(r rune) bool { return alphanumeric(r) || strings.ContainsRune("_-./:=@%+,", r) }
+	plain := func(r rune) bool { return alphanumeric(r) || strings.ContainsRune("_-./:=@%+,…", r) }
 	var b strings.Builder
 	for i, word := range argv {
 		if i > 0 {

@@ -123,7 +123,7 @@ func (e *execution) end(ctx context.Context, end execEnd, details map[string]str
 	details = maps.Clone(details)
 	seconds := e.c.s.now().Sub(e.began).Seconds()
 	details["seconds"] = strconv.FormatFloat(seconds, 'f', 1, 64)
-	how := ""
+	var how string
 	switch {
 	case end.ended != nil:
 		details["exit_code"] = strconv.Itoa(end.ended.Code)

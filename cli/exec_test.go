@@ -181,3 +181,23 @@ func (w *notedWriter) Write(b []byte) (int, error) {
 	}
 	return len(b), nil
 }
+
+func TestCopiesThatAreAskedForWrongly(t *testing.T) {
+	s, _, _, _ := newExecShell(t)
+	for line, want := range map[string]string{
+		"cp a b": "one of SOURCE", "cp shop:/a shop:/b": "two steps", "cp shop:/a -": "is no path", "cp shop:/a": "wrong number", "cp ./a:b ./c": "one of SOURCE",
+	} {
+		var out bytes.Buffer
+		if code := s.run(t.Context(), &out, strings.Fields(line)...); code != 2 || !strings.Contains(out.String(), want) {
+			t.Errorf("%s: %d, %s", line, code, &out)
+		}
+	}
+	var out bytes.Buffer
+	if code := s.run(t.Context(), &out, "cp", "nowhere:/a", t.TempDir()); code != 3 {
+		t.Errorf("an app that is not there: %d, %s", code, &out)
+	}
+	out.Reset()
+	if code := s.run(t.Context(), &out, "cp", filepath.Join(t.TempDir(), "none"), "shop:/a"); code != 1 || !strings.Contains(out.String(), "no such file") {
+		t.Errorf("a source that is not there: %d, %s", code, &out)
+	}
+}

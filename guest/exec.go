@@ -190,6 +190,15 @@ func (c command) exec(root string, o wire.ExecOpen) (_ command, err error) {
 			return command{}, cannotStart(wire.ExitImage, "The directory %s is not in the image.", c.dir)
 		}
 	}
+	if o.Copy != nil {
+		// Our own program, which needs nothing of the image's. It is there as long as
+		// we run, wherever the root is.
+		c.path, c.argv, c.env = "/proc/self/exe", []string{wire.CopyProgram, wire.CopyReceive, o.Copy.Path}, []string{"GOMAXPROCS=1"}
+		if o.Copy.Send {
+			c.argv[1] = wire.CopySend
+		}
+		return c, nil
+	}
 	c.argv = o.Argv
 	if len(c.argv) == 0 {
 		if c.argv = shellOf(root); len(c.argv) == 0 {

@@ -31,11 +31,12 @@ type ExecCommand struct {
 	Type string `json:"type" enum:"open,resize,signal,eof,alive"`
 
 	// Of open.
-	Command []string `json:"command,omitempty" doc:"The program and its arguments; none: the image's shell."`
-	User    string   `json:"user,omitempty" doc:"Of the image, by name, uid or uid:gid; none: the app's."`
-	Dir     string   `json:"dir,omitempty" doc:"None: the app's; else relative to it."`
-	Env     []string `json:"env,omitempty" doc:"NAME=value, beside the app's or in place of them."`
-	TTY     bool     `json:"tty,omitempty" doc:"Run it on a terminal."`
+	Command []string  `json:"command,omitempty" doc:"The program and its arguments; none: the image's shell."`
+	User    string    `json:"user,omitempty" doc:"Of the image, by name, uid or uid:gid; none: the app's."`
+	Dir     string    `json:"dir,omitempty" doc:"None: the app's; else relative to it."`
+	Env     []string  `json:"env,omitempty" doc:"NAME=value, beside the app's or in place of them."`
+	TTY     bool      `json:"tty,omitempty" doc:"Run it on a terminal."`
+	Copy    *ExecCopy `json:"copy,omitempty" doc:"Copy files in place of running a command."`
 
 	// Of open and resize.
 	Rows int `json:"rows,omitempty"`
@@ -43,6 +44,13 @@ type ExecCommand struct {
 
 	// Of signal.
 	Signal string `json:"signal,omitempty" doc:"INT, TERM, HUP …: for the process group, on a terminal the one in its foreground."`
+}
+
+// ExecCopy has files copied: input and output are those of the protocol that miosa cp
+// speaks.
+type ExecCopy struct {
+	Path string `json:"path" doc:"In the app's file system, or relative to dir."`
+	From bool   `json:"from,omitempty" doc:"From the instance; else to it."`
 }
 
 // ExecEvent is a text message from the platform. "ended" or "error" is the last.

@@ -47,7 +47,24 @@ type ExecOpen struct {
 	TTY  bool `json:"tty,omitempty"`
 	Rows int  `json:"rows,omitempty"`
 	Cols int  `json:"cols,omitempty"`
+	// Copy has files copied in place of a command: standard input and output are
+	// package transfer's then.
+	Copy *ExecCopy `json:"copy,omitempty"`
 }
+
+// ExecCopy says what may be copied which way.
+type ExecCopy struct {
+	Path string `json:"path"` // in the app's root, or relative to Dir
+	Send bool   `json:"send"` // from the machine; else to it
+}
+
+// How PID 1's program is run to copy files: as CopyProgram, with CopySend or
+// CopyReceive and the path.
+const (
+	CopyProgram = "miosa-copy"
+	CopySend    = "send"
+	CopyReceive = "receive"
+)
 
 // ExecOpened: the command runs.
 type ExecOpened struct {

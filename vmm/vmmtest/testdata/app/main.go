@@ -13,6 +13,7 @@
 //	cat               write what standard input brings
 //	size              write the terminal's rows and columns, and again whenever they change
 //	flood             write for ever
+//	ps                write the command line of each process
 package main
 
 import (
@@ -25,6 +26,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -87,6 +89,13 @@ func main() {
 		_, _ = io.Copy(os.Stdout, os.Stdin)
 	case "size":
 		size()
+	case "ps":
+		lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, path := range lines {
+			if text, err := os.ReadFile(path); err == nil {
+				fmt.Println(strings.ReplaceAll(string(text), "\x00", " "))
+			}
+		}
 	case "flood":
 		for text := bytes.Repeat([]byte("y\n"), 2048); ; {
 			if _, err := os.Stdout.Write(text); err != nil {
