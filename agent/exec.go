@@ -100,6 +100,10 @@ func (s *ExecSession) begin(ctx context.Context, o guest.ExecOpen) (err error) {
 		return s.why(err)
 	}
 	first, err := s.session.Receive()
+	if s.ours.Err() != nil {
+		late()
+		return s.why(s.ours.Err())
+	}
 	if !late() {
 		return miosa.Wrap(ctx.Err(), miosa.Unavailable, "the instance does not answer: it may be busy starting, or have no memory left")
 	}
@@ -183,8 +187,13 @@ func (s *ExecSession) Close() error {
 type execConn struct{ net.Conn }
 
 func (c execConn) Write(b []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(execWriteFor)); err != nil {
-		return 0, err
+	err := c.SetWriteDeadline(time.Now().Add(execWriteFor))
+	n := 0
+	if err == nil {
+		n, err = c.Conn.Write(b)
 	}
-	return c.Conn.Write(b)
+	if err != nil {
+		_ = c.Close() // half a message may have been sent; whoever reads hears of it
+	}
+	return n, err
 }

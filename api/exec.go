@@ -2,10 +2,14 @@ package api
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -113,8 +117,20 @@ func (s *Server) needsWebSocket(c *call, _ none) (none, error) {
 	return none{}, &miosa.Error{Code: errUpgrade, Message: "an exec session is a WebSocket: connect with Upgrade: websocket and the subprotocol " + resource.ExecProtocol}
 }
 
+// wantsWebSocket reports whether a request asks for a session as it must.
 func wantsWebSocket(r *http.Request) bool {
-	return strings.EqualFold(r.Header.Get("Upgrade"), "websocket") && r.Method == http.MethodGet
+	has := func(header, token string) bool {
+		for list := range slices.Values(r.Header.Values(header)) {
+			for word := range strings.SplitSeq(list, ",") {
+				if strings.EqualFold(strings.TrimSpace(word), token) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	return r.Method == http.MethodGet && has("Connection", "upgrade") && has("Upgrade", "websocket") &&
+		has("Sec-WebSocket-Version", "13") && r.Header.Get("Sec-WebSocket-Key") != "" && has("Sec-WebSocket-Protocol", resource.ExecProtocol)
 }
 
 // execInstance serves a session. What is wrong before anything is said comes as an
@@ -178,20 +194,16 @@ func execRequest(ctx context.Context, conn *websocket.Conn) (o guest.ExecOpen, e
 	defer cancel()
 	kind, raw, err := conn.Read(ctx)
 	if err != nil {
-		return o, err
+		return o, readError(err)
 	}
 	var in resource.ExecCommand
 	if kind != websocket.MessageText || json.Unmarshal(raw, &in) != nil || in.Type != "open" {
 		return o, invalidField("type", `the first message must be a text message of type "open"`)
 	}
 	var f faults
-	size := 0
 	f.check(len(in.Command) <= maxArgs, "command", fmt.Sprintf("at most %d arguments are possible", maxArgs))
-	for _, text := range in.Command {
-		size += len(text)
-	}
 	f.check(len(in.Command) == 0 || in.Command[0] != "", "command", "the program must not be empty")
-	for name, text := range map[string]string{"command": strings.Join(in.Command, ""), "user": in.User, "dir": in.Dir, "env": strings.Join(in.Env, "")} {
+	for name, text := range inOrder(map[string]string{"command": strings.Join(in.Command, ""), "user": in.User, "dir": in.Dir, "env": strings.Join(in.Env, "")}) {
 		f.check(!strings.ContainsRune(text, 0), name, "must not hold a byte 0")
 	}
 	f.check(len(in.User) <= 256, "user", "at most 256 bytes are possible")
@@ -212,6 +224,14 @@ func execRequest(ctx context.Context, conn *websocket.Conn) (o guest.ExecOpen, e
 	return o, f.err()
 }
 
+// readError is why nothing more can be read, if it is for the client to know.
+func readError(err error) error {
+	if errors.Is(err, websocket.ErrMessageTooBig) {
+		return &miosa.Error{Code: miosa.TooLarge, Public: "exec_message_too_large", Message: fmt.Sprintf("a message may have at most %d bytes", resource.MaxExecMessage)}
+	}
+	return err
+}
+
 // check notes a fault of a field unless it is right.
 func (f *faults) check(right bool, field, message string) {
 	if !right {
@@ -226,8 +246,22 @@ func (c *call) execDetails(session string, o guest.ExecOpen) map[string]string {
 		from = c.r.RemoteAddr
 	}
 	d := map[string]string{"session_id": session, "command": shownCommand(o), "from": from, "tty": strconv.FormatBool(o.TTY)}
-	if o.User != "" {
-		d["user"] = strings.ToValidUTF8(o.User, "\uFFFD")
+	var names []string // the values may be secret
+	for _, entry := range o.Env {
+		name, _, _ := strings.Cut(entry, "=")
+		names = append(names, name)
+	}
+	for name, value := range map[string]string{"user": o.User, "dir": o.Dir, "env": strings.Join(names, " ")} {
+		if value != "" {
+			d[name] = shownText(value)
+		}
+	}
+	if o.Copy != nil {
+		d["copy"] = "to"
+		if o.Copy.Send {
+			d["copy"] = "from"
+		}
+		d["path"] = strings.ToValidUTF8(path.Clean(o.Copy.Path), "\uFFFD")
 	}
 	if c.key.Role == miosa.RoleAdmin {
 		d["operator"] = "true"
@@ -240,13 +274,13 @@ func shownCommand(o guest.ExecOpen) string {
 	argv := o.Argv
 	switch {
 	case o.Copy != nil && o.Copy.Send:
-		argv = []string{"cp", "INSTANCE:" + o.Copy.Path, "…"}
+		return "a copy from " + shownText(path.Clean(o.Copy.Path))
 	case o.Copy != nil:
-		argv = []string{"cp", "…", "INSTANCE:" + o.Copy.Path}
+		return "a copy to " + shownText(path.Clean(o.Copy.Path))
 	case len(argv) == 0:
 		return "the image's shell"
 	}
-	plain := func(r rune) bool { return alphanumeric(r) || strings.ContainsRune("_-./:=@%+,…", r) }
+	plain := func(r rune) bool { return alphanumeric(r) || strings.ContainsRune("_-./:=@%+,", r) }
 	var b strings.Builder
 	for i, word := range argv {
 		if i > 0 {
@@ -256,15 +290,17 @@ func shownCommand(o guest.ExecOpen) string {
 			word = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 		}
 		b.WriteString(word)
-		if b.Len() > execShown {
-			break
-		}
 	}
-	text := strings.ToValidUTF8(b.String(), "\uFFFD")
+	return shownText(b.String())
+}
+
+// shownText is a text for an event: what is too long for one is shown by its
+// beginning, its end and its digest.
+func shownText(text string) string {
 	if len(text) > execShown {
-		text = strings.ToValidUTF8(text[:execShown], "") + "…"
+		text = fmt.Sprintf("%s … %s (%d bytes, SHA-256 %x)", text[:execShown/2], text[len(text)-execShown/2:], len(text), sha256.Sum256([]byte(text)))
 	}
-	return text
+	return strings.ToValidUTF8(text, "\uFFFD")
 }
 
 // who is an actor in words.
@@ -272,5 +308,8 @@ func (c *call) who() string {
 	if c.key.Role == miosa.RoleAdmin {
 		return "the operator"
 	}
-	return strconv.Quote(c.key.Name) // as the key is called
+	if c.key.Name == "" {
+		return c.key.ID
+	}
+	return strconv.Quote(c.key.Name)
 }

@@ -516,3 +516,35 @@ func TestWhatEndsASession(t *testing.T) {
 		t.Errorf("its guest's end: %+v", e)
 	}
 }
+
+// The events tell what was done, and where, however it was asked for.
+func TestWhatTheEventsTellOfASession(t *testing.T) {
+	b := startExec(t, api.Config{})
+	long := "x" + strings.Repeat(" ", 2000) + "rm -rf /"
+	for _, c := range []struct {
+		in   resource.ExecCommand
+		want map[string]string
+	}{
+		{resource.ExecCommand{Copy: &resource.ExecCopy{Path: strings.Repeat("/", 1100) + "etc/../etc/shadow", From: true}, User: "root"}, map[string]string{
+			"command": "a copy from /etc/shadow", "copy": "from", "path": "/etc/shadow", "user": "root",
+		}},
+		{resource.ExecCommand{Copy: &resource.ExecCopy{Path: "shadow"}, Dir: "/etc"}, map[string]string{"command": "a copy to shadow", "copy": "to", "path": "shadow", "dir": "/etc"}},
+		{resource.ExecCommand{Command: []string{"./run"}, Dir: "/opt", Env: []string{"LD_PRELOAD=/tmp/a.so", "PATH=/tmp"}}, map[string]string{"command": "./run", "dir": "/opt", "env": "LD_PRELOAD PATH"}},
+	} {
+		b.open(c.in)
+		b.told("exec.started", c.want)
+	}
+	b.open(resource.ExecCommand{Command: []string{"sh", "-c", long}})
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		raw := b.want(200, "GET", "/runtime-instances/"+b.instance+"/events?type=exec.started", nil).Raw
+		if strings.Contains(raw, "rm -rf /'") && strings.Contains(raw, "SHA-256") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("what a long command ends with is not told: %s", raw)
+		}
+	}
+	if raw := b.want(200, "GET", "/runtime-instances/"+b.instance+"/events", nil).Raw; strings.Contains(raw, "/tmp/a.so") {
+		t.Error("the value of a variable is in an event")
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -27,8 +28,8 @@ const (
 	execSilence = time.Minute
 	// execSignals bounds the signals that wait for the guest.
 	execSignals = 64
-	// execLastWrite is how long a client may take what it is being told when the
-	// session ends.
+	// execLastWrite is how long a client may take what it is told when the session
+	// ends, or is being told then.
 	execLastWrite = 5 * time.Second
 	// execNoteWithin bounds the writing of the event that tells of a session's end.
 	execNoteWithin = 10 * time.Second
@@ -84,18 +85,35 @@ func (e *execution) serve(ctx context.Context) {
 		return
 	}
 	details := e.c.execDetails(e.id, e.open)
-	// Told of before it is done: there is no session that nobody hears of.
-	if err := e.note(ctx, "exec.started", fmt.Sprintf("%s runs %s in it", e.c.who(), details["command"]), details); err != nil {
+	// The event comes first: there is no session without one.
+	if err := e.note(ctx, "exec.started", fmt.Sprintf("%s opens a session in it: %s", e.c.who(), details["command"]), details); err != nil {
 		e.fail(ctx, err)
 		return
 	}
 	e.began = e.c.s.now()
 	e.moved.Store(e.began.UnixNano())
-	if e.session, err = e.c.s.runner.OpenExec(ctx, e.instance.HostID, e.instance.ID, e.open); err != nil {
-		e.end(ctx, execEnd{err: err}, details)
+	// Nothing is begun for a client that has gone, and what it says meanwhile is kept.
+	// The reader ends with the connection alone: nothing else ends a read and leaves it
+	// fit to tell why.
+	reading := make(chan execEnd, 1)
+	opening, leave := context.WithCancel(ctx)
+	defer leave()
+	go func() {
+		defer leave()
+		reading <- e.guarded(func() execEnd { return e.listen(context.WithoutCancel(ctx)) })
+	}()
+	if e.session, err = e.c.s.runner.OpenExec(opening, e.instance.HostID, e.instance.ID, e.open); err != nil {
+		end := execEnd{err: err}
+		switch {
+		case ctx.Err() != nil:
+			end = execEnd{err: errStopping}
+		case opening.Err() != nil:
+			end = <-reading
+		}
+		e.end(ctx, end, details)
 		return
 	}
-	end := e.run(ctx)
+	end := e.run(ctx, reading)
 	_ = e.session.Close() // it ends whatever still runs
 	e.end(ctx, end, details)
 }
@@ -131,19 +149,27 @@ func (e *execution) end(ctx context.Context, end execEnd, details map[string]str
 		if end.ended.Message != "" {
 			how += ": " + end.ended.Message
 		}
-		e.tell(ctx, resource.ExecEvent{Type: "ended", ExitCode: &end.ended.Code, Message: end.ended.Message})
-		_ = e.conn.Close(websocket.StatusNormalClosure, "")
 	case end.gone != nil:
 		how, details["reason"] = "as its client has gone", "client_gone"
 	default:
 		_, body := problem(end.err, e.c.id)
 		how, details["reason"] = "early: "+body.Error.Message, body.Error.Code
-		e.fail(ctx, end.err)
 	}
+	// First what everybody may read: a client may take its time, and who asks for the
+	// events after it finds this one.
 	noting, cancel := context.WithTimeout(context.WithoutCancel(ctx), execNoteWithin)
 	defer cancel()
-	if err := e.note(noting, "exec.ended", fmt.Sprintf("what %s ran in it ended %s", e.c.who(), how), details); err != nil {
+	if err := e.note(noting, "exec.ended", fmt.Sprintf("the session of %s ended %s", e.c.who(), how), details); err != nil {
 		e.c.s.log.Error("tell of the end of an exec session", "session", e.id, "instance", e.instance.ID, "err", err)
+	}
+	switch {
+	case end.ended != nil:
+		telling, cancel := context.WithTimeout(context.WithoutCancel(ctx), execLastWrite)
+		defer cancel()
+		e.tell(telling, resource.ExecEvent{Type: "ended", ExitCode: &end.ended.Code, Message: end.ended.Message})
+		_ = e.conn.Close(websocket.StatusNormalClosure, "")
+	case end.err != nil:
+		e.fail(ctx, end.err)
 	}
 }
 
@@ -179,25 +205,23 @@ func (e *execution) write(ctx context.Context, kind websocket.MessageType, raw [
 }
 
 // run lasts as long as the session.
-func (e *execution) run(ctx context.Context) execEnd {
+func (e *execution) run(ctx context.Context, reading <-chan execEnd) execEnd {
 	working, cancel := context.WithCancel(ctx)
 	var parts sync.WaitGroup
 	ends := make(chan execEnd, 4)
 	part := func(work func(context.Context) execEnd) {
-		parts.Go(func() { ends <- work(working) })
+		parts.Go(func() { ends <- e.guarded(func() execEnd { return work(working) }) })
 	}
 	part(e.speak)
 	part(e.carryIn)
 	part(e.watch)
-	// The reader ends with the connection alone: nothing else ends a read and leaves
-	// it fit to tell why.
-	reading := make(chan execEnd, 1)
-	go func() { reading <- e.listen(context.WithoutCancel(ctx)) }()
 	var end execEnd
 	select {
 	case end = <-ends:
 	case end = <-reading:
 	case <-ctx.Done():
+	}
+	if ctx.Err() != nil && end.ended == nil {
 		end = execEnd{err: errStopping}
 	}
 	if end.err == nil && end.gone == nil && end.ended == nil {
@@ -217,13 +241,30 @@ var errSilent = errors.New("the client says no more that it is there")
 
 var errStopping = &miosa.Error{Code: miosa.Unavailable, Public: "platform_stopping", Message: "the platform is stopping: connect again in a while"}
 
+// guarded lets a fault of ours end one session, and not the platform.
+func (e *execution) guarded(work func() execEnd) (end execEnd) {
+	defer func() {
+		if p := recover(); p != nil {
+			e.c.s.log.Error("exec session panicked", "session", e.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			end = execEnd{err: fmt.Errorf("panic: %v", p)}
+		}
+	}()
+	return work()
+}
+
 // listen takes what the client says. It never waits for the guest: pings are
 // answered, and signals heard, behind input that nobody takes.
 func (e *execution) listen(ctx context.Context) execEnd {
 	for {
 		kind, raw, err := e.conn.Read(ctx)
+		if why, told := errors.AsType[*miosa.Error](readError(err)); told {
+			return execEnd{err: why}
+		}
 		if err != nil {
 			return execEnd{gone: err}
+		}
+		if e.heard.Load() != 0 {
+			e.heard.Store(e.c.s.now().UnixNano())
 		}
 		if err := e.take(kind, raw); err != nil {
 			return execEnd{err: err}

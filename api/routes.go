@@ -89,7 +89,7 @@ func deploymentRoutes() []*route {
 const execNote = "A WebSocket, subprotocol " + resource.ExecProtocol + ". The client's first message is text, an ExecCommand of type open; then binary messages are the command's input, " +
 	"and text ones resize, signal, eof, alive. From the platform: text messages, ExecEvent, of type started, taken, alive, then ended or error as the last; binary ones are output, " +
 	"whose first byte is 1 for standard output (all of a terminal's) and 2 for standard error. A client has at most 64 KiB of input on its way that taken has not told of. " +
-	"A session ends with its connection, its instance, its key, and at the plan's limits; what was started in its background by nohup and the like goes on only where its command ended by itself. " +
+	"A session ends with its connection, its instance, its key, and at the plan's limits. A command that ends by itself leaves running what it put into the background; a session that is cut ends that too. " +
 	"426 without an Upgrade; 409 instance_not_running, exec_sessions_busy. exec.started and exec.ended tell who ran what, from where, and how it ended."
 
 const dryNote = "A dry run: it is refused as the change itself would be, and else decided on a copy of the records by what decides in earnest, with hosts that do as they are told at once. " +

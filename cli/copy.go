@@ -25,7 +25,8 @@ const (
 	// copyPatience is how long a copy whose connection broke off is tried to be gone
 	// on with.
 	copyPatience = 2 * time.Minute
-	copyPause    = time.Second
+	copyPause    = time.Second // at first; longer each time that brings nothing
+	copyPauses   = 5           // at most so many of them
 	// discardWithin bounds what is done about a copy that is given up.
 	discardWithin = 5 * time.Second
 	copyWords     = 4 << 10 // of standard error that are kept
@@ -132,7 +133,7 @@ func (a *app) copied(r transfer.Result) error {
 		what string
 	}{
 		{r.Skipped, "left out, as neither files nor directories nor links"},
-		{r.Changed, "changed while they were read: what was copied of them may be no state that they had"},
+		{r.Changed, "changed while they were read, so that their copies may hold something of before and something of after"},
 	} {
 		if n.of.Count > 0 {
 			fmt.Fprintf(a.cfg.Stderr, "%d %s: %s\n", n.of.Count, n.what, strings.Join(n.of.First, ", "))
@@ -158,7 +159,7 @@ type copying struct {
 // may be gone on with.
 func (cp *copying) run(ctx context.Context, work func(context.Context, io.ReadWriter) (transfer.Result, error)) (transfer.Result, error) {
 	var since time.Time // of the first connection that broke off and brought nothing
-	for {
+	for pauses := 1; ; pauses = min(pauses+1, copyPauses) {
 		result, moved, err := cp.once(ctx, work)
 		if _, broke := errors.AsType[*transfer.BrokenError](err); broke {
 			cp.broke = true
@@ -167,7 +168,7 @@ func (cp *copying) run(ctx context.Context, work func(context.Context, io.ReadWr
 			return result, cp.words(err)
 		}
 		if moved || since.IsZero() {
-			since = time.Now()
+			since, pauses = time.Now(), 1
 		}
 		if time.Since(since) > copyPatience {
 			return result, cp.words(err)
@@ -177,7 +178,7 @@ func (cp *copying) run(ctx context.Context, work func(context.Context, io.ReadWr
 			fmt.Fprintf(cp.a.cfg.Stderr, "The connection broke off; going on …\n")
 		}
 		select {
-		case <-time.After(copyPause):
+		case <-time.After(time.Duration(pauses) * copyPause):
 		case <-ctx.Done():
 			return result, ctx.Err()
 		}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -71,8 +72,8 @@ Who ran what, from where, and how it ended stands in the events of the instance;
 what was typed and printed does not.
 
 Exit code: the command's own, 128 and the signal's number if a signal ended it,
-127 where it was not found, 126 where it could not be run; 255 if the session
-broke off. Before the command runs, those of "miosa --help".`,
+127 where it was not found, 126 where it could not be run; 255 if the session could
+not be begun or broke off. What is wrong before has the codes of "miosa --help".`,
 		Example: `  miosa exec shop -- env
   miosa exec ri_01m84z7zsvd0053bpgqh026v41 --user root -- cat /etc/shadow
   pg_dump mydb | miosa exec shop -- psql "$OTHER"
@@ -153,7 +154,11 @@ func (a *app) exec(ctx context.Context, c *client.Client, subject string, comman
 		fmt.Fprintln(a.cfg.Stderr, note)
 	}
 	input := a.cfg.Stdin
-	if tty && stdin {
+	told := forwardSignals(session, size)
+	if tty && stdin && !f.noStdin {
+		// One that is killed for writing to a pipe would leave the terminal as it is.
+		signal.Ignore(syscall.SIGPIPE)
+		defer signal.Reset(syscall.SIGPIPE)
 		before, err := term.MakeRaw(keyboard)
 		if err != nil {
 			return fmt.Errorf("take over the terminal: %w", err)
@@ -161,24 +166,73 @@ func (a *app) exec(ctx context.Context, c *client.Client, subject string, comman
 		defer func() { _ = term.Restore(keyboard, before) }()
 		input = &escapes{from: input, leave: session.Close}
 	}
-	told := forwardSignals(session, size)
+	if rows, cols, ok := size(); ok && (rows != open.Rows || cols != open.Cols) {
+		_ = session.Resize(rows, cols) // it was changed meanwhile
+	}
+	unread := make(chan error, 1) // why standard input ended early
 	go func() {
 		if !f.noStdin {
-			if _, err := io.Copy(session, input); err != nil {
+			in := &failingReader{Reader: input}
+			if _, err := io.Copy(session, in); err != nil && in.failed == nil {
 				return // it takes no more; Copy below knows why
+			}
+			if in.failed != nil {
+				unread <- in.failed
 			}
 		}
 		_ = session.CloseWrite()
 	}()
-	ended, err := session.Copy(a.cfg.Stdout, a.cfg.Stderr, nil)
+	type end struct {
+		event resource.ExecEvent
+		err   error
+	}
+	over := make(chan end, 1)
+	go func() {
+		event, err := session.Copy(a.cfg.Stdout, a.cfg.Stderr, nil)
+		over <- end{event, err}
+	}()
+	var is end
+	select {
+	case is = <-over:
+	case <-session.Closed():
+		// We have ended it ourselves. Who does not take its output is not waited for.
+		select {
+		case is = <-over:
+		case <-time.After(execLastOutput):
+			is.err = client.ErrExecBroke
+		}
+	}
 	if e, ok := input.(*escapes); ok && e.left() {
 		fmt.Fprint(a.cfg.Stderr, "\r\n")
 		return &codeError{exitBroke, "the session was ended"}
 	}
-	if code := told(); code != 0 && err != nil {
+	if code := told(); code != 0 && is.err != nil {
 		return &codeError{code, ""}
 	}
-	return a.execEnded(ended, err)
+	select {
+	case err := <-unread:
+		fmt.Fprintf(a.cfg.Stderr, "miosa: standard input could not be read: %v\r\n", err)
+	default:
+	}
+	return a.execEnded(is.event, is.err)
+}
+
+// execLastOutput is how long the rest of the output of a session that was left may
+// take.
+const execLastOutput = 500 * time.Millisecond
+
+// failingReader keeps why it could not be read.
+type failingReader struct {
+	io.Reader
+	failed error
+}
+
+func (r *failingReader) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.failed = err
+	}
+	return n, err
 }
 
 // execEnded is the exit code of a session in the error that ends the process with
@@ -265,7 +319,9 @@ func fdOf(f *os.File) int {
 // for none. Who is asked to end, or is interrupted a third time, does.
 func forwardSignals(session *client.ExecSession, size func() (rows, cols int, ok bool)) (told func() int) {
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGWINCH)
+	heard := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGWINCH}
+	// What nohup had us ignore stays ignored.
+	signal.Notify(signals, slices.DeleteFunc(heard, signal.Ignored)...)
 	code, done, over := 0, make(chan struct{}), make(chan struct{})
 	end := func(s syscall.Signal) {
 		code = 128 + int(s)

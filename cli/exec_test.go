@@ -123,6 +123,21 @@ func TestExecOnAFullDevice(t *testing.T) {
 	}
 }
 
+// What cannot be read ends the input, and is told.
+func TestExecWithInputThatCannotBeRead(t *testing.T) {
+	s, _, _, instance := newExecShell(t)
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	s.typing = dir
+	var out bytes.Buffer
+	if code := s.run(t.Context(), &out, "exec", instance, "--", "cat"); code != 0 || !strings.Contains(out.String(), "standard input could not be read") {
+		t.Errorf("a directory for input: %d, %s", code, &out)
+	}
+}
+
 // A session that ends early says why, and has an exit code of its own.
 func TestExecThatBreaksOff(t *testing.T) {
 	s, guests, vm, instance := newExecShell(t)

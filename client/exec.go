@@ -233,6 +233,9 @@ func (s *ExecSession) read() (websocket.MessageType, []byte, error) {
 	return kind, raw, err
 }
 
+// Closed is closed once Close was called.
+func (s *ExecSession) Closed() <-chan struct{} { return s.over.Done() }
+
 // Close ends the session.
 func (s *ExecSession) Close() error {
 	s.close()

@@ -95,27 +95,43 @@ func (s *execServer) host(ctx context.Context, in, out *wire.Conn, stream io.Clo
 			_ = stream.Close()
 			return
 		case <-silent.C:
-			now.cut()
-			now = nil
+			select { // it may be we who did not listen
+			case m, ok := <-messages:
+				if !ok {
+					return
+				}
+				now = s.heard(m, now, out, pongs)
+			default:
+				now.cutFor("its host was not heard for "+silence.String(), out)
+				now = nil
+			}
+			silent.Reset(silence)
 		case m, ok := <-messages:
 			if !ok {
 				return
 			}
-			switch {
-			case m.ExecOpen != nil:
-				now.cut()
-				now = s.open(*m.ExecOpen, out)
-			case m.Ping != nil:
-				select {
-				case pongs <- &wire.Ping{Seq: m.Ping.Seq}:
-				default: // it has not read the last one yet
-				}
-			case now != nil:
-				now.obey(m)
-			}
+			now = s.heard(m, now, out, pongs)
 			silent.Reset(silence) // now: the end of a session before may have taken a while
 		}
 	}
+}
+
+// heard does what a host says, and returns the session that there is then.
+func (s *execServer) heard(m wire.Message, now *execSession, out *wire.Conn, pongs chan<- *wire.Ping) *execSession {
+	switch {
+	case m.ExecOpen != nil:
+		now.cut()
+		return s.open(*m.ExecOpen, out)
+	case m.Ping != nil:
+		select {
+		case pongs <- &wire.Ping{Seq: m.Ping.Seq}:
+		default: // it has not read the last one yet
+		}
+	case now != nil && !now.obey(m):
+		now.cutFor("more input came than there was room for", out)
+		return nil
+	}
+	return now
 }
 
 // execSession is one command that runs.
@@ -291,8 +307,10 @@ func (s *execServer) start(run command, o wire.ExecOpen, out *wire.Conn) (_ *exe
 				return nil, err
 			}
 			theirs, e.readers = append(theirs, w), append(e.readers, r)
-			// So that the command may open its own /dev/stdout again.
-			if err := w.Chown(int(run.account.uid), int(run.account.gid)); err != nil && os.Getuid() == 0 {
+		}
+		// So that the command may open its own /dev/stdin and /dev/stdout again.
+		for _, f := range theirs {
+			if err := f.Chown(int(run.account.uid), int(run.account.gid)); err != nil && os.Getuid() == 0 {
 				return nil, err
 			}
 		}
@@ -412,19 +430,26 @@ func (e *execSession) drain() {
 	}
 }
 
-// obey does what the host says about the session, if it is about this one.
-func (e *execSession) obey(m wire.Message) {
+// obey does what the host says about the session, if it is about this one. ok is
+// false for a host that does not keep to the window: lost input is worse than an end.
+func (e *execSession) obey(m wire.Message) (ok bool) {
 	switch {
 	case m.ExecInput != nil && m.ExecInput.Nonce == e.nonce:
 		e.mu.Lock()
 		fits := e.waiting+len(m.ExecInput.Data) <= wire.ExecWindow
+		if n := len(e.input); fits && n > 0 && !e.input[n-1].EOF && len(e.input[n-1].Data) < wire.ExecChunk {
+			// What is typed comes byte by byte: it is kept as one.
+			e.input[n-1].Data = append(e.input[n-1].Data, m.ExecInput.Data...)
+			e.input[n-1].EOF = m.ExecInput.EOF
+		} else if fits {
+			e.input = append(e.input, *m.ExecInput)
+		}
 		if fits {
-			e.input, e.waiting = append(e.input, *m.ExecInput), e.waiting+len(m.ExecInput.Data)
+			e.waiting += len(m.ExecInput.Data)
 		}
 		e.mu.Unlock()
-		if !fits { // it does not keep to the window, and lost input is worse than an end
-			e.cutOnce.Do(func() { close(e.cutOff) })
-			return
+		if !fits {
+			return false
 		}
 		select {
 		case e.more <- struct{}{}:
@@ -443,6 +468,7 @@ func (e *execSession) obey(m wire.Message) {
 			_ = syscall.Kill(-group, syscall.Signal(sig))
 		}
 	}
+	return true
 }
 
 // carryIn hands the input on as the command takes it.
@@ -499,6 +525,17 @@ func (e *execSession) cut() {
 	}
 	e.cutOnce.Do(func() { close(e.cutOff) })
 	<-e.over
+}
+
+// cutFor cuts it, and tells a host that may still be there why.
+func (e *execSession) cutFor(why string, out *wire.Conn) {
+	if e == nil {
+		return
+	}
+	e.cut()
+	go func() {
+		_ = out.WriteMessage(wire.Message{ExecEnded: &wire.ExecEnded{Nonce: e.nonce, Code: 128 + int(syscall.SIGHUP), Message: "The session was ended: " + why + "."}})
+	}()
 }
 
 // end ends all processes of the session: those that a shell has put into groups of

@@ -387,6 +387,10 @@ func TestExecIsCut(t *testing.T) {
 	for _, pid := range left {
 		gone(t, pid) // the last ones' host is silent
 	}
+	// One that was only slow hears of it.
+	if _, _, end := h.rest(); end.Code != 129 || !strings.Contains(end.Message, "not heard") {
+		t.Errorf("a host that was silent is told %+v", end)
+	}
 	// One that goes on asking is not silent.
 	defer h.ping()()
 	if _, _, end := h.run(wire.ExecOpen{Argv: []string{"sleep", "3"}}); end.Code != 0 {
@@ -433,4 +437,22 @@ func TestExecFloods(t *testing.T) {
 		h.say(wire.Message{ExecInput: &wire.ExecInput{Nonce: h.nonce, Data: make([]byte, wire.ExecChunk)}})
 	}
 	gone(t, pid)
+}
+
+// A command may open its own input and output again, whoever it runs as.
+func TestExecOpensItsOwnFiles(t *testing.T) {
+	next, _ := servePort(t, 0)
+	h := next()
+	defer h.ping()()
+	open := wire.ExecOpen{Argv: []string{"sh", "-c", "cat /dev/stdin > /dev/stdout"}, Dir: "/"}
+	if os.Getuid() == 0 {
+		open.User = "65534"
+	}
+	if m := h.open(open); m.ExecOpened == nil {
+		t.Fatalf("it began with %+v", m)
+	}
+	h.say(wire.Message{ExecInput: &wire.ExecInput{Nonce: h.nonce, Data: []byte("words"), EOF: true}})
+	if out, errs, end := h.rest(); out != "words" || end.Code != 0 {
+		t.Errorf("%q, %q, %+v", out, errs, end)
+	}
 }

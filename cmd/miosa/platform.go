@@ -584,7 +584,9 @@ func (p *platform) finish() {
 			p.log.Warn("close the api", "err", err)
 		}
 	}
-	p.sessions.Wait(ctx)
+	ending, cancelEnding := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancelEnding()
+	p.sessions.Wait(ending)
 	p.parts.Wait()
 	last, cancelLast := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancelLast()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -100,7 +101,12 @@ func (s *ExecSession) judge(m Message) (_ Message, ok bool, err error) {
 		if e.Code < 0 || e.Code > 255 {
 			return broken("exit code %d", e.Code)
 		}
-		e.Message = strings.ToValidUTF8(e.Message[:min(len(e.Message), MaxExecMessage)], "\uFFFD")
+		e.Message = strings.Map(func(r rune) rune {
+			if strconv.IsPrint(r) {
+				return r
+			}
+			return '?' // it is shown on terminals
+		}, strings.ToValidUTF8(e.Message[:min(len(e.Message), MaxExecMessage)], "\uFFFD"))
 		m.ExecEnded = &e
 	default:
 		return Message{}, false, nil // of another session, or a Pong
