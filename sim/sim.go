@@ -85,14 +85,14 @@ type written struct {
 	what string
 }
 
-// task is something that happens at a time.
-type task struct {
+// happening is something that happens at a time.
+type happening struct {
 	at  time.Time
 	seq uint64 // ties are broken by the order of making
 	do  func()
 }
 
-type queue []task
+type queue []happening
 
 func (q queue) Len() int { return len(q) }
 func (q queue) Less(i, j int) bool {
@@ -102,7 +102,7 @@ func (q queue) Less(i, j int) bool {
 	return q[i].at.Before(q[j].at)
 }
 func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *queue) Push(x any)   { *q = append(*q, x.(task)) }
+func (q *queue) Push(x any)   { *q = append(*q, x.(happening)) }
 func (q *queue) Pop() any {
 	old := *q
 	t := old[len(old)-1]
@@ -130,7 +130,7 @@ func Run(cfg Config) (Report, error) {
 	s.users.plan()
 	end := s.now.Add(cfg.Span + cfg.Settle)
 	for len(s.queue) > 0 && s.err == nil {
-		t := heap.Pop(&s.queue).(task)
+		t := heap.Pop(&s.queue).(happening)
 		if t.at.After(end) {
 			break
 		}
@@ -193,7 +193,7 @@ func (s *Sim) fail(format string, args ...any) {
 // after schedules do.
 func (s *Sim) after(d time.Duration, do func()) {
 	s.seq++
-	heap.Push(&s.queue, task{at: s.now.Add(d), seq: s.seq, do: do})
+	heap.Push(&s.queue, happening{at: s.now.Add(d), seq: s.seq, do: do})
 }
 
 // between is a random duration; low ones are likelier, as delays are.
