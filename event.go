@@ -13,6 +13,7 @@ type Event struct {
 	VersionID    string
 	RolloutID    string
 	HostID       string
+	TaskID       string
 	WorkspaceID  string // external_workspace_id of its deployment when it happened
 	Type         string // "rollout.flipped", "instance.crashed" …: noun.past_tense
 	Message      string // in words

@@ -19,6 +19,7 @@ const (
 	PrefixRelease     = "rel"
 	PrefixRollout     = "rol"
 	PrefixInstance    = "ri"
+	PrefixTask        = "task"
 	PrefixHost        = "host"
 	PrefixDomain      = "dom"
 	PrefixEvent       = "evt"

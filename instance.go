@@ -47,7 +47,7 @@ const (
 )
 
 // Instance is the occupant of one slot of one service in one version on one
-// host. Its fields are the assignment, written by control alone; Observed is
+// host, or an attempt at a task. Its fields are the assignment, written by control alone; Observed is
 // what its agent reported, kept as a record of its own and joined on reading.
 type Instance struct {
 	ID            string
@@ -58,6 +58,12 @@ type Instance struct {
 	VersionID     string
 	Slot          int    // 0 … replicas-1
 	Replaces      string // instance this one was started to take over from
+	// TaskID makes it an attempt at a task, the Attempt-th: it has no service of its
+	// own and no slot, boots once at most, and is ended when its command has run for
+	// Limit.
+	TaskID  string
+	Attempt int
+	Limit   time.Duration
 	Attribution
 
 	Spec    ServiceSpec
@@ -121,6 +127,10 @@ func (i *Instance) State() InstanceState {
 	}
 	return i.Observed.State
 }
+
+// Once reports whether the instance is an attempt at a task: it boots once at most,
+// whatever becomes of it.
+func (i *Instance) Once() bool { return i.TaskID != "" }
 
 // Serving reports whether the instance belongs into the route table.
 func (i *Instance) Serving() bool {
@@ -187,6 +197,7 @@ const (
 	FailureHostLost      FailureKind = "host_lost"      // its host fell silent for good
 	FailureDisconnected  FailureKind = "disconnected"   // its host stopped it after so long without control
 	FailureCompleted     FailureKind = "completed"      // exit 0 and the policy wants no more
+	FailureLimit         FailureKind = "time_limit"     // a task's command, ended at its limit
 )
 
 // Permanent reports whether another boot of the same version cannot help.

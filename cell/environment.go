@@ -53,6 +53,7 @@ func (m *Machine) decideAll(now time.Time, t *touched) []Effect {
 			m.w.forgetMembers(id)
 			continue
 		}
+		m.w.forgetAttempts(env)
 		p := pass{m: m, now: now, members: env, env: env.Environment, commit: Commit{Tenant: env.TenantID, Environment: id, Seen: m.w.revision}}
 		if m.unrouted(id) || !m.guarded(now, env, "what to run", p.decide) {
 			for n := range p.placed {
@@ -127,10 +128,9 @@ func (m *Machine) purge(env *members) (Effect, bool) {
 		if m.busy[id] != nil {
 			return nil, false
 		}
-		for n := range m.w.members[id].instances {
-			if !m.w.members[id].instances[n].State().Terminal() {
-				return nil, false
-			}
+		running := func(i miosa.Instance) bool { return !i.State().Terminal() }
+		if members := m.w.members[id]; slices.ContainsFunc(members.instances, running) || slices.ContainsFunc(members.attempts, running) {
+			return nil, false
 		}
 	}
 	m.purging[dep.ID] = true

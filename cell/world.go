@@ -18,7 +18,7 @@ type world struct {
 	deployments map[string]*deployment
 	ofTenant    map[string]map[string]bool // IDs of deployments
 	members     map[string]*members        // by environment ID
-	of          map[string]*members        // by the ID of a service, version, rollout or instance: where it belongs
+	of          map[string]*members        // by the ID of a service, version, rollout, instance or task: where it belongs
 	early       map[string]miosa.Observation
 	hosts       map[string]miosa.Host
 	onHost      map[string]map[string]bool // by host ID: IDs of instances that have not ended
@@ -45,7 +45,9 @@ type members struct {
 	services          []miosa.Service
 	versions          []miosa.Version
 	rollouts          []miosa.Rollout
-	instances         []miosa.Instance // Observed joined
+	instances         []miosa.Instance // of services; Observed joined
+	tasks             []miosa.Task     // that have not ended
+	attempts          []miosa.Instance // of tasks: whoever asks for a service's instances never sees one
 }
 
 func newWorld(placement schedule.Policy) *world {
@@ -101,15 +103,18 @@ func serviceID(v *miosa.Service) string   { return v.ID }
 func versionID(v *miosa.Version) string   { return v.ID }
 func rolloutID(v *miosa.Rollout) string   { return v.ID }
 func instanceID(v *miosa.Instance) string { return v.ID }
+func taskID(v *miosa.Task) string         { return v.ID }
 
 func (m *members) service(id string) *miosa.Service   { return get(m.services, id, serviceID) }
 func (m *members) version(id string) *miosa.Version   { return get(m.versions, id, versionID) }
 func (m *members) rollout(id string) *miosa.Rollout   { return get(m.rollouts, id, rolloutID) }
 func (m *members) instance(id string) *miosa.Instance { return get(m.instances, id, instanceID) }
+func (m *members) attempt(id string) *miosa.Instance  { return get(m.attempts, id, instanceID) }
+func (m *members) task(id string) *miosa.Task         { return get(m.tasks, id, taskID) }
 
 // empty: nothing is left of it.
 func (m *members) empty() bool {
-	return m.ID == "" && len(m.services)+len(m.versions)+len(m.rollouts)+len(m.instances) == 0
+	return m.ID == "" && len(m.services)+len(m.versions)+len(m.rollouts)+len(m.instances)+len(m.tasks)+len(m.attempts) == 0
 }
 
 // membersOf is an environment with what belongs to it, made if need be: its
@@ -147,12 +152,16 @@ func (w *world) deploymentOf(id string) *deployment {
 	return d
 }
 
-// instance is a known one; nil: there is none.
+// instance is a known one, a service's or an attempt; nil: there is none.
 func (w *world) instance(id string) *miosa.Instance {
-	if m := w.of[id]; m != nil {
-		return m.instance(id)
+	m := w.of[id]
+	if m == nil {
+		return nil
 	}
-	return nil
+	if i := m.instance(id); i != nil {
+		return i
+	}
+	return m.attempt(id)
 }
 
 // touched is what a change may bear on: environments by ID, or all that wait
@@ -188,7 +197,7 @@ func (t *touched) route(id string) {
 // in put if it is handed over.
 var Kinds = map[string]bool{
 	"tenant": true, "deployment": true, "environment": true, "service": true, "version": true, "release": true, "rollout": true,
-	"instance": true, "observation": true, "host": true,
+	"instance": true, "observation": true, "host": true, "task": true,
 	"plan": false, "api_key": false, "vars": false, "event": false, "webhook": false, "log_drain": false, "registry_login": false,
 }
 
@@ -269,6 +278,15 @@ func (w *world) put(noun any, t *touched) error {
 		w.fleet.Put(v)
 		t.capacity, t.hosts[v.ID] = true, true
 		w.touchHost(v.ID, t)
+	case miosa.Task:
+		m := w.membersOf(v.EnvironmentID)
+		if t.env(v.EnvironmentID); v.State.Terminal() {
+			m.tasks = without(m.tasks, v.ID, taskID)
+			delete(w.of, v.ID)
+			break
+		}
+		m.tasks = insert(m.tasks, v, taskID)
+		w.of[v.ID] = m
 	case miosa.Release: // retention's; what boots is read when it is sealed
 	default:
 		return UnknownNoun{noun}
@@ -304,22 +322,26 @@ func (w *world) countRollout(r *miosa.Rollout, sign int) {
 
 func (w *world) putInstance(i miosa.Instance, t *touched) {
 	m := w.membersOf(i.EnvironmentID)
+	list := &m.instances
+	if i.Once() {
+		list = &m.attempts
+	}
 	if i.HostID != "" {
 		t.hosts[i.HostID] = true
 	}
-	if old := m.instance(i.ID); old != nil {
+	if old := get(*list, i.ID, instanceID); old != nil {
 		w.count(old, -1)
 		if !old.State().Terminal() && i.State().Terminal() {
 			t.capacity = true
 			t.ended = append(t.ended, i.ID)
 		}
-		if old.Serving() != i.Serving() || old.Goal != i.Goal || old.Observed.Addr != i.Observed.Addr {
+		if !i.Once() && (old.Serving() != i.Serving() || old.Goal != i.Goal || old.Observed.Addr != i.Observed.Addr) {
 			t.route(i.EnvironmentID)
 		}
 	} else if i.Serving() {
 		t.route(i.EnvironmentID)
 	}
-	m.instances = insert(m.instances, i, instanceID)
+	*list = insert(*list, i, instanceID)
 	w.of[i.ID] = m
 	w.count(&i, 1)
 	t.env(i.EnvironmentID)
@@ -425,15 +447,19 @@ func (w *world) remove(kind, id string, t *touched) error {
 			m.rollouts = without(m.rollouts, id, rolloutID)
 		}
 	case "instance":
-		if m != nil {
-			i := m.instance(id)
+		if i := w.instance(id); i != nil {
 			w.count(i, -1)
 			if i.HostID != "" {
 				t.hosts[i.HostID] = true
 			}
 			t.route(i.EnvironmentID)
 			t.capacity, t.ended = true, append(t.ended, id)
-			m.instances = without(m.instances, id, instanceID)
+			m.instances, m.attempts = without(m.instances, id, instanceID), without(m.attempts, id, instanceID)
+		}
+	case "task":
+		if m != nil {
+			m.tasks = without(m.tasks, id, taskID)
+			t.env(m.id)
 		}
 	case "observation":
 		delete(w.early, id)
@@ -444,10 +470,23 @@ func (w *world) remove(kind, id string, t *touched) error {
 		t.hosts[id] = true
 		w.touchHost(id, t)
 	}
-	if kind == "service" || kind == "version" || kind == "rollout" || kind == "instance" {
+	if kind == "service" || kind == "version" || kind == "rollout" || kind == "instance" || kind == "task" {
 		delete(w.of, id)
 	}
 	return nil
+}
+
+// forgetAttempts lets go of an environment's attempts that have ended, and their
+// tasks with them: nothing is decided about those any more.
+func (w *world) forgetAttempts(m *members) {
+	m.attempts = slices.DeleteFunc(m.attempts, func(i miosa.Instance) bool {
+		over := i.State().Terminal() && m.task(i.TaskID) == nil
+		if over {
+			w.count(&i, -1)
+			delete(w.of, i.ID)
+		}
+		return over
+	})
 }
 
 // forgetDeployment lets go of one that is gone with all of its environments.

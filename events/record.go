@@ -22,6 +22,7 @@ type record struct {
 	InstanceID   string            `json:"instance_id,omitempty"`
 	VersionID    string            `json:"version_id,omitempty"`
 	RolloutID    string            `json:"rollout_id,omitempty"`
+	TaskID       string            `json:"task_id,omitempty"`
 	HostID       string            `json:"host_id,omitempty"`
 	Type         string            `json:"type,omitempty"`
 	Message      string            `json:"message,omitempty"`
@@ -42,7 +43,7 @@ func Encode(e *miosa.Event) ([]byte, error) {
 	}
 	return json.Marshal(record{
 		Schema: recordSchema, ID: e.ID, TenantID: e.TenantID, WorkspaceID: e.WorkspaceID, DeploymentID: e.DeploymentID,
-		ServiceID: e.ServiceID, InstanceID: e.InstanceID, VersionID: e.VersionID, RolloutID: e.RolloutID, HostID: e.HostID,
+		ServiceID: e.ServiceID, InstanceID: e.InstanceID, VersionID: e.VersionID, RolloutID: e.RolloutID, TaskID: e.TaskID, HostID: e.HostID,
 		Type: e.Type, Message: e.Message, Actor: e.Actor, RequestID: e.RequestID, At: at, Details: e.Details, Revision: e.Revision,
 	})
 }
@@ -58,7 +59,7 @@ func Decode(raw []byte) (miosa.Event, error) {
 	}
 	return miosa.Event{
 		ID: r.ID, TenantID: r.TenantID, WorkspaceID: r.WorkspaceID, DeploymentID: r.DeploymentID,
-		ServiceID: r.ServiceID, InstanceID: r.InstanceID, VersionID: r.VersionID, RolloutID: r.RolloutID, HostID: r.HostID,
+		ServiceID: r.ServiceID, InstanceID: r.InstanceID, VersionID: r.VersionID, RolloutID: r.RolloutID, TaskID: r.TaskID, HostID: r.HostID,
 		Type: r.Type, Message: r.Message, Actor: r.Actor, RequestID: r.RequestID, At: r.At, Details: r.Details, Revision: r.Revision,
 	}, nil
 }

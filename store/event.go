@@ -25,6 +25,7 @@ type eventRecord struct {
 	VersionID    string            `json:"version_id,omitempty"`
 	RolloutID    string            `json:"rollout_id,omitempty"`
 	HostID       string            `json:"host_id,omitempty"`
+	TaskID       string            `json:"task_id,omitempty"`
 	WorkspaceID  string            `json:"workspace_id,omitempty"`
 	Type         string            `json:"type,omitempty"`
 	Message      string            `json:"message,omitempty"`
@@ -44,6 +45,7 @@ func eventToRecord(v miosa.Event) eventRecord {
 		VersionID:    v.VersionID,
 		RolloutID:    v.RolloutID,
 		HostID:       v.HostID,
+		TaskID:       v.TaskID,
 		WorkspaceID:  v.WorkspaceID,
 		Type:         v.Type,
 		Message:      v.Message,
@@ -64,6 +66,7 @@ func (r eventRecord) noun() miosa.Event {
 		VersionID:    r.VersionID,
 		RolloutID:    r.RolloutID,
 		HostID:       r.HostID,
+		TaskID:       r.TaskID,
 		WorkspaceID:  r.WorkspaceID,
 		Type:         r.Type,
 		Message:      r.Message,

@@ -26,6 +26,9 @@ type instanceRecord struct {
 	VersionID           string              `json:"version_id,omitempty"`
 	Slot                int                 `json:"slot,omitempty"`
 	Replaces            string              `json:"replaces,omitempty"`
+	TaskID              string              `json:"task_id,omitempty"`
+	Attempt             int                 `json:"attempt,omitempty"`
+	Limit               time.Duration       `json:"limit_ns,omitempty"`
 	Attribution         attributionRecord   `json:"attribution,omitzero"`
 	Spec                serviceSpecRecord   `json:"spec,omitzero"`
 	Restart             restartPolicyRecord `json:"restart,omitzero"`
@@ -62,6 +65,9 @@ func instanceToRecord(v miosa.Instance) instanceRecord {
 		VersionID:           v.VersionID,
 		Slot:                v.Slot,
 		Replaces:            v.Replaces,
+		TaskID:              v.TaskID,
+		Attempt:             v.Attempt,
+		Limit:               v.Limit,
 		Attribution:         attributionToRecord(v.Attribution),
 		Spec:                serviceSpecToRecord(v.Spec),
 		Restart:             restartPolicyToRecord(v.Restart),
@@ -99,6 +105,9 @@ func (r instanceRecord) noun() miosa.Instance {
 		VersionID:           r.VersionID,
 		Slot:                r.Slot,
 		Replaces:            r.Replaces,
+		TaskID:              r.TaskID,
+		Attempt:             r.Attempt,
+		Limit:               r.Limit,
 		Attribution:         r.Attribution.noun(),
 		Spec:                r.Spec.noun(),
 		Restart:             r.Restart.noun(),

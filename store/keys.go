@@ -32,6 +32,7 @@ const (
 	segRelease    = "rel"
 	segRollout    = "rol"
 	segInstance   = "ri"
+	segTask       = "task"
 	segObserved   = "obs"
 	segEvent      = "evt"
 	segLogDrain   = "ldr"
@@ -193,6 +194,21 @@ func ObservationKey(tenant, deployment, instance string) string {
 // ObservationsOf lists the reports on a deployment's instances; the tenant's with deployment "".
 func ObservationsOf(tenant, deployment string) string { return of(tenant, segObserved, deployment) }
 
+// TaskKey is where a task lies.
+func TaskKey(tenant, deployment, id string) string {
+	return tenantScoped(tenant, segTask, deployment, id)
+}
+
+// TasksOf lists a deployment's tasks, oldest first; the tenant's with deployment "".
+func TasksOf(tenant, deployment string) string { return of(tenant, segTask, deployment) }
+
+// LiveTaskKey is the index entry of a task that has not ended → its deployment. Who
+// makes the task writes it, and control deletes it with the task's end.
+func LiveTaskKey(tenant, id string) string { return tenantScoped(tenant, "tasklive", id) }
+
+// LiveTasksOf lists the index entries of LiveTaskKey of a whole tenant.
+func LiveTasksOf(tenant string) string { return tenantScoped(tenant, "tasklive", "") }
+
 // OutboxKey is where an event lies until the event store has it.
 func OutboxKey(id string) string { return outboxRoot + id }
 
@@ -312,6 +328,8 @@ func kindOfSegment(segment string) string {
 		return kindRollout
 	case segInstance:
 		return kindInstance
+	case segTask:
+		return kindTask
 	case segObserved:
 		return kindObservation
 	case segEvent:
@@ -368,6 +386,8 @@ func locationKey(id, tenant, deployment string) string {
 		return RolloutKey(tenant, deployment, id)
 	case miosa.PrefixInstance:
 		return InstanceKey(tenant, deployment, id)
+	case miosa.PrefixTask:
+		return TaskKey(tenant, deployment, id)
 	}
 	return ""
 }

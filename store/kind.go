@@ -22,6 +22,7 @@ const (
 	kindRollout     = "rollout"
 	kindInstance    = "instance"
 	kindObservation = "observation"
+	kindTask        = "task"
 	kindHost        = "host"
 	kindEvent       = "event"
 	kindLogDrain    = "log_drain"

@@ -101,6 +101,8 @@ func Decode(e Entry) (noun any, err error) {
 		return decodeAs(Instances, e)
 	case kindObservation:
 		return decodeAs(Observations, e)
+	case kindTask:
+		return decodeAs(Tasks, e)
 	case kindHost:
 		return decodeAs(Hosts, e)
 	case kindEvent:

@@ -40,7 +40,7 @@ func everyKind() []kindTest {
 		kindOf[miosa.Environment]{store.Environments}, kindOf[miosa.Vars]{store.VarSets},
 		kindOf[miosa.Service]{store.Services}, kindOf[miosa.Version]{store.Versions},
 		kindOf[miosa.Release]{store.Releases}, kindOf[miosa.Rollout]{store.Rollouts},
-		kindOf[miosa.Instance]{store.Instances}, kindOf[miosa.Observation]{store.Observations},
+		kindOf[miosa.Instance]{store.Instances}, kindOf[miosa.Observation]{store.Observations}, kindOf[miosa.Task]{store.Tasks},
 		kindOf[miosa.Host]{store.Hosts}, kindOf[miosa.Event]{store.Events}, kindOf[miosa.LogDrain]{store.LogDrains},
 		kindOf[miosa.Host]{store.Hosts}, kindOf[miosa.Event]{store.Events},
 		kindOf[miosa.Webhook]{store.Webhooks},
