@@ -49,7 +49,7 @@ type (
 	// Exited: the guest's own word on how the run command ended.
 	Exited struct {
 		Boot    int
-		Failure miosa.Failure // Kind exit, signal, oom, not_found …
+		Failure miosa.Failure // Kind exit, signal, oom, not_found …; time_limit where PID 1 ended it at its limit
 		Stopped bool          // in answer to StopGuest
 		// StopSignal is Linux's number of the signal that it was asked to end
 		// with; 0: SIGTERM. Meaningful with Stopped.
@@ -61,6 +61,8 @@ type (
 		Message   string
 		LastLines []string
 	}
+	// Taken: control has an attempt's boot on record, the one that was Began then.
+	Taken struct{ Began time.Time }
 	// Silent: the guest stopped answering on its control channel.
 	Silent struct {
 		Boot      int
@@ -86,6 +88,7 @@ const anyBoot = -1
 func (Assigned) boot() int     { return anyBoot }
 func (Heard) boot() int        { return anyBoot }
 func (Tick) boot() int         { return anyBoot }
+func (Taken) boot() int        { return anyBoot }
 func (e Reached) boot() int    { return e.Boot }
 func (e Started) boot() int    { return e.Boot }
 func (e NotStarted) boot() int { return e.Boot }

@@ -9,6 +9,12 @@
 //	unhealthy  probed for ever; control replaces it
 //	stopping   the service's stop grace for the app, KillAfter more for the VM
 //
+// An attempt at a task (miosa.Instance.Once) boots once at most: it is starting
+// without a VM until control has said that its boot is on record, which is its leave
+// to begin. Whoever finds a boot of it on record that is not its own never begins, and
+// whatever ends that boot ends the attempt. Until it has leave nothing runs, and
+// control can end it at once.
+//
 // An instance with a StopAfterDisconnect is stopped in any of them once control
 // has not been heard for so long: another one may run in its place by then.
 package lifecycle
@@ -68,9 +74,10 @@ type Machine struct {
 type vmState int
 
 const (
-	vmNone    vmState = iota // nothing runs
-	vmBooting                // Boot was asked for; the run command has not started
-	vmRunning                // the run command runs
+	vmNone     vmState = iota // nothing runs
+	vmClaiming                // an attempt's: nothing runs until control has taken the claim
+	vmBooting                 // Boot was asked for; the run command has not started
+	vmRunning                 // the run command runs
 )
 
 // New is an instance that this host has not seen before: feed it Assigned. If
@@ -137,7 +144,7 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 	if m.obs.State.Terminal() {
 		return nil
 	}
-	if b := ev.boot(); b != anyBoot && (b != m.obs.Boot || m.vm == vmNone) {
+	if b := ev.boot(); b != anyBoot && (b != m.obs.Boot || m.vm <= vmClaiming) {
 		return nil
 	}
 	before := m.key()
@@ -158,6 +165,12 @@ func (m *Machine) Handle(now time.Time, ev Event) []Effect {
 		out = m.exited(now, e)
 	case Vanished:
 		out = m.vanished(now, e)
+	case Taken:
+		if m.vm == vmClaiming && e.Began.Equal(m.obs.StartedAt) && !m.disconnected(now) {
+			m.vm, m.began = vmBooting, now
+			m.phase(now, Claimed, now)
+			out = []Effect{Boot{m.obs.Boot}}
+		}
 	case ClockSetBack:
 		if e.At.Sub(m.obs.ClockSetBack.At) >= clockTold {
 			m.obs.ClockSetBack = miosa.ClockSetBack{At: e.At, By: e.By}
@@ -218,7 +231,7 @@ func (m *Machine) assigned(now time.Time, in miosa.Instance) []Effect {
 	if in.Generation < m.in.Generation {
 		return nil
 	}
-	first, lost := m.obs.State == "", m.lost
+	first, lost, told := m.obs.State == "", m.lost, in.Observed
 	m.lost = false
 	if in.Observed.Seq > m.obs.Seq {
 		// Our state on disk was behind what control has heard: it would drop all
@@ -230,6 +243,8 @@ func (m *Machine) assigned(now time.Time, in miosa.Instance) []Effect {
 	m.in = in
 	m.obs.Generation = in.Generation
 	switch {
+	case in.Once() && told.Boot > 0 && (lost || !told.StartedAt.Equal(m.obs.StartedAt)):
+		return m.forgotten(now, told)
 	case in.Goal == miosa.GoalStop:
 		return m.stop(now)
 	case lost:
@@ -237,7 +252,7 @@ func (m *Machine) assigned(now time.Time, in miosa.Instance) []Effect {
 	case first:
 		m.become(miosa.Pending)
 		m.obs.NextRestartAt = now
-	case in.RestartNonce != m.nonce && m.vm != vmNone && m.stopAt.IsZero():
+	case in.RestartNonce != m.nonce && m.vm != vmNone && m.stopAt.IsZero() && !in.Once():
 		m.nonce = in.RestartNonce
 		if m.vm == vmBooting {
 			return m.restart(now) // there is nobody to ask yet
@@ -249,10 +264,19 @@ func (m *Machine) assigned(now time.Time, in miosa.Instance) []Effect {
 	return nil
 }
 
+// forgotten ends an attempt of which control has seen a boot that this host knows
+// nothing of: nobody knows how it ended.
+func (m *Machine) forgotten(now time.Time, told miosa.Observation) []Effect {
+	kill := Kill{m.obs.Boot}
+	m.obs.Boot, m.obs.StartedAt, m.obs.HealthyAt, m.obs.Phases = told.Boot, told.StartedAt, told.HealthyAt, told.Phases
+	m.obs.Failure = miosa.Failure{Kind: miosa.FailureVM, At: now, Message: "its host lost everything it knew of it: nobody knows how it ended"}
+	return append([]Effect{kill}, m.ended(now, miosa.Failed)...)
+}
+
 // stop is the one way out for every cause.
 func (m *Machine) stop(now time.Time) []Effect {
 	m.restarting = false
-	if m.vm == vmNone {
+	if m.vm <= vmClaiming {
 		return m.ended(now, miosa.Stopped)
 	}
 	if m.obs.State == miosa.Stopping {
@@ -297,6 +321,9 @@ func (m *Machine) reached(now time.Time, e Reached) {
 		m.vm = vmRunning
 		m.running = now
 		m.check = health.Begin(m.in.Spec.Health, now)
+		if m.in.Once() {
+			m.healthy(now) // nothing more is asked of it
+		}
 	case "listening":
 		m.hint, m.detached = e.Hint, e.Detached
 		switch {
@@ -310,6 +337,9 @@ func (m *Machine) reached(now time.Time, e Reached) {
 		}
 	}
 }
+
+// Claimed is the phase of an attempt's boot in which control's leave to begin came.
+const Claimed = "claimed"
 
 // maxPhases bounds what a lying guest can make us keep.
 const maxPhases = 32
@@ -409,6 +439,9 @@ func (m *Machine) exited(now time.Time, e Exited) []Effect {
 	if f.Kind != miosa.FailureNone {
 		f.At = now
 	}
+	if m.in.Once() {
+		return m.finished(now, f, e.Stopped)
+	}
 	if m.obs.State == miosa.Stopping || m.restarting || e.Stopped {
 		m.note(f)
 		return nil // Vanished follows and ends it
@@ -419,6 +452,26 @@ func (m *Machine) exited(now time.Time, e Exited) []Effect {
 		return append([]Effect{Kill{m.obs.Boot}}, m.ended(now, miosa.Stopped)...)
 	}
 	return m.crashed(now, f)
+}
+
+// finished ends an attempt whose command has ended. An end of its own is what
+// happened, though it was being stopped; one in answer to a stop that nobody asked for
+// is an end of its own, whatever the guest calls it.
+func (m *Machine) finished(now time.Time, f miosa.Failure, stopped bool) []Effect {
+	state := miosa.Failed
+	switch {
+	case stopped && !m.stopAt.IsZero():
+		m.note(f)
+		state = miosa.Stopped
+	case f.Kind == miosa.FailureLimit:
+		m.obs.Failure, state = f, miosa.Stopped
+	case f.Kind == miosa.FailureExit && f.ExitCode == 0:
+		f.Kind = miosa.FailureCompleted
+		m.obs.Failure, state = f, miosa.Stopped
+	default:
+		m.obs.Failure = f
+	}
+	return append([]Effect{Kill{m.obs.Boot}}, m.ended(now, state)...)
 }
 
 func (m *Machine) vanished(now time.Time, e Vanished) []Effect {
@@ -459,7 +512,7 @@ func (m *Machine) crashed(now time.Time, f miosa.Failure) []Effect {
 	if m.in.Goal != miosa.GoalRun || m.obs.State == miosa.Stopping {
 		return append(kill, m.ended(now, miosa.Stopped)...)
 	}
-	if m.in.Restart.Mode == miosa.RestartNever {
+	if m.in.Restart.Mode == miosa.RestartNever || m.in.Once() {
 		return append(kill, m.ended(now, miosa.Failed)...)
 	}
 	var healthyAt time.Time
@@ -480,10 +533,10 @@ func (m *Machine) crashed(now time.Time, f miosa.Failure) []Effect {
 	return kill
 }
 
-// note keeps how the boot ended. Of one that is stopped for want of control that
-// stays the reason.
+// note keeps how the boot ended. Of one that is stopped for want of control, or at
+// its limit, that stays the reason.
 func (m *Machine) note(f miosa.Failure) {
-	if m.obs.State == miosa.Stopping && m.obs.Failure.Kind == miosa.FailureDisconnected {
+	if why := m.obs.Failure.Kind; m.obs.State == miosa.Stopping && (why == miosa.FailureDisconnected || why == miosa.FailureLimit) {
 		if len(f.LastLines) > 0 {
 			m.obs.Failure.LastLines = f.LastLines
 		}
@@ -516,6 +569,20 @@ func (m *Machine) stopAlone(now time.Time) []Effect {
 	return append(out, m.due(now)...) // one that is asked to stop for a restart may be late by now
 }
 
+// limitAt is when an attempt's command has run for as long as it may; zero: never.
+func (m *Machine) limitAt() time.Time {
+	if m.in.Once() && m.in.Limit > 0 && m.vm == vmRunning && m.stopAt.IsZero() {
+		return m.obs.HealthyAt.Add(m.in.Limit)
+	}
+	return time.Time{}
+}
+
+// overdue: it is that late.
+func (m *Machine) overdue(now time.Time) bool {
+	by := m.limitAt()
+	return !by.IsZero() && !now.Before(by)
+}
+
 // AttachLines gives the present failure its last log lines where the event
 // that told of it had none: grace runs out by time alone, and time knows no log.
 func (m *Machine) AttachLines(lines []string) {
@@ -538,6 +605,9 @@ func (m *Machine) due(now time.Time) []Effect {
 		return nil
 	case m.disconnected(now):
 		return m.stopAlone(now)
+	case m.overdue(now):
+		m.obs.Failure = miosa.Failure{Kind: miosa.FailureLimit, At: now, Message: fmt.Sprintf("its command ran for %s, which is its limit", m.in.Limit)}
+		return m.stop(now)
 	case m.obs.State == miosa.Pending:
 		if m.in.Goal == miosa.GoalRun && !m.obs.NextRestartAt.IsZero() && !now.Before(m.obs.NextRestartAt) {
 			return m.boot(now)
@@ -584,6 +654,9 @@ func (m *Machine) due(now time.Time) []Effect {
 }
 
 func (m *Machine) boot(now time.Time) []Effect {
+	if m.in.Once() && m.obs.Boot > 0 {
+		return m.crashed(now, miosa.Failure{Kind: miosa.FailureVM, Message: "its host went down: nobody knows how it ended"})
+	}
 	if m.obs.Boot > 0 {
 		m.obs.RestartCount++
 	}
@@ -598,6 +671,10 @@ func (m *Machine) boot(now time.Time) []Effect {
 	m.detached, m.wellSince = false, time.Time{}
 	m.elsewhere = nil
 	m.running = time.Time{}
+	if m.in.Once() {
+		m.vm = vmClaiming // which the report that follows asks for
+		return nil
+	}
 	return []Effect{Boot{m.obs.Boot}}
 }
 
@@ -639,8 +716,10 @@ func (m *Machine) Wake() time.Time {
 		return time.Time{}
 	}
 	at := m.wake()
-	if by := m.disconnectAt(); at.IsZero() || !by.IsZero() && by.Before(at) {
-		return by
+	for _, by := range []time.Time{m.disconnectAt(), m.limitAt()} {
+		if at.IsZero() || !by.IsZero() && by.Before(at) {
+			at = by
+		}
 	}
 	return at
 }

@@ -27,6 +27,7 @@ type model struct {
 	last     miosa.Observation // before the event
 	phases   []miosa.Phase     // at the last look
 	heard    time.Time         // what was told last of control; zero: nothing
+	begun    int               // boots asked for
 }
 
 func TestMachineKeepsItsPromises(t *testing.T) {
@@ -57,6 +58,10 @@ func drawInstance(t *rapid.T) miosa.Instance {
 			},
 		},
 	}
+	if rapid.IntRange(0, 2).Draw(t, "task") == 0 {
+		in.TaskID, in.Spec.Port = "task_1", 0
+		in.Limit = rapid.SampledFrom([]time.Duration{0, time.Millisecond, time.Minute}).Draw(t, "limit")
+	}
 	// A host that lost its state is told of an instance that control knows.
 	if rapid.IntRange(0, 9).Draw(t, "known") == 0 {
 		in.Observed = miosa.Observation{
@@ -78,7 +83,7 @@ func (w *model) step() {
 		Kind:     rapid.SampledFrom([]miosa.FailureKind{miosa.FailureExit, miosa.FailureSignal, miosa.FailureOOM, miosa.FailureNotFound, miosa.FailureImage, miosa.FailureHost}).Draw(w.T, "failure"),
 		ExitCode: rapid.IntRange(0, 1).Draw(w.T, "code"), LastLines: make([]string, rapid.IntRange(0, 60).Draw(w.T, "lines")),
 	}
-	switch rapid.IntRange(0, 14).Draw(w.T, "event") {
+	switch rapid.IntRange(0, 16).Draw(w.T, "event") {
 	case 0, 1:
 		w.tick()
 	case 2:
@@ -124,6 +129,8 @@ func (w *model) step() {
 		w.heard = w.now.Add(-ago)
 		w.feed(lifecycle.Heard{Ago: ago})
 		w.tick()
+	case 15, 16:
+		w.feed(lifecycle.Taken{Began: w.saved.StartedAt.Add(rapid.SampledFrom([]time.Duration{0, 0, 0, 1}).Draw(w.T, "taken"))})
 	}
 }
 
@@ -146,7 +153,7 @@ func (w *model) resume() {
 		return
 	}
 	w.m, w.probing, w.heard = lifecycle.Resume(w.m.Instance(), w.saved, w.now), false, time.Time{}
-	if rapid.Bool().Draw(w.T, "alive") {
+	if rapid.Bool().Draw(w.T, "alive") && !(w.once() && w.saved.State == miosa.Starting && len(w.running) == 0) {
 		w.tick()
 	} else {
 		w.feed(lifecycle.Vanished{Boot: w.saved.Boot})
@@ -180,10 +187,13 @@ func (w *model) feed(ev lifecycle.Event) {
 			if len(w.running) > 0 {
 				w.Fatalf("boot %d while %v may run", e.Boot, w.running)
 			}
-			if e.Boot <= boot {
+			if e.Boot <= boot && !w.once() { // of those it was claimed before
 				w.Fatalf("boot %d after boot %d", e.Boot, boot)
 			}
 			boot, w.running[e.Boot], w.probing = e.Boot, true, false
+			if w.begun++; w.once() && w.begun > 1 {
+				w.Fatal("an attempt boots a second time")
+			}
 		case lifecycle.Kill:
 			delete(w.running, e.Boot)
 			w.probing = false
@@ -245,6 +255,10 @@ func (w *model) look() {
 	if o.State == miosa.Pending && len(w.running) > 0 {
 		w.Fatalf("pending while %v may run", w.running)
 	}
+	if w.once() {
+		w.lookOnce(o)
+		return
+	}
 	if o.State != miosa.Pending && len(w.running) != 1 {
 		w.Fatalf("%s with %v running", o.State, w.running)
 	}
@@ -258,6 +272,25 @@ func (w *model) look() {
 	}
 	if o.Failures > health.Budget+1 {
 		w.Fatalf("%d failures on the ladder", o.Failures)
+	}
+}
+
+func (w *model) once() bool {
+	in := w.m.Instance()
+	return in.Once()
+}
+
+// lookOnce is what must hold of an attempt: it runs where control has taken its
+// claim, until its limit, and is not begun a second time.
+func (w *model) lookOnce(o miosa.Observation) {
+	_, claimed := lifecycle.PhaseAt(o, lifecycle.Claimed)
+	switch {
+	case w.last.Boot > 0 && o.State == miosa.Pending && w.last.State != miosa.Pending:
+		w.Fatal("an attempt that has begun is pending")
+	case claimed != (len(w.running) == 1):
+		w.Fatalf("%s, claimed %t, with %v running", o.State, claimed, w.running)
+	case claimed && w.m.Wake().IsZero() && !(o.State == miosa.Healthy && w.m.Instance().Limit == 0):
+		w.Fatalf("%s waits for nothing", o.State)
 	}
 }
 

@@ -41,6 +41,8 @@ func newStage() *stage { return &stage{now: epoch, answer: "nothing"} }
 
 // line carries out one line of a script:
 //
+//	task [limit=10m] [stop=10s] [disconnect=4m] [observed=starting]   an attempt
+//	control takes it
 //	new [proven] [worker] [policy=on_failure] [grace=60s] [failures=3]
 //	    [health=none|tcp|grpc|exec] [stable=10s] [stop=10s] [disconnect=1m]
 //	assign [goal=drain|stop] [nonce=1] [generation=2] [proven]
@@ -48,6 +50,7 @@ func newStage() *stage { return &stage{now: epoch, answer: "nothing"} }
 //	app elsewhere ports=3000,9090
 //	app answers 503 | app answers nothing   (an exec check: its exit code)
 //	app exits [code=1] | app killed by=oom | app missing | app stopped
+//	app obeys [code=143] | app limited       (asked to stop; by PID 1)
 //	vm vanishes | vm silent | boot fails     (each: [boot=1] for one from the past)
 //	control falls silent | control answers
 //	wait 10m | agent restarts [vm=lost] | state
@@ -63,12 +66,14 @@ func (s *stage) line(l transcript.Line) (string, error) {
 	}
 	what := l.Word(0) + " " + l.Word(1)
 	switch l.Word(0) {
-	case "new", "assign", "wait", "up", "state":
+	case "task", "new", "assign", "wait", "up", "state":
 		what = l.Word(0)
 	}
 	switch what {
-	case "new":
+	case "new", "task":
 		s.begin(l)
+	case "control takes":
+		s.feed(lifecycle.Taken{Began: s.saved.StartedAt})
 	case "assign":
 		s.assign(l)
 	case "vm starts":
@@ -103,6 +108,10 @@ func (s *stage) line(l transcript.Line) (string, error) {
 		s.feed(lifecycle.Exited{Boot: boot, Failure: miosa.Failure{Kind: miosa.FailureNotFound, Message: "/app/server: not found"}})
 	case "app stopped":
 		s.feed(lifecycle.Exited{Boot: boot, Stopped: true})
+	case "app obeys":
+		s.feed(lifecycle.Exited{Boot: boot, Stopped: true, Failure: miosa.Failure{Kind: miosa.FailureExit, ExitCode: l.Int("code", 0), Message: fmt.Sprintf("exited with code %d", l.Int("code", 0)), LastLines: lines}})
+	case "app limited":
+		s.feed(lifecycle.Exited{Boot: boot, Failure: miosa.Failure{Kind: miosa.FailureLimit, Message: "PID 1 ended it at its limit"}})
 	case "vm vanishes":
 		s.feed(lifecycle.Vanished{Boot: boot, LastLines: lines})
 	case "vm silent":
@@ -148,6 +157,10 @@ func (s *stage) begin(l transcript.Line) {
 	}
 	if l.Has("worker") {
 		s.in.Spec.Port = 0
+	}
+	if l.Word(0) == "task" {
+		s.in.TaskID, s.in.Attempt, s.in.Limit = "task_1", 1, l.Duration("limit", 0)
+		s.in.Restart.Mode, s.in.Spec.Port, s.in.Spec.Health.Type = miosa.RestartNever, 0, miosa.HealthNone
 	}
 	if state, ok := l.Value("observed"); ok {
 		s.in.Observed = miosa.Observation{State: miosa.InstanceState(state), Boot: l.Int("boots", 1), Seq: 7, StartedAt: s.now.Add(-time.Hour), HealthyAt: s.now.Add(-time.Hour)}
