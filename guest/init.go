@@ -123,6 +123,7 @@ func (i *Init) serve(ctx context.Context) (wire.Exit, error) {
 		log:      func() []byte { return kernelLog(64 << 10) },
 		port:     i.boot.Port,
 		statsMS:  i.boot.StatsMS,
+		limit:    time.Duration(i.boot.LimitMS) * time.Millisecond,
 		readStat: func() wire.Stats { return readStats("/") },
 		onStart:  i.started,
 		oomKills: i.oomKills,

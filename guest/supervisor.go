@@ -55,6 +55,7 @@ type supervisor struct {
 	log      func() []byte // the kernel's log
 	port     int
 	statsMS  int
+	limit    time.Duration     // after which all is killed; 0: never
 	oomKills uint64            // by the kernel, before the command
 	onStart  func()            // the command has been started
 	readStat func() wire.Stats // nil: none are sent
@@ -93,18 +94,18 @@ func (s *supervisor) run(ctx context.Context) wire.Exit {
 		defer time.AfterFunc(execAfter, func() { s.serveExecs(watching) }).Stop()
 	}
 
-	status, stopped, killed := s.wait(ctx, p.pid, ended)
+	status, how := s.wait(ctx, p.pid, ended)
 	cancel()
-	wentOn := !stopped && !s.checking.Load() && !s.visited.Load() && s.others != nil && s.others()
+	wentOn := !how.stopped && !s.checking.Load() && !s.visited.Load() && s.others != nil && s.others()
 	s.killAll(p.pid, syscall.SIGKILL)
 	within(reapWait, gone)
 	s.drain(p)
 
 	exit := describe(status)
-	exit.Stopped, exit.KilledAll = stopped, killed
+	exit.Stopped, exit.KilledAll, exit.TimedOut = how.stopped, how.killed, how.late
 	exit.Daemon = wentOn && exit.Code == 0
 	oomNow := readOOMKills(s.proc)
-	exit.OOM = !stopped && tookForMemory(exit, p.pid, oomNow > s.oomKills, s.log)
+	exit.OOM = !how.stopped && !how.late && tookForMemory(exit, p.pid, oomNow > s.oomKills, s.log)
 	s.explain(&exit, time.Since(began))
 	return exit
 }
@@ -121,15 +122,29 @@ func (s *supervisor) serveExecs(ctx context.Context) {
 	}
 }
 
+// ending is what a command was made to end by.
+type ending struct {
+	stopped bool // it was asked to
+	killed  bool // all its processes were sent SIGKILL
+	late    bool // for its limit
+}
+
 // wait returns when the main process has ended. The first stop sends the stop
 // signal to its group; SIGKILL follows at the deadline, which a later stop may
 // shorten. A shell ends by that signal while what it runs still goes about its
-// own end, so that after a stop the whole group is waited for.
-func (s *supervisor) wait(ctx context.Context, pid int, ended <-chan syscall.WaitStatus) (status syscall.WaitStatus, stopped, killed bool) {
+// own end, so that after a stop the whole group is waited for. At the limit there is
+// no more asking.
+func (s *supervisor) wait(ctx context.Context, pid int, ended <-chan syscall.WaitStatus) (status syscall.WaitStatus, how ending) {
 	deadline := time.NewTimer(0)
 	deadline.Stop()
 	defer deadline.Stop()
 	var due time.Time
+	var limit <-chan time.Time
+	if s.limit > 0 {
+		timer := time.NewTimer(s.limit)
+		defer timer.Stop()
+		limit = timer.C
+	}
 	done := ctx.Done()
 	rest := time.NewTicker(groupPoll)
 	rest.Stop()
@@ -138,35 +153,38 @@ func (s *supervisor) wait(ctx context.Context, pid int, ended <-chan syscall.Wai
 	for {
 		select {
 		case status = <-ended:
-			if over = true; !stopped || killed || !groupLeft(pid) {
-				return status, stopped, killed
+			if over = true; !how.stopped || how.killed || !groupLeft(pid) {
+				return status, how
 			}
 			rest.Reset(groupPoll)
 		case <-rest.C:
 			if !groupLeft(pid) {
-				return status, stopped, killed
+				return status, how
 			}
 		case stop := <-s.stops:
 			at := time.Now().Add(max(0, stop.Deadline))
-			if stopped && !at.Before(due) {
+			if how.stopped && !at.Before(due) {
 				continue
 			}
 			due = at
 			deadline.Reset(time.Until(due))
-			if !stopped {
-				stopped = true
+			if !how.stopped {
+				how.stopped = true
 				_ = syscall.Kill(-pid, cmp.Or(s.signal, syscall.SIGTERM))
 			}
 		case <-deadline.C:
-			killed = true
+			how.killed = true
+			s.killAll(pid, syscall.SIGKILL)
+		case <-limit:
+			how.killed, how.late = true, true
 			s.killAll(pid, syscall.SIGKILL)
 		case <-done:
 			done = nil
-			stopped, killed = true, true
+			how.stopped, how.killed = true, true
 			s.killAll(pid, syscall.SIGKILL)
 		}
-		if over && killed {
-			return status, stopped, killed
+		if over && how.killed {
+			return status, how
 		}
 	}
 }
@@ -329,12 +347,16 @@ func tookForMemory(e wire.Exit, pid int, killsRose bool, log func() []byte) bool
 func (s *supervisor) explain(e *wire.Exit, ran time.Duration) {
 	atOnce := s.command.shell && ran < shellAtOnce && !e.Stopped
 	switch {
+	case e.TimedOut:
+		e.Message = "The command was killed: it had run for longer than it may."
 	case e.OOM:
 		e.Message = "The command was killed because the instance ran out of memory."
 	case atOnce && e.Code == shellNotFound:
 		e.Reason, e.Message = wire.ExitNotFound, "The shell did not find the command (exit code 127)."
 	case atOnce && e.Code == shellNotExecutable:
 		e.Reason, e.Message = wire.ExitNotExecutable, "The shell could not execute the command (exit code 126)."
+	case e.Daemon && s.limit > 0:
+		e.Message = "The command ended while processes that it had started went on, and they were ended with it."
 	case e.Daemon:
 		e.Message = "The command ended while processes that it had started went on, and they were ended with it: an app must stay in the foreground. Turn off its daemon mode."
 	case e.Signal != "" && !e.Stopped:

@@ -153,6 +153,19 @@ func TestSupervisorStopsByTheSignalAskedFor(t *testing.T) {
 	}
 }
 
+// A command that runs into its limit is killed, though it ignores every signal.
+func TestSupervisorEndsACommandAtItsLimit(t *testing.T) {
+	s := &supervisor{limit: 200 * time.Millisecond}
+	exit, _ := superviseBy(t, s, `trap '' TERM; while :; do sleep 0.01; done`, nil, nothing)
+	if !exit.TimedOut || !exit.KilledAll || exit.Stopped || exit.OOM || exit.Signal != "SIGKILL" {
+		t.Errorf("%+v", exit)
+	}
+	s = &supervisor{limit: time.Hour}
+	if exit, _ := superviseBy(t, s, `exit 3`, nil, nothing); exit.TimedOut || exit.Code != 3 {
+		t.Errorf("%+v", exit)
+	}
+}
+
 // A command that leaves a daemon behind is told so.
 func TestSupervisorTellsOfADaemon(t *testing.T) {
 	for _, others := range []bool{true, false} {

@@ -111,7 +111,7 @@ func rehearse() error {
 		{Boot: &wire.Boot{
 			Version: wire.MaxVersion, InstanceID: some, Boot: 1, Command: some, Argv: []string{some}, Env: []string{some}, User: some,
 			WorkDir: some, Hostname: some, Network: &wire.Network{MAC: some, Address: some, Gateway: some}, Nameservers: []string{some},
-			MaxFiles: 1, MaxProcs: 1, UnixNano: 1, Port: 1, StatsMS: 1, StopSignal: 1, Entropy: []byte(some), DiskBytes: 1,
+			MaxFiles: 1, MaxProcs: 1, UnixNano: 1, Port: 1, StatsMS: 1, StopSignal: 1, LimitMS: 1, Entropy: []byte(some), DiskBytes: 1,
 		}},
 		{Ping: &wire.Ping{Seq: 1}}, {Adjust: &wire.Adjust{Rate: 1}}, {Pong: &wire.Ping{Clock: &wire.Clock{}}},
 		{Hello: &wire.Hello{}}, {Phase: &wire.Phase{}}, {Lines: &wire.Lines{Lines: make([]wire.Line, 1)}},

@@ -130,6 +130,9 @@ type Boot struct {
 	DiskBytes   int64    `json:"disk_bytes,omitempty"`
 	Gate        *Gate    `json:"gate,omitempty"`        // nil: the app's port is reached as it is
 	StopSignal  int      `json:"stop_signal,omitempty"` // Linux's number; 0: SIGTERM
+	// LimitMS is how long the command may run until all its processes are killed,
+	// whatever became of the host that would have stopped it before; 0: for ever.
+	LimitMS int64 `json:"limit_ms,omitempty"`
 }
 
 // Network is the guest's one interface.
@@ -250,9 +253,10 @@ type Exit struct {
 	OOM       bool   `json:"oom,omitempty"`    // the kernel's OOM killer took it
 	Reason    string `json:"reason,omitempty"` // one of the Exit constants, when it never ran
 	Message   string `json:"message,omitempty"`
-	Daemon    bool   `json:"daemon,omitempty"`  // it ended by itself, and processes that it had started went on
-	Stopped   bool   `json:"stopped,omitempty"` // in answer to Stop
-	LastLine  uint64 `json:"last_line"`         // number of the last line of this boot
+	Daemon    bool   `json:"daemon,omitempty"`    // it ended by itself, and processes that it had started went on
+	Stopped   bool   `json:"stopped,omitempty"`   // in answer to Stop
+	TimedOut  bool   `json:"timed_out,omitempty"` // it ran into Boot's LimitMS
+	LastLine  uint64 `json:"last_line"`           // number of the last line of this boot
 	UptimeMS  int64  `json:"uptime_ms"`
 	KilledAll bool   `json:"killed_all,omitempty"` // the deadline passed and SIGKILL was needed
 }
