@@ -43,13 +43,49 @@ func Observed(i miosa.Instance, known, is miosa.Observation) (next miosa.Observa
 		return known, nil, false
 	}
 	is.HostID, is.Revision = i.HostID, known.Revision
-	if kind, message, tells := transition(known, is); tells {
+	tell := transition
+	if i.Once() {
+		tell = transitionOnce
+	}
+	if kind, message, tells := tell(known, is); tells {
 		events = append(events, miosa.Event{
-			TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, InstanceID: i.ID,
+			TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, InstanceID: i.ID, TaskID: i.TaskID,
 			VersionID: i.VersionID, HostID: i.HostID, Type: kind, Message: message, Actor: "agent", At: is.ReportedAt,
 		})
 	}
 	return is, events, true
+}
+
+// Refused reports whether a host must not go on with an attempt by what is known of
+// it. A report that is not refused is leave to begin: it is of the one boot that the
+// attempt has on record, which is written once. Whoever reports another has lost what
+// it knew, or was told to begin by somebody who did not know.
+func Refused(i miosa.Instance, known, is miosa.Observation) bool {
+	switch {
+	case !i.Once():
+		return false
+	case known.Boot > 0 && !is.StartedAt.Equal(known.StartedAt):
+		return true
+	case is.State.Terminal():
+		return false
+	}
+	return known.State.Terminal() || known.Boot == 0 && i.Goal != miosa.GoalRun
+}
+
+// transitionOnce is transition for an attempt, whose task tells how it ended.
+func transitionOnce(was, is miosa.Observation) (kind, message string, ok bool) {
+	f := is.Failure
+	switch {
+	case is.State == miosa.Healthy && was.State != miosa.Healthy:
+		return "instance.launched", "its command was started", true
+	case is.State == miosa.Failed:
+		return "instance.failed", f.Message, true
+	case is.State == miosa.Stopped && f.Kind == miosa.FailureCompleted:
+		return "instance.stopped", "its command ended with exit code 0", true
+	case is.State == miosa.Stopped && f.Message != "":
+		return "instance.stopped", "stopped: " + f.Message, true
+	}
+	return transition(was, is)
 }
 
 // transition puts a change of state into words for the timeline.

@@ -114,8 +114,8 @@ func (l Link) Observe(ctx context.Context, hostID string, o miosa.Observation) e
 
 // Record writes an observation down, with an event when it tells of a change
 // of state. Reports that are older than what is known are dropped; reports on
-// another host's instance are refused with Forbidden, on an unknown one with
-// NotFound (the host is to forget it).
+// another host's instance are refused with Forbidden, on an unknown one, and what
+// cell.Refused says of attempts, with NotFound (the host is to forget it).
 func Record(tx *store.Tx, hostID string, o miosa.Observation, now time.Time, random io.Reader) error {
 	i, err := store.Load(tx, store.Instances, store.InstanceKey(o.TenantID, o.DeploymentID, o.InstanceID))
 	if err != nil {
@@ -127,6 +127,9 @@ func Record(tx *store.Tx, hostID string, o miosa.Observation, now time.Time, ran
 	known, err := store.Load(tx, store.Observations, store.ObservationKey(o.TenantID, o.DeploymentID, o.InstanceID))
 	if err != nil && miosa.CodeOf(err) != miosa.NotFound {
 		return err
+	}
+	if cell.Refused(i, known, o) {
+		return miosa.Errorf(miosa.NotFound, "instance %s has begun otherwise, or has ended", o.InstanceID)
 	}
 	next, events, ok := cell.Observed(i, known, o)
 	if !ok {
