@@ -132,6 +132,14 @@ func (i *Instance) State() InstanceState {
 // whatever becomes of it.
 func (i *Instance) Once() bool { return i.TaskID != "" }
 
+// OwnerID is what figures of the instance are kept under: its service, or its task.
+func (i *Instance) OwnerID() string {
+	if i.Once() {
+		return i.TaskID
+	}
+	return i.ServiceID
+}
+
 // Serving reports whether the instance belongs into the route table.
 func (i *Instance) Serving() bool {
 	return i.State() == Healthy && i.Observed.Addr.IsValid() && i.Spec.Port != 0

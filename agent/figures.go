@@ -29,7 +29,7 @@ type figures struct {
 
 func newFigures(in miosa.Instance) figures {
 	return figures{
-		owner:  metrics.Owner{TenantID: in.TenantID, DeploymentID: in.DeploymentID, ServiceID: in.ServiceID, SourceID: in.ID},
+		owner:  metrics.Owner{TenantID: in.TenantID, DeploymentID: in.DeploymentID, ServiceID: in.OwnerID(), SourceID: in.ID},
 		limits: in.Spec.Resources,
 	}
 }

@@ -119,7 +119,7 @@ func (p *Plane) known(ctx context.Context, o metrics.Owner, hostID string) (ok b
 		if err == nil && i.HostID != hostID { // perhaps it was placed a moment ago
 			i, err = records.Fresh(ctx, p.view, store.Instances, key)
 		}
-		ok = i.HostID != "" && i.HostID == hostID && o == metrics.Owner{TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, SourceID: i.ID}
+		ok = i.HostID != "" && i.HostID == hostID && o == metrics.Owner{TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.OwnerID(), SourceID: i.ID}
 	} else {
 		var svc miosa.Service
 		svc, err = records.Get(ctx, p.view, store.Services, store.ServiceKey(o.TenantID, o.DeploymentID, o.ServiceID))
