@@ -16,6 +16,7 @@ import (
 type actor struct {
 	a         *Agent
 	id        string
+	once      bool // it is an attempt
 	machine   *lifecycle.Machine
 	inbox     chan lifecycle.Event
 	done      chan struct{} // closed when the actor has ended
@@ -32,8 +33,9 @@ type actor struct {
 const inboxSize = 64
 
 func (a *Agent) newActor(id string, m *lifecycle.Machine) *actor {
+	in := m.Instance()
 	return &actor{
-		a: a, id: id, machine: m, inbox: make(chan lifecycle.Event, inboxSize), done: make(chan struct{}),
+		a: a, id: id, once: in.Once(), machine: m, inbox: make(chan lifecycle.Event, inboxSize), done: make(chan struct{}),
 		forgot: make(chan struct{}, 1), journal: a.newJournal(m.Instance()), figures: newFigures(m.Instance()),
 	}
 }
@@ -94,6 +96,9 @@ func (x *actor) run(ctx context.Context) {
 		x.unready(was, x.machine.Observation())
 		x.figures.observed(x.machine.Observation())
 		x.a.counters.stepped(was, x.machine.Observation(), effects)
+		if is := x.machine.Observation(); x.once && is.State.Terminal() {
+			x.save(is) // before its VM goes, which keeps how its command ended until then
+		}
 		for _, effect := range effects {
 			x.carryOut(ctx, effect)
 		}

@@ -22,6 +22,7 @@ import (
 	"github.com/miosa/miosa/liveness"
 	"github.com/miosa/miosa/network"
 	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/wire/guest"
 )
 
 // Link is control as an agent sees it.
@@ -118,7 +119,7 @@ func New(cfg Config) (*Agent, error) {
 			return nil, err
 		}
 	}
-	a.report = newReporter(cfg.Link, cfg.Host.ID, cfg.Log, a.forgetEnded, a.disowned)
+	a.report = newReporter(cfg.Link, cfg.Host.ID, cfg.Log, a.forgetEnded, a.disowned, a.recorded)
 	return a, nil
 }
 
@@ -307,6 +308,20 @@ func (a *Agent) disowned(id string) {
 	}
 }
 
+// recorded: control has a report, and has not refused it. To an attempt that is leave
+// to begin, if it waits for that.
+func (a *Agent) recorded(o miosa.Observation) {
+	if o.State != miosa.Starting {
+		return
+	}
+	a.mu.Lock()
+	x := a.actors[o.InstanceID]
+	a.mu.Unlock()
+	if x != nil && x.once {
+		x.post(lifecycle.Taken{Began: o.StartedAt})
+	}
+}
+
 // keepEnded keeps the observation of an instance's end until control has it.
 func (a *Agent) keepEnded(o miosa.Observation) {
 	a.mu.Lock()
@@ -441,8 +456,8 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 
 // StopAll stops every VM that an agent of the directory has running, apps
 // asked to end first. The instances are left waiting for their next boot,
-// which counts as no failure: the next start of an agent boots them again. The
-// network's counters are read a last time: it may be cleared then.
+// which counts as no failure: the next start of an agent boots them again; attempts,
+// which boot once, have ended. The network's counters are read a last time: it may be cleared then.
 func StopAll(ctx context.Context, dir string, driver vmm.Driver, net network.Network, log *slog.Logger) error {
 	d := disks{dir: dir}
 	if err := d.prepare(); err != nil {
@@ -504,6 +519,7 @@ func stopInstance(ctx context.Context, d *disks, driver vmm.Driver, j *journal, 
 	if s.Observation.State == miosa.Pending {
 		return
 	}
+	var exit *guest.Exit
 	if s.VM.ID != "" {
 		vm, err := driver.Adopt(ctx, s.VM)
 		switch {
@@ -512,13 +528,18 @@ func stopInstance(ctx context.Context, d *disks, driver vmm.Driver, j *journal, 
 		case err == nil:
 			j.say(time.Now().UTC(), "stopping: its host goes down")
 			m.running(s.Instance.ID, s.VM.ID, s.Instance.Spec.Resources)
-			stopVM(ctx, vm, s, j, log)
+			exit = stopVM(ctx, vm, s, j, log)
 			m.ended(s.Instance.ID, s.VM.ID)
 		case !errors.Is(err, vmm.ErrGone):
 			log.Error("find virtual machine", "vm", s.VM.ID, "err", err)
 		}
 	}
-	if err := d.paused(s); err != nil {
+	write := d.paused
+	if s.Instance.Once() {
+		s.Observation = endedWithHost(time.Now().UTC(), s, exit, j.tail.last())
+		write = d.ended
+	}
+	if err := write(s); err != nil {
 		log.Error("write state", "instance", s.Instance.ID, "err", err)
 	}
 }

@@ -295,6 +295,8 @@ type rig struct {
 	figures taken // nil: nobody takes what is sampled
 	network network.Network
 	usage   agent.UsageTaker // nil: nothing is counted
+	link    agent.Link       // control, unless there is more to it
+	vmm     vmm.Driver       // driver, unless there is more to it
 }
 
 // From the app to the store over two crashes of the agent and one of the app:
@@ -386,11 +388,11 @@ func newRig(t *testing.T, command string) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{dir: dir, control: c, store: s, logs: s, driver: driver, network: wires{addr}}
+	r := &rig{dir: dir, control: c, store: s, logs: s, driver: driver, network: wires{addr}, link: c, vmm: driver}
 	r.start = func() (stop func()) {
 		cfg := agent.Config{
-			Dir: filepath.Join(dir, "agent"), Host: miosa.Host{ID: "host_1"}, Driver: driver, Network: r.network, Usage: r.usage, Images: images{base},
-			Opener: open{}, Link: c, Logs: r.logs, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+			Dir: filepath.Join(dir, "agent"), Host: miosa.Host{ID: "host_1"}, Driver: r.vmm, Network: r.network, Usage: r.usage, Images: images{base},
+			Opener: open{}, Link: r.link, Logs: r.logs, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 		}
 		if r.counts {
 			cfg.Network = counted{wires{addr}}

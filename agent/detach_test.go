@@ -72,7 +72,7 @@ func TestTheNextStartDetachesWhatIsOver(t *testing.T) {
 	}
 	n := &keeps{}
 	a := &Agent{cfg: Config{Network: n, Driver: driver}, log: log, disks: disks{dir: t.TempDir()}, actors: map[string]*actor{}, ended: map[string]miosa.Observation{}, counters: newCounters()}
-	a.report = newReporter(nil, "host_1", log, a.forgetEnded, a.disowned)
+	a.report = newReporter(nil, "host_1", log, a.forgetEnded, a.disowned, a.recorded)
 	ids := map[string]miosa.InstanceState{"ri_01jz000000000000000000000a": miosa.Failed, "ri_01jz000000000000000000000b": miosa.Pending}
 	for id, state := range ids {
 		if err := a.disks.writeState(stateOf(id, state)); err != nil {

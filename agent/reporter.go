@@ -26,6 +26,8 @@ type reporter struct {
 	// taken is told of every end that control has the word of, disowned of
 	// every instance that control says is not this host's.
 	taken, disowned func(id string)
+	// recorded is told of every report that is on control's record, or was.
+	recorded func(o miosa.Observation)
 
 	mu      sync.Mutex // guards queues and active
 	queues  map[string][]miosa.Observation
@@ -33,9 +35,9 @@ type reporter struct {
 	pending chan string
 }
 
-func newReporter(link Link, host string, log *slog.Logger, taken, disowned func(id string)) *reporter {
+func newReporter(link Link, host string, log *slog.Logger, taken, disowned func(id string), recorded func(o miosa.Observation)) *reporter {
 	return &reporter{
-		link: link, host: host, log: log, taken: taken, disowned: disowned, queues: map[string][]miosa.Observation{},
+		link: link, host: host, log: log, taken: taken, disowned: disowned, recorded: recorded, queues: map[string][]miosa.Observation{},
 		active: map[string]bool{}, pending: make(chan string, 1<<16),
 	}
 }
@@ -95,6 +97,7 @@ func (r *reporter) bring(ctx context.Context, id string) {
 			return
 		case err == nil:
 			r.drop(id, o.Seq)
+			r.recorded(o)
 		case code == miosa.NotFound, code == miosa.Forbidden:
 			r.drop(id, o.Seq)
 			r.disowned(id)

@@ -495,17 +495,26 @@ func (s *session) exit(now time.Time, e *guest.Exit) error {
 			signal = spec.StopSignal
 		}
 	}
-	s.b.x.post(lifecycle.Exited{Boot: s.b.number, Stopped: e.Stopped, StopSignal: signal, Failure: exitFailure(now, e, s.b.in.Spec.Command, j.tail.last())})
+	s.b.x.post(lifecycle.Exited{Boot: s.b.number, Stopped: e.Stopped, StopSignal: signal, Failure: exitFailure(now, e, s.b.in, j.tail.last())})
+	if s.b.in.Once() {
+		return nil // it keeps how its command ended until that is written down, and its VM ended
+	}
 	return s.write(guest.Message{Ack: &guest.Ack{N: n, Exit: true}})
 }
 
 // exitFailure puts the guest's report into a customer's words.
-func exitFailure(now time.Time, e *guest.Exit, command string, lines []string) miosa.Failure {
-	signal := clip(e.Signal, maxGuestSignal)
-	f := miosa.Failure{At: now, ExitCode: e.Code, Signal: signal, LastLines: lines}
-	what := "the run command"
+func exitFailure(now time.Time, e *guest.Exit, in miosa.Instance, lines []string) miosa.Failure {
+	signal, code := clip(e.Signal, maxGuestSignal), e.Code
+	if code > 255 || code < 0 && signal == "" && e.Reason == "" {
+		code = 255 // it lies
+	}
+	f := miosa.Failure{At: now, ExitCode: code, Signal: signal, LastLines: lines}
+	what, command := "the run command", in.Spec.Command
+	if in.Once() {
+		what = "the command"
+	}
 	if command != "" {
-		what = fmt.Sprintf("the run command %q", command)
+		what = fmt.Sprintf("%s %q", what, command)
 	}
 	switch {
 	case e.Reason == guest.ExitNotFound:
@@ -518,14 +527,16 @@ func exitFailure(now time.Time, e *guest.Exit, command string, lines []string) m
 		f.Kind, f.Message = miosa.FailureImage, "the release lacks what it asks for"
 	case e.Reason != "":
 		f.Kind, f.Message = miosa.FailureBoot, "the virtual machine could not be set up"
+	case e.TimedOut && in.Once():
+		f.Kind, f.Message = miosa.FailureLimit, fmt.Sprintf("its command ran for %s, which is its limit, and was killed", in.Limit)
 	case e.OOM:
 		f.Kind, f.Message = miosa.FailureOOM, what+" was killed because the instance ran out of memory"
 	case signal != "":
 		f.Kind, f.Message = miosa.FailureSignal, what+" was killed by "+signal
-	case e.Daemon:
-		f.Kind, f.Message = miosa.FailureExit, fmt.Sprintf("%s exited with code %d and left processes behind: it must stay in the foreground, so turn its daemon mode off", what, e.Code)
+	case e.Daemon && !in.Once():
+		f.Kind, f.Message = miosa.FailureExit, fmt.Sprintf("%s exited with code %d and left processes behind: it must stay in the foreground, so turn its daemon mode off", what, code)
 	default:
-		f.Kind, f.Message = miosa.FailureExit, fmt.Sprintf("%s exited with code %d", what, e.Code)
+		f.Kind, f.Message = miosa.FailureExit, fmt.Sprintf("%s exited with code %d", what, code)
 	}
 	if e.Reason != "" && e.Message != "" {
 		f.Message = clip(e.Message, maxGuestWords) // it names what is missing, and where
@@ -572,6 +583,9 @@ func (b *boot) bootMessage() (*guest.Boot, error) {
 		Network:    &guest.Network{MAC: at.NIC.MAC, Address: at.NIC.Guest.String()},
 		Gate:       at.Gate,
 		StopSignal: spec.StopSignal,
+	}
+	if b.in.Once() && b.in.Limit > 0 {
+		boot.LimitMS = (b.in.Limit + lifecycle.StopGrace(b.in.Spec)).Milliseconds()
 	}
 	if at.NIC.Gateway.IsValid() {
 		boot.Network.Gateway = at.NIC.Gateway.String()

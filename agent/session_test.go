@@ -160,3 +160,49 @@ func TestTheLastWordsAreHeard(t *testing.T) {
 		}
 	})
 }
+
+// What a guest says of a task's command goes into the record as something that can be
+// true, and in words that fit a command which is to end.
+func TestWhatAGuestSaysOfAnAttempt(t *testing.T) {
+	once := miosa.Instance{TaskID: "task_1", Limit: time.Minute, Spec: miosa.ServiceSpec{Command: "migrate"}}
+	for _, c := range []struct {
+		exit    guest.Exit
+		kind    miosa.FailureKind
+		code    int
+		message string
+	}{
+		{guest.Exit{Code: 3}, miosa.FailureExit, 3, `the command "migrate" exited with code 3`},
+		{guest.Exit{Code: 4711}, miosa.FailureExit, 255, `the command "migrate" exited with code 255`},
+		{guest.Exit{Code: -9}, miosa.FailureExit, 255, `the command "migrate" exited with code 255`},
+		{guest.Exit{Code: -1, Signal: "SIGSEGV"}, miosa.FailureSignal, -1, `the command "migrate" was killed by SIGSEGV`},
+		{guest.Exit{Daemon: true}, miosa.FailureExit, 0, `the command "migrate" exited with code 0`},
+		{guest.Exit{Code: -1, Signal: "SIGKILL", TimedOut: true}, miosa.FailureLimit, -1, "its command ran for 1m0s, which is its limit, and was killed"},
+	} {
+		if f := exitFailure(time.Now(), &c.exit, once, nil); f.Kind != c.kind || f.ExitCode != c.code || f.Message != c.message {
+			t.Errorf("%+v: %+v", c.exit, f)
+		}
+	}
+}
+
+// How a command ended that was running as its host went down is known where its
+// guest had said so.
+func TestAnAttemptEndsWithItsHost(t *testing.T) {
+	for _, c := range []struct {
+		was   miosa.InstanceState
+		exit  *guest.Exit
+		state miosa.InstanceState
+		kind  miosa.FailureKind
+	}{
+		{miosa.Healthy, nil, miosa.Stopped, miosa.FailureVM},
+		{miosa.Healthy, &guest.Exit{Code: 143, Stopped: true}, miosa.Stopped, miosa.FailureVM},
+		{miosa.Healthy, &guest.Exit{}, miosa.Stopped, miosa.FailureCompleted},
+		{miosa.Healthy, &guest.Exit{Code: 1}, miosa.Failed, miosa.FailureExit},
+		{miosa.Stopping, &guest.Exit{Code: 143, Stopped: true}, miosa.Stopped, miosa.FailureNone},
+		{miosa.Starting, nil, miosa.Stopped, miosa.FailureVM},
+	} {
+		s := state{Instance: miosa.Instance{TaskID: "task_1"}, Observation: miosa.Observation{State: c.was, Boot: 1, Seq: 4}}
+		if o := endedWithHost(time.Now(), s, c.exit, nil); o.State != c.state || o.Failure.Kind != c.kind || o.Seq != 5 {
+			t.Errorf("%+v: %+v", c, o)
+		}
+	}
+}

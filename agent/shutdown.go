@@ -19,11 +19,12 @@ import (
 	"github.com/miosa/miosa/wire/guest"
 )
 
-// stopVM ends a VM, its app asked first.
-func stopVM(ctx context.Context, vm vmm.VM, s state, j *journal, log *slog.Logger) {
+// stopVM ends a VM, its app asked first, and returns how that ended, if it said so.
+func stopVM(ctx context.Context, vm vmm.VM, s state, j *journal, log *slog.Logger) (exit *guest.Exit) {
 	// Before the app is launched there is nobody to ask.
 	if _, launched := lifecycle.PhaseAt(s.Observation, "app_started"); launched {
-		if err := askToStop(ctx, vm, s.Observation.Boot, lifecycle.StopGrace(s.Instance.Spec), j); err != nil {
+		told := func(e *guest.Exit) { exit = e }
+		if err := askToStop(ctx, vm, s.Observation.Boot, lifecycle.StopGrace(s.Instance.Spec), j, told); err != nil {
 			log.Warn("virtual machine did not stop by itself", "vm", s.VM.ID, "err", err)
 			j.unsaid(time.Now().UTC())
 		}
@@ -31,11 +32,12 @@ func stopVM(ctx context.Context, vm vmm.VM, s state, j *journal, log *slog.Logge
 	if err := vm.Kill(ctx); err != nil {
 		log.Error("end virtual machine", "vm", s.VM.ID, "err", err)
 	}
+	return exit
 }
 
 // askToStop asks a guest to stop, with a grace for its app, and waits for its
-// VM to end.
-func askToStop(ctx context.Context, vm vmm.VM, boot int, grace time.Duration, j *journal) error {
+// VM to end. It tells how the app ended before it returns.
+func askToStop(ctx context.Context, vm vmm.VM, boot int, grace time.Duration, j *journal, told func(*guest.Exit)) error {
 	ctx, cancel := context.WithTimeout(ctx, grace+lifecycle.KillAfter)
 	defer cancel()
 	raw, err := vm.Dial(ctx)
@@ -75,6 +77,7 @@ func askToStop(ctx context.Context, vm vmm.VM, boot int, grace time.Duration, j 
 				_, _, _ = lines.Receive(m) // its lines follow
 			}
 			if m.Exit != nil {
+				told(m.Exit)
 				j.settled()
 				if err := conn.WriteMessage(guest.Message{Ack: &guest.Ack{N: m.Exit.LastLine, Exit: true}}); err != nil {
 					return

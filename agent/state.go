@@ -7,11 +7,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/disk"
 	"github.com/miosa/miosa/store"
 	"github.com/miosa/miosa/vmm"
+	"github.com/miosa/miosa/wire/guest"
 )
 
 // state is what must survive us to take an instance up again. It holds no
@@ -130,4 +132,34 @@ func (d *disks) paused(s state) error {
 		return err
 	}
 	return d.writeState(s)
+}
+
+// ended writes down that an instance is over: the next start tells control.
+func (d *disks) ended(s state) error {
+	s.VM = vmm.Handle{}
+	if err := d.removeDisk(s.Instance.ID); err != nil {
+		return err
+	}
+	return d.writeState(s)
+}
+
+// endedWithHost is the end of an attempt that is stopped as its host goes down. How
+// its command ended is known where its guest had said so, or had been asked to.
+func endedWithHost(now time.Time, s state, exit *guest.Exit, lines []string) miosa.Observation {
+	o := s.Observation
+	asked := o.State == miosa.Stopping
+	o.State, o.StoppedAt, o.ReportedAt = miosa.Stopped, now, now
+	o.Seq++
+	switch {
+	case exit != nil && !exit.Stopped:
+		o.Failure = exitFailure(now, exit, s.Instance, lines)
+		if o.Failure.Kind == miosa.FailureExit && exit.Code == 0 {
+			o.Failure.Kind = miosa.FailureCompleted
+		} else if o.Failure.Kind != miosa.FailureLimit {
+			o.State = miosa.Failed
+		}
+	case !asked:
+		o.Failure = miosa.Failure{Kind: miosa.FailureVM, Message: "its host went down", At: now, LastLines: lines}
+	}
+	return o
 }

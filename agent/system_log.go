@@ -70,13 +70,15 @@ func (s *systemLog) next(before, in miosa.Instance, was, is miosa.Observation, e
 	}
 	failure := !asked && !is.Failure.At.Equal(was.Failure.At) && is.Failure.Kind != miosa.FailureNone
 	switch {
+	case is.State == miosa.Failed && was.State != miosa.Failed && in.Once():
+		tell("%s", failureWords(is.Failure))
 	case is.State == miosa.Failed && was.State != miosa.Failed:
 		tell("%s; it is not booted again", failureWords(is.Failure))
 	case is.State == miosa.Pending && failure:
 		tell("%s; the next boot comes in %s", failureWords(is.Failure), waitWords(is.NextRestartAt.Sub(is.Failure.At)))
 	case is.State == miosa.Unhealthy && was.State != miosa.Unhealthy:
 		tell("unhealthy: %s", is.Failure.Message)
-	case is.State == miosa.Healthy && was.State != miosa.Healthy:
+	case is.State == miosa.Healthy && was.State != miosa.Healthy && !in.Once():
 		tell("healthy")
 	case is.Failure.Kind == miosa.FailureCompleted && was.State != is.State:
 		tell("exited with code %d: it is done", is.Failure.ExitCode)
