@@ -24,7 +24,7 @@ const module = "github.com/miosa/miosa"
 
 // pure packages decide. The root package, the domain itself, obeys the same
 // rules.
-var pure = []string{"cell", "plan", "reconcile", "rollout", "schedule", "lifecycle", "health", "liveness", "disruption", "routing", "balance", "metering", "timekeeping"}
+var pure = []string{"cell", "plan", "reconcile", "rollout", "task", "schedule", "lifecycle", "health", "liveness", "disruption", "routing", "balance", "metering", "timekeeping"}
 
 // ports are what the loops know of the outside world: types and an interface.
 // A folder inside a port's is one of its adapters unless it is its conformance
