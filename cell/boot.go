@@ -54,7 +54,10 @@ func BootOf(i miosa.Instance, f Facts, image miosa.ImageConfig, vars map[string]
 	if i.Spec.Port != 0 {
 		env["PORT"] = strconv.Itoa(i.Spec.Port)
 	}
-	env["MIOSA_DEPLOYMENT_ID"], env["MIOSA_SERVICE_ID"] = i.DeploymentID, i.ServiceID
+	env["MIOSA_DEPLOYMENT_ID"], env["MIOSA_SERVICE_ID"] = i.DeploymentID, cmp.Or(i.ServiceID, i.Spec.ServiceID)
+	if i.Once() {
+		env["MIOSA_TASK_ID"] = i.TaskID
+	}
 	env["MIOSA_RUNTIME_INSTANCE_ID"], env["MIOSA_VERSION_ID"] = i.ID, i.VersionID
 	env["MIOSA_ENVIRONMENT"], env["MIOSA_REGION"] = f.Environment.Name, i.Region
 	env["MIOSA_PUBLIC_URL"] = public

@@ -64,9 +64,11 @@ func (m *Machine) drainHosts(now time.Time, t *touched) {
 	}
 	for env := range t.environments {
 		if members := m.w.members[env]; members != nil {
-			for n := range members.instances {
-				if host := members.instances[n].HostID; m.w.draining[host] && !members.instances[n].State().Terminal() {
-					due[host] = true
+			for _, list := range [][]miosa.Instance{members.instances, members.attempts} {
+				for n := range list {
+					if host := list[n].HostID; m.w.draining[host] && !list[n].State().Terminal() {
+						due[host] = true
+					}
 				}
 			}
 		}

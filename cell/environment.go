@@ -201,12 +201,14 @@ func (p *pass) wakeAfterWindow() {
 	}
 }
 
-// decide looks at the rollouts first, then at the slots, then at who drains.
+// decide looks at the rollouts first, then at the slots, then at tasks, then at who
+// drains.
 func (p *pass) decide() {
 	p.dep = p.m.w.deployment(p.env.DeploymentID)
 	p.all = p.members.instances
 	p.rollouts()
 	p.slots()
+	p.tasks()
 	p.existing()
 	p.deploymentState()
 	p.tellHealth()
@@ -502,15 +504,20 @@ func (p *pass) place(i *miosa.Instance, svc miosa.Service, avoid []string) bool 
 	return true
 }
 
-// peersOf are the instances of the same service and version.
+// peersOf are the instances of the same service and version, or the version's
+// attempts.
 func (p *pass) peersOf(i *miosa.Instance) *schedule.Peers {
 	of := unit{i.ServiceID, i.VersionID}
 	if peers := p.peers[of]; peers != nil {
 		return peers
 	}
 	peers := &schedule.Peers{}
-	for n := range p.all {
-		if o := &p.all[n]; o.ServiceID == of.service && o.VersionID == of.version && !o.State().Terminal() && o.HostID != "" {
+	others := p.all
+	if i.Once() {
+		others = p.members.attempts
+	}
+	for n := range others {
+		if o := &others[n]; o.ServiceID == of.service && o.VersionID == of.version && !o.State().Terminal() && o.HostID != "" {
 			peers.Add(o.HostID)
 		}
 	}
@@ -592,7 +599,7 @@ func (p *pass) hold(i *miosa.Instance, reason string) {
 // stopAfter is after how long without control an instance's host stops it. Who
 // takes the setting back from the service does not want to wait for that.
 func (p *pass) stopAfter(i *miosa.Instance) time.Duration {
-	if i.StopAfterDisconnect == 0 {
+	if i.StopAfterDisconnect == 0 || i.Once() && i.Observed.Boot == 0 { // which never begins, once that is on record
 		return 0
 	}
 	if svc, ok := p.serviceOf(*i); ok && svc.StopAfterDisconnect == 0 {
@@ -642,11 +649,14 @@ func (p *pass) finish(i miosa.Instance, reason string) {
 	p.commit.Put = append(p.commit.Put, o)
 }
 
-// lose ends an instance whose host is lost: whatever became of it there, it is
-// stopped when its host is heard again.
+// lose ends an instance whose host is lost, or has left the fleet: whatever became of
+// it there, it is stopped when its host is heard again.
 func (p *pass) lose(i miosa.Instance) {
-	host := p.m.w.hosts[i.HostID]
-	i.Observed.Failure = miosa.Failure{Kind: miosa.FailureHostLost, Message: "its host was lost: " + strings.Join(host.Reasons, "; "), At: p.now}
+	why := "its host left the fleet"
+	if host, known := p.m.w.hosts[i.HostID]; known {
+		why = "its host was lost: " + strings.Join(host.Reasons, "; ")
+	}
+	i.Observed.Failure = miosa.Failure{Kind: miosa.FailureHostLost, Message: why, At: p.now}
 	p.finish(i, "its host was lost")
 	p.instanceEvent("instance.stopped", i.Observed.Failure.Message, i)
 }
@@ -663,50 +673,71 @@ func (p *pass) existing() {
 			done[i.ID] = true
 		}
 	}
-	for n := range p.all {
-		if done[p.all[n].ID] || p.all[n].State().Terminal() {
-			continue
+	for _, list := range [][]miosa.Instance{p.all, p.members.attempts} {
+		for n := range list {
+			if done[list[n].ID] || list[n].State().Terminal() {
+				continue
+			}
+			if p.full() {
+				return
+			}
+			p.goesOn(list[n])
 		}
-		if p.full() {
-			return
-		}
-		i := p.all[n]
-		host, known := p.m.w.hosts[i.HostID]
-		switch {
-		case i.HostID != "" && host.Liveness == miosa.Lost && p.mayReplace(&i):
-			p.lose(i)
-		case i.Goal == miosa.GoalStop:
-			if !known {
-				p.finish(i, "its host left the fleet")
-			} else if p.explain(&i) {
-				p.assign(i)
-			}
-		case i.Goal == miosa.GoalDrain:
-			routed := p.m.routedState(p.now, i.ID)
-			if left, ok := p.m.routes.left[i.ID]; ok && routed.Held {
-				p.m.awaitRouters(p.env.ID, left.generation)
-			}
-			stop, reason, wake := reconcile.Drained(p.now, &i, routed)
-			p.wakeAt(wake)
-			p.wakeAfterWindow()
-			if stop {
-				i.Goal = miosa.GoalStop
-				p.assign(i)
-				p.instanceEvent("instance.released", reason, i)
-				if i.HostID == "" {
-					p.finish(i, reason)
-				}
-			} else if p.explain(&i) {
-				p.assign(i)
-			}
-		case i.HostID == "":
-			svc, _ := p.serviceOf(i)
-			if p.place(&i, svc, p.avoid(i)) {
-				p.assign(i)
-			}
-		case p.update(&i):
+	}
+}
+
+// goesOn looks at one that has not ended.
+func (p *pass) goesOn(i miosa.Instance) {
+	host, known := p.m.w.hosts[i.HostID]
+	switch {
+	case i.HostID != "" && host.Liveness == miosa.Lost && p.mayReplace(&i):
+		p.lose(i)
+	case i.Once() && i.HostID != "" && !known:
+		p.lose(i)
+	case i.Goal == miosa.GoalStop:
+		if !known {
+			p.finish(i, "its host left the fleet")
+		} else if p.explain(&i) || i.Once() && p.tellAgain(&i, host) {
 			p.assign(i)
 		}
+	case i.Goal == miosa.GoalDrain:
+		p.drains(i)
+	case i.HostID == "" && i.Once():
+		if p.place(&i, p.wishes(&i), nil) {
+			p.assign(i)
+		}
+	case i.HostID == "":
+		svc, _ := p.serviceOf(i)
+		if p.place(&i, svc, p.avoid(i)) {
+			p.assign(i)
+		}
+	case i.Once():
+		if p.explain(&i) {
+			p.assign(i)
+		}
+	case p.update(&i):
+		p.assign(i)
+	}
+}
+
+// drains looks whether a drain is over.
+func (p *pass) drains(i miosa.Instance) {
+	routed := p.m.routedState(p.now, i.ID)
+	if left, ok := p.m.routes.left[i.ID]; ok && routed.Held {
+		p.m.awaitRouters(p.env.ID, left.generation)
+	}
+	stop, reason, wake := reconcile.Drained(p.now, &i, routed)
+	p.wakeAt(wake)
+	p.wakeAfterWindow()
+	if stop {
+		i.Goal = miosa.GoalStop
+		p.assign(i)
+		p.instanceEvent("instance.released", reason, i)
+		if i.HostID == "" {
+			p.finish(i, reason)
+		}
+	} else if p.explain(&i) {
+		p.assign(i)
 	}
 }
 
@@ -850,7 +881,7 @@ func (p *pass) event(kind, message string, r miosa.Rollout) {
 
 func (p *pass) instanceEvent(kind, message string, i miosa.Instance) {
 	p.commit.Events = append(p.commit.Events, miosa.Event{
-		TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, InstanceID: i.ID,
+		TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, InstanceID: i.ID, TaskID: i.TaskID,
 		VersionID: i.VersionID, HostID: i.HostID, Type: kind, Message: message, Actor: "control", At: p.now,
 	})
 }

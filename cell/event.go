@@ -87,7 +87,7 @@ type (
 		Tenant      string
 		Environment string
 		Seen        int64 // revision of the picture that was decided on
-		Put         []any // Deployment, Environment, Version, Rollout, Instance, Observation
+		Put         []any // Deployment, Environment, Version, Rollout, Instance, Observation, Task
 		Create      []miosa.Instance
 		Heirs       []miosa.Instance // that serve in place of what leaves: as they were, or it is a conflict
 		Release     []Live           // index entries of rollouts that are live no more
@@ -154,7 +154,7 @@ func (e *Commit) Mint(now time.Time, random io.Reader) error {
 func (e *Commit) Bootable() []miosa.Instance {
 	var out []miosa.Instance
 	need := func(i miosa.Instance) {
-		if i.HostID != "" && len(i.BootSpec) == 0 && i.Goal == miosa.GoalRun {
+		if i.HostID != "" && len(i.BootSpec) == 0 && i.Goal == miosa.GoalRun && !i.State().Terminal() {
 			out = append(out, i)
 		}
 	}

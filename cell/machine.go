@@ -4,7 +4,7 @@
 // tell hosts. Package control carries that out.
 //
 // machine.go takes events in, world.go keeps the records, environment.go decides
-// one environment by rollout, reconcile and schedule, notice.go what logs tell of
+// one environment by rollout, reconcile and schedule, tasks.go its tasks, notice.go what logs tell of
 // it, hosts.go which hosts are silent, drains.go what leaves those that are drained,
 // boot.go what an instance boots with, report.go what is made of an agent's
 // word, retention.go what is no longer kept.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/cell"
+	"github.com/miosa/miosa/lifecycle"
 	"github.com/miosa/miosa/rollout"
 	"github.com/miosa/miosa/routing"
 	"github.com/miosa/miosa/transcript"
@@ -52,6 +53,10 @@ func newFleet() *fleet {
 //	scale shop 5
 //	well                          what boots is healthy, what stops has stopped, drains are over
 //	ri_1 healthy | crashed | unhealthy
+//	run shop migrate [limit=10m] [retries=2] [service=svc_shop]
+//	stop task_01 | archive shop | delete shop
+//	ri_1 claims | runs | exits [code=1] | obeys [code=143] | vanishes | unable   an attempt
+//	tasks
 //	silent a,b | back a,b         their agents are not heard, or are again
 //	drain a [deadline=10m] [force] | uncordon a | lost a
 //	wait 10s                      hosts beat meanwhile
@@ -110,16 +115,41 @@ func (s *fleet) line(l transcript.Line) (string, error) {
 	case "instances":
 		for _, i := range all[miosa.Instance](s) {
 			if i.Observed = s.observation(i.ID); !i.State().Terminal() {
-				s.say("%s %s slot %d on %s: %s, to %s", i.ID, i.Spec.Name, i.Slot, cmp.Or(i.HostID, "no host"), i.State(), i.Goal)
+				place := fmt.Sprintf("%s slot %d", i.Spec.Name, i.Slot)
+				if i.Once() {
+					place = i.TaskID
+				}
+				s.say("%s %s on %s: %s, to %s", i.ID, place, cmp.Or(i.HostID, "no host"), i.State(), i.Goal)
 			}
 		}
 	case "pool":
 		s.say("%s", s.pool(l.Word(1)))
+	case "run":
+		s.change(miosa.Task{
+			ID: s.id("task"), TenantID: "ten_1", DeploymentID: "dep_" + l.Word(1), EnvironmentID: "env_" + l.Word(1), VersionID: "ver_" + l.Word(1) + "_1",
+			ServiceID: l.Text("service", ""), Command: l.Word(2), Limit: l.Duration("limit", time.Hour), Retries: l.Int("retries", 0), State: miosa.TaskPending, CreatedAt: s.now,
+		})
+	case "stop":
+		t := s.nouns[l.Word(1)].(miosa.Task)
+		t.StopAskedAt = s.now
+		s.change(t)
+	case "archive":
+		v := s.nouns["ver_"+l.Word(1)+"_1"].(miosa.Version)
+		v.State = miosa.VersionArchived
+		s.change(v)
+	case "delete":
+		d := s.nouns["dep_"+l.Word(1)].(miosa.Deployment)
+		d.DeletedAt = s.now
+		s.change(d)
+	case "tasks":
+		for _, t := range all[miosa.Task](s) {
+			s.say("%s %s, attempt %d: %s", t.ID, t.State, t.Attempt, t.Reason)
+		}
 	default:
 		if _, ok := s.nouns[l.Word(0)].(miosa.Instance); !ok {
 			return "", fmt.Errorf("there is no %s", l.Word(0))
 		}
-		s.report(l.Word(0), l.Word(1))
+		s.report(l.Word(0), l.Word(1), l.Int("code", 0))
 	}
 	return strings.Join(s.out, "\n"), nil
 }
@@ -175,6 +205,8 @@ func (s *fleet) put(noun any) any {
 	case miosa.Version:
 		s.nouns[v.ID] = v
 	case miosa.Rollout:
+		s.nouns[v.ID] = v
+	case miosa.Task:
 		s.nouns[v.ID] = v
 	case miosa.Instance:
 		v.BootSpec = []byte("sealed")
@@ -318,6 +350,10 @@ func (s *fleet) carryOut(effect cell.Effect) {
 // tell shows what a commit does.
 func (s *fleet) tell(e cell.Commit) {
 	for _, i := range e.Create {
+		if i.Once() {
+			s.say("create %s on %s: %s, %q in %s%s", i.ID, cmp.Or(i.HostID, "no host"), i.CreatedReason, i.Spec.Command, i.Spec.Name, note(strings.Join(i.Reasons, "; ")))
+			continue
+		}
 		s.say("create %s in slot %d on %s: %s%s", i.ID, i.Slot, cmp.Or(i.HostID, "no host"), i.CreatedReason, note(strings.Join(i.Reasons, "; ")))
 	}
 	for _, p := range e.Placed {
@@ -342,6 +378,7 @@ func (s *fleet) well() {
 			switch {
 			case i.Goal == miosa.GoalStop:
 				nouns = append(nouns, s.observed(i, miosa.Stopped))
+			case i.Once():
 			case i.State() != miosa.Healthy || i.Observed.Generation < i.Generation:
 				nouns = append(nouns, s.observed(i, miosa.Healthy))
 			}
@@ -370,11 +407,34 @@ func (s *fleet) observed(i miosa.Instance, state miosa.InstanceState) miosa.Obse
 }
 
 // report is one report of an instance's host.
-func (s *fleet) report(id, what string) {
+func (s *fleet) report(id, what string, code int) {
 	i := s.nouns[id].(miosa.Instance)
 	i.Observed = s.observation(id)
 	var o miosa.Observation
+	exit := miosa.Failure{Kind: miosa.FailureExit, Message: fmt.Sprintf("exited with code %d", code), ExitCode: code, At: s.now}
 	switch what {
+	case "claims":
+		o = s.observed(i, miosa.Starting)
+		if o.Phases = []miosa.Phase{{Name: "boot_decided", At: s.now}, {Name: lifecycle.Claimed, At: s.now}}; cell.Refused(i, i.Observed, o) {
+			s.say("%s is refused", id)
+			return
+		}
+	case "runs":
+		o = s.observed(i, miosa.Healthy)
+	case "exits":
+		if o = s.observed(i, miosa.Failed); code == 0 {
+			o.State, exit.Kind = miosa.Stopped, miosa.FailureCompleted
+		}
+		o.Failure = exit
+	case "obeys":
+		o = s.observed(i, miosa.Stopped)
+		o.Failure = exit
+	case "vanishes":
+		o = s.observed(i, miosa.Failed)
+		o.Failure = miosa.Failure{Kind: miosa.FailureVM, Message: "the virtual machine ended", At: s.now}
+	case "unable":
+		o = s.observed(i, miosa.Failed)
+		o.Failure = miosa.Failure{Kind: miosa.FailureHost, Message: "the host's disk is full", At: s.now}
 	case "crashed":
 		o = s.observed(i, miosa.Pending)
 		o.Failures++

@@ -126,7 +126,7 @@ func Write(tx *store.Tx, term Term, e *cell.Commit, sealed map[string][]byte, no
 			return err
 		}
 		events = append(events, miosa.Event{
-			TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, InstanceID: i.ID,
+			TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, InstanceID: i.ID, TaskID: i.TaskID,
 			VersionID: i.VersionID, HostID: i.HostID, Type: "instance.created", Message: i.CreatedReason, Actor: "control", At: now,
 		})
 	}
@@ -184,6 +184,13 @@ func writesOf(nouns []any, sealed map[string][]byte) ([]write, error) {
 			writes = append(writes, writeOf(store.Versions, v))
 		case miosa.Rollout:
 			writes = append(writes, writeOf(store.Rollouts, v))
+		case miosa.Task:
+			writes = append(writes, write{store.Tasks.Key(v), func(tx *store.Tx) error {
+				if v.State.Terminal() {
+					tx.DropIndex(store.LiveTaskKey(v.TenantID, v.ID))
+				}
+				return store.Save(tx, store.Tasks, v)
+			}})
 		case miosa.Service:
 			writes = append(writes, writeOf(store.Services, v))
 		case miosa.Instance:

@@ -101,6 +101,8 @@ func (d *drain) one(i *miosa.Instance) {
 	switch {
 	case i.Goal != miosa.GoalRun:
 		d.wait(i, leaving(i))
+	case i.Once():
+		d.task(i)
 	case account == nil:
 		d.leave(nil, i, "its version is no longer wanted")
 	case !account.holds(i):
@@ -120,6 +122,19 @@ func (d *drain) one(i *miosa.Instance) {
 	default:
 		d.wait(i, fmt.Sprintf("its replacement %s is %s", heir.ID, heir.State()))
 	}
+}
+
+// task waits for a task's end, which nothing can take the place of.
+func (d *drain) task(i *miosa.Instance) {
+	if d.forced() {
+		d.leave(nil, i, "the drain of "+d.Host+" is forced")
+		return
+	}
+	words := "it is a task, whose end is waited for"
+	if since := i.Observed.HealthyAt; !since.IsZero() && i.Limit > 0 {
+		words += ", until " + since.Add(i.Limit).Format(time.TimeOnly) + " at the latest"
+	}
+	d.wait(i, words)
 }
 
 func leaving(i *miosa.Instance) string {
@@ -204,7 +219,7 @@ func (d *drain) describe() string {
 		if who[w.Reason] == nil {
 			reasons = append(reasons, w.Reason)
 		}
-		who[w.Reason] = append(who[w.Reason], fmt.Sprintf("%s %d (%s)", w.Instance.Spec.Name, w.Instance.Slot, w.Instance.ID))
+		who[w.Reason] = append(who[w.Reason], named(&w.Instance))
 	}
 	for n, r := range reasons {
 		reasons[n] = strings.Join(some(who[r]), ", ") + ": " + r
@@ -216,6 +231,14 @@ func (d *drain) describe() string {
 		words += "; forced, they leave all the same"
 	}
 	return words
+}
+
+// named is an instance in words.
+func named(i *miosa.Instance) string {
+	if i.Once() {
+		return fmt.Sprintf("%s (%s)", i.TaskID, i.ID)
+	}
+	return fmt.Sprintf("%s %d (%s)", i.Spec.Name, i.Slot, i.ID)
 }
 
 // some are the first few, and how many more there are.

@@ -35,6 +35,7 @@ type stage struct {
 //
 //	host a [alive|suspect|lost]
 //	service web replicas=3 [max=25%] on=a,b  its instances are healthy there
+//	task 10m on=a                           an attempt at one, with that limit, runs there
 //	limit web 1                             its max_unavailable from now on
 //	ri_001 unhealthy [failures=2]           room b | room none
 //	account web                             what it says
@@ -59,6 +60,14 @@ func (s *stage) line(l transcript.Line) (string, error) {
 		for slot := range svc.DesiredReplicas {
 			s.add(svc.ID, slot, on[slot%len(on)], "").Observed.State = miosa.Healthy
 		}
+	case "task":
+		limit, err := time.ParseDuration(l.Word(1))
+		if err != nil {
+			return "", err
+		}
+		i := s.add("", 0, l.Text("on", ""), "")
+		i.TaskID, i.Limit = "task_1", limit
+		i.Observed.State, i.Observed.HealthyAt = miosa.Healthy, s.now
 	case "limit":
 		limit, err := miosa.ParseMaxUnavailable(l.Word(2))
 		s.limits[l.Word(1)] = limit

@@ -20,7 +20,7 @@ func (w *world) account(then before, change Change) Plan {
 	a := accounting{w: w, then: then, change: change, leaving: map[string]occupant{}, bySlot: map[slot][]string{}}
 	for _, id := range slices.Sorted(maps.Keys(then.was)) {
 		was := then.was[id]
-		if now := w.instances[id]; was.goal == miosa.GoalRun && (now.goal != miosa.GoalRun || now.observed.Terminal()) {
+		if now := w.instances[id]; !was.once && was.goal == miosa.GoalRun && (now.goal != miosa.GoalRun || now.observed.Terminal()) {
 			a.leaving[id] = was
 			at := slot{was.unit, was.slot}
 			a.bySlot[at] = append(a.bySlot[at], id)
@@ -57,7 +57,7 @@ type accounting struct {
 // arrive sorts an instance in that was not there before, or had no host.
 func (a *accounting) arrive(o *occupant) {
 	was, known := a.then.was[o.id]
-	if o.observed.Terminal() || o.goal != miosa.GoalRun || known && was.host != "" || !known && !o.made {
+	if o.once || o.observed.Terminal() || o.goal != miosa.GoalRun || known && was.host != "" || !known && !o.made {
 		return
 	}
 	i := o.instance()

@@ -85,6 +85,7 @@ type occupant struct {
 
 	counted bool // in healthy
 	made    bool // by this dry run
+	once    bool // it is an attempt at a task
 }
 
 // state is the one that users see.
@@ -350,7 +351,7 @@ func (w *world) putInstance(record any, v miosa.Instance) {
 	} else {
 		w.leave(o)
 	}
-	o.record, o.unit, o.slot = record, unit{v.ServiceID, v.VersionID}, v.Slot
+	o.record, o.unit, o.slot, o.once = record, unit{v.ServiceID, v.VersionID}, v.Slot, v.Once()
 	o.host, o.replaces, o.goal, o.size = v.HostID, v.Replaces, v.Goal, v.Spec.Resources
 	o.generation, o.nonce = v.Generation, v.RestartNonce
 	w.enter(o)
@@ -409,7 +410,7 @@ func minus(a, b miosa.Resources) miosa.Resources {
 // note keeps how a service stood before the change, when something is about to
 // bear on it.
 func (w *world) note(service string) {
-	if w.standing == nil {
+	if w.standing == nil || service == "" { // a task has none
 		return
 	}
 	w.touched[service] = true
