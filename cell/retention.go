@@ -11,6 +11,12 @@ import (
 const (
 	// KeepInstances is how long ended instances are listed.
 	KeepInstances = 7 * 24 * time.Hour
+	// KeepAttempts is how long ended attempts at tasks are listed.
+	KeepAttempts = 24 * time.Hour
+	// KeepTasks is how many of the newest tasks of an environment are listed once
+	// they have ended, and KeepTasksFor for how long.
+	KeepTasks    = 500
+	KeepTasksFor = 30 * 24 * time.Hour
 	// KeepVersions is how many of the newest versions of an environment can be
 	// rolled back to, besides the active and the previous one.
 	KeepVersions = 20
@@ -29,6 +35,7 @@ type Records struct {
 	Rollouts     []miosa.Rollout
 	Instances    []miosa.Instance // Observed joined
 	Services     []miosa.Service
+	Tasks        []miosa.Task
 }
 
 // Sweep is what retention lets go of.
@@ -37,6 +44,7 @@ type Sweep struct {
 	Collect   []miosa.Release // their bytes may go
 	Rollouts  []miosa.Rollout
 	Instances []miosa.Instance
+	Tasks     []miosa.Task
 	Services  []miosa.Service // that give their port back
 	// Environments of the deployment: while a rollout is live in one, nothing
 	// is archived or collected.
@@ -56,10 +64,25 @@ func Retain(now time.Time, r Records) Sweep {
 			keep[ro.TargetID], keep[ro.FromID] = true, true
 		}
 	}
+	open := map[string]bool{} // task IDs
+	for _, tasks := range newestFirst(r.Tasks, func(t miosa.Task) string { return t.EnvironmentID }, func(t miosa.Task) string { return t.ID }) {
+		for n, t := range tasks {
+			switch {
+			case !t.State.Terminal():
+				keep[t.VersionID], open[t.ID] = true, true
+			case n >= KeepTasks || now.Sub(t.FinishedAt) >= KeepTasksFor:
+				out.Tasks = append(out.Tasks, t)
+			}
+		}
+	}
 	for _, i := range r.Instances {
+		stays := KeepInstances
+		if i.Once() {
+			stays = KeepAttempts
+		}
 		if !i.State().Terminal() {
 			keep[i.VersionID] = true
-		} else if ended := i.Observed.StoppedAt; !ended.IsZero() && now.Sub(ended) >= KeepInstances {
+		} else if ended := i.Observed.StoppedAt; !ended.IsZero() && now.Sub(ended) >= stays && !open[i.TaskID] {
 			out.Instances = append(out.Instances, i)
 		}
 	}

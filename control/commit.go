@@ -224,6 +224,7 @@ func PurgeRecords(ctx context.Context, s store.Store, e cell.Purge) error {
 		func() error {
 			return removeAll(ctx, s, store.Observations, store.ObservationsOf(e.Tenant, e.Deployment))
 		},
+		func() error { return removeTasks(ctx, s, e) },
 		func() error { return removeAll(ctx, s, store.Rollouts, store.RolloutsOf(e.Tenant, e.Deployment)) },
 		func() error { return removeAll(ctx, s, store.Versions, store.VersionsOf(e.Tenant, e.Deployment)) },
 		func() error { return removeAll(ctx, s, store.Releases, store.ReleasesOf(e.Tenant, e.Deployment)) },
@@ -277,6 +278,28 @@ func releasePorts(ctx context.Context, s store.Store, e cell.Purge) error {
 			continue
 		}
 		if _, err := store.Update(ctx, s, func(tx *store.Tx) error { return store.ReleasePort(tx, v) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeTasks deletes a deployment's tasks, and what says that they have not ended.
+func removeTasks(ctx context.Context, s store.Store, e cell.Purge) error {
+	tasks, err := store.Collect(store.List(ctx, s, store.Tasks, store.TasksOf(e.Tenant, e.Deployment), store.ScanOptions{}))
+	if err != nil {
+		return err
+	}
+	for some := range slices.Chunk(tasks, 20) {
+		if _, err := store.Update(ctx, s, func(tx *store.Tx) error {
+			for _, t := range some {
+				tx.DropIndex(store.LiveTaskKey(t.TenantID, t.ID))
+				if err := store.Remove(tx, store.Tasks, t); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
 			return err
 		}
 	}

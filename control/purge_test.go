@@ -119,3 +119,28 @@ func TestAPurgeThatFailsIsBegunAgain(t *testing.T) {
 		t.Errorf("three times in %s", took)
 	}
 }
+
+// TestAPurgeTakesTasksAlong: with what says of them that they have not ended.
+func TestAPurgeTakesTasksAlong(t *testing.T) {
+	s := memory.New(time.Now)
+	_, err := store.Update(t.Context(), s, func(tx *store.Tx) error {
+		for _, id := range []string{"task_1", "task_2"} {
+			tx.SetIndex(store.LiveTaskKey("ten_1", id), "dep_1", 0)
+			if err := store.Save(tx, store.Tasks, miosa.Task{ID: id, TenantID: "ten_1", DeploymentID: "dep_1", State: miosa.TaskPending}); err != nil {
+				return err
+			}
+		}
+		return store.Save(tx, store.Deployments, miosa.Deployment{ID: "dep_1", TenantID: "ten_1", DeletedAt: time.Now()})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := PurgeRecords(t.Context(), s, cell.Purge{Tenant: "ten_1", Deployment: "dep_1"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, prefix := range []string{store.TasksOf("ten_1", ""), store.LiveTasksOf("ten_1"), store.IDKey("task_")} {
+		for e, err := range s.Scan(t.Context(), prefix, store.ScanOptions{}) {
+			t.Errorf("%s is left, %v", e.Key, err)
+		}
+	}
+}

@@ -126,6 +126,8 @@ func (r *Retention) load(ctx context.Context) (map[string]*cell.Records, error) 
 			of(v.DeploymentID).Rollouts = append(of(v.DeploymentID).Rollouts, v)
 		case miosa.Service:
 			of(v.DeploymentID).Services = append(of(v.DeploymentID).Services, v)
+		case miosa.Task:
+			of(v.DeploymentID).Tasks = append(of(v.DeploymentID).Tasks, v)
 		case miosa.Instance:
 			v.Observed = observed[v.ID]
 			of(v.DeploymentID).Instances = append(of(v.DeploymentID).Instances, v)
@@ -184,6 +186,11 @@ func (r *Retention) apply(ctx context.Context, now time.Time, s cell.Sweep) (arc
 			}
 			return store.Remove(tx, store.Instances, i)
 		}); err != nil {
+			return nil, err
+		}
+	}
+	for _, t := range s.Tasks {
+		if _, err := r.one(ctx, func(tx *store.Tx) error { return store.Remove(tx, store.Tasks, t) }); err != nil {
 			return nil, err
 		}
 	}

@@ -119,10 +119,8 @@ func (d *decision) between(t *miosa.Task) {
 		d.end(t, miosa.TaskStopped, "its deployment was deleted")
 	case !t.StopAskedAt.IsZero():
 		d.end(t, miosa.TaskStopped, "it was stopped by request"+d.before(t))
-	case v.ID == "":
-		d.end(t, miosa.TaskFailed, "its version is gone")
-	case v.State == miosa.VersionArchived:
-		d.end(t, miosa.TaskFailed, fmt.Sprintf("version %d was archived%s", v.Number, d.before(t)))
+	case d.archived() != "":
+		d.end(t, miosa.TaskFailed, d.archived()+d.before(t))
 	case !runs:
 		d.end(t, miosa.TaskFailed, fmt.Sprintf("version %d has no such service", v.Number))
 	case wait > 0 && wait <= pauses[len(pauses)-1]: // else the clock went back
@@ -135,6 +133,17 @@ func (d *decision) between(t *miosa.Task) {
 		t.InstanceID, t.HostID, t.Region, t.StartedAt = "", "", "", time.Time{}
 		t.Exited, t.ExitCode, t.Signal, t.LastLines = false, 0, "", nil
 	}
+}
+
+// archived tells why nothing of its version can be begun any more; "": it can.
+func (d *decision) archived() string {
+	switch {
+	case d.Version.ID == "":
+		return "its version was deleted"
+	case d.Version.State == miosa.VersionArchived:
+		return fmt.Sprintf("version %d was archived", d.Version.Number)
+	}
+	return ""
 }
 
 // before tells which attempt did not come to begin.
@@ -261,6 +270,8 @@ func (d *decision) underWay(t *miosa.Task) {
 		d.stop(t, miosa.TaskStopped, "its deployment was deleted")
 	case d.Drain != "":
 		d.stop(t, miosa.TaskStopped, d.Drain)
+	case !begun && d.archived() != "": // it would begin without its variables
+		d.stop(t, miosa.TaskFailed, d.archived()+fmt.Sprintf(" before attempt %d began", t.Attempt))
 	case late && !begun:
 		d.stop(t, miosa.TaskFailed, fmt.Sprintf("it was not begun within %s: %s", WaitWithin, t.Reason))
 	case late && d.Host == miosa.Alive:
