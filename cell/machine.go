@@ -232,6 +232,7 @@ func (m *Machine) load(now time.Time, e Loaded, t *touched) error {
 			return err
 		}
 	}
+	m.w.whole = true
 	early := map[string]miosa.Observation{} // what is left of it, in a map of its size
 	maps.Copy(early, m.w.early)
 	m.w.early = early
@@ -275,8 +276,8 @@ func (m *Machine) change(now time.Time, e Changed, t *touched) ([]Effect, error)
 		}
 		switch v := n.(type) {
 		case miosa.Instance:
-			if v.HostID != "" {
-				assigned = append(assigned, *m.w.instance(v.ID))
+			if known := m.w.instance(v.ID); known != nil && v.HostID != "" {
+				assigned = append(assigned, *known)
 			}
 		case miosa.Observation:
 			if i := m.w.instance(v.InstanceID); i != nil && i.HostID != "" && v.State.Terminal() && v.Failure.Kind == miosa.FailureHostLost {

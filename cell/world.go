@@ -14,6 +14,7 @@ import (
 // under what it is asked by.
 type world struct {
 	revision    int64
+	whole       bool // all records have come: what is not known is new
 	tenants     map[string]miosa.Tenant
 	deployments map[string]*deployment
 	ofTenant    map[string]map[string]bool // IDs of deployments
@@ -258,6 +259,8 @@ func (w *world) put(noun any, t *touched) error {
 		} else if o, ok := w.early[v.ID]; ok {
 			v.Observed = o
 			delete(w.early, v.ID)
+		} else if v.Once() && w.whole && w.membersOf(v.EnvironmentID).task(v.TaskID) == nil {
+			break // it has ended with its task, and was let go of
 		} else {
 			v.Observed = miosa.Observation{}
 		}

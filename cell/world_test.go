@@ -16,6 +16,7 @@ import (
 func TestAttemptsAreNoInstancesOfServices(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(schedule.Spread)
+		w.whole = rapid.Bool().Draw(t, "whole")
 		if err := w.put(miosa.Host{ID: "host_1", Liveness: miosa.Alive, Schedulable: true}, newTouched()); err != nil {
 			t.Fatal(err)
 		}

@@ -32,6 +32,9 @@ type checker struct {
 	stopped   map[string]time.Time // deployment → when a customer last stopped an instance of it
 	since     map[string]time.Time // instance → since when it is in its state
 	unproven  map[string]bool      // versions that nobody asked to make live
+	tasks     map[string]miosa.Task
+	ledger    map[string]*run      // by instance: how a task's command really ran
+	made      map[string]time.Time // by instance: when an attempt was made
 	beside    map[string]bool      // instances that were made beside one whose host was alive on record
 }
 
@@ -40,6 +43,7 @@ func newChecker(s *Sim) *checker {
 		s: s, instances: map[string]miosa.Instance{}, versions: map[string]miosa.Version{}, rollouts: map[string]miosa.Rollout{},
 		envs: map[string]miosa.Environment{}, services: map[string]miosa.Service{}, awake: map[string]time.Time{}, stopped: map[string]time.Time{},
 		since: map[string]time.Time{}, unproven: map[string]bool{}, hosts: map[string]miosa.Host{}, beside: map[string]bool{},
+		tasks: map[string]miosa.Task{}, ledger: map[string]*run{}, made: map[string]time.Time{},
 	}
 }
 
@@ -201,6 +205,8 @@ func (c *checker) forget(kind, id string) {
 	switch kind {
 	case "instance":
 		delete(c.instances, id)
+	case "task":
+		delete(c.tasks, id)
 	case "version":
 		delete(c.versions, id)
 	case "rollout":
@@ -214,8 +220,13 @@ func (c *checker) forget(kind, id string) {
 
 func (c *checker) take(noun any) {
 	switch v := noun.(type) {
+	case miosa.Task:
+		c.tasked(v)
 	case miosa.Instance:
 		was, known := c.instances[v.ID]
+		if v.Once() && !known {
+			c.attempted(v)
+		}
 		if before, replaced := c.instances[v.Replaces]; replaced && !known {
 			c.beside[v.ID] = c.hosts[before.HostID].Liveness == miosa.Alive
 		}
@@ -374,7 +385,7 @@ func (c *checker) always() error {
 	}
 	slots, filled := map[string]int{}, map[string]string{}
 	for _, i := range c.instances {
-		if i.State().Terminal() {
+		if i.State().Terminal() || i.Once() {
 			continue
 		}
 		if i.Goal == miosa.GoalRun {
@@ -510,13 +521,16 @@ func (c *checker) settled() error {
 			}
 		}
 	}
+	if err := c.settledTasks(); err != nil {
+		return err
+	}
 	return c.settledRoutes()
 }
 
 func (c *checker) settledApp(a *app) error {
 	env := c.envs[a.env.ID]
 	for _, id := range sortedIDs(c.instances) {
-		if i := c.instances[id]; i.EnvironmentID == env.ID && !i.State().Terminal() && i.VersionID != env.ActiveVersionID {
+		if i := c.instances[id]; i.EnvironmentID == env.ID && !i.Once() && !i.State().Terminal() && i.VersionID != env.ActiveVersionID {
 			return fmt.Errorf("in the end %s of %s, which is not live, is %s", i.ID, i.VersionID, i.State())
 		}
 	}
@@ -561,7 +575,7 @@ func (c *checker) settledQuiet(a *app, env miosa.Environment) error {
 		return nil
 	}
 	for _, i := range c.instances {
-		if i.EnvironmentID == env.ID && c.s.now.Sub(c.since[i.ID]) < quiet+time.Minute {
+		if i.EnvironmentID == env.ID && (c.s.now.Sub(c.since[i.ID]) < quiet+time.Minute || i.Once() && !i.State().Terminal()) {
 			return nil // something went on there
 		}
 	}
@@ -578,8 +592,9 @@ func (c *checker) settledHealth(env miosa.Environment) error {
 			services = append(services, c.services[id])
 		}
 	}
+	instances := slices.DeleteFunc(c.s.instances(), func(i miosa.Instance) bool { return i.Once() })
 	of := func(now time.Time) health.Condition {
-		return health.Environment(now, c.versions[env.ActiveVersionID], services, c.s.instances())
+		return health.Environment(now, c.versions[env.ActiveVersionID], services, instances)
 	}
 	now := c.s.clock() // what instances were healthy since is by the time of day
 	seen := of(now)
@@ -591,7 +606,7 @@ func (c *checker) settledHealth(env miosa.Environment) error {
 	if (seen.Looping || was.Looping) && env.ToldHealth == miosa.EnvironmentDown {
 		return nil // what is better between two crashes is not told
 	}
-	for _, i := range c.s.instances() {
+	for _, i := range instances {
 		if i.EnvironmentID == env.ID && c.s.now.Sub(c.since[i.ID]) < long {
 			return nil
 		}

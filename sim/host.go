@@ -39,6 +39,8 @@ type host struct {
 	dead, gone     bool          // nothing runs there; for good
 	frozen         bool          // nothing happens there: its processor stands still, agent and VMs alike
 	missed         []func()      // what would have happened meanwhile, in order
+	thawed         time.Time     // when it last ran again
+	troubled       time.Time     // when something last went wrong there
 }
 
 // clock is the time of day as the host has it.
@@ -83,6 +85,7 @@ type vm struct {
 	serving  bool // accepts and answers well
 	deaf     bool // accepts and says nothing
 	stopping bool
+	over     bool // its app has ended
 	injured  bool // a fault was injected
 	addr     netip.AddrPort
 	words    lane // what the guest says
@@ -173,13 +176,13 @@ func (h *host) part(d time.Duration, parted *bool, words string) {
 		return
 	}
 	h.s.trace("%s %s for %s", h.id, words, d)
-	*parted, h.since = true, h.s.now
+	*parted, h.since, h.troubled = true, h.s.now, h.s.now
 	h.s.after(d, func() {
 		if h.gone {
 			return
 		}
 		h.s.trace("%s is back", h.id)
-		*parted, h.back = false, h.s.now
+		*parted, h.back, h.troubled = false, h.s.now, h.s.now
 		h.reconnect()
 	})
 }
@@ -191,13 +194,13 @@ func (h *host) freeze(d time.Duration) {
 	}
 	h.s.trace("%s freezes for %s", h.id, d)
 	h.s.report.Frozen++
-	h.frozen, h.since = true, h.s.now
+	h.frozen, h.since, h.troubled = true, h.s.now, h.s.now
 	h.s.after(d, func() {
 		if h.gone {
 			return
 		}
 		h.s.trace("%s runs again", h.id)
-		h.frozen, h.back = false, h.s.now
+		h.frozen, h.back, h.thawed, h.troubled = false, h.s.now, h.s.now, h.s.now
 		missed := h.missed
 		h.missed = nil
 		for _, do := range missed {
@@ -239,6 +242,7 @@ func (h *host) goForGood() {
 
 // end ends all that runs there.
 func (h *host) end() {
+	h.troubled = h.s.now
 	if h.dead = true; h.heard() {
 		h.since = h.s.now
 	}
@@ -280,6 +284,7 @@ func (h *host) assign(i miosa.Instance) {
 func (h *host) crashAgent() {
 	h.s.trace("agent of %s crashes", h.id)
 	h.epoch++
+	h.troubled = h.s.now
 	for _, id := range sortedIDs(h.slots) {
 		o := h.slots[id]
 		if o.saved.State == "" {
@@ -321,6 +326,7 @@ func (h *host) loseDisk() {
 	h.s.trace("%s loses its disk", h.id)
 	clear(h.ended)
 	h.epoch++
+	h.troubled = h.s.now
 	for _, id := range sortedIDs(h.slots) {
 		o := h.slots[id]
 		o.lost = true
@@ -336,6 +342,7 @@ func (h *host) loseDisk() {
 // fill makes its disk full for a while.
 func (h *host) fill(d time.Duration) {
 	h.s.trace("the disk of %s is full for %s", h.id, d)
+	h.troubled = h.s.now
 	h.full = true
 	h.s.after(d, func() { h.full = false })
 }
@@ -420,7 +427,7 @@ func (o *occupant) carryOut(effect lifecycle.Effect) {
 // report brings an observation to the store, in order, whatever happens to
 // the agent: the reporter keeps it on disk.
 func (o *occupant) report(obs miosa.Observation) {
-	s, hostID := o.h.s, o.h.id
+	s, hostID, epoch := o.h.s, o.h.id, o.h.epoch
 	o.h.inOrder(&o.reports, s.between(500*time.Microsecond, 30*time.Millisecond), func() {
 		if o.lost {
 			return
@@ -429,22 +436,25 @@ func (o *occupant) report(obs miosa.Observation) {
 			o.h.after(time.Second, func() { o.report(obs) })
 			return
 		}
-		_, err := store.Update(context.Background(), s.store, func(tx *store.Tx) error {
-			return control.Record(tx, hostID, obs, s.clock(), s)
-		})
-		if s.cfg.Faults && s.chance(0.01) { // its answer is lost, and it comes again, late
-			again := obs
-			s.after(s.between(time.Millisecond, 5*time.Second), func() {
-				if _, err := store.Update(context.Background(), s.store, func(tx *store.Tx) error {
-					return control.Record(tx, hostID, again, s.clock(), s)
-				}); err != nil && miosa.CodeOf(err) != miosa.NotFound {
-					s.fail("report of %s refused when it came again: %v", obs.InstanceID, err)
-				}
+		record := func() {
+			_, err := store.Update(context.Background(), s.store, func(tx *store.Tx) error {
+				return control.Record(tx, hostID, obs, s.clock(), s)
 			})
+			if err != nil && miosa.CodeOf(err) != miosa.NotFound {
+				s.fail("report of %s refused: %v", obs.InstanceID, err)
+			}
+			if o.in.Once() {
+				o.answered(obs, epoch, err)
+			}
 		}
-		if err != nil && miosa.CodeOf(err) != miosa.NotFound {
-			s.fail("report of %s refused: %v", obs.InstanceID, err)
+		if s.cfg.Faults && s.chance(0.01) { // its answer is lost, and it comes again, late
+			_, _ = store.Update(context.Background(), s.store, func(tx *store.Tx) error {
+				return control.Record(tx, hostID, obs, s.clock(), s)
+			})
+			s.after(s.between(time.Millisecond, 5*time.Second), record)
+			return
 		}
+		record()
 	})
 }
 
@@ -483,6 +493,10 @@ func (o *occupant) inside(v *vm, b behaviour) {
 		return
 	}
 	s := o.h.s
+	if o.in.Once() {
+		o.inTask(v, b)
+		return
+	}
 	if b == missing {
 		o.exit(v, miosa.Failure{Kind: miosa.FailureNotFound, Message: "not found"})
 		return
@@ -540,7 +554,7 @@ func (o *occupant) say(v *vm, ev lifecycle.Event) {
 
 func (o *occupant) exit(v *vm, f miosa.Failure) {
 	o.h.s.report.Crashes++
-	v.serving, v.deaf = false, false
+	v.serving, v.deaf, v.over = false, false, true
 	o.say(v, lifecycle.Exited{Boot: v.boot, Failure: f})
 	o.h.after(o.h.s.between(time.Millisecond, 300*time.Millisecond), func() { o.vanish(v) })
 }
@@ -564,6 +578,13 @@ func (o *occupant) stop(n int) {
 	took := s.between(50*time.Millisecond, 2*time.Second)
 	if s.chance(0.05) {
 		took = 20 * time.Second // deaf to SIGTERM, and PID 1 too
+	}
+	if o.in.Once() {
+		if behaviourOf(o.in.Spec.Command) == stubborn {
+			took = 20 * time.Second
+		}
+		o.stopTask(v, took)
+		return
 	}
 	o.h.after(took, func() {
 		if v.alive {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/cell"
 	"github.com/miosa/miosa/control"
 	"github.com/miosa/miosa/lifecycle"
@@ -50,6 +51,9 @@ type Report struct {
 	Takeovers                  int // of control from another that was there still
 	Singles                    int // starts of what must never run twice
 	Poisoned                   int // apps that no decision could be made about for a while
+	Tasks, Attempts            int // that were made
+	Denied                     int // reports on attempts that were refused
+	TaskEnds                   map[miosa.TaskState]int
 }
 
 // Sim is one run's world.
@@ -58,7 +62,8 @@ type Sim struct {
 	rng    *rand.Rand
 	now    time.Time // monotonic: what happens, happens in this order
 	skew   time.Duration
-	jumped time.Time // when the wall clock last jumped
+	jumps  time.Duration // forward, all in all
+	jumped time.Time     // when the wall clock last jumped
 
 	queue  queue
 	seq    uint64
@@ -113,7 +118,7 @@ func (q *queue) Pop() any {
 // Run plays one seed to its end. The error names the first invariant that did
 // not hold, and when.
 func Run(cfg Config) (Report, error) {
-	s := &Sim{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x6d696f7361)), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), wrote: map[string]written{}}
+	s := &Sim{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x6d696f7361)), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), wrote: map[string]written{}, report: Report{TaskEnds: map[miosa.TaskState]int{}}}
 	s.store = memory.New(s.clock)
 	s.check = newChecker(s)
 	s.users, s.clients = newUsers(s), map[string]*client{}
@@ -167,6 +172,7 @@ func (s *Sim) apart() time.Duration {
 func (s *Sim) jump(by time.Duration) {
 	s.trace("the clock jumps by %s", by)
 	s.skew += by
+	s.jumps += max(by, 0)
 	s.jumped = s.now
 	for _, d := range slices.Clone(s.deciders) {
 		d.feed(cell.Tick{})

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/sim"
 )
 
@@ -70,7 +71,7 @@ func run(t *testing.T, cfg sim.Config) {
 	}
 	// A run keeps little and makes much garbage.
 	defer debug.SetGCPercent(debug.SetGCPercent(400))
-	var total sim.Report
+	total := sim.Report{TaskEnds: map[miosa.TaskState]int{}}
 	for _, report := range runAll(t, cfg) {
 		total.Events += report.Events
 		total.Commits += report.Commits
@@ -97,6 +98,12 @@ func run(t *testing.T, cfg sim.Config) {
 		total.Takeovers += report.Takeovers
 		total.Singles += report.Singles
 		total.Poisoned += report.Poisoned
+		total.Tasks += report.Tasks
+		total.Attempts += report.Attempts
+		total.Denied += report.Denied
+		for state, n := range report.TaskEnds {
+			total.TaskEnds[state] += n
+		}
 	}
 	t.Logf("%d seeds: %+v", *seeds, total)
 	if total.Flips == 0 || total.Failures == 0 || total.Requests == 0 || total.Connections == 0 || total.Tunnels == 0 || total.Cuts == 0 {
@@ -113,6 +120,18 @@ func run(t *testing.T, cfg sim.Config) {
 	}
 	if total.Singles == 0 {
 		t.Error("nothing that must never run twice was started")
+	}
+	ends := []miosa.TaskState{miosa.TaskSucceeded, miosa.TaskFailed, miosa.TaskStopped, miosa.TaskTimedOut}
+	if cfg.Faults {
+		ends = append(ends, miosa.TaskLost)
+	}
+	for _, state := range ends {
+		if total.TaskEnds[state] == 0 {
+			t.Errorf("no task %s", state)
+		}
+	}
+	if total.Attempts <= total.Tasks || cfg.Faults && total.Denied == 0 {
+		t.Error("no task was tried again, or no attempt was refused to go on")
 	}
 	if cfg.Hosts > 1 && (total.Suspected == 0 || total.LostHosts == 0 || total.Drained == 0 || total.Frozen == 0) {
 		t.Error("no host was lost, or none was drained, or none froze")

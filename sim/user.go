@@ -149,6 +149,8 @@ func (u *users) kinds() []kind {
 		{6, with(u.replace)},
 		{4, with(u.stopOne)},
 		{2, with(u.remove)},
+		{12, with(u.runTask)},
+		{3, with(u.stopTask)},
 		{2, func() {
 			s.trace("the watch has a gap")
 			s.report.Reloads++
@@ -176,6 +178,13 @@ func (u *users) kinds() []kind {
 			})
 		}},
 		{6, func() { s.injure(func(o *occupant) { u.deafen(o) }) }},
+		{3, func() {
+			s.injureTask(func(o *occupant) {
+				s.trace("VM of %s is killed", o.in.ID)
+				o.vm.injured, o.h.troubled = true, s.now
+				o.vanish(o.vm)
+			})
+		}},
 		{6, of((*host).crashAgent)},
 		{1, with(u.poison)},
 		{4, s.crashControl},
@@ -572,7 +581,7 @@ func (u *users) edit(a *app, which miosa.Service, how func(*miosa.Service)) {
 func (u *users) change(a *app, edit func(i *miosa.Instance)) {
 	var mine []miosa.Instance
 	for _, i := range u.s.instances() {
-		if i.DeploymentID == a.dep.ID && i.Goal == miosa.GoalRun && !i.State().Terminal() {
+		if i.DeploymentID == a.dep.ID && !i.Once() && i.Goal == miosa.GoalRun && !i.State().Terminal() {
 			mine = append(mine, i)
 		}
 	}
