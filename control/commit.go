@@ -132,6 +132,7 @@ func Write(tx *store.Tx, term Term, e *cell.Commit, sealed map[string][]byte, no
 	}
 	for _, i := range e.Heirs {
 		tx.Require(store.InstanceKey(i.TenantID, i.DeploymentID, i.ID), i.Revision)
+		tx.Require(store.ObservationKey(i.TenantID, i.DeploymentID, i.ID), i.Observed.Revision)
 	}
 	for _, l := range e.Release {
 		key := store.LiveKey(l.Tenant, l.Environment)

@@ -44,3 +44,47 @@ func TestAnEndOfOursTakesNoReportsPlace(t *testing.T) {
 		t.Errorf("the report is now %+v, %v", o, err)
 	}
 }
+
+// What leaves since another serves in its place stays where that one has had news in
+// the meantime.
+func TestWhoTakesAPlaceIsAsItWas(t *testing.T) {
+	s, ctx := memory.New(time.Now), t.Context()
+	term, err := BeginTerm(ctx, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	heir := miosa.Instance{ID: "ri_1", TenantID: "ten_1", DeploymentID: "dep_1", HostID: "host_1", Goal: miosa.GoalRun}
+	report := miosa.Observation{InstanceID: "ri_1", TenantID: "ten_1", DeploymentID: "dep_1", HostID: "host_1", Seq: 1, State: miosa.Healthy}
+	save := func() {
+		t.Helper()
+		if heir.Revision, err = store.Update(ctx, s, func(tx *store.Tx) error {
+			return errors.Join(store.Save(tx, store.Instances, heir), store.Save(tx, store.Observations, report))
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	save()
+	was := heir
+	was.Observed = report
+	was.Observed.Revision = heir.Revision
+	write := func() error {
+		e := cell.Commit{Tenant: "ten_1", Environment: "env_1", Seen: heir.Revision, Heirs: []miosa.Instance{was}}
+		_, err := store.Try(ctx, s, func(tx *store.Tx) error { return Write(tx, term, &e, nil, time.Now(), rand.Reader) })
+		return err
+	}
+	report.State = miosa.Unhealthy
+	if _, err := store.Update(ctx, s, func(tx *store.Tx) error { return store.Save(tx, store.Observations, report) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("after it was reported unhealthy: %v", err)
+	}
+	report.State, report.Revision = miosa.Healthy, 0
+	save()
+	was = heir
+	was.Observed = report
+	was.Observed.Revision = heir.Revision
+	if err := write(); err != nil {
+		t.Error(err)
+	}
+}
