@@ -35,6 +35,7 @@ type checker struct {
 	tasks     map[string]miosa.Task
 	ledger    map[string]*run      // by instance: how a task's command really ran
 	made      map[string]time.Time // by instance: when an attempt was made
+	claimed   map[string]time.Time // by instance: when its claim was taken
 	beside    map[string]bool      // instances that were made beside one whose host was alive on record
 }
 
@@ -43,7 +44,7 @@ func newChecker(s *Sim) *checker {
 		s: s, instances: map[string]miosa.Instance{}, versions: map[string]miosa.Version{}, rollouts: map[string]miosa.Rollout{},
 		envs: map[string]miosa.Environment{}, services: map[string]miosa.Service{}, awake: map[string]time.Time{}, stopped: map[string]time.Time{},
 		since: map[string]time.Time{}, unproven: map[string]bool{}, hosts: map[string]miosa.Host{}, beside: map[string]bool{},
-		tasks: map[string]miosa.Task{}, ledger: map[string]*run{}, made: map[string]time.Time{},
+		tasks: map[string]miosa.Task{}, ledger: map[string]*run{}, made: map[string]time.Time{}, claimed: map[string]time.Time{},
 	}
 }
 
@@ -245,6 +246,9 @@ func (c *checker) take(noun any) {
 		}
 		if v.Seq < i.Observed.Seq {
 			c.s.fail("%s: an older observation took the place of a newer", v.InstanceID)
+		}
+		if i.Observed.Boot == 0 && v.Boot > 0 {
+			c.claimed[i.ID] = c.s.now
 		}
 		was := i.State()
 		i.Observed = v

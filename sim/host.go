@@ -150,7 +150,7 @@ func (h *host) reconnect() {
 		for _, i := range h.s.instances() {
 			if i.HostID == h.id && !i.State().Terminal() {
 				known[i.ID] = true
-				h.assign(i)
+				h.assign(h.s.check.asKnown(i))
 			}
 		}
 		for _, id := range sortedIDs(h.slots) {
@@ -447,7 +447,11 @@ func (o *occupant) report(obs miosa.Observation) {
 				o.answered(obs, epoch, err)
 			}
 		}
-		if s.cfg.Faults && s.chance(0.01) { // its answer is lost, and it comes again, late
+		lost := 0.01
+		if o.in.Once() && obs.State == miosa.Starting {
+			lost = 0.1
+		}
+		if s.cfg.Faults && s.chance(lost) { // its answer is lost, and it comes again, late
 			_, _ = store.Update(context.Background(), s.store, func(tx *store.Tx) error {
 				return control.Record(tx, hostID, obs, s.clock(), s)
 			})

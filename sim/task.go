@@ -112,6 +112,8 @@ func (c *checker) runs(o *occupant) {
 		c.s.fail("the command of %s is started a second time, on %s", id, o.h.id)
 	case i.Observed.Boot == 0:
 		c.s.fail("the command of %s is started, and nothing of that is on record", id)
+	case !i.Observed.StartedAt.Equal(o.machine.Observation().StartedAt):
+		c.s.fail("the command of %s is started on %s by a boot that is not the one on record", id, o.h.id)
 	}
 	for _, other := range c.ledger {
 		if other.task == o.in.TaskID && other.goesOn() && !other.on.frozen && !thawed {
@@ -300,13 +302,45 @@ func (o *occupant) stopTask(v *vm, took time.Duration) {
 	})
 }
 
+// asKnown is an attempt as a control plane may have it that has not heard yet of a claim
+// which it has on record.
+func (c *checker) asKnown(i miosa.Instance) miosa.Instance {
+	if i.Once() && c.s.cfg.Faults && i.Observed.Boot > 0 && c.s.now.Sub(c.claimed[i.ID]) < 5*time.Second && c.s.chance(0.5) {
+		i.Observed = miosa.Observation{}
+	}
+	return i
+}
+
+// afterClaim is what may go wrong between a claim and what follows from it.
+func (o *occupant) afterClaim() {
+	s, h := o.h.s, o.h
+	if !s.cfg.Faults || !s.chance(0.06) {
+		return
+	}
+	what := h.crashAgent
+	if s.chance(0.5) {
+		what = h.loseDisk
+	}
+	epoch := h.epoch
+	s.after(s.between(0, 5*time.Second), func() {
+		if epoch == h.epoch && !h.dead && !h.frozen {
+			what()
+		}
+	})
+}
+
 // answered is what an agent hears of a report on an attempt: leave to go on, or that
 // it is not to. An answer to an agent that has crashed since is heard by nobody.
 func (o *occupant) answered(obs miosa.Observation, epoch int, err error) {
+	if err == nil && obs.State == miosa.Starting {
+		o.afterClaim()
+	}
 	o.h.after(o.h.s.between(100*time.Microsecond, 5*time.Millisecond), func() {
 		switch {
 		case o.h.cut: // it asks again when it can
 			o.h.after(time.Second, func() { o.report(obs) })
+		case obs.State.Terminal(): // its agent need not remember it any more
+			delete(o.h.ended, obs.InstanceID)
 		case epoch != o.h.epoch:
 		case miosa.CodeOf(err) == miosa.NotFound:
 			o.h.s.report.Denied++

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/miosa/miosa"
+	"github.com/miosa/miosa/liveness"
 	"github.com/miosa/miosa/store"
 )
 
@@ -193,7 +194,13 @@ func (u *users) kinds() []kind {
 	if len(s.hosts) > 1 {
 		faults = append(faults,
 			kind{2, of(func(h *host) { h.cutOff(s.between(time.Second, 12*time.Minute)) })},
-			kind{1, of(func(h *host) { h.mute(s.between(time.Second, 12*time.Minute)) })},
+			kind{1, of(func(h *host) {
+				h.mute(s.between(time.Second, 12*time.Minute))
+				// It is given tasks until it is judged.
+				for range 3 {
+					s.after(s.between(0, liveness.SuspectAfter), with(u.runTask))
+				}
+			})},
 			kind{2, of(func(h *host) { h.freeze(s.between(time.Second, 12*time.Minute)) })},
 			kind{1, of(func(h *host) { h.die(s.between(5*time.Second, 12*time.Minute)) })},
 			kind{2, of(u.drain)},
