@@ -15,6 +15,7 @@ type hosts struct {
 	judge   *liveness.Machine
 	verdict map[string]liveness.Judge // by host ID: until the record says it
 	saving  map[string]bool           // by host ID, "" for events alone: a write is under way
+	wrote   map[string]miosa.Liveness // by host ID: what its record was last asked to say other than that it is alive
 	retry   map[string]time.Time      // by host ID: not to be tried again before
 	tell    []miosa.Event             // without a host
 	grants  map[string]*grant         // by host ID
@@ -36,7 +37,7 @@ type grant struct {
 
 func newHosts(cfg liveness.Config) *hosts {
 	return &hosts{
-		judge: liveness.New(cfg), verdict: map[string]liveness.Judge{}, saving: map[string]bool{}, retry: map[string]time.Time{},
+		judge: liveness.New(cfg), verdict: map[string]liveness.Judge{}, saving: map[string]bool{}, wrote: map[string]miosa.Liveness{}, retry: map[string]time.Time{},
 		grants: map[string]*grant{}, silent: map[string]map[string]bool{}, writtenOff: map[string][]miosa.Instance{},
 	}
 }
@@ -80,6 +81,7 @@ func (m *Machine) look(now time.Time, t *touched) {
 		if !known {
 			m.hear(now, liveness.Gone{Host: id}, t)
 			delete(h.verdict, id)
+			delete(h.wrote, id)
 			delete(h.grants, id)
 			delete(h.silent, id)
 			delete(h.writtenOff, id)
@@ -127,6 +129,9 @@ func (m *Machine) heed(now time.Time, v miosa.Host, t *touched) {
 	case !known:
 	case v.Liveness == miosa.Lost && is.Liveness == miosa.Suspect:
 		m.hear(now, liveness.Declared{Host: v.ID}, t)
+	case v.Liveness != miosa.Alive && is.Liveness == miosa.Alive && m.hosts.wrote[v.ID] == v.Liveness:
+		// A verdict of ours was written after the next one had found it as it was.
+		m.hosts.verdict[v.ID] = liveness.Judge{Host: v.ID, Liveness: is.Liveness, Failing: is.Failing}
 	case is.Failing && !v.Failing:
 		m.hear(now, liveness.Forgive{Host: v.ID}, t)
 	}
@@ -254,7 +259,9 @@ func (m *Machine) saveHosts(now time.Time) (out []Effect) {
 			v.Drain.Total, v.Drain.Left, v.Drain.Progress, v.Drain.ReportedAt, v.Drain.LateAt, v.Drain.DoneAt = d.Total, d.Left, d.Progress, d.ReportedAt, d.LateAt, d.DoneAt
 		}
 		v.UpdatedAt = now
-		h.saving[id] = true
+		if h.saving[id] = true; v.Liveness != miosa.Alive {
+			h.wrote[id] = v.Liveness
+		}
 		delete(h.retry, id)
 		save := SaveHost{Host: v}
 		h.tell = slices.DeleteFunc(h.tell, func(e miosa.Event) bool {
