@@ -37,7 +37,7 @@ const spoolAgain = 2 * time.Second
 func (a *Agent) newJournal(in miosa.Instance) *journal {
 	return &journal{spool: a.spool, limit: a.logLimit(in), log: a.log, tail: newTail(), origin: logs.Origin{
 		TenantID: in.TenantID, DeploymentID: in.DeploymentID, ServiceID: in.ServiceID, InstanceID: in.ID,
-		VersionID: in.VersionID, HostID: a.cfg.Host.ID, WorkspaceID: in.WorkspaceID,
+		VersionID: in.VersionID, HostID: a.cfg.Host.ID, WorkspaceID: in.WorkspaceID, TaskID: in.TaskID,
 	}}
 }
 

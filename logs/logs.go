@@ -51,11 +51,14 @@ type Line struct {
 type Origin struct {
 	TenantID     string `json:"TenantID"`
 	DeploymentID string `json:"DeploymentID"`
-	ServiceID    string `json:"ServiceID"`
+	ServiceID    string `json:"ServiceID"` // "": of a task's attempt
 	InstanceID   string `json:"InstanceID"`
 	VersionID    string `json:"VersionID"`
 	HostID       string `json:"HostID"`
 	WorkspaceID  string `json:"WorkspaceID"` // external_workspace_id of the deployment; "": none. Any UTF-8, 256 bytes at most
+	// TaskID is whose attempt the instance is: an ID of miosa.PrefixTask, which no
+	// service has; "": a service's. What was written before has none.
+	TaskID string `json:"TaskID,omitempty"`
 }
 
 // Batch is a run of one instance's lines: the first has the number First, and
@@ -94,6 +97,7 @@ type Scope struct {
 	VersionID    string
 	HostID       string
 	WorkspaceID  string
+	TaskID       string // all its attempts
 	Stream       Stream
 	Search       Search
 }
@@ -102,7 +106,8 @@ type Scope struct {
 func (s Scope) Admits(o Origin) bool {
 	is := func(want, have string) bool { return want == "" || want == have }
 	return s.TenantID != "" && s.TenantID == o.TenantID && is(s.DeploymentID, o.DeploymentID) && is(s.ServiceID, o.ServiceID) &&
-		is(s.InstanceID, o.InstanceID) && is(s.VersionID, o.VersionID) && is(s.HostID, o.HostID) && is(s.WorkspaceID, o.WorkspaceID)
+		is(s.InstanceID, o.InstanceID) && is(s.VersionID, o.VersionID) && is(s.HostID, o.HostID) && is(s.WorkspaceID, o.WorkspaceID) &&
+		is(s.TaskID, o.TaskID)
 }
 
 // Holds reports whether the scope holds the line, of an origin that it admits.

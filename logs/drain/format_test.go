@@ -28,6 +28,13 @@ func lineOf(stream logs.Stream, text string) Line {
 	return l
 }
 
+// taskLine is one that an attempt at a task wrote.
+func taskLine(text string) Line {
+	l := lineOf(logs.Stdout, text)
+	l.Service, l.Origin.ServiceID, l.Origin.TaskID = "", "", "task_1"
+	return l
+}
+
 func TestSyslogLines(t *testing.T) {
 	const data = `[miosa@32473 id="ri_1.2.17" deployment_id="dep_1" service_id="svc_1" version_id="ver_1" host_id="host_1" external_workspace_id="a \"b\" \]c\\"`
 	gap := lineOf(logs.System, "12 lines were lost")
@@ -43,6 +50,7 @@ func TestSyslogLines(t *testing.T) {
 		{lineOf(logs.System, "booted"), "<13>1 2026-03-14T15:26:53.589793Z shop web ri_1 system " + data + "] booted"},
 		{gap, "<12>1 2026-03-14T15:26:53.589793Z shop web ri_1 system " + data + ` lost="12"] 12 lines were lost`},
 		{long, "<14>1 2026-03-14T15:26:53.589793Z shop web ri_1 stdout " + data + ` partial="true"] half of`},
+		{taskLine("migrated"), "<14>1 2026-03-14T15:26:53.589793Z shop - ri_1 stdout " + strings.Replace(data, `service_id="svc_1"`, `task_id="task_1"`, 1) + "] migrated"},
 		{lineOf(logs.Stdout, ""), "<14>1 2026-03-14T15:26:53.589793Z shop web ri_1 stdout " + data + "] "},
 		{lineOf(logs.Stdout, "é"), "<14>1 2026-03-14T15:26:53.589793Z shop web ri_1 stdout " + data + "] \xef\xbb\xbfé"},
 		{lineOf(logs.Stdout, "\ufeffa\xffb"), "<14>1 2026-03-14T15:26:53.589793Z shop web ri_1 stdout " + data + "] \xef\xbb\xbfa\ufffdb"},
@@ -94,14 +102,16 @@ func TestSyslogFrames(t *testing.T) {
 func TestNDJSONLines(t *testing.T) {
 	plain := lineOf(logs.Stderr, "a\xff<b>\n\"c\"")
 	plain.Origin.WorkspaceID = ""
-	got, err := ndjson([]Line{plain, lineOf(logs.Stdout, "")})
+	got, err := ndjson([]Line{plain, lineOf(logs.Stdout, ""), taskLine("migrated")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := `{"id":"ri_1.2.17","ts":"2026-03-14T15:26:53.589793Z","stream":"stderr","line":"a` + "\ufffd" + `<b>\n\"c\"","deployment":"shop","service":"web",` +
 		`"deployment_id":"dep_1","service_id":"svc_1","runtime_instance_id":"ri_1","version_id":"ver_1","host_id":"host_1","external_workspace_id":null}` + "\n" +
 		`{"id":"ri_1.2.17","ts":"2026-03-14T15:26:53.589793Z","stream":"stdout","line":"","deployment":"shop","service":"web",` +
-		`"deployment_id":"dep_1","service_id":"svc_1","runtime_instance_id":"ri_1","version_id":"ver_1","host_id":"host_1","external_workspace_id":"a \"b\" ]c\\"}` + "\n"
+		`"deployment_id":"dep_1","service_id":"svc_1","runtime_instance_id":"ri_1","version_id":"ver_1","host_id":"host_1","external_workspace_id":"a \"b\" ]c\\"}` + "\n" +
+		`{"id":"ri_1.2.17","ts":"2026-03-14T15:26:53.589793Z","stream":"stdout","line":"migrated","deployment":"shop","service":"",` +
+		`"deployment_id":"dep_1","service_id":"","task_id":"task_1","runtime_instance_id":"ri_1","version_id":"ver_1","host_id":"host_1","external_workspace_id":"a \"b\" ]c\\"}` + "\n"
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -130,7 +140,7 @@ func TestOTLPRecords(t *testing.T) {
 	gap.Lost, gap.Partial = 12, true
 	other := lineOf(logs.Stdout, "other")
 	other.Origin.InstanceID, other.Origin.WorkspaceID = "ri_2", ""
-	raw, err := otlp([]Line{lineOf(logs.Stderr, "bad \xff"), gap, other}, time.Unix(1, 0))
+	raw, err := otlp([]Line{lineOf(logs.Stderr, "bad \xff"), gap, other, taskLine("migrated")}, time.Unix(1, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +148,7 @@ func TestOTLPRecords(t *testing.T) {
 	if err := proto.Unmarshal(raw, &got); err != nil {
 		t.Fatal(err)
 	}
-	if len(got.GetResourceLogs()) != 2 {
+	if len(got.GetResourceLogs()) != 3 {
 		t.Fatalf("%d resources", len(got.GetResourceLogs()))
 	}
 	attrs := func(r *otel.ResourceLogs) string {
@@ -154,6 +164,10 @@ func TestOTLPRecords(t *testing.T) {
 	}
 	if a := attrs(got.GetResourceLogs()[1]); strings.Contains(a, "workspace") || !strings.Contains(a, "ri_2") {
 		t.Errorf("resource %s", a)
+	}
+	if want := `service.name=shop service.namespace=shop service.instance.id=ri_1 service.version=ver_1 host.id=host_1 ` +
+		`miosa.deployment.id=dep_1 miosa.task.id=task_1 miosa.external_workspace_id=a "b" ]c\`; attrs(got.GetResourceLogs()[2]) != want {
+		t.Errorf("resource %s\nwant     %s", attrs(got.GetResourceLogs()[2]), want)
 	}
 	records := got.GetResourceLogs()[0].GetScopeLogs()[0].GetLogRecords()
 	if r := records[0]; r.GetBody().GetStringValue() != "bad \ufffd" || r.GetSeverityText() != "ERROR" || r.GetTimeUnixNano() != 1773502013589793000 {

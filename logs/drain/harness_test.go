@@ -158,12 +158,12 @@ func newID(t testing.TB, prefix string) string {
 }
 
 // app is one instance of a tenant's deployment.
-type app struct{ tenant, deployment, service, instance string }
+type app struct{ tenant, deployment, service, instance, task string }
 
 // addApp makes a deployment, a service and an instance.
 func (w *world) addApp(tenant, slug, workspace string) app {
 	w.t.Helper()
-	a := app{tenant, newID(w.t, miosa.PrefixDeployment), newID(w.t, miosa.PrefixService), newID(w.t, miosa.PrefixInstance)}
+	a := app{tenant, newID(w.t, miosa.PrefixDeployment), newID(w.t, miosa.PrefixService), newID(w.t, miosa.PrefixInstance), ""}
 	w.update(func(tx *store.Tx) error {
 		if err := store.Save(tx, store.Tenants, miosa.Tenant{ID: tenant, Plan: "default"}); err != nil {
 			return err
@@ -178,13 +178,20 @@ func (w *world) addApp(tenant, slug, workspace string) app {
 	return w.addInstance(a)
 }
 
+// addAttempt makes an attempt at a task of the same deployment.
+func (w *world) addAttempt(a app) app {
+	w.t.Helper()
+	a.service, a.task = "", newID(w.t, miosa.PrefixTask)
+	return w.addInstance(a)
+}
+
 // addInstance makes another instance of the same service.
 func (w *world) addInstance(a app) app {
 	w.t.Helper()
 	a.instance = newID(w.t, miosa.PrefixInstance)
 	w.update(func(tx *store.Tx) error {
 		return store.Save(tx, store.Instances, miosa.Instance{
-			ID: a.instance, TenantID: a.tenant, DeploymentID: a.deployment, ServiceID: a.service, HostID: host, Spec: miosa.ServiceSpec{ServiceID: a.service},
+			ID: a.instance, TenantID: a.tenant, DeploymentID: a.deployment, ServiceID: a.service, TaskID: a.task, HostID: host, Spec: miosa.ServiceSpec{ServiceID: a.service},
 		})
 	})
 	return a

@@ -331,7 +331,8 @@ func TestDrainsSeeTheirOwnLines(t *testing.T) {
 	w := newWorld(t)
 	one, two := newID(t, miosa.PrefixTenant), newID(t, miosa.PrefixTenant)
 	shop, blog, theirs := w.addApp(one, "shop", "w1"), w.addApp(one, "blog", "w2"), w.addApp(two, "shop", "w1")
-	everything := []string{"shop 0", "blog 0"}
+	task := w.addAttempt(shop)
+	everything := []string{"shop 0", "blog 0", "task 0"}
 	type check struct {
 		name  string
 		drain miosa.LogDrain
@@ -348,7 +349,8 @@ func TestDrainsSeeTheirOwnLines(t *testing.T) {
 		{"a tenant's", one, nil, everything},
 		{"a workspace's", one, func(d *miosa.LogDrain) { d.WorkspaceID = "w2" }, []string{"blog 0"}},
 		{"a workspace of the same name elsewhere", two, func(d *miosa.LogDrain) { d.WorkspaceID = "w1" }, []string{"theirs 0"}},
-		{"a deployment's", one, func(d *miosa.LogDrain) { d.DeploymentID = shop.deployment }, []string{"shop 0"}},
+		{"a deployment's", one, func(d *miosa.LogDrain) { d.DeploymentID = shop.deployment }, []string{"shop 0", "task 0"}},
+		{"a service's", one, func(d *miosa.LogDrain) { d.ServiceID = shop.service }, []string{"shop 0"}},
 		{"another tenant's deployment", one, func(d *miosa.LogDrain) { d.DeploymentID = theirs.deployment }, nil},
 		{"another tenant's service", one, func(d *miosa.LogDrain) { d.ServiceID = theirs.service }, nil},
 		{"a deployment of another workspace", one, func(d *miosa.LogDrain) { d.WorkspaceID, d.DeploymentID = "w2", shop.deployment }, nil},
@@ -367,6 +369,7 @@ func TestDrainsSeeTheirOwnLines(t *testing.T) {
 	w.write(shop, "shop 0")
 	w.write(theirs, "theirs 0")
 	w.write(blog, "blog 0")
+	w.write(task, "task 0")
 	last, err := w.plane.Last(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 type Line struct {
 	logs.Entry
 	Deployment string // slug; the ID when it is not known any more
-	Service    string // name; likewise
+	Service    string // name; likewise; "": a task's
 }
 
 // name is the line's own, of all lines that there ever are: what is sent twice

@@ -16,6 +16,7 @@ type ndjsonLine struct {
 	Service             string    `json:"service"`
 	DeploymentID        string    `json:"deployment_id"`
 	ServiceID           string    `json:"service_id"`
+	TaskID              string    `json:"task_id,omitempty"`
 	RuntimeInstanceID   string    `json:"runtime_instance_id"`
 	VersionID           string    `json:"version_id"`
 	HostID              string    `json:"host_id"`
@@ -33,7 +34,7 @@ func ndjson(lines []Line) ([]byte, error) {
 		l := &lines[i]
 		v := ndjsonLine{
 			ID: l.name(), TS: l.Time.UTC(), Stream: string(l.Stream), Line: l.text(), Deployment: l.Deployment, Service: l.Service,
-			DeploymentID: l.Origin.DeploymentID, ServiceID: l.Origin.ServiceID, RuntimeInstanceID: l.Origin.InstanceID,
+			DeploymentID: l.Origin.DeploymentID, ServiceID: l.Origin.ServiceID, TaskID: l.Origin.TaskID, RuntimeInstanceID: l.Origin.InstanceID,
 			VersionID: l.Origin.VersionID, HostID: l.Origin.HostID, Partial: l.Partial, Lost: l.Lost,
 		}
 		if w := l.Origin.WorkspaceID; w != "" {

@@ -36,12 +36,17 @@ func otlp(lines []Line, now time.Time) ([]byte, error) {
 
 // resourceOf names an instance by the semantic conventions where they have a
 // word. Many receivers tell services apart by service.name alone, so that the
-// deployment is part of it.
+// deployment is part of it; it is all of it where there is no service, as for a task.
 func resourceOf(l *Line) *resource.Resource {
+	name := l.Deployment
+	if l.Service != "" {
+		name += "-" + l.Service
+	}
 	return &resource.Resource{Attributes: attributes([][2]string{
-		{"service.name", l.Deployment + "-" + l.Service}, {"service.namespace", l.Deployment}, {"service.instance.id", l.Origin.InstanceID},
+		{"service.name", name}, {"service.namespace", l.Deployment}, {"service.instance.id", l.Origin.InstanceID},
 		{"service.version", l.Origin.VersionID}, {"host.id", l.Origin.HostID},
-		{"miosa.deployment.id", l.Origin.DeploymentID}, {"miosa.service.id", l.Origin.ServiceID}, {"miosa.external_workspace_id", l.Origin.WorkspaceID},
+		{"miosa.deployment.id", l.Origin.DeploymentID}, {"miosa.service.id", l.Origin.ServiceID}, {"miosa.task.id", l.Origin.TaskID},
+		{"miosa.external_workspace_id", l.Origin.WorkspaceID},
 	})}
 }
 

@@ -69,8 +69,8 @@ func appendSyslog(b []byte, l *Line, token string) []byte {
 	b = append(b, '[')
 	b = append(b, sdID...)
 	for _, p := range []struct{ name, value string }{
-		{"id", l.name()}, {"deployment_id", l.Origin.DeploymentID}, {"service_id", l.Origin.ServiceID}, {"version_id", l.Origin.VersionID},
-		{"host_id", l.Origin.HostID}, {"external_workspace_id", l.Origin.WorkspaceID}, {"partial", yes(l.Partial)}, {"lost", count(l.Lost)},
+		{"id", l.name()}, {"deployment_id", l.Origin.DeploymentID}, {"service_id", l.Origin.ServiceID}, {"task_id", l.Origin.TaskID},
+		{"version_id", l.Origin.VersionID}, {"host_id", l.Origin.HostID}, {"external_workspace_id", l.Origin.WorkspaceID}, {"partial", yes(l.Partial)}, {"lost", count(l.Lost)},
 	} {
 		if p.value == "" {
 			continue

@@ -44,6 +44,7 @@ func Run(t *testing.T, fixture func(t *testing.T) Fixture) {
 		{"times that tie", ties},
 		{"since and until", edges},
 		{"every field of a scope", scopes},
+		{"a task's lines, over its attempts", tasks},
 		{"tenants never cross", tenants},
 		{"breaking off ends a page", pages},
 		{"arrivals in order", arrivals},
@@ -434,6 +435,10 @@ func family() []logs.Origin {
 		func(o *logs.Origin) { o.WorkspaceID = "" },
 		func(o *logs.Origin) { o.DeploymentID = "dep_11" },
 		func(o *logs.Origin) { o.ServiceID = "svc_11" },
+		func(o *logs.Origin) { o.ServiceID, o.TaskID = "", "task_1" },
+		func(o *logs.Origin) { o.ServiceID, o.TaskID = "", "task_1" },
+		func(o *logs.Origin) { o.ServiceID, o.TaskID = "", "task_11" },
+		func(o *logs.Origin) { o.ServiceID = "" },
 	} {
 		o := full
 		o.InstanceID = fmt.Sprintf("ins_1%d", i)
@@ -453,6 +458,10 @@ func narrowed() []logs.Scope {
 		{DeploymentID: "dep_1", ServiceID: "svc_1"}, {DeploymentID: "dep_2", ServiceID: "svc_2"},
 		{DeploymentID: "dep_1", ServiceID: "svc_1", InstanceID: "ins_1"}, {DeploymentID: "dep_2", InstanceID: "ins_1"},
 		{ServiceID: "svc_2", InstanceID: "ins_11"}, {InstanceID: "ins_13", VersionID: "ver_2"}, {InstanceID: "ins_13", VersionID: "ver_1"},
+		{TaskID: "task_1"}, {TaskID: "task_11"}, {TaskID: "task_"}, {TaskID: "svc_1"}, {ServiceID: "task_1"}, {TaskID: "task_1", ServiceID: "svc_1"},
+		{TaskID: "task_1", ServiceID: "task_1"}, {TaskID: "task_1", DeploymentID: "dep_1"}, {TaskID: "task_1", DeploymentID: "dep_2"},
+		{TaskID: "task_1", InstanceID: "ins_19"}, {TaskID: "task_1", InstanceID: "ins_1"}, {TaskID: "task_11", DeploymentID: "dep_1", InstanceID: "ins_19"},
+		{TaskID: "task_1", Stream: logs.Stderr}, {ServiceID: "svc_1", InstanceID: "ins_19"}, {InstanceID: "ins_19"},
 		{WorkspaceID: "w2", Stream: logs.Stderr}, {HostID: "hst_1", DeploymentID: "dep_1", VersionID: "ver_1", WorkspaceID: "w1"},
 	} {
 		s.TenantID = "ten_1"
@@ -489,6 +498,71 @@ func scopes(t *testing.T, s logs.Store) {
 		slices.Reverse(expect)
 		want(t, fmt.Sprintf("backward %+v", scope), texts(read(t, s, logs.Query{Scope: scope, Backward: true})), expect)
 	}
+}
+
+// tasks: what two attempts at a task wrote is read, searched, counted by pages,
+// followed and purged as the task's, and as no service's.
+func tasks(t *testing.T, s logs.Store) {
+	attempt := func(task, instance string) logs.Origin {
+		o := origin("ten_1", "dep_1", "", instance)
+		o.TaskID = task
+		return o
+	}
+	later := start().Add(3 * time.Hour) // than the first attempt: another hour
+	first, second := attempt("task_1", "ins_2"), attempt("task_1", "ins_1")
+	first.HostID, second.HostID = "hst_1", "hst_2"
+	service := origin("ten_1", "dep_1", "svc_1", "ins_0")
+	appendTo(t, s,
+		batch(service, 1, 1, start(), "serving"),
+		batch(first, 1, 1, start(), "first attempt", "connection refused"),
+		batch(attempt("task_2", "ins_3"), 1, 1, start(), "another task"),
+		batch(second, 4, 1, later, "second attempt", "Migrated"),
+		batch(service, 1, 2, later, "still serving, migrated"))
+	of := logs.Scope{TenantID: "ten_1", TaskID: "task_1"}
+	both := []string{"first attempt", "connection refused", "second attempt", "Migrated"}
+	back := slices.Clone(both)
+	slices.Reverse(back)
+	for _, scope := range []logs.Scope{of, {TenantID: "ten_1", DeploymentID: "dep_1", TaskID: "task_1"}} {
+		got := read(t, s, logs.Query{Scope: scope})
+		want(t, "of the task", texts(got), both)
+		for i, o := range []logs.Origin{first, first, second, second} {
+			if i < len(got) && got[i].Origin != o {
+				t.Errorf("line %q is of %+v, want %+v", got[i].Text, got[i].Origin, o)
+			}
+		}
+		want(t, "backward", texts(read(t, s, logs.Query{Scope: scope, Backward: true})), back)
+		want(t, "since the second attempt", texts(read(t, s, logs.Query{Scope: scope, Since: later})), both[2:])
+		if len(got) == len(both) {
+			want(t, "a page behind the first attempt", texts(read(t, s, logs.Query{Scope: scope, After: logs.PlaceOf(&got[1])})), both[2:])
+		}
+		search, err := logs.ParseSearch("migrated")
+		if err != nil {
+			t.Fatal(err)
+		}
+		scope.Search = search
+		want(t, "searched", texts(read(t, s, logs.Query{Scope: scope})), both[3:])
+	}
+	want(t, "an attempt", texts(read(t, s, logs.Query{Scope: logs.Scope{TenantID: "ten_1", TaskID: "task_1", InstanceID: "ins_1"}})), both[2:])
+	want(t, "another tenant's", texts(read(t, s, logs.Query{Scope: logs.Scope{TenantID: "ten_2", TaskID: "task_1"}})), []string{})
+	want(t, "of the service", texts(read(t, s, logs.Query{Scope: logs.Scope{TenantID: "ten_1", ServiceID: "svc_1"}})), []string{"serving", "still serving, migrated"})
+	if got := read(t, s, logs.Query{Scope: logs.Scope{TenantID: "ten_1", DeploymentID: "dep_1"}}); len(got) != 7 {
+		t.Errorf("of the deployment: %q", texts(got))
+	}
+	arrivals := since(t, s, 0, of)
+	want(t, "arrivals", arrived(arrivals), []string{"ins_2 1/1 first attempt", "ins_2 1/2 connection refused", "ins_1 4/1 second attempt", "ins_1 4/2 Migrated"})
+	for i, o := range []logs.Origin{first, second} {
+		if i < len(arrivals) && arrivals[i].Batch.Origin != o {
+			t.Errorf("arrival %d is of %+v, want %+v", i, arrivals[i].Batch.Origin, o)
+		}
+	}
+	if p := held(t, s, "ten_1", "ins_1"); p != (logs.Position{Epoch: 4, Seq: 2}) {
+		t.Errorf("holds %v", p)
+	}
+	if err := s.Purge(t.Context(), "ten_1", "dep_1"); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "after the deployment's purge", texts(read(t, s, logs.Query{Scope: of})), []string{})
+	want(t, "arrivals after it", arrived(since(t, s, 0, of)), []string{})
 }
 
 func tenants(t *testing.T, s logs.Store) {

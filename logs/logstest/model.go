@@ -64,8 +64,11 @@ func (m *naive) append(t *testing.T, r *rapid.T, s logs.Store) {
 	var batches []logs.Kept
 	expect := []string{}
 	for range rapid.IntRange(1, 4).Draw(r, "batches") {
-		n := rapid.IntRange(0, 4).Draw(r, "instance")
-		o := origin(m.tenant, fmt.Sprintf("dep_%d", n%2), fmt.Sprintf("svc_%d", n%3), fmt.Sprintf("ins_%d", 5-n))
+		n := rapid.IntRange(0, 6).Draw(r, "instance")
+		o := origin(m.tenant, fmt.Sprintf("dep_%d", n%2), fmt.Sprintf("svc_%d", n%3), fmt.Sprintf("ins_%d", 7-n))
+		if n > 4 { // two attempts at one task
+			o.DeploymentID, o.ServiceID, o.TaskID = "dep_0", "", "task_0"
+		}
 		o.VersionID = fmt.Sprintf("ver_%d", rapid.IntRange(0, 1).Draw(r, "version"))
 		p := m.next[o.InstanceID]
 		if p.Seq == 0 || rapid.IntRange(0, 9).Draw(r, "new epoch") == 0 {
@@ -122,8 +125,9 @@ func (m *naive) query(r *rapid.T) logs.Query {
 		return rapid.SampledFrom(append([]string{"", "", ""}, values...)).Draw(r, what)
 	}
 	q.DeploymentID = pick("deployment", "dep_0", "dep_1")
-	q.ServiceID = pick("service", "svc_0", "svc_1", "svc_2")
-	q.InstanceID = pick("of instance", "ins_1", "ins_2", "ins_3", "ins_4", "ins_5")
+	q.ServiceID = pick("service", "svc_0", "svc_1", "svc_2", "task_0")
+	q.TaskID = pick("task", "task_0", "task_1", "svc_0")
+	q.InstanceID = pick("of instance", "ins_1", "ins_2", "ins_3", "ins_4", "ins_5", "ins_6", "ins_7")
 	q.VersionID = pick("of version", "ver_0", "ver_1")
 	q.Stream = logs.Stream(pick("of stream", "stdout", "stderr", "system"))
 	bound := func(what string) (at time.Time) {
@@ -193,6 +197,6 @@ func (m *naive) check(r *rapid.T, what string, got, want []string) {
 }
 
 func told(e *logs.Entry) string {
-	return fmt.Sprintf("%s %d/%d %s %s %s %v %q", e.Origin.InstanceID, e.Position.Epoch, e.Position.Seq, e.Origin.VersionID,
+	return fmt.Sprintf("%s %s%s %d/%d %s %s %s %v %q", e.Origin.InstanceID, e.Origin.ServiceID, e.Origin.TaskID, e.Position.Epoch, e.Position.Seq, e.Origin.VersionID,
 		e.Time.Format(time.RFC3339Nano), e.Stream, e.Partial, e.Text)
 }

@@ -20,15 +20,15 @@ const applyBytes = 4 << 20
 // position is an instance's last, and where its lines lie.
 type position struct {
 	logs.Position
-	deployment, service string
-	until               int64 // Unix seconds until when the position is kept at least
+	deployment, owner string
+	until             int64 // Unix seconds until when the position is kept at least
 }
 
 func (p *position) encode() []byte {
 	b := binary.AppendUvarint(nil, p.Epoch)
 	b = binary.AppendUvarint(b, p.Seq)
 	b = binary.AppendVarint(b, p.until)
-	return names(b, p.deployment, p.service)
+	return names(b, p.deployment, p.owner)
 }
 
 func decodePosition(value []byte) (p position, err error) {
@@ -38,7 +38,7 @@ func decodePosition(value []byte) (p position, err error) {
 	if r.bad || len(parts) != 3 {
 		return p, fmt.Errorf("position: %w", errChunk)
 	}
-	p.deployment, p.service = string(parts[0]), string(parts[1])
+	p.deployment, p.owner = string(parts[0]), string(parts[1])
 	return p, nil
 }
 
@@ -89,7 +89,7 @@ func (s *Store) Append(ctx context.Context, batches []logs.Kept) ([]logs.Arrival
 // valid refuses what has no place in a key.
 func valid(b *logs.Kept) error {
 	o := &b.Origin
-	for _, id := range []string{o.TenantID, o.DeploymentID, o.ServiceID, o.InstanceID} {
+	for _, id := range []string{o.TenantID, o.DeploymentID, o.ServiceID, o.TaskID, o.InstanceID} {
 		for i := range len(id) {
 			if id[i] < 0x21 || id[i] > 0x7e {
 				return miosa.Errorf(miosa.Invalid, "the ID %q of a log batch has bytes that no ID has", id)
@@ -99,6 +99,10 @@ func valid(b *logs.Kept) error {
 	switch {
 	case o.TenantID == "" || o.InstanceID == "":
 		return miosa.Errorf(miosa.Invalid, "a log batch needs the IDs of its tenant and of its instance")
+	case o.ServiceID != "" && o.TaskID != "":
+		return miosa.Errorf(miosa.Invalid, "a log batch is of service %s or of task %s, not of both", o.ServiceID, o.TaskID)
+	case isTask(o.ServiceID) || o.TaskID != "" && !isTask(o.TaskID):
+		return miosa.Errorf(miosa.Invalid, "the ID %q of a log batch is not one of its kind", ownerOf(o))
 	case b.First == 0:
 		return miosa.Errorf(miosa.Invalid, "the lines of an instance are numbered from 1, not from 0")
 	case b.Days < 1 || b.Days > logs.MaxDays:
@@ -282,7 +286,7 @@ func (s *Store) readPosition(key []byte) (p position, err error) {
 // lines, its arrival, the position.
 func (w *writer) add(b *logs.Batch, of []uint16, days int, mark uint64) error {
 	w.keys = binary.AppendVarint(w.keys[:0], w.s.now().Unix())
-	path := names(nil, b.Origin.TenantID, b.Origin.DeploymentID, b.Origin.ServiceID, b.Origin.InstanceID)
+	path := names(nil, b.Origin.TenantID, b.Origin.DeploymentID, ownerOf(&b.Origin), b.Origin.InstanceID)
 	seq := b.First
 	for lines := b.Lines; len(lines) > 0; {
 		micro := lines[0].Time.UnixMicro()
@@ -320,7 +324,7 @@ func (w *writer) add(b *logs.Batch, of []uint16, days int, mark uint64) error {
 	}
 	key := positionKey(b.Origin.TenantID, b.Origin.InstanceID)
 	p := position{
-		Position: logs.Position{Epoch: b.Epoch, Seq: seq - 1}, deployment: b.Origin.DeploymentID, service: b.Origin.ServiceID,
+		Position: logs.Position{Epoch: b.Epoch, Seq: seq - 1}, deployment: b.Origin.DeploymentID, owner: ownerOf(&b.Origin),
 		until: b.Lines[len(b.Lines)-1].Time.Unix() + int64(days)*24*3600,
 	}
 	if was, ok := w.s.held[string(key)]; ok {

@@ -149,9 +149,10 @@ func cut(runs []logs.Batch, k *chunkKey, value []byte, scope logs.Scope) ([]logs
 	if err != nil {
 		return nil, err
 	}
+	service, task := owned(k.name(2))
 	o := logs.Origin{
-		TenantID: string(k.name(0)), DeploymentID: string(k.name(1)), ServiceID: string(k.name(2)), InstanceID: string(k.name(3)),
-		VersionID: string(c.version), HostID: string(c.host), WorkspaceID: string(c.workspace),
+		TenantID: string(k.name(0)), DeploymentID: string(k.name(1)), ServiceID: string(service), InstanceID: string(k.name(3)),
+		VersionID: string(c.version), HostID: string(c.host), WorkspaceID: string(c.workspace), TaskID: string(task),
 	}
 	if !scope.Admits(o) {
 		return runs, nil

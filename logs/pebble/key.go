@@ -2,10 +2,13 @@ package pebble
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
+	"strings"
 	"time"
 
+	"github.com/miosa/miosa"
 	"github.com/miosa/miosa/logs"
 )
 
@@ -90,6 +93,35 @@ func behind(k []byte) []byte {
 	return k
 }
 
+// taskPrefix tells a task from a service: before there were tasks, all owners
+// were services.
+const taskPrefix = miosa.PrefixTask + "_"
+
+func isTask(id string) bool { return strings.HasPrefix(id, taskPrefix) }
+
+// ownerOf is the ID that lines of the origin are kept under.
+func ownerOf(o *logs.Origin) string { return cmp.Or(o.TaskID, o.ServiceID) }
+
+// ownerIn is the owner that a scope asks for, "" for any; false: there is none
+// such.
+func ownerIn(s *logs.Scope) (id string, ok bool) {
+	switch {
+	case s.TaskID == "":
+		return s.ServiceID, !isTask(s.ServiceID)
+	case s.ServiceID == "":
+		return s.TaskID, isTask(s.TaskID)
+	}
+	return "", false // of both there are none
+}
+
+// owned is an owner as the service or the task that it is.
+func owned(id []byte) (service, task []byte) {
+	if bytes.HasPrefix(id, []byte(taskPrefix)) {
+		return nil, id
+	}
+	return id, nil
+}
+
 // place appends a chunk key's tail.
 func place(k []byte, micro int64, p logs.Position) []byte {
 	k = binary.BigEndian.AppendUint64(k, uint64(micro)^sign)
@@ -102,7 +134,7 @@ var errKey = errors.New("a key is damaged")
 // chunkKey is a chunk's key, taken apart.
 type chunkKey struct {
 	names  []byte // the key up to its instance's end
-	parts  [4]int // where tenant, deployment, service and instance end in it, each with its zero
+	parts  [4]int // where tenant, deployment, owner and instance end in it, each with its zero
 	micro  int64
 	first  logs.Position
 	bucket bucket
@@ -131,7 +163,7 @@ func parseChunkKey(key []byte) (k chunkKey, err error) {
 	return k, nil
 }
 
-// name is the i-th of tenant, deployment, service and instance.
+// name is the i-th of tenant, deployment, owner and instance.
 func (k *chunkKey) name(i int) []byte {
 	begin := headSize
 	if i > 0 {

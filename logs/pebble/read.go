@@ -43,6 +43,7 @@ type reading struct {
 	letters *wanted // of the needles
 	view    *pebbledb.View
 	prefix  []byte // names that all keys begin with
+	owner   string // that all keys have; "": any
 	lo, hi  int64  // microseconds, [lo, hi)
 	expired int64  // what has been kept for its days by then is hidden; 0: nothing
 }
@@ -141,8 +142,12 @@ func (s *Store) locate(ctx context.Context, r *reading) (bool, error) {
 	if q.TenantID == "" {
 		return false, nil
 	}
-	deployment, service := q.DeploymentID, q.ServiceID
-	if q.InstanceID != "" && (deployment == "" || service == "") {
+	deployment := q.DeploymentID
+	owner, ok := ownerIn(&q.Scope)
+	if !ok {
+		return false, nil
+	}
+	if q.InstanceID != "" && (deployment == "" || owner == "") {
 		leave, err := s.db.Enter(ctx)
 		if err != nil {
 			return false, err
@@ -152,13 +157,14 @@ func (s *Store) locate(ctx context.Context, r *reading) (bool, error) {
 		if err != nil || p.Position == (logs.Position{}) {
 			return false, err
 		}
-		if deployment != "" && deployment != p.deployment || service != "" && service != p.service {
+		if deployment != "" && deployment != p.deployment || owner != "" && owner != p.owner {
 			return false, nil
 		}
-		deployment, service = p.deployment, p.service
+		deployment, owner = p.deployment, p.owner
 	}
+	r.owner = owner
 	r.prefix = names(nil, q.TenantID)
-	for _, n := range []string{deployment, service, q.InstanceID} {
+	for _, n := range []string{deployment, owner, q.InstanceID} {
 		if n == "" {
 			break
 		}
@@ -421,7 +427,7 @@ func (p *pass) walk(ok bool, names []byte) error {
 // skip tells up to where in the names of a new instance they must be passed
 // over; 0: not at all.
 func (p *pass) skip(k *chunkKey) int {
-	if p.q.ServiceID != "" && string(k.name(2)) != p.q.ServiceID {
+	if p.owner != "" && string(k.name(2)) != p.owner {
 		return k.parts[2]
 	}
 	if p.q.InstanceID != "" && string(k.name(3)) != p.q.InstanceID {
@@ -528,7 +534,9 @@ func (p *pass) of(k *chunkKey, c *chunk) {
 	o := &p.origin
 	set(&o.TenantID, k.name(0))
 	set(&o.DeploymentID, k.name(1))
-	set(&o.ServiceID, k.name(2))
+	service, task := owned(k.name(2))
+	set(&o.ServiceID, service)
+	set(&o.TaskID, task)
 	set(&o.InstanceID, k.name(3))
 	set(&o.VersionID, c.version)
 	set(&o.HostID, c.host)

@@ -1,16 +1,18 @@
 // Package pebble is the log store that is built in: one Pebble database in a
 // directory.
 //
-//	c class hour tenant deployment service instance time epoch seq → chunk
-//	l class hour tenant deployment service instance → the letters of its lines
+//	c class hour tenant deployment owner instance time epoch seq → chunk
+//	l class hour tenant deployment owner instance → the letters of its lines
 //	p tenant instance → the instance's last position, and whose it is
 //	a mark → the keys of the arrival's chunks
 //	u tenant hour → lines, bytes
 //	m name → what the store knows of itself
 //
-// A class is the days that lines are kept. A chunk is a run of one instance's
-// lines within one hour, so that all of a class that expire together are one
-// range, a deployment's of an hour are one range, and so are an instance's.
+// A class is the days that lines are kept. An owner is the instance's service, or
+// the task that it is an attempt of: their IDs tell which. A chunk is a run of one
+// instance's lines within one hour, so that all of a class that expire together
+// are one range, a deployment's of an hour are one range, and so are a service's,
+// a task's over its attempts, and an instance's.
 // Chunks are stored as they are: Pebble's blocks, compressed, hold many.
 //
 // Appends are applied one after the other and wait for the disk together. What

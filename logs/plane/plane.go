@@ -2,7 +2,7 @@
 // sure of whose it is, keeps it for its plan's days, and tells who follows.
 //
 // A host says of which instance its lines are, and nothing more is believed:
-// tenant, deployment, service, version, workspace and days come from the
+// tenant, deployment, service or task, version, workspace and days come from the
 // records, and only the host that an instance is on may speak for it.
 package plane
 
@@ -167,7 +167,7 @@ func (p *Plane) owner(ctx context.Context, hostID string, claimed logs.Origin) (
 	}
 	o.origin = logs.Origin{
 		TenantID: i.TenantID, DeploymentID: i.DeploymentID, ServiceID: i.ServiceID, InstanceID: i.ID,
-		VersionID: i.VersionID, HostID: i.HostID, WorkspaceID: dep.WorkspaceID,
+		VersionID: i.VersionID, HostID: i.HostID, WorkspaceID: dep.WorkspaceID, TaskID: i.TaskID,
 	}
 	plan, err := p.plan(ctx, i.TenantID)
 	if err != nil {

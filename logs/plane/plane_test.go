@@ -94,6 +94,38 @@ func TestOriginsComeFromTheRecords(t *testing.T) {
 	}
 }
 
+// An attempt's lines are its task's, whatever its host calls them.
+func TestAnAttemptsLinesAreItsTasks(t *testing.T) {
+	b := newBench(t)
+	b.save(func(tx *store.Tx) error {
+		return store.Save(tx, store.Instances, miosa.Instance{
+			ID: "ri_task", TenantID: "ten_a", DeploymentID: "dep_a", EnvironmentID: "env_a", TaskID: "task_a", Attempt: 1, VersionID: "ver_a", HostID: "host_a",
+		})
+	})
+	lie, other := batch("a", 1, 2), batch("a", 1, 1)
+	lie.Origin.InstanceID, lie.Origin.ServiceID, lie.Origin.TaskID = "ri_task", "svc_a", "task_b"
+	other.Origin.TaskID = "task_a"
+	if err := b.plane.Ship(t.Context(), "host_a", []logs.Batch{lie, other}); err != nil {
+		t.Fatal(err)
+	}
+	want := logs.Origin{TenantID: "ten_a", DeploymentID: "dep_a", InstanceID: "ri_task", VersionID: "ver_a", HostID: "host_a", WorkspaceID: "workspace a", TaskID: "task_a"}
+	for _, x := range []struct {
+		scope logs.Scope
+		lines int
+	}{{logs.Scope{TaskID: "task_a"}, 2}, {logs.Scope{TaskID: "task_b"}, 0}, {logs.Scope{ServiceID: "svc_a"}, 1}, {logs.Scope{DeploymentID: "dep_a"}, 3}} {
+		x.scope.TenantID = "ten_a"
+		n := 0
+		for e, err := range b.plane.Read(t.Context(), logs.Query{Scope: x.scope}) {
+			if n++; err != nil || x.scope.TaskID != "" && e.Origin != want {
+				t.Errorf("%+v, %v", e.Origin, err)
+			}
+		}
+		if n != x.lines {
+			t.Errorf("%+v has %d lines, want %d", x.scope, n, x.lines)
+		}
+	}
+}
+
 func TestNobodySpeaksForAnother(t *testing.T) {
 	b := newBench(t)
 	for name, c := range map[string]struct {

@@ -23,6 +23,7 @@ type fields struct {
 	Tenant     string `json:"tenant_id"`
 	Deployment string `json:"deployment_id,omitempty"`
 	Service    string `json:"service_id,omitempty"`
+	Task       string `json:"task_id,omitempty"`
 	Instance   string `json:"instance_id"`
 	Version    string `json:"version_id,omitempty"`
 	Host       string `json:"host_id,omitempty"`
@@ -42,7 +43,8 @@ type fields struct {
 	Lost    string `json:"lost,omitempty"`
 }
 
-// streamFields tell VictoriaLogs what to store together.
+// streamFields tell VictoriaLogs what to store together. An attempt at a task is
+// an instance of its own, so that a task needs no place among them.
 const streamFields = "deployment_id,service_id,instance_id"
 
 // timeFormat has all nine digits, so that a bound is an instant: LogsQL takes
@@ -120,7 +122,7 @@ func encode(out *json.Encoder, k *logs.Kept, i int, stamp uint64) error {
 	l, o := &k.Lines[i], &k.Origin
 	p := logs.Position{Epoch: k.Epoch, Seq: k.First + uint64(i)}
 	f := fields{
-		Time: stamped(l.Time), Tenant: o.TenantID, Deployment: o.DeploymentID, Service: o.ServiceID, Instance: o.InstanceID,
+		Time: stamped(l.Time), Tenant: o.TenantID, Deployment: o.DeploymentID, Service: o.ServiceID, Task: o.TaskID, Instance: o.InstanceID,
 		Version: o.VersionID, Host: o.HostID, Workspace: o.WorkspaceID, Stream: string(l.Stream),
 		Epoch: strconv.FormatUint(p.Epoch, 10), Seq: strconv.FormatUint(p.Seq, 10), Order: order(o.InstanceID, p),
 		Stamp: strconv.FormatUint(stamp, 10), Days: strconv.Itoa(k.Days),
@@ -158,7 +160,7 @@ func decode(line []byte) (stored, error) {
 		Line: logs.Line{Time: at.UTC(), Stream: logs.Stream(f.Stream), Text: []byte(f.Message), Partial: f.Partial == "1"},
 		Origin: logs.Origin{
 			TenantID: f.Tenant, DeploymentID: f.Deployment, ServiceID: f.Service, InstanceID: f.Instance,
-			VersionID: f.Version, HostID: f.Host, WorkspaceID: f.Workspace,
+			VersionID: f.Version, HostID: f.Host, WorkspaceID: f.Workspace, TaskID: f.Task,
 		},
 	}}
 	if raw, is := strings.CutPrefix(f.Raw, "="); is {

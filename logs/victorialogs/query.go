@@ -24,6 +24,7 @@ func (q *logsql) scope(s *logs.Scope) {
 	q.exact("tenant_id", s.TenantID)
 	q.exact("deployment_id", s.DeploymentID)
 	q.exact("service_id", s.ServiceID)
+	q.exact("task_id", s.TaskID)
 	q.exact("instance_id", s.InstanceID)
 	q.exact("version_id", s.VersionID)
 	q.exact("host_id", s.HostID)

@@ -321,7 +321,7 @@ func (s *server) forward(w http.ResponseWriter, r *http.Request, body []byte, f 
 }
 
 var known = []string{
-	"_time", "_msg", "tenant_id", "deployment_id", "service_id", "instance_id", "version_id", "host_id", "workspace_id",
+	"_time", "_msg", "tenant_id", "deployment_id", "service_id", "task_id", "instance_id", "version_id", "host_id", "workspace_id",
 	"stream", "epoch", "seq", "order", "stamp", "days", "raw", "partial", "lost",
 }
 

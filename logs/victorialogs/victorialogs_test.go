@@ -3,6 +3,7 @@ package victorialogs
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -379,6 +380,22 @@ func TestLostState(t *testing.T) {
 	backward.Backward = true
 	equal(t, "backward", texts(t, s, backward), "z m c b a")
 	equal(t, "arrivals", arrived(t, s, 0), "1:1/1:m")
+}
+
+// TestLinesFromBeforeTasks: a service's are written and read as they were then.
+func TestLinesFromBeforeTasks(t *testing.T) {
+	const before = `{"_time":"2026-03-14T15:09:26.535897000Z","_msg":"a","tenant_id":"ten_1","deployment_id":"dep_1","service_id":"svc_1","instance_id":"ins_1",` +
+		`"version_id":"ver_1","host_id":"hst_1","stream":"stdout","epoch":"1","seq":"2","order":"gjgohdfpdbaaaaaaaaaaaaaaaaabaaaaaaaaaaaaaaac","stamp":"3","days":"30"}` + "\n"
+	k := lines("ins_1", 1, 2, start, "a")
+	var b bytes.Buffer
+	if err := encode(json.NewEncoder(&b), &k, 0, 3); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "written", b.String(), before)
+	got, err := decode([]byte(before))
+	if err != nil || got.Origin != k.Origin || got.Position != (logs.Position{Epoch: 1, Seq: 2}) || string(got.Text) != "a" {
+		t.Errorf("read is %+v, %v", got, err)
+	}
 }
 
 // TestClasses: a batch goes where it is kept long enough, at the least.
