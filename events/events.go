@@ -47,6 +47,7 @@ type Scope struct {
 	InstanceID   string
 	VersionID    string
 	RolloutID    string
+	TaskID       string // all its attempts, too
 	HostID       string
 	Types        []string // beginnings of Type, any of which will do
 }
@@ -56,7 +57,7 @@ func (s *Scope) Holds(e *miosa.Event) bool {
 	is := func(want, have string) bool { return want == "" || want == have }
 	if !s.Operator && s.TenantID == "" || !is(s.TenantID, e.TenantID) || !is(s.WorkspaceID, e.WorkspaceID) ||
 		!is(s.DeploymentID, e.DeploymentID) || !is(s.ServiceID, e.ServiceID) || !is(s.InstanceID, e.InstanceID) ||
-		!is(s.VersionID, e.VersionID) || !is(s.RolloutID, e.RolloutID) || !is(s.HostID, e.HostID) {
+		!is(s.VersionID, e.VersionID) || !is(s.RolloutID, e.RolloutID) || !is(s.TaskID, e.TaskID) || !is(s.HostID, e.HostID) {
 		return false
 	}
 	return len(s.Types) == 0 || HasType(s.Types, e.Type)
@@ -112,7 +113,7 @@ func (k *Kept) Check() error {
 	if k.Days < 1 || k.Days > 3650 {
 		return miosa.Errorf(miosa.Invalid, "events are kept for 1 to 3650 days, not for %d", k.Days)
 	}
-	for _, id := range []string{k.TenantID, k.DeploymentID, k.ServiceID, k.InstanceID, k.VersionID, k.RolloutID, k.HostID} {
+	for _, id := range []string{k.TenantID, k.DeploymentID, k.ServiceID, k.InstanceID, k.VersionID, k.RolloutID, k.TaskID, k.HostID} {
 		for i := range len(id) {
 			if id[i] < 0x21 || id[i] > 0x7e {
 				return miosa.Errorf(miosa.Invalid, "the ID %q in event %s has bytes that no ID has", id, k.ID)

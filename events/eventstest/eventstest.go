@@ -37,6 +37,7 @@ func Run(t *testing.T, fixture func(t *testing.T) Fixture) {
 		{"what is no event is refused", refused},
 		{"both directions, and pages of them", pages},
 		{"every field of a scope", scopes},
+		{"a task's timeline is over its attempts", tasks},
 		{"tenants never cross", tenants},
 		{"a host's timeline is over all tenants", hosts},
 		{"classes are read as one", classes},
@@ -209,6 +210,7 @@ func refused(t *testing.T, s events.Store, _ *clock) {
 		"zero in an ID":    func(k *events.Kept) { k.TenantID = "ten\x00dep" },
 		"space in an ID":   func(k *events.Kept) { k.HostID = "host 1" },
 		"letters in an ID": func(k *events.Kept) { k.InstanceID = "rí" },
+		"zero in a task":   func(k *events.Kept) { k.TaskID = "task\x00x" },
 	} {
 		k := event(2)
 		change(&k)
@@ -259,6 +261,7 @@ var subjects = []struct {
 	{"instance", func(e *miosa.Event) *string { return &e.InstanceID }, func(s *events.Scope) *string { return &s.InstanceID }},
 	{"version", func(e *miosa.Event) *string { return &e.VersionID }, func(s *events.Scope) *string { return &s.VersionID }},
 	{"rollout", func(e *miosa.Event) *string { return &e.RolloutID }, func(s *events.Scope) *string { return &s.RolloutID }},
+	{"task", func(e *miosa.Event) *string { return &e.TaskID }, func(s *events.Scope) *string { return &s.TaskID }},
 	{"host", func(e *miosa.Event) *string { return &e.HostID }, func(s *events.Scope) *string { return &s.HostID }},
 }
 
@@ -289,6 +292,30 @@ func scopes(t *testing.T, s events.Store, _ *clock) {
 	want(t, s, events.Query{Scope: scope})
 	scope = events.Scope{TenantID: "ten_1", ServiceID: "x", InstanceID: "x"}
 	want(t, s, events.Query{Scope: scope})
+}
+
+// tasks: a release command's task with two attempts, among other events of its
+// version, its rollout and its deployment.
+func tasks(t *testing.T, s events.Store, _ *clock) {
+	for n, x := range []struct{ task, instance, service string }{
+		{"task_1", "", ""}, {"", "ri_9", "svc_1"}, {"task_1", "ri_1", ""}, {"task_2", "ri_3", ""}, {"task_1", "ri_2", ""}, {"", "", ""}, {"task_11", "", ""},
+	} {
+		k := event(n)
+		k.TaskID, k.InstanceID, k.ServiceID, k.VersionID, k.RolloutID = x.task, x.instance, x.service, "ver_1", "rol_1"
+		put(t, s, k)
+	}
+	for _, scope := range []events.Scope{{}, {DeploymentID: "dep_1"}, {VersionID: "ver_1"}, {RolloutID: "rol_1"}} {
+		scope.TenantID, scope.TaskID = "ten_1", "task_1"
+		want(t, s, events.Query{Scope: scope}, 0, 2, 4)
+		want(t, s, events.Query{Scope: scope, Backward: true}, 4, 2, 0)
+		want(t, s, events.Query{Scope: scope, After: 3}, 4)
+	}
+	want(t, s, events.Query{Scope: events.Scope{TenantID: "ten_1", TaskID: "task_1", InstanceID: "ri_2"}}, 4)
+	want(t, s, events.Query{Scope: events.Scope{TenantID: "ten_1", TaskID: "task_1", InstanceID: "ri_3"}})
+	want(t, s, events.Query{Scope: events.Scope{TenantID: "ten_1", TaskID: "task_1", DeploymentID: "dep_2"}})
+	want(t, s, events.Query{Scope: events.Scope{TenantID: "ten_2", TaskID: "task_1"}})
+	want(t, s, events.Query{Scope: events.Scope{TenantID: "ten_1", ServiceID: "svc_1"}}, 1)
+	want(t, s, events.Query{Scope: events.Scope{TenantID: "ten_1", DeploymentID: "dep_1"}}, 0, 1, 2, 3, 4, 5, 6)
 }
 
 func tenants(t *testing.T, s events.Store, _ *clock) {

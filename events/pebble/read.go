@@ -172,7 +172,7 @@ func (s *Store) walks(q *events.Query, end uint64) (all []*walk, closeAll func()
 func timelineOf(s *events.Scope) (line timeline, everything bool) {
 	switch {
 	case s.TenantID != "":
-		return timeline{s.TenantID, cmp.Or(s.InstanceID, s.RolloutID, s.VersionID, s.ServiceID, s.DeploymentID)}, false
+		return timeline{s.TenantID, cmp.Or(s.InstanceID, s.TaskID, s.RolloutID, s.VersionID, s.ServiceID, s.DeploymentID)}, false
 	case s.HostID != "":
 		return timeline{"", s.HostID}, false
 	}

@@ -8,8 +8,8 @@
 //
 // A class is the days that events are kept. All of a class that expire together
 // are one range. A subject is one thing whose timeline somebody reads: a
-// deployment, a service, an instance, a version, a rollout; a host, without a
-// tenant; nothing, for the tenant as a whole. Hours rise with the marks: see
+// deployment, a service, an instance, a version, a rollout, a task; a host, without
+// a tenant; nothing, for the tenant as a whole. Hours rise with the marks: see
 // events.Hour. So the periods of a class, one after the other, are in order; they
 // are as long as the hours fit into a byte, so that a seldom one is found in few.
 package pebble
@@ -254,7 +254,7 @@ func (s *Store) put(b *lsm.Batch, e *miosa.Event, p place) error {
 		return nil
 	}
 	subjects := []string{""}
-	for _, id := range []string{e.DeploymentID, e.ServiceID, e.InstanceID, e.VersionID, e.RolloutID} {
+	for _, id := range []string{e.DeploymentID, e.ServiceID, e.InstanceID, e.VersionID, e.RolloutID, e.TaskID} {
 		if id != "" && !slices.Contains(subjects, id) {
 			subjects = append(subjects, id)
 		}

@@ -329,6 +329,50 @@ func TestListsShowWhatIsInFlight(t *testing.T) {
 	})
 }
 
+// A task's timeline has what is on its way as well as what was moved, and nothing
+// else of its deployment.
+func TestATasksTimeline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 0)
+		of := func(task, message string) {
+			e := miosa.Event{
+				ID: id(t, time.Now()), TenantID: "ten_a", DeploymentID: "dep_a", InstanceID: "ri_" + message, TaskID: task, Type: "task.started", Message: message, At: time.Now().UTC(),
+			}
+			b.update(func(tx *store.Tx) error { return store.Save(tx, store.Events, e) })
+		}
+		of("task_1", "1")
+		of("task_2", "another")
+		b.happen("ten_a", "deployment")
+		stop := b.run()
+		synctest.Wait()
+		stop()
+		of("task_1", "2")
+		of("task_2", "another")
+		scope := events.Scope{TenantID: "ten_a", WorkspaceID: "one", TaskID: "task_1"}
+		page, more, err := b.List(t.Context(), scope, "", 10)
+		if err != nil || more || len(page) != 2 || page[0].Message != "2" || page[1].Message != "1" || page[0].TaskID != "task_1" {
+			t.Errorf("%+v, %v, %v", page, more, err)
+		}
+		if total, _, err := b.Count(t.Context(), scope, "", 10); total != 2 || err != nil {
+			t.Errorf("%d, %v", total, err)
+		}
+		defer b.run()()
+		synctest.Wait()
+		var followed []string
+		for e, err := range b.Follow(t.Context(), 0, scope) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if followed = append(followed, e.Message); len(followed) == 2 {
+				break
+			}
+		}
+		if !slices.Equal(followed, numbers(1, 2)) {
+			t.Errorf("followed %v", followed)
+		}
+	})
+}
+
 func TestFollowersMissNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, 0)
