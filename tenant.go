@@ -42,9 +42,11 @@ type Plan struct {
 	// As MaxLogRate: exec sessions that an instance may have at once, and how many
 	// minutes one may last, and bring nothing either way.
 	MaxExecSessions, MaxExecMinutes, MaxExecIdleMinutes int
-	CreatedAt                                           time.Time
-	UpdatedAt                                           time.Time
-	Revision                                            int64
+	// As MaxLogRate: tasks of the tenant that have not ended.
+	MaxTasks  int
+	CreatedAt time.Time
+	UpdatedAt time.Time
+	Revision  int64
 }
 
 // DefaultPlan is what a tenant has when nothing else is said.
@@ -54,7 +56,7 @@ func DefaultPlan() Plan {
 		MaxVCPUs: 8, MaxMemoryMB: 16384, MaxDiskMB: 102400, MaxDeployments: 1000,
 		MaxLogRate:      50_000,
 		MaxEnvironments: 20, MaxServices: 20, MaxWebhooks: 20, MaxLogDrains: 200, MaxRegistries: 50, MaxAPIKeys: 200, MaxReleases: 10000, MaxStorageMB: 100000, MaxLogStorageMB: 50000, MaxPublicPorts: 20,
-		MaxExecSessions: 4, MaxExecMinutes: 12 * 60, MaxExecIdleMinutes: 30,
+		MaxTasks: 100, MaxExecSessions: 4, MaxExecMinutes: 12 * 60, MaxExecIdleMinutes: 30,
 	}
 }
 

@@ -202,6 +202,7 @@ func (c *call) writePlan(name string, in resource.PlanPut, exists bool) (resourc
 		{"max_releases", in.MaxReleases, func(p *miosa.Plan) *int { return &p.MaxReleases }},
 		{"max_storage_mb", in.MaxStorageMB, func(p *miosa.Plan) *int { return &p.MaxStorageMB }},
 		{"max_public_ports", in.MaxPublicPorts, func(p *miosa.Plan) *int { return &p.MaxPublicPorts }},
+		{"max_tasks", in.MaxTasks, func(p *miosa.Plan) *int { return &p.MaxTasks }},
 		{"max_exec_sessions", in.MaxExecSessions, func(p *miosa.Plan) *int { return &p.MaxExecSessions }},
 		{"max_exec_minutes", in.MaxExecMinutes, func(p *miosa.Plan) *int { return &p.MaxExecMinutes }},
 		{"max_exec_idle_minutes", in.MaxExecIdleMinutes, func(p *miosa.Plan) *int { return &p.MaxExecIdleMinutes }},

@@ -234,7 +234,7 @@ func (c *call) explainService(dep miosa.Deployment, s resource.Service) (resourc
 // troubles adds what is wrong with instances that should run.
 func (c *call) troubles(e *resource.Explanation, dep string, of func(miosa.Instance) bool) error {
 	instances, err := c.instances(dep, func(i miosa.Instance) bool {
-		return of(i) && i.Goal == miosa.GoalRun && i.State() != miosa.Healthy && i.State() != miosa.Stopped
+		return of(i) && !i.Once() && i.Goal == miosa.GoalRun && i.State() != miosa.Healthy && i.State() != miosa.Stopped
 	})
 	for _, i := range instances {
 		why := ""

@@ -57,6 +57,7 @@ type made struct {
 	Drain       string `json:"drain,omitempty"`
 	Registry    string `json:"registry,omitempty"`
 	Event       string `json:"event,omitempty"`
+	Task        string `json:"task,omitempty"`
 	Secret      string `json:"secret,omitempty"` // shown once
 	Known       bool   `json:"known,omitempty"`  // it was there before
 }

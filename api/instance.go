@@ -10,7 +10,7 @@ import (
 )
 
 // listing reads which instances are asked for: without state= or all=true
-// those that ended are left out.
+// those that ended are left out, and attempts at tasks without task_id= or tasks=true.
 func (c *call) listing() func(i miosa.Instance, dep miosa.Deployment) bool {
 	f, q := c.filter(), c.r.URL.Query()
 	all, host, service, version := isTrue(q.Get("all")), q.Get("host_id"), q.Get("service_id"), q.Get("version_id")
@@ -20,7 +20,11 @@ func (c *call) listing() func(i miosa.Instance, dep miosa.Deployment) bool {
 		if a == (miosa.Attribution{}) {
 			a = dep.Attribution
 		}
-		return (f.state != "" || all || !state.Terminal()) && f.passes(string(state), dep.ProjectID, a) &&
+		wanted := !i.Once() || isTrue(q.Get("tasks"))
+		if task := q.Get("task_id"); task != "" {
+			wanted = i.TaskID == task
+		}
+		return wanted && (f.state != "" || all || !state.Terminal()) && f.passes(string(state), dep.ProjectID, a) &&
 			(host == "" || i.HostID == host) && (service == "" || i.ServiceID == service) && (version == "" || i.VersionID == version)
 	}
 }
@@ -132,6 +136,9 @@ func (c *call) changeInstance(event, message string, change func(i *miosa.Instan
 		}
 		if err := c.match(max(i.Revision, o.Revision)); err != nil {
 			return err
+		}
+		if i.Once() {
+			return conflict("instance_of_task", fmt.Sprintf("the instance is an attempt at %s: stop that", i.TaskID))
 		}
 		was := i
 		i.Observed = o

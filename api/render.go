@@ -95,7 +95,7 @@ func (c *call) condition(env miosa.Environment, active miosa.Version) (health.Co
 	if err != nil {
 		return health.Condition{}, err
 	}
-	instances, err := c.instances(env.DeploymentID, func(i miosa.Instance) bool { return i.VersionID == active.ID })
+	instances, err := c.instances(env.DeploymentID, func(i miosa.Instance) bool { return i.VersionID == active.ID && !i.Once() })
 	return health.Environment(c.s.now(), active, services, instances), err
 }
 
@@ -283,7 +283,7 @@ func instanceResource(i miosa.Instance) resource.Instance {
 	o := i.Observed
 	state := i.State()
 	out := resource.Instance{
-		ID: i.ID, DeploymentID: i.DeploymentID, EnvironmentID: i.EnvironmentID, ServiceID: i.ServiceID, ServiceName: i.Spec.Name,
+		ID: i.ID, DeploymentID: i.DeploymentID, EnvironmentID: i.EnvironmentID, ServiceID: i.Spec.ServiceID, ServiceName: i.Spec.Name, TaskID: str(i.TaskID),
 		VersionID: i.VersionID, ReleaseID: str(i.Spec.ReleaseID), TenantID: i.TenantID, Attributed: attributed(i.Attribution),
 		Slot: i.Slot, HostID: str(i.HostID), Region: str(i.Region), Zone: str(i.Zone), VMID: str(o.VMID),
 		DesiredState: "running", State: string(state), Reasons: reasons(i), Port: num(i.Spec.Port),
@@ -403,6 +403,7 @@ func planResource(p miosa.Plan) resource.Plan {
 		MaxEnvironments: planLimit(p, func(p miosa.Plan) int { return p.MaxEnvironments }), MaxServices: planLimit(p, func(p miosa.Plan) int { return p.MaxServices }), MaxWebhooks: planLimit(p, func(p miosa.Plan) int { return p.MaxWebhooks }), MaxLogDrains: planLimit(p, func(p miosa.Plan) int { return p.MaxLogDrains }), MaxRegistries: planLimit(p, func(p miosa.Plan) int { return p.MaxRegistries }), MaxAPIKeys: planLimit(p, func(p miosa.Plan) int { return p.MaxAPIKeys }), MaxReleases: planLimit(p, func(p miosa.Plan) int { return p.MaxReleases }), MaxStorageMB: planLimit(p, func(p miosa.Plan) int { return p.MaxStorageMB }),
 		MaxLogStorageMB: planLimit(p, func(p miosa.Plan) int { return p.MaxLogStorageMB }),
 		MaxPublicPorts:  planLimit(p, func(p miosa.Plan) int { return p.MaxPublicPorts }),
+		MaxTasks:        planLimit(p, func(p miosa.Plan) int { return p.MaxTasks }),
 		MaxExecSessions: planLimit(p, func(p miosa.Plan) int { return p.MaxExecSessions }), MaxExecMinutes: planLimit(p, func(p miosa.Plan) int { return p.MaxExecMinutes }), MaxExecIdleMinutes: planLimit(p, func(p miosa.Plan) int { return p.MaxExecIdleMinutes }),
 		CreatedAt: p.CreatedAt.UTC(), UpdatedAt: p.UpdatedAt.UTC(),
 	}

@@ -16,7 +16,7 @@ const (
 // routes is the whole API, in the order of its document.
 func routes() []*route {
 	var all []*route
-	for _, part := range [][]*route{deploymentRoutes(), versionRoutes(), serviceRoutes(), logRoutes(), drainRoutes(), metricRoutes(), environmentRoutes(), usageRoutes(), platformRoutes(), webhookRoutes(), registryRoutes(), adminRoutes()} {
+	for _, part := range [][]*route{deploymentRoutes(), versionRoutes(), serviceRoutes(), taskRoutes(), logRoutes(), drainRoutes(), metricRoutes(), environmentRoutes(), usageRoutes(), platformRoutes(), webhookRoutes(), registryRoutes(), adminRoutes()} {
 		all = append(all, part...)
 	}
 	return all
@@ -106,6 +106,24 @@ var eventQuery = []param{
 	{"service_id", "Only of this service."}, {"runtime_instance_id", "Only of this instance."},
 	{"version_id", "Only of this version."}, {"rollout_id", "Only of this rollout."},
 	{"deployment_id", "Only of this deployment."}, {"host_id", "Only on this host."}, {"external_workspace_id", "Only of what belonged to it then."},
+}
+
+func taskRoutes() []*route {
+	wait := []param{{"wait", "true: answer when it has ended."}}
+	return []*route{
+		{Method: post, Pattern: "/deployments/{id}/tasks", Access: accessTenant, Operation: "createTask", Tag: "tasks", Summary: "Run a command once", Status: 201, Also: []int{200}, Query: wait,
+			Notes: "In a virtual machine of its own, from a version that has been healthy, with that version's variables and beside its instances; placed as they are, never routed to. " +
+				"It runs at most once, unless retries allow more, and then only once the attempt before has certainly ended. 201, or 200 where `?wait=true` or `Prefer: wait=N` saw its end. " +
+				"409 nothing_published, version_not_ready; 410 version_archived; 402 where the plan allows no more of them (max_tasks).",
+			Handle: one((*Server).createTask)},
+		{Method: get, Pattern: "/deployments/{id}/tasks", Access: accessTenant, Operation: "listTasks", Tag: "tasks", Summary: "List tasks",
+			Notes: "Ended ones stay for 30 days, the newest 500 of an environment.",
+			Query: []param{{"environment", "Only those of this environment."}, {"version_id", "Only those of this version."}}, Handle: many((*Server).listTasks)},
+		{Method: get, Pattern: "/tasks/{task_id}", Access: accessTenant, Operation: "getTask", Summary: "Get a task",
+			Notes: "`?wait=true` or `Prefer: wait=N` answers when it has ended.", Query: wait, Handle: one((*Server).getTask)},
+		{Method: post, Pattern: "/tasks/{task_id}/stop", Access: accessTenant, Operation: "stopTask", Summary: "Stop a task", Status: 202, Also: []int{200}, Query: wait,
+			Notes: "The stop signal, the service's grace, SIGKILL. One that has ended stays as it is: 200.", Handle: one((*Server).stopTask)},
+	}
 }
 
 func versionRoutes() []*route {

@@ -45,7 +45,8 @@ func (p platform) world() world {
 		"ri_id": instances[0].(map[string]any)["id"].(string), "version_id": published.text("data.version.id"),
 		"release_id": published.text("data.release.id"), "rollout_id": published.text("data.rollout.id"),
 		"webhooks": p.want(201, "POST", "/webhooks", map[string]any{"url": "https://example.com/x"}).text("data.id"), "event_id": events[0].(map[string]any)["id"].(string),
-		"key": "KEY", "subject": dep, "project_id": "p1", "tenants": p.Tenant.ID,
+		"task_id": p.want(201, "POST", "/deployments/"+dep+"/tasks", map[string]any{"command": "/app/held"}).text("data.id"),
+		"key":     "KEY", "subject": dep, "project_id": "p1", "tenants": p.Tenant.ID,
 		"log-drains": p.want(201, "POST", "/log-drains", map[string]any{"url": "https://logs.example/in"}).text("data.id"),
 		"host":       p.want(201, "POST", "/registries", map[string]any{"host": "registry.example", "username": "ann", "password": "hidden"}).text("data.id"),
 		"api-keys":   "key_00000000000000000000000000", "hosts": "host_00000000000000000000000000", "name": "default",
@@ -95,6 +96,8 @@ func bodyFor(op api.Operation, w world) any {
 		return map[string]any{"size": "small"}
 	case "createLogDrain":
 		return map[string]any{"url": "https://logs.example/other"}
+	case "createTask":
+		return map[string]any{"command": "/app/migrate"}
 	case "createEnvironment":
 		return map[string]any{"name": "qa"}
 	case "setVariables":

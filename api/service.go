@@ -30,7 +30,7 @@ func (c *call) serviceViews(environment string, dep miosa.Deployment, left bool)
 		}
 		slices.Reverse(envs)
 	}
-	instances, err := c.instances(dep.ID, nil)
+	instances, err := c.instances(dep.ID, func(i miosa.Instance) bool { return !i.Once() })
 	if err != nil {
 		return nil, err
 	}

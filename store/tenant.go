@@ -77,6 +77,7 @@ type planRecord struct {
 	MaxStorageMB       int       `json:"max_storage_mb,omitempty"`
 	MaxLogStorageMB    int       `json:"max_log_storage_mb,omitempty"`
 	MaxPublicPorts     int       `json:"max_public_ports,omitempty"`
+	MaxTasks           int       `json:"max_tasks,omitempty"`
 	MaxExecSessions    int       `json:"max_exec_sessions,omitempty"`
 	MaxExecMinutes     int       `json:"max_exec_minutes,omitempty"`
 	MaxExecIdleMinutes int       `json:"max_exec_idle_minutes,omitempty"`
@@ -107,6 +108,7 @@ func planToRecord(v miosa.Plan) planRecord {
 		MaxStorageMB:    v.MaxStorageMB,
 		MaxLogStorageMB: v.MaxLogStorageMB,
 		MaxPublicPorts:  v.MaxPublicPorts,
+		MaxTasks:        v.MaxTasks,
 		MaxExecSessions: v.MaxExecSessions, MaxExecMinutes: v.MaxExecMinutes, MaxExecIdleMinutes: v.MaxExecIdleMinutes,
 		CreatedAt: utc(v.CreatedAt),
 		UpdatedAt: utc(v.UpdatedAt),
@@ -136,6 +138,7 @@ func (r planRecord) noun() miosa.Plan {
 		MaxStorageMB:    r.MaxStorageMB,
 		MaxLogStorageMB: r.MaxLogStorageMB,
 		MaxPublicPorts:  r.MaxPublicPorts,
+		MaxTasks:        r.MaxTasks,
 		MaxExecSessions: r.MaxExecSessions, MaxExecMinutes: r.MaxExecMinutes, MaxExecIdleMinutes: r.MaxExecIdleMinutes,
 		CreatedAt: r.CreatedAt,
 		UpdatedAt: r.UpdatedAt,

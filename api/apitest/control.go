@@ -43,6 +43,9 @@ func (c *Control) run(ctx context.Context, after int64) {
 		}
 		for _, change := range batch.Changes {
 			noun, _ := store.Decode(change.Entry)
+			if t, ok := noun.(miosa.Task); ok {
+				c.task(ctx, t)
+			}
 			if v, ok := noun.(miosa.Version); ok {
 				c.image(ctx, v)
 			}
@@ -63,6 +66,41 @@ func (c *Control) run(ctx context.Context, after int64) {
 			}
 		}
 	}
+}
+
+// task takes one to its end, as its command says: /app/held runs until it is stopped,
+// /app/broken exits with 1, all others with 0.
+func (c *Control) task(ctx context.Context, t miosa.Task) {
+	state, reason := miosa.TaskSucceeded, "its command exited with code 0"
+	code, exited := 0, true
+	switch {
+	case t.State.Terminal():
+		return
+	case !t.StopAskedAt.IsZero():
+		state, reason, exited = miosa.TaskStopped, "it was stopped by request", false
+	case strings.Contains(t.Command, cmdHeld):
+		if t.State == miosa.TaskRunning {
+			return
+		}
+		state, reason, exited = miosa.TaskRunning, "its command runs", false
+	case strings.Contains(t.Command, cmdBroken):
+		state, reason, code = miosa.TaskFailed, "the command exited with code 1", 1
+	}
+	_, _ = store.Update(ctx, c.store, func(tx *store.Tx) error {
+		now, err := store.Load(tx, store.Tasks, store.TaskKey(t.TenantID, t.DeploymentID, t.ID))
+		if err != nil || now.Revision != t.Revision {
+			return err // what has come since is followed as well
+		}
+		now.State, now.Reason, now.Attempt, now.Exited, now.ExitCode, now.UpdatedAt = state, reason, 1, exited, code, time.Now()
+		if now.StartedAt.IsZero() {
+			now.StartedAt = now.UpdatedAt
+		}
+		if state.Terminal() {
+			now.FinishedAt = now.UpdatedAt
+			tx.DropIndex(store.LiveTaskKey(t.TenantID, t.ID))
+		}
+		return store.Save(tx, store.Tasks, now)
+	})
 }
 
 // image lets a rollout go on whose version has its image now, or has it fail.

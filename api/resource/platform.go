@@ -73,6 +73,7 @@ type Plan struct {
 	MaxStorageMB       int       `json:"max_storage_mb" doc:"Of releases whose bytes are kept. -1: any number."`
 	MaxLogStorageMB    int       `json:"max_log_storage_mb" doc:"Of the text of the tenant's log lines of the last log_days, before compression, purged ones too; what is over it is dropped, and counted in the log. -1: any number."`
 	MaxPublicPorts     int       `json:"max_public_ports" doc:"Of the tenant's services of protocol tcp, those of versions that can be rolled back to among them. -1: any number."`
+	MaxTasks           int       `json:"max_tasks" doc:"Of the tenant, that have not ended. -1: any number."`
 	MaxExecSessions    int       `json:"max_exec_sessions" doc:"At once, per instance, and 4 at most. -1: any number."`
 	MaxExecMinutes     int       `json:"max_exec_minutes" doc:"That an exec session may last. -1: any number."`
 	MaxExecIdleMinutes int       `json:"max_exec_idle_minutes" doc:"That an exec session may bring nothing either way. -1: any number."`
@@ -102,6 +103,7 @@ type PlanPut struct {
 	MaxReleases        *int   `json:"max_releases,omitempty" doc:"Whose bytes are kept, in all deployments. -1: any number; 0: the default plan's."`
 	MaxStorageMB       *int   `json:"max_storage_mb,omitempty" doc:"Of releases whose bytes are kept. -1: any number; 0: the default plan's."`
 	MaxPublicPorts     *int   `json:"max_public_ports,omitempty" doc:"Of the tenant's services of protocol tcp. -1: any number; 0: the default plan's."`
+	MaxTasks           *int   `json:"max_tasks,omitempty" doc:"Of the tenant, that have not ended. -1: any number; 0: the default plan's."`
 	MaxExecSessions    *int   `json:"max_exec_sessions,omitempty" doc:"At once, per instance, and 4 at most. -1: any number; 0: the default plan's."`
 	MaxExecMinutes     *int   `json:"max_exec_minutes,omitempty" doc:"That an exec session may last. -1: any number; 0: the default plan's."`
 	MaxExecIdleMinutes *int   `json:"max_exec_idle_minutes,omitempty" doc:"That an exec session may bring nothing either way. -1: any number; 0: the default plan's."`

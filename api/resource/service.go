@@ -202,6 +202,7 @@ type Instance struct {
 	EnvironmentID string  `json:"environment_id"`
 	ServiceID     string  `json:"service_id"`
 	ServiceName   string  `json:"service_name"`
+	TaskID        *string `json:"task_id" doc:"It is an attempt at this task, and none of its service's replicas."`
 	VersionID     string  `json:"version_id"`
 	ReleaseID     *string `json:"release_id"`
 	TenantID      string  `json:"tenant_id"`
