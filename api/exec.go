@@ -280,18 +280,7 @@ func shownCommand(o guest.ExecOpen) string {
 	case len(argv) == 0:
 		return "the image's shell"
 	}
-	plain := func(r rune) bool { return alphanumeric(r) || strings.ContainsRune("_-./:=@%+,", r) }
-	var b strings.Builder
-	for i, word := range argv {
-		if i > 0 {
-			b.WriteByte(' ')
-		}
-		if word == "" || strings.ContainsFunc(word, func(r rune) bool { return !plain(r) }) {
-			word = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
-		}
-		b.WriteString(word)
-	}
-	return shownText(b.String())
+	return shownText(commandLine(argv))
 }
 
 // shownText is a text for an event: what is too long for one is shown by its
@@ -301,6 +290,20 @@ func shownText(text string) string {
 		text = fmt.Sprintf("%s … %s (%d bytes, SHA-256 %x)", text[:execShown/2], text[len(text)-execShown/2:], len(text), sha256.Sum256([]byte(text)))
 	}
 	return strings.ToValidUTF8(text, "\uFFFD")
+}
+
+// commandLine is a command as one would type it: what is split into these words again.
+func commandLine(argv []string) string {
+	plain := func(r rune) bool { return alphanumeric(r) || strings.ContainsRune("_-./:=@%+,", r) }
+	words := make([]string, len(argv))
+	for i, word := range argv {
+		// The first one with an equals sign would be a variable of a shell's.
+		if word == "" || strings.ContainsFunc(word, func(r rune) bool { return !plain(r) }) || i == 0 && strings.Contains(word, "=") {
+			word = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+		}
+		words[i] = word
+	}
+	return strings.Join(words, " ")
 }
 
 // who is an actor in words.

@@ -166,7 +166,7 @@ func (c *call) checkTask(in resource.TaskCreate) (t miosa.Task, err error) {
 		if in.Argv[0] == "" {
 			f.add("argv", "must begin with a program")
 		}
-		t.Command = quotedCommand(in.Argv)
+		t.Command = commandLine(in.Argv)
 	}
 	if strings.TrimSpace(t.Command) == "" {
 		f.add("command", "is needed: what is to be run")
@@ -189,15 +189,6 @@ func (c *call) checkTask(in resource.TaskCreate) (t miosa.Task, err error) {
 	}
 	t.ID, err = c.s.newID(miosa.PrefixTask)
 	return t, err
-}
-
-// quotedCommand is a command line that is split into these words again.
-func quotedCommand(argv []string) string {
-	words := make([]string, len(argv))
-	for i, word := range argv {
-		words[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
-	}
-	return strings.Join(words, " ")
 }
 
 // inherited is an attribution with the deployment's where it has none of its own.

@@ -29,7 +29,7 @@ func TestTasks(t *testing.T) {
 		"argv": []string{"/app/migrate", "it's", "a b"}, "time_limit_seconds": 60, "retries": 2, "size": "small", "metadata": map[string]any{"why": "release"},
 	})
 	for path, want := range map[string]any{
-		"data.state": "succeeded", "data.exit_code": 0.0, "data.command": `'/app/migrate' 'it'\''s' 'a b'`, "data.version_id": version, "data.retries": 2.0,
+		"data.state": "succeeded", "data.exit_code": 0.0, "data.command": `/app/migrate 'it'\''s' 'a b'`, "data.version_id": version, "data.retries": 2.0,
 		"data.time_limit_seconds": 60.0, "data.metadata.why": "release", "data.service_id": nil, "data.attempt": 1.0,
 	} {
 		if got := done.at(path); got != want {
