@@ -58,7 +58,7 @@ func (f *execFlags) addTarget(cmd *cobra.Command) {
 func (a *app) execCommand() *cobra.Command {
 	var f execFlags
 	cmd := &cobra.Command{
-		Use: "exec APP|INSTANCE [flags] -- COMMAND [ARG…]", Short: "Run a command in an instance, beside its app",
+		Use: "exec APP|INSTANCE COMMAND…", Short: "Run a command in an instance, beside its app",
 		Long: `Run a command in a running instance (ri_…), or in one of an app's, in the app's
 own file system, as its user, in its directory and with its environment.
 
