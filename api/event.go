@@ -62,7 +62,7 @@ func (c *call) eventRequest() (eventRequest, error) {
 		{&r.TenantID, "tenant_id", miosa.PrefixTenant}, {&r.DeploymentID, "deployment_id", miosa.PrefixDeployment},
 		{&r.ServiceID, "service_id", miosa.PrefixService}, {&r.InstanceID, "runtime_instance_id", miosa.PrefixInstance},
 		{&r.VersionID, "version_id", miosa.PrefixVersion}, {&r.RolloutID, "rollout_id", miosa.PrefixRollout},
-		{&r.HostID, "host_id", miosa.PrefixHost},
+		{&r.TaskID, "task_id", miosa.PrefixTask}, {&r.HostID, "host_id", miosa.PrefixHost},
 	} {
 		if v := q.Get(p.name); v != "" && (p.name != "tenant_id" || r.Operator) {
 			r.narrow(p.to, v, miosa.IDPrefix(v) == p.prefix)

@@ -377,7 +377,7 @@ func (s *Server) getInstanceLogs(c *call, _ none) (resource.InstanceLogs, error)
 func logResource(e *logs.Entry) resource.LogLine {
 	return resource.LogLine{
 		TS: e.Time.UTC(), Stream: string(e.Stream), Line: strings.ToValidUTF8(string(e.Text), "\ufffd"), DeploymentID: e.Origin.DeploymentID,
-		ServiceID: e.Origin.ServiceID, RuntimeInstanceID: e.Origin.InstanceID, VersionID: e.Origin.VersionID, HostID: e.Origin.HostID,
+		ServiceID: e.Origin.ServiceID, TaskID: e.Origin.TaskID, RuntimeInstanceID: e.Origin.InstanceID, VersionID: e.Origin.VersionID, HostID: e.Origin.HostID,
 		ExternalWorkspaceID: str(e.Origin.WorkspaceID), Partial: e.Partial, Lost: int64(min(e.Lost, 1<<62)), //nolint:gosec // bounded
 	}
 }

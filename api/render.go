@@ -386,7 +386,7 @@ func eventResource(e miosa.Event) resource.Event {
 	}
 	return resource.Event{
 		ID: e.ID, TenantID: str(e.TenantID), DeploymentID: str(e.DeploymentID), ServiceID: str(e.ServiceID),
-		RuntimeInstanceID: str(e.InstanceID), VersionID: str(e.VersionID), RolloutID: str(e.RolloutID), HostID: str(e.HostID),
+		RuntimeInstanceID: str(e.InstanceID), VersionID: str(e.VersionID), RolloutID: str(e.RolloutID), TaskID: str(e.TaskID), HostID: str(e.HostID),
 		Type: e.Type, Message: e.Message, Actor: e.Actor, RequestID: str(e.RequestID), Details: details, CreatedAt: e.At.UTC(),
 	}
 }

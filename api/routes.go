@@ -104,7 +104,7 @@ var eventQuery = []param{
 	{"limit", "Another name for page_size; of a stream, how many it begins with, at most 1000."}, {"cursor", "next_cursor of the answer before."},
 	{"follow", "true: server-sent events."}, {"type", "Beginnings of event types, by commas: rollout,instance.crashed."},
 	{"service_id", "Only of this service."}, {"runtime_instance_id", "Only of this instance."},
-	{"version_id", "Only of this version."}, {"rollout_id", "Only of this rollout."},
+	{"version_id", "Only of this version."}, {"rollout_id", "Only of this rollout."}, {"task_id", "Only of this task."},
 	{"deployment_id", "Only of this deployment."}, {"host_id", "Only on this host."}, {"external_workspace_id", "Only of what belonged to it then."},
 }
 
@@ -152,7 +152,7 @@ func versionRoutes() []*route {
 }
 
 var instanceQuery = []param{
-	{"all", "true: also those that ended."}, {"host_id", "Only on this host."}, {"service_id", "Only of this service."}, {"version_id", "Only of this version."},
+	{"all", "true: also those that ended."}, {"tasks", "true: also attempts at tasks."}, {"task_id", "Only attempts at this task."}, {"host_id", "Only on this host."}, {"service_id", "Only of this service."}, {"version_id", "Only of this version."},
 }
 
 func serviceRoutes() []*route {

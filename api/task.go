@@ -48,15 +48,20 @@ func (s *Server) listTasks(c *call) (rows[resource.Task], error) {
 }
 
 func (s *Server) getTask(c *call, _ none) (resource.Task, error) {
+	key, dep, wait, err := c.taskWanted()
+	if err != nil {
+		return resource.Task{}, err
+	}
+	return c.showTask(dep, key, wait)
+}
+
+// taskWanted is the task that the path names, and how long its end is waited for.
+func (c *call) taskWanted() (key string, dep miosa.Deployment, wait time.Duration, err error) {
 	at, dep, err := c.locate("task_id", miosa.PrefixTask, "task")
-	if err != nil {
-		return resource.Task{}, err
+	if err == nil {
+		wait, err = c.patience(false)
 	}
-	wait, err := c.patience(false)
-	if err != nil {
-		return resource.Task{}, err
-	}
-	return c.showTask(dep, at.Key, wait)
+	return at.Key, dep, wait, err
 }
 
 // showTask shows a task, once it has ended if that comes in time.
@@ -272,16 +277,12 @@ func (c *call) taskResources(of miosa.Resources, in resource.TaskCreate) (miosa.
 
 // stopTask asks for the end of a task; control brings it about.
 func (s *Server) stopTask(c *call, _ none) (resource.Task, error) {
-	at, dep, err := c.locate("task_id", miosa.PrefixTask, "task")
-	if err != nil {
-		return resource.Task{}, err
-	}
-	wait, err := c.patience(false)
+	key, dep, wait, err := c.taskWanted()
 	if err != nil {
 		return resource.Task{}, err
 	}
 	err = c.update(func(tx *store.Tx) error {
-		t, err := store.Load(tx, store.Tasks, at.Key)
+		t, err := store.Load(tx, store.Tasks, key)
 		if err != nil {
 			return err
 		}
@@ -303,7 +304,7 @@ func (s *Server) stopTask(c *call, _ none) (resource.Task, error) {
 	if err != nil {
 		return resource.Task{}, err
 	}
-	out, err := c.showTask(dep, at.Key, wait)
+	out, err := c.showTask(dep, key, wait)
 	if err == nil && out.FinishedAt != nil {
 		c.status = 200
 	}

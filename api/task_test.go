@@ -65,6 +65,15 @@ func TestTasks(t *testing.T) {
 			t.Errorf("%d tasks with %q, want %d", len(all), query, want)
 		}
 	}
+	mine, _ := p.want(200, "GET", "/events?task_id="+id, nil).at("data").([]any)
+	for _, e := range mine {
+		if e.(map[string]any)["task_id"] != id {
+			t.Errorf("of another task: %v", e)
+		}
+	}
+	if len(mine) != 2 {
+		t.Errorf("%d events of the task, want 2", len(mine))
+	}
 	kinds := map[string]int{}
 	for _, e := range p.want(200, "GET", "/deployments/"+dep+"/events?type=task&page_size=100", nil).at("data").([]any) {
 		kinds[e.(map[string]any)["type"].(string)]++

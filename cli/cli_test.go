@@ -38,7 +38,11 @@ type shell struct {
 
 func newShell(t *testing.T) *shell {
 	t.Helper()
-	p := apitest.Start(t, memory.New(time.Now), api.Config{PublicPorts: store.PortRange{First: 30000, Last: 30099}})
+	return shellOn(t, apitest.Start(t, memory.New(time.Now), api.Config{PublicPorts: store.PortRange{First: 30000, Last: 30099}}))
+}
+
+func shellOn(t *testing.T, p *apitest.Platform) *shell {
+	t.Helper()
 	s := &shell{t: t, p: p, context: filepath.Join(t.TempDir(), "context.json")}
 	raw, err := json.Marshal(map[string]string{"api_url": p.URL, "api_key": p.Key, "admin_key": p.Admin, "http_url": "http://127.0.0.1:1"})
 	if err != nil {

@@ -136,14 +136,14 @@ func (a *app) exec(ctx context.Context, c *client.Client, subject string, comman
 	keyboard, stdin := a.terminalOf(a.cfg.Stdin)
 	screen, stdout := a.terminalOf(a.cfg.Stdout)
 	tty := f.tty || !f.noTTY && !f.noStdin && stdin && stdout
-	size := func() (rows, cols int, ok bool) {
+	at := attachment{noStdin: f.noStdin, keyboard: keyboard, raw: tty && stdin && !f.noStdin, size: func() (rows, cols int, ok bool) {
 		cols, rows, err := term.GetSize(screen)
 		return rows, cols, tty && stdout && err == nil
-	}
+	}}
 	open := resource.ExecCommand{Command: command, User: f.user, Dir: f.dir, Env: f.env, TTY: tty}
 	if tty {
 		open.Env = slices.Insert(slices.Clone(f.env), 0, "TERM="+cmp.Or(a.cfg.Getenv("TERM"), "xterm"))
-		open.Rows, open.Cols, _ = size()
+		open.Rows, open.Cols, _ = at.size()
 	}
 	session, err := a.openExec(ctx, c, instance, open, f.operator)
 	if err != nil {
@@ -153,28 +153,41 @@ func (a *app) exec(ctx context.Context, c *client.Client, subject string, comman
 	if note != "" && a.cfg.Terminal(a.cfg.Stderr) {
 		fmt.Fprintln(a.cfg.Stderr, note)
 	}
+	return a.attach(session, at)
+}
+
+// attachment is what a session has of this process: its streams, and a terminal.
+type attachment struct {
+	noStdin  bool
+	raw      bool // the keyboard is the session's
+	keyboard int  // its descriptor
+	size     func() (rows, cols int, ok bool)
+}
+
+// attach carries what goes in and out until the session ends, or is left.
+func (a *app) attach(session *client.ExecSession, at attachment) error {
 	input := a.cfg.Stdin
-	told := forwardSignals(session, size)
-	if tty && stdin && !f.noStdin {
+	told := forwardSignals(session, at.size)
+	if at.raw {
 		// One that is killed for writing to a pipe would leave the terminal as it is.
 		signal.Ignore(syscall.SIGPIPE)
 		defer signal.Reset(syscall.SIGPIPE)
-		before, err := term.MakeRaw(keyboard)
+		before, err := term.MakeRaw(at.keyboard)
 		if err != nil {
 			return fmt.Errorf("take over the terminal: %w", err)
 		}
-		defer func() { _ = term.Restore(keyboard, before) }()
+		defer func() { _ = term.Restore(at.keyboard, before) }()
 		input = &escapes{from: input, leave: session.Close}
 	}
-	if rows, cols, ok := size(); ok && (rows != open.Rows || cols != open.Cols) {
-		_ = session.Resize(rows, cols) // it was changed meanwhile
+	if rows, cols, ok := at.size(); ok {
+		_ = session.Resize(rows, cols) // it may have changed meanwhile
 	}
 	unread := make(chan error, 1) // why standard input ended early
 	go func() {
-		if !f.noStdin {
+		if !at.noStdin {
 			in := &failingReader{Reader: input}
 			if _, err := io.Copy(session, in); err != nil && in.failed == nil {
-				return // it takes no more; Copy below knows why
+				return // it takes no more; who copies its output knows why
 			}
 			if in.failed != nil {
 				unread <- in.failed
@@ -182,6 +195,29 @@ func (a *app) exec(ctx context.Context, c *client.Client, subject string, comman
 		}
 		_ = session.CloseWrite()
 	}()
+	event, ended := a.output(session)
+	if e, ok := input.(*escapes); ok && e.left() {
+		fmt.Fprint(a.cfg.Stderr, "\r\n")
+		return &codeError{exitBroke, "the session was ended"}
+	}
+	if code := told(); code != 0 && ended != nil {
+		return &codeError{code, ""}
+	}
+	err := a.execEnded(event, ended)
+	select {
+	case why := <-unread:
+		words := fmt.Sprintf("standard input could not be read: %v", why)
+		if err == nil { // the command has ended as if that had been all
+			return errors.New(words)
+		}
+		fmt.Fprintln(a.cfg.Stderr, "miosa: "+words)
+	default:
+	}
+	return err
+}
+
+// output shows what the command writes, until it ends.
+func (a *app) output(session *client.ExecSession) (event resource.ExecEvent, err error) {
 	type end struct {
 		event resource.ExecEvent
 		err   error
@@ -191,30 +227,18 @@ func (a *app) exec(ctx context.Context, c *client.Client, subject string, comman
 		event, err := session.Copy(a.cfg.Stdout, a.cfg.Stderr, nil)
 		over <- end{event, err}
 	}()
-	var is end
 	select {
-	case is = <-over:
+	case is := <-over:
+		return is.event, is.err
 	case <-session.Closed():
-		// We have ended it ourselves. Who does not take its output is not waited for.
-		select {
-		case is = <-over:
-		case <-time.After(execLastOutput):
-			is.err = client.ErrExecBroke
-		}
 	}
-	if e, ok := input.(*escapes); ok && e.left() {
-		fmt.Fprint(a.cfg.Stderr, "\r\n")
-		return &codeError{exitBroke, "the session was ended"}
-	}
-	if code := told(); code != 0 && is.err != nil {
-		return &codeError{code, ""}
-	}
+	// We have ended it ourselves. Who does not take its output is not waited for.
 	select {
-	case err := <-unread:
-		fmt.Fprintf(a.cfg.Stderr, "miosa: standard input could not be read: %v\r\n", err)
-	default:
+	case is := <-over:
+		return is.event, is.err
+	case <-time.After(execLastOutput):
+		return event, client.ErrExecBroke
 	}
-	return a.execEnded(is.event, is.err)
 }
 
 // execLastOutput is how long the rest of the output of a session that was left may

@@ -40,15 +40,7 @@ func newExecShell(t *testing.T) (s *shell, guests *apitest.Guests, vm vmm.VM, in
 	t.Cleanup(func() { _ = vm.Kill(context.Background()) })
 	guests = &apitest.Guests{Dial: vm.DialExec, Asked: make(chan guest.ExecOpen, 100)}
 	p := apitest.Start(t, memory.New(time.Now), api.Config{}, func(d *api.Deps) { d.Execs = guests })
-	s = &shell{t: t, p: p, context: filepath.Join(t.TempDir(), "context.json")}
-	raw, err := json.Marshal(map[string]string{"api_url": p.URL, "api_key": p.Key, "admin_key": p.Admin, "http_url": "http://127.0.0.1:1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(s.context, raw, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("XDG_STATE_HOME", t.TempDir())
+	s = shellOn(t, p)
 	release := filepath.Join(t.TempDir(), "app.tar")
 	if err := os.WriteFile(release, []byte("bytes"), 0o600); err != nil {
 		t.Fatal(err)
@@ -133,7 +125,7 @@ func TestExecWithInputThatCannotBeRead(t *testing.T) {
 	defer dir.Close()
 	s.typing = dir
 	var out bytes.Buffer
-	if code := s.run(t.Context(), &out, "exec", instance, "--", "cat"); code != 0 || !strings.Contains(out.String(), "standard input could not be read") {
+	if code := s.run(t.Context(), &out, "exec", instance, "--", "cat"); code != 1 || !strings.Contains(out.String(), "standard input could not be read") {
 		t.Errorf("a directory for input: %d, %s", code, &out)
 	}
 }

@@ -235,25 +235,32 @@ func (c *Client) read(resp *http.Response, out any) error {
 func (c *Client) origin() string { return strings.TrimSuffix(c.base, "/api/v1") }
 
 // send returns a success, its body open.
-func (c *Client) send(ctx context.Context, r *request) (*http.Response, error) {
+func (c *Client) send(ctx context.Context, r *request) (resp *http.Response, err error) {
+	err = c.try(ctx, r.spent, func(key string) (err error) {
+		resp, err = c.once(ctx, r, key) //nolint:bodyclose // the caller's
+		return err
+	})
+	return resp, err
+}
+
+// try does something with the key, again where that may help, until it is spent; nil:
+// it never is.
+func (c *Client) try(ctx context.Context, spent func() bool, do func(key string) error) error {
 	for attempt := 1; ; attempt++ {
 		key := *c.key.Load()
-		resp, err := c.once(ctx, r, key)
-		if err == nil {
-			return resp, nil
-		}
-		if r.spent != nil && r.spent() {
-			return nil, err
+		err := do(key)
+		if err == nil || spent != nil && spent() {
+			return err
 		}
 		if Status(err) == http.StatusUnauthorized && c.renewed(key) {
 			attempt--
 			continue
 		}
 		if attempt >= c.attempts || ctx.Err() != nil || !again(err) {
-			return nil, err
+			return err
 		}
 		if err := pause(ctx, attempt, err); err != nil {
-			return nil, err
+			return err
 		}
 	}
 }

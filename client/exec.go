@@ -66,36 +66,25 @@ func (c *Client) exec(ctx context.Context, path string, open resource.ExecComman
 }
 
 // dialExec connects, again where that may help: nothing has been run yet.
-func (c *Client) dialExec(ctx context.Context, path string) (*websocket.Conn, error) {
-	for attempt := 1; ; attempt++ {
-		key := *c.key.Load()
-		conn, resp, err := websocket.Dial(ctx, c.base+path, &websocket.DialOptions{ //nolint:bodyclose // the library has closed it
+func (c *Client) dialExec(ctx context.Context, path string) (conn *websocket.Conn, err error) {
+	err = c.try(ctx, nil, func(key string) error {
+		to, resp, err := websocket.Dial(ctx, c.base+path, &websocket.DialOptions{ //nolint:bodyclose // the library has closed it
 			HTTPClient: c.http, Subprotocols: []string{resource.ExecProtocol},
 			HTTPHeader: http.Header{"Authorization": {"Bearer " + key}, "User-Agent": {c.agent}},
 		})
-		if err == nil && conn.Subprotocol() != resource.ExecProtocol {
-			_ = conn.CloseNow()
-			return nil, &notAPIError{base: c.origin(), answer: "another protocol"}
+		switch {
+		case err == nil && to.Subprotocol() != resource.ExecProtocol:
+			_ = to.CloseNow()
+			return &notAPIError{base: c.origin(), answer: "another protocol"}
+		case err == nil:
+			conn = to
+			return nil
+		case resp != nil && resp.StatusCode != http.StatusSwitchingProtocols:
+			return c.problem(resp)
 		}
-		if err == nil {
-			return conn, nil
-		}
-		if resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
-			err = c.problem(resp)
-		} else {
-			err = &connectionError{base: c.origin(), err: err}
-		}
-		if Status(err) == http.StatusUnauthorized && c.renewed(key) {
-			attempt--
-			continue
-		}
-		if attempt >= c.attempts || ctx.Err() != nil || !again(err) {
-			return nil, err
-		}
-		if err := pause(ctx, attempt, err); err != nil {
-			return nil, err
-		}
-	}
+		return &connectionError{base: c.origin(), err: err}
+	})
+	return conn, err
 }
 
 // say sends a text message.

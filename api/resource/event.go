@@ -11,6 +11,7 @@ type Event struct {
 	RuntimeInstanceID *string           `json:"runtime_instance_id"`
 	VersionID         *string           `json:"version_id"`
 	RolloutID         *string           `json:"rollout_id"`
+	TaskID            *string           `json:"task_id"`
 	HostID            *string           `json:"host_id"`
 	Type              string            `json:"type" doc:"noun.past_tense: rollout.flipped, instance.crashed …"`
 	Message           string            `json:"message" doc:"In words."`

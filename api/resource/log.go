@@ -8,7 +8,8 @@ type LogLine struct {
 	Stream              string    `json:"stream" enum:"stdout,stderr,system" doc:"system: the platform's own word, on boots, exits and gaps."`
 	Line                string    `json:"line" doc:"Without its newline. Bytes that are no UTF-8 are replaced by U+FFFD."`
 	DeploymentID        string    `json:"deployment_id"`
-	ServiceID           string    `json:"service_id"`
+	ServiceID           string    `json:"service_id" doc:"Empty for a task's."`
+	TaskID              string    `json:"task_id,omitempty"`
 	RuntimeInstanceID   string    `json:"runtime_instance_id"`
 	VersionID           string    `json:"version_id"`
 	HostID              string    `json:"host_id"`

@@ -18,6 +18,7 @@ type taken struct {
 	Signal   *string  `json:"signal"`
 	Lines    []string `json:"last_log_lines"`
 	Attempt  int      `json:"attempt"`
+	Instance string   `json:"runtime_instance_id"`
 }
 
 func (t taken) String() string {
@@ -68,6 +69,26 @@ func TestTasksInRealMachines(t *testing.T) {
 			c.lines != nil && !slices.Equal(got.Lines, c.lines) {
 			t.Errorf("%v came to %v", c.body, got)
 		}
+	}
+
+	// Its lines stay where those of instances are read.
+	said := j.task(dep, small(map[string]any{"argv": []string{"tool", "echo", "kept"}}), true)
+	for _, path := range []string{"/runtime-instances/" + said.Instance + "/logs?format=json", "/deployments/" + dep + "/logs"} {
+		j.until("its line is read at "+path, func() bool {
+			var found []struct {
+				Line string `json:"line"`
+				Task string `json:"task_id"`
+			}
+			if err := j.Call(j.ctx, http.MethodGet, path, nil, &found); err != nil {
+				t.Fatal(err)
+			}
+			for _, l := range found {
+				if l.Line == "kept" && l.Task == said.ID {
+					return true
+				}
+			}
+			return false
+		})
 	}
 
 	// The platform's death is none of a task's: it goes on, once.
